@@ -1,0 +1,1 @@
+"""Offline batch text completion with a local ONNX model."""

@@ -1,0 +1,90 @@
+"""Every error aobatch raises on purpose.
+
+AobatchError
+├── JobError              the job cannot go on; `exit_code` is the command's exit status
+│   ├── UsageError        2   the command line or a setting is wrong
+│   ├── InputError        65  an input file is not what it should be, or state of another job
+│   ├── InputMissingError 66  there is no such input
+│   ├── ModelError        69  a model is missing, broken, or cannot run here
+│   ├── OutputError       73  an output cannot be created
+│   ├── StorageError      74  disk full or another I/O error while writing
+│   └── BusyError         75  another run holds the job, or the time limit came: run again
+└── RequestError          one line is wrong; it becomes that line's documented error object
+"""
+
+
+class AobatchError(Exception):
+    """Anything that aobatch reports to its user in one sentence."""
+
+
+class JobError(AobatchError):
+    """The job cannot go on; the message says what, where and what to do."""
+
+    exit_code = 70
+
+
+class UsageError(JobError):
+    """The command line or a setting is wrong."""
+
+    exit_code = 2
+
+
+class InputError(JobError):
+    """An input file is not what it should be, or the state belongs to another job."""
+
+    exit_code = 65
+
+
+class InputMissingError(JobError):
+    """There is no such input."""
+
+    exit_code = 66
+
+
+class ModelError(JobError):
+    """A model is missing, broken, or cannot run on this machine."""
+
+    exit_code = 69
+
+
+class OutputError(JobError):
+    """An output cannot be created."""
+
+    exit_code = 73
+
+
+class StorageError(JobError):
+    """The disk is full or failed while something was written."""
+
+    exit_code = 74
+
+
+class BusyError(JobError):
+    """Another run holds the job, or the time limit came: running again resumes."""
+
+    exit_code = 75
+
+
+class RequestError(AobatchError):
+    """One request is wrong; the four fields of its documented error object and its status."""
+
+    def __init__(
+        self, message: str, *, code: str, param: str | None = None, status_code: int = 400
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.param = param
+        self.status_code = status_code
+
+    @property
+    def type(self) -> str:
+        """The documented kind: who has to act."""
+        return "server_error" if self.status_code >= 500 else "invalid_request_error"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore, (self.message, self.code, self.param, self.status_code)
+
+
+def _restore(message: str, code: str, param: str | None, status_code: int) -> RequestError:
+    return RequestError(message, code=code, param=param, status_code=status_code)
