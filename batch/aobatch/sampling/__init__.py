@@ -1,0 +1,1 @@
+"""From logits to tokens: parameters, random numbers, processors, filters, draw and logprobs."""

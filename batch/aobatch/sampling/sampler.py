@@ -1,0 +1,128 @@
+"""The sampler: logits of neighbouring slots in, one token a slot out, with its logprobs."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aobatch.arrays import Floats, Logits, TokenIds
+from aobatch.sampling.columns import Columns
+from aobatch.sampling.logprobs import Scores, blank_scores, score
+from aobatch.sampling.params import SamplingParams
+from aobatch.sampling.random import UniformColumns
+from aobatch.sampling.rows import take_rows
+from aobatch.sampling.step import Step
+
+
+class Sampled(NamedTuple):
+    """One token for each row of a step."""
+
+    token_ids: TokenIds
+    """Chosen ids, [B]."""
+
+    logprobs: Floats
+    """Logprob of the chosen token, [B], NaN where the row did not ask."""
+
+    top_ids: TokenIds
+    """Most probable ids, [B, K]; K is the most that a row asked for, each reads its first ones."""
+
+    top_logprobs: Floats
+    """Their logprobs, [B, K], falling, ties by id."""
+
+    is_finite: NDArray[np.bool_]
+    """False where raw logits hold NaN, +inf or nothing finite: the rest means nothing, [B]."""
+
+
+class Sampler:
+    """Choose the next token of each slot, by parameters, history and random stream of its own.
+
+    A row's result is the same to the bit whatever other rows, slots or steps surround it. One
+    thread at a time may call a sampler; several samplers are independent.
+    """
+
+    def __init__(
+        self,
+        num_slots: int,
+        vocab_size: int,
+        logprobs_mode: Literal["raw", "processed"] = "raw",
+    ) -> None:
+        self._vocab_size = vocab_size
+        self._columns = Columns(num_slots, vocab_size)
+        self._streams = UniformColumns(num_slots)
+        self._is_raw = logprobs_mode == "raw"
+
+    def admit(
+        self, slot: int, params: SamplingParams, key: bytes, prompt_token_ids: TokenIds
+    ) -> None:
+        """Begin a sequence in a slot, with the 16-byte key of its random stream."""
+        self._columns.admit(slot, params, prompt_token_ids)
+        self._streams.admit(slot, key)
+
+    def move(self, source: int, target: int) -> None:
+        """Let the sequence of slot source go on in slot target."""
+        self._columns.move(source, target)
+        self._streams.move(source, target)
+
+    def resize(self, num_slots: int) -> None:
+        """Make room for more slots; all sequences stay."""
+        self._columns.resize(num_slots)
+        self._streams.resize(num_slots)
+
+    def sample(self, logits: Logits, first_slot: int = 0) -> Sampled:
+        """Choose a token for logits[b] of slot first_slot + b, and take note of it.
+
+        The order is raw logits, bias, bans by min_tokens, penalties, then either the best token
+        (lowest id among equals) or temperature, top_k, top_p, min_p and one draw. Logits [B, V]
+        are changed meanwhile, and are what they were in the end.
+        """
+        slots = slice(first_slot, first_slot + len(logits))
+        with np.errstate(over="ignore", invalid="ignore"):
+            step = Step(logits, self._columns, slots)
+            token_ids = step.choose(self._uniforms(step.drawn, slots))
+            scores = self._score(step, slots, token_ids)
+        self._columns.record(slots, token_ids)
+        return Sampled(token_ids, *scores, step.is_finite)
+
+    def probabilities(self, logits: Logits, first_slot: int = 0) -> Floats:
+        """Give the distribution [B, V] from which `sample` would take each row's token now.
+
+        A greedy row's is that of its processed logits; a row without a possible token is NaN.
+        """
+        slots = slice(first_slot, first_slot + len(logits))
+        with np.errstate(over="ignore", invalid="ignore"):
+            step = Step(logits, self._columns, slots)
+            weights = step.distribution(np.arange(len(logits))).astype(np.float64)
+            step.undo()
+            weights = np.exp(weights - weights.max(axis=1, keepdims=True))
+            return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+    def _uniforms(self, rows: TokenIds, slots: slice) -> Floats:
+        table = self._columns.table[slots]
+        uniforms = np.zeros(len(table))
+        uniforms[rows] = self._streams.take(rows + slots.start, table["num_generated"][rows])
+        return uniforms
+
+    def _score(self, step: Step, slots: slice, token_ids: TokenIds) -> Scores:
+        table = self._columns.table[slots]
+        counts = table["num_logprobs"]
+        has_scores = step.is_finite if self._is_raw else step.is_possible
+        rows = np.flatnonzero(table["is_scored"] & has_scores)
+        scores = blank_scores(len(counts), min(counts.max(initial=0), self._vocab_size))
+        scores.logprobs[~table["is_scored"]] = np.nan
+        if not rows.size:
+            step.undo()
+            return scores
+        found = score(*self._reported(step, rows), token_ids[rows], counts[rows])
+        width = found.top_ids.shape[1]
+        scores.logprobs[rows] = found.logprobs
+        scores.top_ids[rows, :width] = found.top_ids
+        scores.top_logprobs[rows, :width] = found.top_logprobs
+        return scores
+
+    def _reported(self, step: Step, rows: TokenIds) -> tuple[Logits, Floats]:
+        """Give the logits [n, V] to report on with what is known of their log-sums [n]."""
+        if self._is_raw:
+            return take_rows(step.undo(), rows), step.raw_log_sums()[rows]
+        weights = step.distribution(rows)
+        step.undo()
+        return weights, np.full(len(rows), np.nan)
