@@ -1,0 +1,1 @@
+"""The documented completions API: requests, responses and errors as data."""

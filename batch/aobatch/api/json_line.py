@@ -1,0 +1,124 @@
+"""From the bytes of one line to a JSON object, more strictly than the standard library decodes."""
+
+import json
+import math
+import re
+from array import array
+from dataclasses import dataclass
+from itertools import accumulate
+
+from aobatch.api import faults
+from aobatch.api.errors import invalid_type
+from aobatch.errors import RequestError
+
+MAX_DEPTH = 64
+
+# Possessive, so that a line of quotes and backslashes costs no more than its length.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+
+class _NotJsonError(ValueError):
+    """A number that the standard library reads and JSON does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The object of a line, and what makes it unusable although its custom_id can be read."""
+
+    fields: dict[str, object]
+    repeated_keys: tuple[str, ...] = ()
+    has_lone_surrogate: bool = False
+
+    def check(self) -> None:
+        """Raise RequestError if a key stands twice or a string is not Unicode text."""
+        if self.repeated_keys:
+            raise faults.duplicate_key(self.repeated_keys[0])
+        if self.has_lone_surrogate:
+            raise faults.invalid_unicode()
+
+
+class LineDecoder:
+    """Decodes lines; holds the JSON decoder and the repeated keys of the line at hand."""
+
+    def __init__(self) -> None:
+        self._repeated_keys: list[str] = []
+        self._decoder = json.JSONDecoder(
+            object_pairs_hook=self._object, parse_float=_finite, parse_constant=_no_constant
+        )
+
+    def decode(self, raw: bytes) -> Decoded:
+        """Give the object; RequestError if the bytes are no UTF-8, too deep, or no JSON object."""
+        text = _decode_utf8(raw)
+        if is_too_deep(raw):
+            raise faults.too_deep(MAX_DEPTH)
+        self._repeated_keys.clear()
+        fields = self._parse(text)
+        if type(fields) is not dict:
+            error = invalid_type(fields, "an object", "line")
+            raise RequestError(error.message, code=error.code)
+        is_suspect = _SURROGATE.search(text) is not None
+        return Decoded(fields, tuple(self._repeated_keys), is_suspect and not is_unicode(fields))
+
+    def _parse(self, text: str) -> object:
+        try:
+            return self._decoder.decode(text)
+        except json.JSONDecodeError as error:
+            reason = f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
+            raise faults.invalid_json(reason) from error
+        except _NotJsonError as error:
+            raise faults.invalid_json(str(error)) from error
+        except ValueError as error:
+            # Python's own guard: integers of more than 4300 digits.
+            reason = "a number has too many digits"
+            raise faults.invalid_json(reason) from error
+
+    def _object(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
+        fields = dict(pairs)
+        if len(fields) != len(pairs):
+            seen: set[str] = set()
+            for name, _ in pairs:
+                if name in seen:
+                    self._repeated_keys.append(name)
+                seen.add(name)
+        return fields
+
+
+def is_too_deep(raw: bytes) -> bool:
+    """Say whether brackets outside of strings nest more than 64 deep, without parsing."""
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+        return False
+    brackets = _STRING.sub(b"", raw).translate(None, _NO_BRACKETS)
+    steps = array("b", brackets.translate(_STEPS))
+    return any(depth > MAX_DEPTH for depth in accumulate(steps))
+
+
+def is_unicode(value: object) -> bool:
+    """Say whether all strings of a decoded value can be written as UTF-8."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _decode_utf8(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise faults.invalid_utf8(error.start + 1) from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        message = "a number is too large"
+        raise _NotJsonError(message)
+    return number
+
+
+def _no_constant(text: str) -> float:
+    message = f"{text} is not a number of JSON"
+    raise _NotJsonError(message)

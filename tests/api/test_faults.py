@@ -1,0 +1,49 @@
+"""The errors that the engine and the catalogue report in the API's words."""
+
+from aobatch.api.errors import error_object, json_type
+from aobatch.api.faults import (
+    context_length_exceeded,
+    engine_crash,
+    model_not_found,
+    numerical_error,
+)
+
+
+def test_context_error_has_all_numbers() -> None:
+    """The message tells limit, sum, prompt and completion, and param what to make smaller."""
+    error = context_length_exceeded(2048, 2000, 100)
+
+    assert (error.code, error.param, error.status_code) == (
+        "context_length_exceeded",
+        "max_tokens",
+        400,
+    )
+    for number in ("2048 tokens", "2100 tokens", "2000 in your prompt", "100 for the completion"):
+        assert number in error.message
+    assert context_length_exceeded(2048, 3000, 0).param == "prompt"
+
+
+def test_unknown_model_is_not_found() -> None:
+    """The message names the models there are; the status is 404."""
+    error = model_not_found("gpt-5", ["a", "b"])
+
+    assert (error.code, error.param, error.status_code) == ("model_not_found", "model", 404)
+    assert "'gpt-5'" in error.message
+    assert "a, b" in error.message
+
+
+def test_engine_errors_are_the_servers() -> None:
+    """What no change of the request can mend has status 500 and the type server_error."""
+    for error, code in ((numerical_error(), "numerical_error"), (engine_crash(3), "engine_crash")):
+        assert (error.code, error.status_code) == (code, 500)
+        assert error_object(error).type == "server_error"
+        assert error.param is None
+
+
+def test_json_types_are_named() -> None:
+    """Each type of JSON has the name that messages use."""
+    values: list[object] = [None, True, 1, 1.5, "a", [], {}]
+
+    assert [json_type(value) for value in values] == [
+        "null", "a boolean", "an integer", "a decimal number", "a string", "an array", "an object",
+    ]  # fmt: skip

@@ -1,0 +1,149 @@
+"""The laws of request keys: what they depend on, and what not."""
+
+import json
+import random
+
+import pytest
+
+from aobatch.api.keys import HashSet
+from aobatch.api.request import Limits, Parser, Request
+
+FIELDS: dict[str, object] = {"prompt": "hi", "temperature": 0.5, "stop": ["a", "b"]}
+OTHER_VALUES: dict[str, object] = {
+    "model": "m", "prompt": "ho", "suffix": "s", "max_tokens": 17, "temperature": 0.25,
+    "top_p": 0.5, "n": 2, "stream": True, "logprobs": 0, "echo": True, "stop": ["b", "a"],
+    "presence_penalty": 1, "frequency_penalty": 1, "best_of": 2, "logit_bias": {"1": 2},
+    "user": "u", "seed": 0, "top_k": 1, "min_p": 0.5, "repetition_penalty": 2, "min_tokens": 1,
+    "ignore_eos": True, "stop_token_ids": [1],
+}  # fmt: skip
+
+
+def key_of(line: dict[str, object] | str, parser: Parser | None = None, number: int = 1) -> str:
+    """Parse a line that must be right and give its key."""
+    raw = line if isinstance(line, str) else json.dumps(line)
+    parsed = (parser or Parser({}, Limits())).parse(number, raw.encode())
+    assert isinstance(parsed, Request), parsed
+    return parsed.key
+
+
+def test_key_is_32_hexadecimal_digits() -> None:
+    """A key has 16 bytes."""
+    key = key_of(FIELDS)
+
+    assert len(bytes.fromhex(key)) == 16
+    assert len(key) == 32
+
+
+def test_key_does_not_depend_on_writing() -> None:
+    """Spacing, order, escapes, number forms and line number leave the key as it is."""
+    key = key_of(FIELDS)
+
+    assert key == key_of(' { "stop":["a","b"],\t"temperature":5e-1, "prompt":"\\u0068i" } ')
+    assert key == key_of(FIELDS, number=99)
+    assert key_of({"prompt": "", "temperature": 1}) == key_of({"prompt": "", "temperature": 1.0})
+
+
+@pytest.mark.parametrize(
+    "spelled_out",
+    [{"max_tokens": 16}, {"top_p": 1}, {"n": 1}, {"n": 1, "best_of": 1}, {"stream": False},
+     {"suffix": None}, {"logprobs": None}, {"logit_bias": {}}, {"seed": None}, {"top_k": 0},
+     {"metadata": {"a": "b"}}, {"custom_id": None}],
+    ids=str,
+)  # fmt: skip
+def test_key_does_not_depend_on_spelled_out_defaults(spelled_out: dict[str, object]) -> None:
+    """Saying what holds anyway leaves the key as it is."""
+    assert key_of(FIELDS | spelled_out) == key_of(FIELDS)
+
+
+def test_key_of_one_text_is_that_of_an_array_of_it() -> None:
+    """Shapes with one meaning have one key."""
+    assert key_of({"prompt": "hi", "stop": "a"}) == key_of({"prompt": ["hi"], "stop": ["a"]})
+    assert key_of({"prompt": None}) == key_of({"prompt": ""})
+
+
+def test_key_does_not_depend_on_style() -> None:
+    """An envelope and a bare line that say the same share a result."""
+    envelope: dict[str, object] = {
+        "custom_id": "a",
+        "method": "POST",
+        "url": "/v1/completions",
+        "body": FIELDS,
+    }
+
+    assert key_of(envelope) == key_of(FIELDS | {"custom_id": "a"})
+
+
+def test_job_defaults_count_as_said() -> None:
+    """A default has the key of the line that spells it out."""
+    parser = Parser({"max_tokens": 64}, Limits())
+
+    assert key_of(FIELDS, parser) == key_of(FIELDS | {"max_tokens": 64})
+
+
+@pytest.mark.parametrize("name", sorted(OTHER_VALUES))
+def test_key_depends_on_every_parameter(name: str) -> None:
+    """Another value of any one parameter is another request."""
+    assert key_of(FIELDS | {name: OTHER_VALUES[name]}) != key_of(FIELDS)
+
+
+def test_key_depends_on_custom_id() -> None:
+    """Lines that differ only in their custom_id are different requests."""
+    keys = {
+        key_of(FIELDS | custom_id) for custom_id in ({}, {"custom_id": "a"}, {"custom_id": "b"})
+    }
+
+    assert len(keys) == 3
+
+
+def test_prompt_kinds_do_not_meet() -> None:
+    """Ids, their digits, and one or several prompts of the same parts have different keys."""
+    prompts: list[object] = [[1, 2], [[1], [2]], [[1, 2]], ["1", "2"], "12", ["12", ""], "[1, 2]"]
+
+    assert len({key_of({"prompt": prompt}) for prompt in prompts}) == len(prompts) - 1
+
+
+def test_equal_requests_are_numbered() -> None:
+    """The first, second and third of equal lines differ, and are the same in the next run."""
+    runs = []
+    for _ in range(2):
+        parser = Parser({}, Limits())
+        runs.append([key_of(FIELDS, parser, number) for number in range(1, 4)])
+
+    assert len(set(runs[0])) == 3
+    assert runs[0] == runs[1]
+
+
+def test_other_lines_do_not_change_keys() -> None:
+    """A line put in between, good or bad, leaves the keys of the others as they are."""
+    parser = Parser({}, Limits())
+    key_of({"prompt": "another"}, parser)
+    parser.parse(2, b'{"prompt": "hi", "temperature": 0.5, "stop": ["a", "b"], "n": 0}')
+
+    assert key_of(FIELDS, parser) == key_of(FIELDS)
+
+
+def test_keys_stay_the_same() -> None:
+    """A key that changed with a version would compute half-finished jobs anew."""
+    assert key_of(FIELDS) == "9bf3f19039f0f5422590ce7cc950d162"
+
+
+def test_hash_set_is_a_set() -> None:
+    """Over many growths and repeats, add says what Python's set would."""
+    source = random.Random(5)
+    values = [source.getrandbits(source.choice([11, 64])) + 2 & 2**64 - 1 for _ in range(9000)]
+    hashes, oracle = HashSet(), set[int]()
+
+    for value in [0, 0, 2**64 - 1, *values]:
+        assert hashes.add(value) is (value not in oracle)
+        oracle.add(value)
+    assert len(hashes) == len(oracle)
+
+
+def test_hash_set_takes_few_bytes() -> None:
+    """An entry takes at most 24 bytes once there are many."""
+    hashes = HashSet()
+    source = random.Random(6)
+    for _ in range(50_000):
+        hashes.add(source.getrandbits(64))
+
+        assert len(hashes) < 1000 or len(hashes._table) * 8 <= 24 * len(hashes) + 16
