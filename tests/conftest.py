@@ -1,0 +1,123 @@
+"""Fixtures for the whole suite: a clean environment, a tiny model as a GGUF file and as folders."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from aobatch.models.conversion import convert
+from aobatch.models.folder import ModelFolder
+from aobatch.models.importers.gguf import read_gguf
+from aobatch.runners.scoring import score_texts
+
+DATA = Path(__file__).parent / "data"
+_GGUF_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's own settings out of the tests."""
+    for name in os.environ:
+        if name.startswith("AOBATCH_") and name != "AOBATCH_MODELS":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Give the folder of reference data."""
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a random llama of three layers as a GGUF file; its logits are in expected.npz."""
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    config = json.loads((DATA / "tiny-llama/config.json").read_text())
+    writer = gguf.GGUFWriter(path, "llama")
+    _write_metadata(writer, config)
+    for name, weight in load_file(DATA / "tiny-llama/model.safetensors").items():
+        heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+        interleaved = heads.get(name.split(".")[-2])
+        writer.add_tensor(_gguf_name(name), _interleave(weight, interleaved))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_fp32(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
+    """Convert the tiny model to fp32."""
+    return _converted(tiny_gguf, tmp_path_factory.mktemp("models") / "tiny-fp32", "fp32")
+
+
+@pytest.fixture(scope="session")
+def tiny_int8(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelFolder]:
+    """Convert the tiny model to int8."""
+    return _converted(tiny_gguf, tmp_path_factory.mktemp("models") / "tiny-int8", "int8")
+
+
+def _converted(path: Path, target: Path, precision: str) -> ModelFolder:
+    return convert(
+        read_gguf(path),
+        target,
+        precision=precision,
+        scorer=score_texts,
+        progress=lambda *_: None,
+    )
+
+
+def _write_metadata(writer: gguf.GGUFWriter, config: dict[str, object]) -> None:
+    tokenizer = json.loads((DATA / "tiny-llama/tokenizer.json").read_text())["model"]
+    tokens = sorted(tokenizer["vocab"], key=tokenizer["vocab"].get)
+    writer.add_name("tiny")
+    writer.add_license("apache-2.0")
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token.startswith("<|") else 1 for token in tokens])
+    writer.add_token_merges([" ".join(merge) for merge in tokenizer["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+
+
+def _gguf_name(name: str) -> str:
+    stem = name.removesuffix(".weight")
+    if stem in _GGUF_NAMES:
+        return f"{_GGUF_NAMES[stem]}.weight"
+    _, _, layer, part = stem.split(".", 3)
+    return f"blk.{layer}.{_GGUF_NAMES[part]}.weight"
+
+
+def _interleave(weight: np.ndarray, heads: int | None) -> np.ndarray:
+    """Order rows for a rotation of neighbouring pairs, as GGUF files of this family do."""
+    if heads is None:
+        return weight
+    halves = weight.reshape(heads, 2, weight.shape[0] // heads // 2, -1)
+    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(weight.shape))

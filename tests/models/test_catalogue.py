@@ -1,0 +1,130 @@
+"""Laws of the catalogue: names, aliases and paths find models; what is pulled is checked."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from aobatch.errors import ModelError, RequestError
+from aobatch.models import catalogue
+from aobatch.models.card import Card, Source, Wheel, cards
+from aobatch.models.folder import ModelFolder
+from aobatch.runners.scoring import score_texts
+
+MEMBER = "tinymodel/tiny.gguf"
+
+
+def ignore(_stage: str, _done: int, _total: int) -> None:
+    """Show no progress."""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give an empty folder for models."""
+    monkeypatch.setenv("AOBATCH_MODELS", str(tmp_path / "models"))
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def card(tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Card:
+    """Give a card whose wheel pip finds in a folder, without any index."""
+    wheel = tmp_path / "wheels" / "tinymodel-1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(tiny_gguf, MEMBER)
+        info = "Metadata-Version: 2.1\nName: tinymodel\nVersion: 1.0\n"
+        archive.writestr("tinymodel-1.0.dist-info/METADATA", info)
+        archive.writestr("tinymodel-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\n")
+        archive.writestr("tinymodel-1.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    data = wheel.read_bytes()
+    part = Wheel("tinymodel", "1.0", hashlib.sha256(data).hexdigest(), len(data), MEMBER)
+    source = Source("wheel", hashlib.sha256(tiny_gguf.read_bytes()).hexdigest(), (part,))
+    made = Card("tiny", "A test", "llama", "MIT", 512, "fp32", source, aliases=("small",))
+    monkeypatch.setattr(catalogue, "cards", lambda: (made, *cards()))
+    return made
+
+
+def test_a_pulled_model_is_found_by_name_alias_and_path(home: Path, card: Card) -> None:
+    """Pulling converts the wheel's member; name, alias and folder path give the same model."""
+    folder = catalogue.ensure("tiny", ignore, score_texts)
+
+    assert folder == catalogue.resolve("tiny") == catalogue.resolve("small")
+    assert folder.manifest == catalogue.resolve(str(home / "tiny")).manifest
+    assert ("tinymodel 1.0", card.source.sha256) == (
+        folder.manifest.source,
+        folder.manifest.source_sha256,
+    )
+    assert [path.name for path in home.iterdir()] == ["tiny"]
+
+
+def test_pulling_again_does_nothing(
+    home: Path, card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that is here is not fetched again."""
+    first = catalogue.ensure("tiny", ignore, score_texts)
+    monkeypatch.setattr(catalogue, "download", None)
+
+    assert first == catalogue.ensure("tiny", ignore, score_texts)
+
+
+def test_another_precision_is_a_model_of_its_own(home: Path, card: Card) -> None:
+    """Pulling int8 beside the card's fp32 makes tiny-int8, which resolves by that name."""
+    folder = catalogue.ensure("tiny", ignore, score_texts, "int8")
+
+    assert folder.manifest.precision == "int8"
+    assert catalogue.resolve("tiny-int8") == folder
+
+
+@pytest.mark.parametrize("what", ["wheel", "gguf"])
+def test_a_wrong_checksum_keeps_nothing(
+    home: Path, card: Card, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a changed wheel nor a changed member becomes a model."""
+    source = card.source
+    part = source.wheels[0]
+    if what == "wheel":
+        part = Wheel(part.package, part.version, "0" * 64, part.bytes, part.member)
+    sha256 = source.sha256 if what == "wheel" else "0" * 64
+    changed = Card("tiny", "", "llama", "", 1, "fp32", Source("wheel", sha256, (part,)))
+    monkeypatch.setattr(catalogue, "cards", lambda: (changed,))
+
+    with pytest.raises(ModelError, match=r"could not download tinymodel|wrong checksum"):
+        catalogue.ensure("tiny", ignore, score_texts)
+    assert list(home.iterdir()) == []
+
+
+def test_unknown_names_are_not_found(home: Path) -> None:
+    """A name that is neither a card's nor a folder's is a 404 that lists what there is."""
+    with pytest.raises(RequestError, match="smollm2-135m-instruct") as caught:
+        catalogue.resolve("gpt-9")
+
+    assert (caught.value.status_code, caught.value.code) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "gpt-3.5-turbo-instruct"])
+def test_imports_cannot_take_the_names_of_others(home: Path, tiny_gguf: Path, name: str) -> None:
+    """An imported model's name is a plain one that no card has."""
+    with pytest.raises(ModelError, match="cannot name an imported model"):
+        catalogue.import_gguf(
+            tiny_gguf, name, precision="fp32", progress=ignore, scorer=score_texts
+        )
+
+
+def test_an_imported_model_is_listed(home: Path, tiny_gguf: Path) -> None:
+    """An imported GGUF is there under its name, behind the cards."""
+    folder: ModelFolder = catalogue.import_gguf(
+        tiny_gguf, "mine", precision="fp32", progress=ignore, scorer=score_texts
+    )
+    rows = catalogue.list_models()
+
+    assert folder == catalogue.resolve("mine")
+    assert [row.name for row in rows] == ["smollm2-135m-instruct", "mine"]
+    assert [row.is_ready for row in rows] == [False, True]
+
+
+def test_the_alias_of_the_documented_model_is_the_default() -> None:
+    """gpt-3.5-turbo-instruct and no name at all mean the same card."""
+    assert catalogue.find_card("gpt-3.5-turbo-instruct") is catalogue.find_card(None)
