@@ -1,0 +1,46 @@
+"""Runners: what computes logits; the engine knows them by one protocol."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from aobatch.arrays import Logits, TokenIds
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Tokens that one slot is to take in: the next ones of its sequence."""
+
+    slot: int
+    start: int
+    """How many tokens the slot holds already."""
+    token_ids: TokenIds
+    num_logits: int
+    """Of how many of the last positions the logits are wanted."""
+
+
+class ModelRunner(Protocol):
+    """Next-token logits for sequences that live in numbered slots.
+
+    A slot's logits depend on its own tokens alone, bit by bit. The arrays that come back belong to
+    the runner and hold until its next call; the caller may write into them.
+    """
+
+    vocab_size: int
+    kv_bytes_per_token: int
+
+    def reserve(self, num_slots: int, capacity: int, lengths: Sequence[int]) -> None:
+        """Make room for slots of `capacity` tokens; slot i keeps its first lengths[i] tokens."""
+        ...
+
+    def prefill(self, chunks: Sequence[Chunk]) -> Logits:
+        """Take in chunks for neighbouring slots; the wanted positions' logits, [R, V]."""
+        ...
+
+    def decode(self, token_ids: TokenIds, lengths: TokenIds) -> Logits:
+        """Add token_ids[i] to slot i, which holds lengths[i] tokens; its next logits, [B, V]."""
+        ...
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give slot target the first `length` tokens of slot source."""
+        ...

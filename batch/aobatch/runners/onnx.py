@@ -1,0 +1,77 @@
+"""Our decoder graph on ONNX Runtime: slots of keys and values, prefill and decode in place.
+
+The cache of a layer is one array [slots, kv_heads, capacity, head_dim]; a run binds a range of its
+rows as past and as present, so that nothing is copied and rows outside the range are not touched.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from aobatch.arrays import Logits, TokenIds
+from aobatch.errors import ModelError
+from aobatch.runners import Chunk
+from aobatch.runners.binding import Batch, Binding, KeyValueCache
+from aobatch.runners.session import SessionOptions, integer_entries, open_session
+
+
+class OnnxRunner:
+    """Runs a graph of `models.graph`; see `ModelRunner` for what its methods promise."""
+
+    def __init__(self, graph: Path, threads: int) -> None:
+        """Open a model.onnx; ModelError if it cannot be opened or is not such a graph."""
+        entries = integer_entries()
+        self.multiplies_slowly = bool(entries)
+        self._session = open_session(graph, SessionOptions(threads, entries))
+        shapes = {value.name: value.shape for value in self._session.get_inputs()}
+        if "past.0.key" not in shapes:
+            message = f"{graph} is not a graph that aobatch converted; import the model first"
+            raise ModelError(message)
+        num_layers = sum(name.endswith(".key") for name in shapes)
+        _, num_kv_heads, _, head_dim = shapes["past.0.key"]
+        outputs = {value.name: value.shape for value in self._session.get_outputs()}
+        self.vocab_size: int = outputs["logits"][-1]
+        self.kv_bytes_per_token = 2 * 4 * num_layers * num_kv_heads * head_dim
+        self._cache = KeyValueCache(num_layers, num_kv_heads, head_dim)
+        self._decoders: dict[int, Binding] = {}
+        self._logits: Logits = np.empty((0, self.vocab_size), np.float32)
+
+    def reserve(self, num_slots: int, capacity: int, lengths: Sequence[int]) -> None:
+        """Make room for slots of `capacity` tokens; slot i keeps its first lengths[i] tokens."""
+        self._decoders.clear()
+        self._cache.resize(num_slots, capacity, lengths)
+
+    def prefill(self, chunks: Sequence[Chunk]) -> Logits:
+        """Take in chunks for neighbouring slots; the wanted positions' logits, [R, V]."""
+        batch = Batch.of_chunks(chunks, self._cache.capacity)
+        logits = self._logits_of(len(batch.logits_index))
+        first = chunks[0].slot
+        binding = Binding(
+            self._session, batch, self._cache.rows(first, first + len(chunks)), logits
+        )
+        binding.run()
+        return logits
+
+    def decode(self, token_ids: TokenIds, lengths: TokenIds) -> Logits:
+        """Add token_ids[i] to slot i, which holds lengths[i] tokens; its next logits, [B, V]."""
+        count = len(token_ids)
+        binding = self._decoders.get(count)
+        if binding is None or binding.logits.base is not self._logits_of(count).base:
+            batch = Batch.of_steps(count, self._cache.capacity)
+            rows = self._cache.rows(0, count)
+            binding = Binding(self._session, batch, rows, self._logits_of(count))
+            self._decoders[count] = binding
+        binding.batch.input_ids[:] = token_ids
+        binding.batch.seqlens_k[:] = lengths
+        binding.run()
+        return binding.logits
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give slot target the first `length` tokens of slot source."""
+        self._cache.copy(source, target, length)
+
+    def _logits_of(self, rows: int) -> Logits:
+        if len(self._logits) < rows:
+            self._logits = np.empty((rows, self.vocab_size), np.float32)
+        return self._logits[:rows]

@@ -1,0 +1,119 @@
+"""ONNX Runtime sessions: how they are opened, and whether this processor multiplies rightly."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from aobatch.errors import ModelError
+from aobatch.models.writer import MICROSOFT, GraphWriter
+
+_SLOW_BUT_RIGHT = {"session.x64quantprecision": "1"}
+
+
+class Session(Protocol):
+    """The part of onnxruntime.InferenceSession that is used here."""
+
+    def run(self, outputs: None, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Compute all outputs."""
+        ...
+
+    def run_with_iobinding(self, binding: Any) -> None:  # noqa: ANN401 - untyped library
+        """Compute into bound memory."""
+        ...
+
+    def io_binding(self) -> Any:  # noqa: ANN401 - untyped library
+        """Give an empty binding."""
+        ...
+
+    def get_inputs(self) -> list[Any]:
+        """Describe the inputs."""
+        ...
+
+    def get_outputs(self) -> list[Any]:
+        """Describe the outputs."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """How a session is to be opened."""
+
+    threads: int
+    entries: tuple[tuple[str, str], ...] = ()
+
+
+def open_session(model: Path | bytes, options: SessionOptions) -> Session:
+    """Open a session on the CPU; ModelError if ONNX Runtime refuses the model."""
+    # The tiled attention loops over ragged rows one by one; the plain one measured twice as fast.
+    os.environ.setdefault("ORT_GQA_DISABLE_FLASH_ATTENTION", "1")
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    # Shapes change with every batch; remembered memory plans would pile up.
+    settings.enable_mem_pattern = False
+    for name, value in options.entries:
+        settings.add_session_config_entry(name, value)
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        session = onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library raises half a dozen unrelated types
+        where = "a model" if isinstance(model, bytes) else str(model)
+        message = f"ONNX Runtime cannot open {where}: {_first_line(error)}"
+        raise ModelError(message) from error
+    return cast(Session, session)
+
+
+def integer_entries() -> tuple[tuple[str, str], ...]:
+    """Find the session entries under which U8S8 products are exact on this processor.
+
+    x86 processors without VNNI add pairs of products in 16 bits, which saturates with full-range
+    weights; ONNX Runtime then has to be told to multiply in another way, slower and exact. A
+    product of extreme values against numpy decides. Raises ModelError if no way is exact.
+    """
+    for entries in ((), tuple(_SLOW_BUT_RIGHT.items())):
+        if _is_exact(entries):
+            return entries
+    message = "8-bit products are wrong on this processor; use a model of precision fp32"
+    raise ModelError(message)
+
+
+def _is_exact(entries: tuple[tuple[str, str], ...]) -> bool:
+    depth, width = 128, 64
+    rng = np.random.default_rng(0)
+    weight = rng.choice(np.array([-127, 127], np.int8), (depth, width))
+    weight[:, 0] = 127
+    rows = rng.choice(np.array([0, 255], np.uint8), (17, depth))
+    rows[0] = 255
+    expected = (rows.astype(np.int64) - 128) @ weight.astype(np.int64)
+    session = open_session(_product_model(weight), SessionOptions(1, entries))
+    (product,) = session.run(None, {"rows": rows})
+    return bool((product == expected).all())
+
+
+def _product_model(weight: np.ndarray) -> bytes:
+    graph = GraphWriter("self_test")
+    rows = graph.input("rows", ir.DataType.UINT8, ["N", weight.shape[0]])
+    product = graph.node(
+        "MatMulIntegerToFloat",
+        rows,
+        graph.weight("weight", weight),
+        graph.weight("row.scale", np.array(1, np.float32)),
+        graph.weight("column.scales", np.ones(weight.shape[1], np.float32)),
+        graph.weight("zero.point", np.array(128, np.uint8)),
+        name="product",
+        domain=MICROSOFT,
+    )
+    graph.output(product, "product", ir.DataType.FLOAT, ["N", weight.shape[1]])
+    return bytes(ir.to_proto(graph.model()).SerializeToString())
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300]
