@@ -1,0 +1,1 @@
+"""Continuous batching: requests in, results out; knows no files and no runtime."""

@@ -1,0 +1,46 @@
+"""Token bytes to text, piece by piece, without ever breaking a character."""
+
+import codecs
+from collections.abc import Iterable
+
+_new_decoder = codecs.getincrementaldecoder("utf-8")
+
+
+class Detokenizer:
+    """Turns the bytes of tokens into text; bytes of an unfinished character wait for the rest."""
+
+    def __init__(self) -> None:
+        self._decoder = _new_decoder("replace")
+
+    def push(self, token: bytes) -> str:
+        """Give the text that this token completes."""
+        return self._decoder.decode(token)
+
+    def flush(self) -> str:
+        """Give what is left: U+FFFD for half a character."""
+        return self._decoder.decode(b"", final=True)
+
+
+def decode(tokens: Iterable[bytes]) -> str:
+    """Decode whole bytes; what is not UTF-8 becomes U+FFFD."""
+    return b"".join(tokens).decode("utf-8", "replace")
+
+
+def offsets(tokens: Iterable[bytes], start: int) -> list[int]:
+    """Give for each token the code point at which it begins, counting from start.
+
+    Tokens that share a character all begin where the character does.
+    """
+    detokenizer, position, places = Detokenizer(), start, []
+    for token in tokens:
+        places.append(position)
+        position += len(detokenizer.push(token))
+    return places
+
+
+def token_name(token: bytes) -> str:
+    r"""Write a token as text, or as `bytes:\xe2\x80` if its bytes are not text by themselves."""
+    try:
+        return token.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token)

@@ -1,0 +1,116 @@
+"""What is computed: a request's prompts, and the candidates that continue them."""
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from aobatch.api.request import Request
+from aobatch.arrays import Floats, Logits, TokenIds
+from aobatch.engine.stopping import StopWatcher
+from aobatch.errors import RequestError
+from aobatch.sampling.logprobs import Scores
+from aobatch.sampling.params import SamplingParams
+
+
+@dataclass(slots=True, eq=False)
+class RequestState:
+    """One request on its way: done when all its groups are."""
+
+    request: Request
+    num_open: int = 0
+    """Sequences that have not finished."""
+    groups: "list[SequenceGroup]" = field(default_factory=list)
+    error: RequestError | None = None
+    admitted: float = field(default_factory=time.monotonic)
+
+
+@dataclass(slots=True, eq=False)
+class SequenceGroup:
+    """One prompt and the sequences that continue it."""
+
+    state: RequestState
+    index: int
+    """Which of the request's prompts."""
+    prompt_text: str
+    prompt_token_ids: TokenIds
+    num_added: int
+    """Leading tokens that the request did not write: a document start."""
+    params: SamplingParams
+    max_tokens: int
+    num_sequences: int
+    suffix_token_ids: TokenIds
+    """What the candidates are ranked by; empty if there is no suffix, or infill tokens hold it."""
+    num_echoed: int
+    """Tokens of the prompt text, behind the added ones."""
+    suffix_logprobs: list[float] = field(default_factory=list)
+    """Of each candidate, once they are finished."""
+    sequences: "list[Sequence]" = field(default_factory=list)
+    """Those that were started, by candidate."""
+    last_logits: Logits | None = None
+    """Scores behind the prompt [V], kept while candidates are still to start."""
+    prompt_scores: list[Scores] = field(default_factory=list)
+    """Of each chunk's tokens, where the prompt's logprobs are asked for."""
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the response lists the prompt's logprobs."""
+        body = self.state.request.body
+        return body.echo and body.logprobs is not None
+
+    @property
+    def num_tokens_at_most(self) -> int:
+        """Tokens that a slot must have room for."""
+        return len(self.prompt_token_ids) + self.max_tokens + len(self.suffix_token_ids)
+
+    @property
+    def echoed_token_ids(self) -> TokenIds:
+        """The tokens of the prompt text."""
+        return self.prompt_token_ids[self.num_added : self.num_added + self.num_echoed]
+
+    @property
+    def num_copies(self) -> int:
+        """How many equal candidates each sequence stands for."""
+        return self.state.request.body.best_of if self.params.is_greedy else 1
+
+    def start_sequence(self) -> "Sequence":
+        """Begin the next candidate."""
+        stop = self.state.request.body.stop
+        watcher = StopWatcher(stop, self.params.min_tokens) if stop else None
+        sequence = Sequence(self, len(self.sequences), watcher)
+        self.sequences.append(sequence)
+        return sequence
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One candidate continuation of a prompt."""
+
+    group: SequenceGroup
+    candidate: int
+    watcher: StopWatcher | None
+    """Looks for stop strings; None if there are none."""
+    tops: list[tuple[TokenIds, Floats]] = field(default_factory=list)
+    """The most probable ids and their logprobs, a pair for each token, where they are asked for."""
+    token_ids: TokenIds = field(default_factory=lambda: np.empty(0, np.int64))
+    """All sampled tokens [N], an end token included; filled in when the sequence finishes."""
+    logprobs: Floats = field(default_factory=lambda: np.empty(0))
+    finish_reason: str | None = None
+    ends_with_token: bool = False
+    """Whether the last token is an end token, which is not part of the text."""
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether each token must be looked at as it comes."""
+        body = self.group.state.request.body
+        return bool(self.watcher or body.logprobs or body.stop_token_ids or body.stream)
+
+    @property
+    def text_token_ids(self) -> TokenIds:
+        """The sampled tokens without the end token."""
+        return self.token_ids[: len(self.token_ids) - self.ends_with_token]
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """The tokens that end it."""
+        return self.group.params.end_token_ids

@@ -1,0 +1,182 @@
+"""Laws of choices: candidates, ranking, logprobs, echo, usage, refusals."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from aobatch.engine.config import EngineConfig
+from aobatch.engine.result import Result
+from aobatch.testing import random_script, speaking_script
+
+Complete = Callable[..., list[Result]]
+
+
+def test_end_token_ends_and_is_not_in_the_text(complete: Complete) -> None:
+    """EOS is counted, gives the reason stop, and is neither in the text nor in the arrays."""
+    body = {"prompt": "hi", "temperature": 0, "max_tokens": 64, "logprobs": 0}
+    (result,) = complete(body, script=speaking_script("hi", " there"))
+    (choice,) = result.choices
+
+    assert (choice.text, choice.finish_reason) == (" there", "stop")
+    assert list(" there") == choice.logprobs.tokens
+    assert (
+        result.usage.prompt_tokens,
+        result.usage.completion_tokens,
+        result.usage.total_tokens,
+    ) == (2, 7, 9)
+
+
+def test_logprobs_are_those_of_the_raw_distribution(complete: Complete) -> None:
+    """Each token's logprob is its log-softmax, whatever bias and temperature did."""
+    body = {"prompt": "raw", "max_tokens": 12, "logprobs": 4, "logit_bias": {"66": 3}, "top_p": 0.9}
+    (result,) = complete(body | {"ignore_eos": True, "temperature": 1.7})
+    logprobs, tokens = result.choices[0].logprobs, list(b"raw")
+
+    assert len(logprobs.tokens) == 12
+    for name, logprob, top in zip(
+        logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True
+    ):
+        scores = random_script(tuple(tokens)).astype(np.float64)
+        scores -= np.log(np.exp(scores).sum())
+        best = np.sort(scores)[::-1][:4]
+        token = int(np.argmin(abs(scores - logprob)))
+        tokens.append(token)
+        assert abs(scores[token] - logprob) < 1e-5
+        assert logprob == top[name]
+        assert len(top) in (4, 5)
+        np.testing.assert_allclose(sorted(top.values(), reverse=True)[:4], best, atol=1e-5)
+
+
+def test_joined_tokens_start_with_the_text(complete: Complete) -> None:
+    """After a stop the arrays reach to the token of the cut, and offsets follow the text."""
+    body = {"prompt": "say:", "temperature": 0, "max_tokens": 64, "logprobs": 1, "stop": "wo t"}
+    (result,) = complete(body, script=speaking_script("say:", "one two three"))
+    choice = result.choices[0]
+
+    assert choice.text == "one t"
+    assert "".join(choice.logprobs.tokens) == "one tw"
+    assert choice.logprobs.text_offset == [4, 5, 6, 7, 8, 9]
+
+
+def test_echo_lists_the_prompt(complete: Complete) -> None:
+    """Echo puts the prompt ahead, with null for its first token and true scores for the others."""
+    body = {"prompt": "abc", "temperature": 0, "max_tokens": 2, "logprobs": 2, "echo": True}
+    (result,) = complete(body | {"ignore_eos": True})
+    choice = result.choices[0]
+    expected = []
+    for end in (1, 2):
+        scores = random_script(tuple(b"abc"[:end])).astype(np.float64)
+        expected.append(scores[b"abc"[end]] - np.log(np.exp(scores).sum()))
+
+    assert choice.text.startswith("abc")
+    assert choice.logprobs.tokens[:3] == ["a", "b", "c"]
+    assert choice.logprobs.token_logprobs[0] is choice.logprobs.top_logprobs[0] is None
+    np.testing.assert_allclose(choice.logprobs.token_logprobs[1:3], expected, atol=1e-5)
+    assert len(choice.logprobs.tokens) == 5
+    assert choice.logprobs.text_offset[:3] == [0, 1, 2]
+
+
+def test_scoring_generates_nothing(complete: Complete) -> None:
+    """Echo with max_tokens 0 scores the prompt: its text, length, no completion token."""
+    long = "scored " * 120
+    body = {"prompt": long, "max_tokens": 0, "logprobs": 1, "echo": True, "temperature": 0}
+    (result,) = complete(body)
+    choice = result.choices[0]
+
+    assert (long, "length", 0) == (
+        choice.text,
+        choice.finish_reason,
+        result.usage.completion_tokens,
+    )
+    assert len(long) == len(choice.logprobs.tokens) == len(choice.logprobs.text_offset)
+
+
+def test_an_added_start_token_is_counted_and_not_listed(complete: Complete) -> None:
+    """The empty prompt is one start token, which usage counts and echo does not show."""
+    (result,) = complete({"prompt": "", "max_tokens": 3, "echo": True, "logprobs": 0, "seed": 1})
+
+    assert result.usage.prompt_tokens == 1
+    assert len(result.choices[0].logprobs.tokens) <= 3
+    assert result.choices[0].logprobs.text_offset[0] == 0
+
+
+def test_choices_are_indexed_by_prompt_and_candidate(complete: Complete) -> None:
+    """Choice i * n + j is candidate j of prompt i, and its seed draws the same as alone."""
+    both = complete({"prompt": ["x", "y"], "n": 2, "max_tokens": 8, "seed": 4})[0]
+    first = complete({"prompt": "x", "n": 2, "max_tokens": 8, "seed": 4})[0]
+
+    assert [choice.index for choice in both.choices] == [0, 1, 2, 3]
+    assert first.choices == both.choices[:2]
+    assert len({choice.text for choice in both.choices}) == 4
+
+
+def test_best_of_returns_the_best_by_mean_logprob(complete: Complete) -> None:
+    """best_of 5, n 2 is the top 2 of the five candidates of n = 5."""
+    body = {"prompt": "rank", "max_tokens": 6, "seed": 9}
+    (five,) = complete(body | {"n": 5, "logprobs": 0, "ignore_eos": True})
+    (best,) = complete(body | {"n": 2, "best_of": 5, "ignore_eos": True})
+    ranked = sorted(five.choices, key=lambda c: -float(np.mean(c.logprobs.token_logprobs)))
+
+    assert [c.text for c in ranked[:2]] == [c.text for c in best.choices]
+    assert five.usage == best.usage
+
+
+def test_greedy_candidates_are_equal_and_all_counted(complete: Complete) -> None:
+    """Temperature 0 with n = 3 returns one text three times and counts three."""
+    (one,) = complete({"prompt": "eq", "temperature": 0, "max_tokens": 5})
+    (three,) = complete({"prompt": "eq", "temperature": 0, "max_tokens": 5, "n": 3})
+
+    assert {one.choices[0].text} == {choice.text for choice in three.choices}
+    assert 3 * one.usage.completion_tokens == three.usage.completion_tokens
+    assert one.usage.prompt_tokens == three.usage.prompt_tokens
+
+
+def test_stop_token_ids_end_like_the_end_token(complete: Complete) -> None:
+    """A stop token ends the completion and is not in its text."""
+    body = {"prompt": "hi", "temperature": 0, "max_tokens": 64, "stop_token_ids": [ord("r")]}
+    (result,) = complete(body, script=speaking_script("hi", " there"))
+
+    assert (result.choices[0].text, result.choices[0].finish_reason) == (" the", "stop")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "param"),
+    [
+        pytest.param({"max_tokens": 2045}, "context_length_exceeded", "max_tokens", id="context"),
+        pytest.param({"prompt": [5, 257]}, "invalid_value", "prompt", id="prompt-id"),
+        pytest.param({"logit_bias": {"257": 1}}, "invalid_value", "logit_bias", id="bias-id"),
+        pytest.param({"stop_token_ids": [300]}, "invalid_value", "stop_token_ids", id="stop-id"),
+    ],
+)
+def test_what_the_model_cannot_take_is_one_error(
+    complete: Complete, body: dict[str, object], code: str, param: str
+) -> None:
+    """A request past the model's limits gets its error; its neighbours get their results."""
+    good = {"prompt": "good", "max_tokens": 3}
+    results = complete(good, {"prompt": "text"} | body, good)
+
+    assert (code, param) == (results[1].error.code, results[1].error.param)
+    assert results[0].error is results[2].error is None
+
+
+def test_clamping_shortens_to_the_context(complete: Complete) -> None:
+    """With clamping, max_tokens is what the context still holds."""
+    body = {"prompt": "c" * 2040, "max_tokens": 500, "ignore_eos": True}
+    (result,) = complete(body, config=EngineConfig(clamp_max_tokens=True))
+
+    assert result.usage.completion_tokens == 8
+
+
+def test_a_row_of_nan_fails_alone(complete: Complete) -> None:
+    """A request whose logits are NaN gets numerical_error, and its neighbour its result."""
+
+    def script(token_ids: tuple[int, ...]) -> np.ndarray:
+        return random_script(token_ids) * (np.nan if token_ids[0] == ord("!") else 1)
+
+    good, bad = {"prompt": "ok", "max_tokens": 5}, {"prompt": "!", "max_tokens": 5}
+    reference = complete(good, script=script)
+    results = complete(good, bad, script=script)
+
+    assert reference[0].choices == results[0].choices
+    assert results[1].error.code == "numerical_error"

@@ -1,0 +1,18 @@
+"""Laws of how prompts are cut into chunks."""
+
+from itertools import pairwise
+
+import pytest
+
+from aobatch.engine.prefill import CHUNK, chunk_ends
+
+
+@pytest.mark.parametrize("length", [1, 2, 255, 256, 257, 258, 512, 513, 514, 1025, 5000])
+def test_chunks_cover_the_prompt_and_none_after_the_first_is_single(length: int) -> None:
+    """Chunks fit the grid and cover every token; none of one token follows another."""
+    ends = chunk_ends(length)
+    sizes = [end - start for start, end in pairwise([0, *ends])]
+
+    assert sum(sizes) == length
+    assert max(sizes) <= CHUNK
+    assert all(size >= 2 for size in sizes[1:])
