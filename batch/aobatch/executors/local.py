@@ -1,0 +1,110 @@
+"""Requests computed in this process."""
+
+import hashlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from aobatch.api.request import Request
+from aobatch.engine.config import EngineConfig
+from aobatch.engine.result import Result
+from aobatch.executors import Executor, ModelIdentity
+from aobatch.models.catalogue import ensure, find_card, resolve
+from aobatch.models.folder import ModelFolder, open_folder
+
+if TYPE_CHECKING:
+    from aobatch.engine.engine import Engine
+    from aobatch.engine.streaming import Listener
+
+
+class LocalBackend:
+    """Models of the catalogue on this machine."""
+
+    def __init__(
+        self, config: EngineConfig, threads: int, progress: Callable[[str, int, int], None]
+    ) -> None:
+        self._config = config
+        self._threads = threads
+        self._progress = progress
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Those options that shape results: neither batch size nor threads do."""
+        config = self._config
+        return {
+            "seed": config.seed,
+            "clamp_max_tokens": config.clamp_max_tokens,
+            "logprobs_mode": config.logprobs_mode,
+        }
+
+    def resolve(self, name: str | None) -> ModelIdentity:
+        """Find a model; the default one is fetched and converted the first time."""
+        card = find_card(name)
+        if card is not None and card.default:
+            folder = pull(card.name, self._progress)
+        else:
+            folder = resolve(name)
+        return ModelIdentity(folder.manifest.name, fingerprint(folder), folder.path)
+
+    @contextmanager
+    def open(self, model: ModelIdentity) -> Iterator[Executor]:
+        """Load a model."""
+        yield LocalExecutor(open_engine(open_folder(model.path), self._config, self._threads))
+
+
+class LocalExecutor:
+    """An engine in this process."""
+
+    def __init__(self, engine: "Engine") -> None:
+        self._engine = engine
+
+    def run(
+        self, requests: Iterable[Request], listener: "Listener | None" = None
+    ) -> Generator[Result, None, None]:
+        """Compute every request; results come as they finish."""
+        yield from self._engine.run(requests, listener)
+
+    @property
+    def statistics(self) -> Mapping[str, float]:
+        """Steps, tokens and seconds of the engine so far."""
+        figures = asdict(self._engine.statistics)
+        return {name: figure for name, figure in figures.items() if not name.startswith("max_")}
+
+
+def pull(
+    name: str | None, progress: Callable[[str, int, int], None], precision: str | None = None
+) -> ModelFolder:
+    """Give a model of the catalogue, fetched and converted if it is not here yet."""
+    from aobatch.runners.scoring import score_texts
+
+    return ensure(name, progress, score_texts, precision)
+
+
+def open_engine(folder: ModelFolder, config: EngineConfig, threads: int) -> "Engine":
+    """Open the graph and the tokenizer of a model folder behind an engine."""
+    # A finished job, which opens no engine, is not to wait for the runtime.
+    from aobatch.engine.engine import Engine
+    from aobatch.engine.preparation import ModelLimits
+    from aobatch.models.tokenizer import load_tokenizer
+    from aobatch.runners.onnx import OnnxRunner
+
+    manifest = folder.manifest
+    limits = ModelLimits(
+        manifest.vocab_size,
+        manifest.context_length,
+        manifest.eos_token_ids,
+        manifest.document_start_token_id,
+        manifest.adds_document_start,
+    )
+    return Engine(
+        OnnxRunner(folder.path / "model.onnx", threads), load_tokenizer(folder), limits, config
+    )
+
+
+def fingerprint(folder: ModelFolder) -> str:
+    """Name the weights, their precision and the runtime, as system_fingerprint does."""
+    manifest = folder.manifest
+    parts = (manifest.digest, manifest.precision, version("onnxruntime"))
+    return f"fp_{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}"

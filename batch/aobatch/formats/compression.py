@@ -1,0 +1,54 @@
+"""Byte streams of files that may be compressed, as their suffix says."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import pyarrow as pa
+
+from aobatch.errors import InputError, InputMissingError
+from aobatch.formats import COMPRESSIONS
+
+
+@contextmanager
+def open_input(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading its plain bytes; errors say what is wrong with the file."""
+    check_input(path)
+    try:
+        with pa.input_stream(str(path), compression=_compression(path)) as stream:
+            yield cast("BinaryIO", stream)
+    except PermissionError as error:
+        message = f"{path} cannot be read: permission denied"
+        raise InputError(message) from error
+    except OSError as error:
+        message = f"{path} cannot be read to its end: {error}"
+        raise InputError(message) from error
+
+
+@contextmanager
+def open_output(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
+    """Give a stream whose bytes reach the given one, compressed if path asks for it."""
+    compression = _compression(path)
+    if compression is None:
+        yield stream
+    else:
+        with pa.output_stream(stream, compression=compression) as compressed:
+            yield cast("BinaryIO", compressed)
+
+
+def check_input(path: Path) -> None:
+    """Refuse what is not a regular file, which could not be read a second time."""
+    if not path.exists():
+        message = f"input {path} does not exist"
+        raise InputMissingError(message)
+    if path.is_dir():
+        message = f"input {path} is a folder; name the files in it"
+        raise InputError(message)
+    if not path.is_file():
+        message = f"input {path} is not a regular file; pipe it in and name it '-'"
+        raise InputError(message)
+
+
+def _compression(path: Path) -> str | None:
+    return COMPRESSIONS.get(path.suffix.lower())

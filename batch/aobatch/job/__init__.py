@@ -1,0 +1,1 @@
+"""A job from its input files to its published output."""

@@ -1,0 +1,65 @@
+"""What a job is to do, as one value built where the job is asked for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aobatch.api.request import Limits
+from aobatch.errors import UsageError
+from aobatch.formats import MAX_LINE_BYTES, split_compression
+
+STREAM = Path("-")
+"""Standard input among the inputs, standard output as the output."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobConfig:
+    """The inputs and output of a job and what its lines may leave out."""
+
+    inputs: tuple[Path, ...]
+    output: Path
+    model: str | None = None
+    """The model of lines that name none; None is the default model."""
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    """Values for body fields that a line leaves out."""
+    limits: Limits = field(default_factory=Limits)
+    max_line_bytes: int = MAX_LINE_BYTES
+    ignore_unknown: bool = False
+    is_restart: bool = False
+    """Discard the results of an earlier run instead of going on from them."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureAllowance:
+    """How many lines may fail before a published job counts as failed."""
+
+    amount: float
+    is_percentage: bool = False
+
+    def allows(self, num_failed: int, num_total: int) -> bool:
+        """Say whether so many failed lines among so many lines are acceptable."""
+        bound = self.amount * num_total / 100 if self.is_percentage else self.amount
+        return num_failed <= bound
+
+
+def parse_allowance(text: str) -> FailureAllowance:
+    """Read `12` or `2.5%`; UsageError for anything else."""
+    number = text.strip().removesuffix("%")
+    is_percentage = number != text.strip()
+    try:
+        amount = float(number) if is_percentage else int(number)
+    except ValueError:
+        amount = -1
+    if not 0 <= amount <= (100 if is_percentage else float("inf")):
+        message = f"{text!r} is not a number of lines such as 12, or a percentage such as 2.5%"
+        raise UsageError(message)
+    return FailureAllowance(amount, is_percentage)
+
+
+def default_output(source: Path) -> Path:
+    """Name the output of an input file: a.jsonl.gz gives a.out.jsonl.gz beside it."""
+    if source == STREAM:
+        return STREAM
+    name, compression = split_compression(source)
+    plain = Path(name)
+    return source.with_name(f"{plain.stem}.out{plain.suffix}{compression}")

@@ -1,0 +1,52 @@
+"""One run at a time: an advisory lock on a file in a job's state folder."""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aobatch.errors import BusyError
+from aobatch.job.atomic import storage_error
+
+
+@contextmanager
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold the lock while the block runs.
+
+    BusyError names the run that holds it, OutputError says why the file cannot be opened. The
+    kernel drops the lock with the process, so a killed run never leaves it behind.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = f"{_holder(descriptor)} is working on {path.parent}; run again when it ended"
+            raise BusyError(message) from error
+        _sign(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sign(descriptor: int) -> None:
+    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {holder['pid']} on {holder['host']} (since {holder['started']})"
+    except (ValueError, KeyError, TypeError):
+        # The holder has the lock but has not signed it yet.
+        return "another run"

@@ -1,0 +1,72 @@
+"""What is known of a finished job: enough to see that running it again would change nothing."""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from aobatch.errors import RequestError
+from aobatch.executors import Backend
+from aobatch.job.atomic import write_whole
+from aobatch.job.config import JobConfig
+from aobatch.job.context import Job, result_settings
+from aobatch.job.report import UsageReport
+from aobatch.job.source import Source, digest_file
+
+
+class Marker(msgspec.Struct, frozen=True):
+    """A finished job: what went in, what came out, and what it hung on."""
+
+    inputs: tuple[str, ...]
+    output: str
+    settings: dict[str, str]
+    models: dict[str, str]
+    report: UsageReport
+
+
+def mark_finished(path: Path, job: Job, report: UsageReport) -> None:
+    """Note that a job is published."""
+    output = digest_file(job.config.output)
+    models = job.models.fingerprints
+    marker = Marker(job.source.digests, output, dict(job.settings), models, report)
+    write_whole(path, msgspec.json.encode(marker))
+
+
+def finished_job(path: Path, source: Source, backend: Backend) -> Marker | None:
+    """Give the marker if running the job would publish what is already there, else None."""
+    config = source.config
+    try:
+        marker = msgspec.json.decode(path.read_bytes(), type=Marker)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+    is_current = (
+        not config.is_restart
+        and marker.inputs == source.digests
+        and marker.settings == result_settings(config, backend)
+        and config.output.is_file()
+        and marker.output == digest_file(config.output)
+        and _has_same_models(marker, config, backend)
+    )
+    return marker if is_current else None
+
+
+def refresh(marker: Marker, output: Path) -> None:
+    """Make the files of a finished job newer than its inputs, as make wants them."""
+    write_report(marker.report, output)
+    os.utime(output)
+
+
+def write_report(report: UsageReport, output: Path) -> None:
+    """Write the usage report beside the output."""
+    content = msgspec.json.format(msgspec.json.encode(report), indent=2)
+    write_whole(output.with_name(f"{output.name}.usage.json"), content + b"\n")
+
+
+def _has_same_models(marker: Marker, config: JobConfig, backend: Backend) -> bool:
+    try:
+        return all(
+            backend.resolve(name or config.model).fingerprint == fingerprint
+            for name, fingerprint in marker.models.items()
+        )
+    except RequestError:
+        return False

@@ -1,0 +1,151 @@
+"""The usage report of a job, added up from the lines that it publishes."""
+
+import math
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from aobatch.api.response import Usage
+
+
+class CountedChoice(msgspec.Struct, frozen=True):
+    """What a report counts of a choice."""
+
+    finish_reason: str | None
+
+
+class CountedCompletion(msgspec.Struct, frozen=True):
+    """What a report counts of a completion object."""
+
+    model: str
+    choices: tuple[CountedChoice, ...]
+    usage: Usage
+
+
+class Percentiles(msgspec.Struct, frozen=True):
+    """The values that half, nine tenths and 99 of 100 requests do not exceed."""
+
+    p50: int | float | None
+    p90: int | float | None
+    p99: int | float | None
+
+
+class RequestCounts(msgspec.Struct, frozen=True):
+    """How many lines there were and what became of them."""
+
+    total: int
+    completed: int
+    failed: int
+    failed_by_code: dict[str, int]
+
+
+class GroupUsage(msgspec.Struct):
+    """The lines that share a name; null is the name of those that give none."""
+
+    name: str | None
+    requests: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+class UsageReport(msgspec.Struct, frozen=True):
+    """What a job did; the sum of its lines and the time it took."""
+
+    requests: RequestCounts
+    usage: Usage
+    finish_reasons: dict[str, int]
+    by_model: list[GroupUsage]
+    by_user: list[GroupUsage]
+    completion_tokens: Percentiles
+    """New tokens a completed request."""
+    seconds: Percentiles
+    """Time from admission to finish of a completed request."""
+    tokens_per_second: float
+    """New tokens a second of wall time, over all runs of the job."""
+    statistics: dict[str, int | float]
+    """Counts and seconds over all runs of the job, `wall_seconds` among them."""
+
+
+class UsageTally:
+    """A usage report while it is added up."""
+
+    def __init__(self) -> None:
+        self._failed_by_code: Counter[str] = Counter()
+        self._finish_reasons: Counter[str] = Counter()
+        self._by_model: dict[str | None, GroupUsage] = {}
+        self._by_user: dict[str | None, GroupUsage] = {}
+        self._completion_tokens = array("q")
+        self._seconds = array("d")
+
+    def add_completion(
+        self, completion: CountedCompletion, user: str | None, seconds: float
+    ) -> None:
+        """Count a line that was answered."""
+        usage = completion.usage
+        for group in self._groups(completion.model, user):
+            group.prompt_tokens += usage.prompt_tokens
+            group.completion_tokens += usage.completion_tokens
+            group.total_tokens += usage.total_tokens
+        self._finish_reasons.update(choice.finish_reason or "" for choice in completion.choices)
+        self._completion_tokens.append(usage.completion_tokens)
+        self._seconds.append(seconds)
+
+    def add_failure(self, code: str | None, model: str | None, user: str | None) -> None:
+        """Count a line that ended in an error."""
+        for group in self._groups(model, user):
+            group.failed += 1
+        self._failed_by_code[code or "unknown"] += 1
+
+    def report(self, statistics: Mapping[str, float]) -> UsageReport:
+        """Give the sums, with the counts and seconds of the job's runs."""
+        models = list(self._by_model.values())
+        usage = Usage(
+            sum(group.prompt_tokens for group in models),
+            sum(group.completion_tokens for group in models),
+            sum(group.total_tokens for group in models),
+        )
+        wall_seconds = statistics.get("wall_seconds", 0.0)
+        return UsageReport(
+            requests=self._counts(),
+            usage=usage,
+            finish_reasons=dict(sorted(self._finish_reasons.items())),
+            by_model=models,
+            by_user=list(self._by_user.values()),
+            completion_tokens=percentiles(self._completion_tokens),
+            seconds=percentiles(self._seconds),
+            tokens_per_second=round(usage.completion_tokens / (wall_seconds or math.inf), 3),
+            statistics={name: _tidy(value) for name, value in sorted(statistics.items())},
+        )
+
+    def _groups(self, model: str | None, user: str | None) -> tuple[GroupUsage, GroupUsage]:
+        groups = (
+            self._by_model.setdefault(model, GroupUsage(model)),
+            self._by_user.setdefault(user, GroupUsage(user)),
+        )
+        for group in groups:
+            group.requests += 1
+        return groups
+
+    def _counts(self) -> RequestCounts:
+        completed, failed = len(self._seconds), self._failed_by_code.total()
+        by_code = dict(self._failed_by_code.most_common())
+        return RequestCounts(completed + failed, completed, failed, by_code)
+
+
+def percentiles(values: Sequence[float]) -> Percentiles:
+    """Give the nearest-rank percentiles of some values; all None without any."""
+    ordered = sorted(values)
+    if not ordered:
+        return Percentiles(None, None, None)
+    # ceil(p/100 * N)-th smallest value.
+    ranks = (math.ceil(p * len(ordered) / 100) for p in (50, 90, 99))
+    return Percentiles(*(_tidy(ordered[rank - 1]) for rank in ranks))
+
+
+def _tidy(value: float) -> int | float:
+    """Write counts as integers and seconds to the microsecond."""
+    return int(value) if value == int(value) else round(value, 6)

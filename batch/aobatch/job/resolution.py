@@ -1,0 +1,56 @@
+"""The model of each line: its name looked up once and held against earlier runs."""
+
+from aobatch.errors import ModelError, RequestError
+from aobatch.executors import Backend, ModelIdentity
+from aobatch.job.ledger import Ledger
+
+
+class ModelDirectory:
+    """Models by the names that lines give; None is the job's own."""
+
+    def __init__(self, backend: Backend, default: str | None, ledger: Ledger) -> None:
+        self._backend = backend
+        self._default = default
+        self._ledger = ledger
+        self._known = ledger.settings
+        self._found: dict[str | None, ModelIdentity | RequestError] = {}
+
+    def find(self, name: str | None) -> ModelIdentity | RequestError:
+        """Give the model of a name, or the error of the lines that ask for it.
+
+        ModelError if the job's own model, or one that an earlier run of the job used, is missing;
+        InputError if it is another model than in that run.
+        """
+        if name not in self._found:
+            self._found[name] = self._look_up(name)
+        return self._found[name]
+
+    def asked_name(self, name: str | None) -> str | None:
+        """Give the name that a response carries: the line's, the job's or the model's own."""
+        if name is not None or self._default is not None:
+            return name if name is not None else self._default
+        model = self.find(None)
+        return model.name if isinstance(model, ModelIdentity) else None
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What each name stood for; "" stands for the job's own model."""
+        return {
+            name or "": model.fingerprint
+            for name, model in self._found.items()
+            if isinstance(model, ModelIdentity)
+        }
+
+    def _look_up(self, name: str | None) -> ModelIdentity | RequestError:
+        setting = "model" if name is None else f"model {name!r}"
+        try:
+            model = self._backend.resolve(self._default if name is None else name)
+        except RequestError as error:
+            if name is None:
+                raise ModelError(error.message) from error
+            if setting in self._known:
+                message = f"{setting} answered lines in an earlier run and is gone: {error.message}"
+                raise ModelError(message) from error
+            return error
+        self._ledger.claim({setting: model.fingerprint})
+        return model

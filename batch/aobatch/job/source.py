@@ -1,0 +1,97 @@
+"""The input files of a job as one sequence of lines that can be read again and again."""
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from aobatch.api.errors import error_object
+from aobatch.api.request import FailedLine, Parser, Request
+from aobatch.errors import InputError, RequestError, UsageError
+from aobatch.formats import Row, find_format, read_rows
+from aobatch.formats.compression import check_input
+from aobatch.job.config import STREAM, JobConfig
+from aobatch.job.state import StateFolder, spool_standard_input
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Lines of all inputs in order, numbered as if the files were one."""
+
+    config: JobConfig
+    paths: tuple[Path, ...]
+    digests: tuple[str, ...]
+    """sha256 of each input as it was when the job began."""
+
+    def lines(self) -> Iterator[Request | FailedLine]:
+        """Parse every line anew; the same bytes give the same keys."""
+        parser = new_parser(self.config)
+        for row in self.rows():
+            if row.error is None:
+                yield parser.parse(row.number, row.raw)
+            else:
+                error = error_object(row.error)
+                yield FailedLine(row.number, None, False, error, row.error.status_code)
+
+    def rows(self) -> Iterator[Row]:
+        """Read every row anew."""
+        first = 0
+        for path in self.paths:
+            number = 0
+            for row in read_rows(path, self.config.max_line_bytes):
+                number = row.number
+                yield Row(first + number, row.raw, row.error)
+            first += number
+
+    def count(self) -> int:
+        """Count the rows."""
+        return sum(1 for _ in self.rows())
+
+    def check_unchanged(self) -> None:
+        """Refuse to go on if an input is not what it was when the job began."""
+        for path, digest in zip(self.paths, self.digests, strict=True):
+            if digest_file(path) != digest:
+                message = (
+                    f"input {path} changed while the job ran; nothing was published, run again"
+                )
+                raise InputError(message)
+
+
+def new_parser(config: JobConfig) -> Parser:
+    """Give a parser at the first line; UsageError if a default of the job is wrong."""
+    try:
+        return Parser(config.defaults, config.limits, config.ignore_unknown)
+    except RequestError as error:
+        message = f"a default of the job is wrong: {error.message}"
+        raise UsageError(message) from error
+
+
+def check_inputs(config: JobConfig) -> None:
+    """Refuse wrong defaults and inputs that are missing or of no known format."""
+    new_parser(config)
+    for path in config.inputs:
+        if path != STREAM:
+            check_input(path)
+            find_format(path)
+        elif sys.stdin is None or sys.stdin.isatty():
+            message = "standard input is a terminal; pipe requests in, or name a file"
+            raise UsageError(message)
+
+
+def open_source(config: JobConfig, state: StateFolder) -> Source:
+    """Take the digests of the inputs; standard input is kept as a file first."""
+    if STREAM in config.inputs:
+        spool_standard_input(state.spool)
+    paths = tuple(state.spool if path == STREAM else path for path in config.inputs)
+    return Source(config, paths, tuple(digest_file(path) for path in paths))
+
+
+def digest_file(path: Path) -> str:
+    """Give the sha256 of a file in hexadecimal; InputError if it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        message = f"input {path} cannot be read: {error.strerror}"
+        raise InputError(message) from error

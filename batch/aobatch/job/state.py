@@ -1,0 +1,100 @@
+"""The folder in which a job keeps what it must not lose."""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from aobatch.errors import OutputError, UsageError
+from aobatch.formats import find_format
+from aobatch.job.atomic import replacing, storage_error, sync_folder
+from aobatch.job.config import STREAM, JobConfig, default_output
+from aobatch.job.lock import hold_lock
+
+
+@dataclass(frozen=True, slots=True)
+class StateFolder:
+    """The files of a state folder; the run that holds its lock owns them."""
+
+    path: Path
+
+    @property
+    def ledger(self) -> Path:
+        """The results of a job that is not finished."""
+        return self.path / "ledger.sqlite3"
+
+    @property
+    def marker(self) -> Path:
+        """What a finished job was, so that running it again does nothing."""
+        return self.path / "done.json"
+
+    @property
+    def spool(self) -> Path:
+        """Standard input as a file, which can be read twice."""
+        return self.path / "stdin.jsonl"
+
+    def forget_job(self) -> None:
+        """Discard the results of an earlier job and what is known of its end."""
+        self.drop_results()
+        self.marker.unlink(missing_ok=True)
+        sync_folder(self.path)
+
+    def drop_results(self) -> None:
+        """Discard what a finished job no longer needs."""
+        for suffix in ("", "-wal", "-shm"):
+            self.ledger.with_name(self.ledger.name + suffix).unlink(missing_ok=True)
+        self.spool.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_state(config: JobConfig) -> Iterator[StateFolder]:
+    """Own the state folder of a job while the block runs; BusyError if another run does."""
+    if config.output == STREAM and STREAM in config.inputs:
+        with tempfile.TemporaryDirectory(prefix="aobatch-") as folder:
+            yield StateFolder(Path(folder))
+        return
+    state = StateFolder(_state_path(config))
+    try:
+        state.path.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(state.path.parent)
+    except OSError as error:
+        raise storage_error(state.path, error) from error
+    with hold_lock(state.path / "lock"):
+        yield state
+        if config.output == STREAM:
+            shutil.rmtree(state.path)
+
+
+def check_output(config: JobConfig) -> None:
+    """Refuse an output that could not be published, before anything is computed for it."""
+    output = config.output
+    if output == STREAM:
+        if sys.stdout is None:
+            message = "standard output is closed; name a file with --output"
+            raise OutputError(message)
+        return
+    find_format(output)
+    if output.exists() and not output.is_file():
+        message = f"output {output} is not a regular file; name a file"
+        raise OutputError(message)
+    if not output.parent.is_dir():
+        message = f"folder {output.parent} of the output does not exist; create it"
+        raise OutputError(message)
+    if any(output.exists() and path.exists() and output.samefile(path) for path in config.inputs):
+        message = f"output {output} is also an input; name another file with --output"
+        raise UsageError(message)
+
+
+def spool_standard_input(path: Path) -> None:
+    """Keep standard input as a file."""
+    with replacing(path) as stream:
+        shutil.copyfileobj(sys.stdin.buffer, stream)
+
+
+def _state_path(config: JobConfig) -> Path:
+    if config.output == STREAM:
+        return default_output(config.inputs[0]).with_suffix(".stdout.aobatch")
+    return config.output.with_name(f"{config.output.name}.aobatch")

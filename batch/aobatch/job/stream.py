@@ -1,0 +1,83 @@
+"""Server-sent-event files: one for each line that asks for a stream, written while tokens come."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import msgspec
+
+from aobatch.api.errors import error_object
+from aobatch.api.request import Request
+from aobatch.api.response import Choice, Usage
+from aobatch.engine.result import Result
+from aobatch.executors import ModelIdentity
+from aobatch.job.atomic import storage_error
+from aobatch.job.config import STREAM
+from aobatch.job.context import Job
+from aobatch.job.records import completion_of
+
+if TYPE_CHECKING:
+    from aobatch.engine.streaming import Delta
+
+
+def stream_path(output: Path, line: int) -> Path:
+    """Name the event file of a line; nothing from the request itself enters the name."""
+    return output.with_name(f"{output.name}.stream") / f"{line:06d}.sse"
+
+
+class EventFiles:
+    """Appends the chunks of streamed requests to their files; StorageError if that fails.
+
+    A file that an interrupted run left is begun anew, as its request is.
+    """
+
+    def __init__(self, job: Job, model: ModelIdentity) -> None:
+        self._job = job
+        self._model = model
+        self._files: dict[int, BinaryIO] = {}
+
+    def add(self, delta: "Delta") -> None:
+        """Write the chunk of a piece of a choice."""
+        self._write(delta.request, self._chunk(delta.request, [delta.choice], None))
+
+    def end(self, result: Result) -> None:
+        """Write what follows the last chunk, and close the file."""
+        request = result.request
+        if not request.body.stream:
+            return
+        if result.error is not None:
+            error = {"error": error_object(result.error)}
+            self._write(request, msgspec.json.encode(error))
+        elif request.body.include_usage:
+            self._write(request, self._chunk(request, [], result.usage))
+        self._write(request, b"[DONE]")
+        if file := self._files.pop(request.line, None):
+            file.close()
+
+    def close(self) -> None:
+        """Close the files of requests that did not end."""
+        while self._files:
+            self._files.popitem()[1].close()
+
+    def _chunk(self, request: Request, choices: Sequence[Choice], usage: Usage | None) -> bytes:
+        none = Usage(0, 0, 0)
+        completion = completion_of(self._job, self._model, request, choices, usage or none)
+        chunk = msgspec.structs.asdict(completion)
+        if request.body.include_usage:
+            chunk["usage"] = usage  # null in every chunk but the last
+        else:
+            del chunk["usage"]
+        return msgspec.json.encode(chunk)
+
+    def _write(self, request: Request, data: bytes) -> None:
+        output = self._job.config.output
+        if output == STREAM:
+            return  # standard output has no place beside it
+        path = stream_path(output, request.line)
+        try:
+            if request.line not in self._files:
+                path.parent.mkdir(exist_ok=True)
+                self._files[request.line] = path.open("wb", buffering=0)
+            self._files[request.line].write(b"data: " + data + b"\n\n")
+        except OSError as error:
+            raise storage_error(path, error) from error

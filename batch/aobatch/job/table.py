@@ -1,0 +1,65 @@
+"""The usage report as text for people."""
+
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+
+from aobatch.job.report import GroupUsage, Percentiles, UsageReport
+
+_HEADER = ("", "requests", "failed", "prompt", "completion", "total tokens")
+
+
+def report_table(report: UsageReport) -> str:
+    """Lay a report out in aligned columns."""
+    rows = [_HEADER, *(_group_row(group) for group in report.by_model)]
+    if len(report.by_model) != 1:
+        rows.append(_total_row(report))
+    return "\n".join([*_aligned(rows), *_notes(report)])
+
+
+def printable(text: str, length: int = 40) -> str:
+    """Give text from a request in a form that a terminal shows and does not obey."""
+    shown = "".join(
+        # Controls, bidirectional marks and other invisible characters begin with C.
+        character if unicodedata.category(character)[0] != "C" else f"\\u{ord(character):04x}"
+        for character in text[: length + 1]
+    )
+    return shown if len(shown) <= length else f"{shown[: length - 1]}…"
+
+
+def _group_row(group: GroupUsage) -> tuple[str, ...]:
+    name = "(no model)" if group.name is None else printable(group.name)
+    tokens = (group.prompt_tokens, group.completion_tokens, group.total_tokens)
+    return name, *(f"{number:,}" for number in (group.requests, group.failed, *tokens))
+
+
+def _total_row(report: UsageReport) -> tuple[str, ...]:
+    requests, usage = report.requests, report.usage
+    tokens = (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
+    return "all", *(f"{number:,}" for number in (requests.total, requests.failed, *tokens))
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *numbers in rows:
+        cells = (f"{cell:>{width}}" for cell, width in zip(numbers, widths[1:], strict=True))
+        yield "  ".join([f"{name:<{widths[0]}}", *cells])
+
+
+def _notes(report: UsageReport) -> Iterator[str]:
+    if report.requests.failed_by_code:
+        yield f"failed: {_counts(report.requests.failed_by_code)}"
+    if report.finish_reasons:
+        yield f"finish reasons: {_counts(report.finish_reasons)}"
+        yield f"new tokens a request: {_percentiles(report.completion_tokens, '{:,.0f}')}"
+        yield f"seconds a request: {_percentiles(report.seconds, '{:,.2f}')}"
+    wall_seconds = report.statistics.get("wall_seconds", 0.0)
+    yield f"{wall_seconds:,.1f} s, {report.tokens_per_second:,.1f} new tokens a second"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number:,} {printable(name)}" for name, number in counts.items())
+
+
+def _percentiles(values: Percentiles, form: str) -> str:
+    named = (("p50", values.p50), ("p90", values.p90), ("p99", values.p99))
+    return ", ".join(f"{name} {form.format(value)}" for name, value in named if value is not None)

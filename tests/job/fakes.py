@@ -1,0 +1,98 @@
+"""A backend without a model: its texts follow from the prompts, its results come out of order."""
+
+import time
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from aobatch.api.request import Request
+from aobatch.api.response import Choice, Usage
+from aobatch.engine.result import Result
+from aobatch.engine.streaming import Delta, Listener
+from aobatch.errors import RequestError
+from aobatch.executors import Executor, ModelIdentity
+
+WINDOW = 3
+
+
+@dataclass
+class FakeBackend:
+    """Models that answer with their prompt in brackets and fail if it begins with `fail`."""
+
+    fingerprints: dict[str, str] = field(default_factory=lambda: {"fake": "fp_1", "other": "fp_2"})
+    settings: dict[str, object] = field(default_factory=lambda: {"seed": 0})
+    explosion: BaseException | None = None
+    """Raised instead of the result with number `explodes_at`."""
+    explodes_at: int = -1
+    delay: float = 0.0
+    forgets: str | None = None
+    """The prompt whose result is not given back."""
+    log: Path | None = None
+    opened: list[str] = field(default_factory=list)
+    computed: list[str] = field(default_factory=list)
+
+    def resolve(self, name: str | None) -> ModelIdentity:
+        """Find a model; the default one is called fake."""
+        name = name or "fake"
+        if name not in self.fingerprints:
+            message = f"The model '{name}' does not exist."
+            raise RequestError(message, code="model_not_found", param="model", status_code=404)
+        return ModelIdentity(name, self.fingerprints[name], Path(name))
+
+    @contextmanager
+    def open(self, model: ModelIdentity) -> Iterator[Executor]:
+        """Note that a model was opened."""
+        self.opened.append(model.name)
+        yield FakeExecutor(self)
+
+
+@dataclass
+class FakeExecutor:
+    """Takes requests in small groups and answers each group backwards."""
+
+    backend: FakeBackend
+    num_results: int = 0
+
+    @property
+    def statistics(self) -> dict[str, float]:
+        """Count the results."""
+        return {"num_steps": self.num_results}
+
+    def run(
+        self, requests: Iterable[Request], listener: Listener | None = None
+    ) -> Generator[Result, None, None]:
+        """Answer every request."""
+        source = iter(requests)
+        while group := list(islice(source, WINDOW)):
+            for request in reversed(group):
+                if self.num_results == self.backend.explodes_at and self.backend.explosion:
+                    raise self.backend.explosion
+                if self.backend.forgets in request.body.prompts:
+                    continue
+                time.sleep(self.backend.delay)
+                self.num_results += 1
+                result = self._answer(request)
+                if listener and request.body.stream:
+                    for choice in result.choices:
+                        listener(Delta(request, choice))
+                yield result
+                self._note(request)
+
+    def _answer(self, request: Request) -> Result:
+        self.backend.computed.append(request.key)
+        prompts = [str(prompt) for prompt in request.body.prompts]
+        if prompts[0].startswith("fail"):
+            error = RequestError("The logits are NaN.", code="numerical_error", status_code=500)
+            return Result(request, (), Usage(0, 0, 0), error, 0.5)
+        choices = tuple(Choice(f"[{p}]", i, None, "stop") for i, p in enumerate(prompts))
+        num_prompt, num_completion = sum(map(len, prompts)), 2 + len(prompts[0])
+        usage = Usage(num_prompt, num_completion, num_prompt + num_completion)
+        return Result(request, choices, usage, None, 0.25)
+
+    def _note(self, request: Request) -> None:
+        # After the yield: the job has taken the result by now.
+        if self.backend.log is not None:
+            with self.backend.log.open("a") as log:
+                log.write(f"{request.key}\n")

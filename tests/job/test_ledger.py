@@ -1,0 +1,170 @@
+"""Laws of the ledger."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from aobatch.errors import InputError, StorageError
+from aobatch.job import ledger as module
+from aobatch.job.ledger import Ledger, Record
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Give the place of a ledger."""
+    return tmp_path / "ledger.sqlite3"
+
+
+@pytest.fixture
+def ledger(path: Path) -> Iterator[Ledger]:
+    """Give an empty ledger."""
+    with closing(Ledger(path)) as ledger:
+        yield ledger
+
+
+def record(number: int, body: bytes = b"{}") -> Record:
+    """Give a record whose key is a number."""
+    return Record(f"{number:032x}", 200, body, 2, 3, 0.25)
+
+
+def num_committed(path: Path) -> int:
+    """Count the results that another process sees."""
+    with closing(sqlite3.connect(path)) as connection:
+        return int(connection.execute("SELECT count(*) FROM results").fetchone()[0])
+
+
+def test_record_comes_back_as_it_was(ledger: Ledger) -> None:
+    """A result is found by its key, before and after it is committed."""
+    ledger.add(record(1, b"\x00 body"))
+
+    assert ledger.find(record(1).key) == record(1, b"\x00 body")
+    assert record(1).key in ledger
+    assert record(2).key not in ledger
+    assert ledger.find(record(2).key) is None
+
+
+def test_results_outlive_the_process(path: Path) -> None:
+    """A ledger opened again has what was added before it was closed."""
+    with closing(Ledger(path)) as ledger:
+        ledger.add(record(1))
+
+    with closing(Ledger(path)) as ledger:
+        assert len(ledger) == 1
+
+
+def test_first_result_of_a_key_stays(ledger: Ledger) -> None:
+    """A result that comes twice does not replace the one that is known."""
+    ledger.add(record(1, b"first"))
+    ledger.add(record(1, b"second"))
+
+    found = ledger.find(record(1).key)
+    assert found is not None
+    assert found.body == b"first"
+
+
+def test_repeated_first_result_opens_no_second_transaction(ledger: Ledger) -> None:
+    """A group may begin with a result that changes nothing."""
+    ledger.add(record(1))
+    ledger.commit()
+
+    for number in (1, 1, 2):
+        ledger.add(record(number))
+
+    assert len(ledger) == 2
+
+
+def test_full_group_is_committed(ledger: Ledger, path: Path) -> None:
+    """256 results are durable without waiting for the second to pass."""
+    for number in range(module.COMMIT_RESULTS - 1):
+        ledger.add(record(number))
+    assert num_committed(path) < module.COMMIT_RESULTS - 1
+
+    ledger.add(record(module.COMMIT_RESULTS))
+
+    assert num_committed(path) == module.COMMIT_RESULTS
+
+
+def test_lone_result_is_committed_in_time(
+    ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A result becomes durable though no other one follows it."""
+    monkeypatch.setattr(module, "COMMIT_SECONDS", 0.05)
+    ledger.add(record(1))
+
+    deadline = time.monotonic() + 10
+    while not num_committed(path) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert num_committed(path) == 1
+
+
+def test_statistics_add_up_over_runs(path: Path) -> None:
+    """Counts of several runs are summed, and their wall time is measured."""
+    for _ in range(2):
+        with closing(Ledger(path)) as ledger:
+            ledger.add_statistics({"num_steps": 3, "decode_seconds": 0.5})
+
+    with closing(Ledger(path)) as ledger:
+        statistics = ledger.statistics
+    assert (statistics["num_steps"], statistics["decode_seconds"]) == (6, 1.0)
+    assert statistics["wall_seconds"] > 0
+
+
+def test_claim_names_what_differs(ledger: Ledger) -> None:
+    """Settings of an earlier run hold; others are refused by name, new ones are added."""
+    ledger.claim({"seed": "1", "mode": "raw"})
+    ledger.claim({"seed": "1", "model": "fp"})
+
+    with pytest.raises(InputError, match=r"another seed \(was 1, is 2\), mode \(was raw, is x\)"):
+        ledger.claim({"seed": "2", "mode": "x", "model": "fp"})
+    assert ledger.settings == {"seed": "1", "mode": "raw", "model": "fp"}
+
+
+def test_foreign_file_is_refused(path: Path) -> None:
+    """A file that is no database is an error in one sentence."""
+    path.write_bytes(b"something else" * 100)
+
+    with pytest.raises(InputError, match="--restart"):
+        Ledger(path)
+
+
+def test_other_version_is_refused(path: Path) -> None:
+    """A ledger of a later version is not touched."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+
+    with pytest.raises(InputError, match="another version"):
+        Ledger(path)
+
+
+def test_full_disk_is_reported(ledger: Ledger) -> None:
+    """A database that cannot grow ends the job with a storage error, not with lost results."""
+    ledger.add(record(1))
+    ledger.commit()
+    ledger._connection.execute("PRAGMA max_page_count = 1")
+
+    with pytest.raises(StorageError, match="make room"):
+        ledger.add(record(2, b"x" * 100_000))
+    assert record(1).key in ledger
+
+
+def test_failed_late_commit_stops_the_job(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the committing thread reaches the thread of the job."""
+    monkeypatch.setattr(module, "COMMIT_SECONDS", 60)
+    error = StorageError("full")
+
+    def fail() -> None:
+        raise error
+
+    ledger.add(record(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "commit", fail)
+        ledger._commit_late()
+
+    with pytest.raises(StorageError, match="full"):
+        ledger.commit()
+    ledger._failure = None

@@ -1,0 +1,87 @@
+"""Laws of the usage report."""
+
+import numpy as np
+import pytest
+
+from aobatch.api.response import Usage
+from aobatch.job.report import CountedChoice, CountedCompletion, UsageTally, percentiles
+from aobatch.job.table import printable, report_table
+
+
+def completion(model: str, num_prompt: int, num_completion: int) -> CountedCompletion:
+    """Give a completion of one choice."""
+    usage = Usage(num_prompt, num_completion, num_prompt + num_completion)
+    return CountedCompletion(model, (CountedChoice("stop"),), usage)
+
+
+@pytest.fixture
+def tally() -> UsageTally:
+    """Give a tally of three answers and two failures."""
+    tally = UsageTally()
+    tally.add_completion(completion("a", 10, 1), "ada", 0.5)
+    tally.add_completion(completion("a", 20, 2), None, 1.5)
+    tally.add_completion(completion("b", 1000, 3000), "ada", 2.5)
+    tally.add_failure("invalid_type", None, None)
+    tally.add_failure("model_not_found", "c\x1b[2J", "ada")
+    return tally
+
+
+@pytest.mark.parametrize("grouping", ["by_model", "by_user"])
+def test_groups_add_up_to_the_whole(tally: UsageTally, grouping: str) -> None:
+    """Every line is in one group by model and in one by user."""
+    report = tally.report({})
+    groups = getattr(report, grouping)
+
+    assert sum(group.requests for group in groups) == report.requests.total == 5
+    assert sum(group.failed for group in groups) == report.requests.failed == 2
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        assert sum(getattr(group, name) for group in groups) == getattr(report.usage, name)
+
+
+def test_report_counts_reasons_and_codes(tally: UsageTally) -> None:
+    """Finish reasons count choices, codes count failed lines."""
+    report = tally.report({"wall_seconds": 2.0})
+
+    assert report.finish_reasons == {"stop": 3}
+    assert report.requests.failed_by_code == {"invalid_type": 1, "model_not_found": 1}
+    assert report.tokens_per_second == 3003 / 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 99, 100, 101])
+def test_percentiles_are_nearest_rank(count: int) -> None:
+    """The percentiles are those of numpy's inverted distribution function."""
+    values = [(7919 * i) % 1009 for i in range(count)]
+
+    found = percentiles(values)
+
+    expected = np.percentile(values, [50, 90, 99], method="inverted_cdf")
+    assert [found.p50, found.p90, found.p99] == expected.tolist()
+
+
+def test_percentiles_of_nothing_are_null() -> None:
+    """A job without answers has no percentiles."""
+    assert percentiles([]).p50 is None
+
+
+def test_table_is_aligned_and_harmless(tally: UsageTally) -> None:
+    """Columns end at the same place, and a model's name cannot steer the terminal."""
+    table = report_table(tally.report({"wall_seconds": 2.0}))
+
+    header, *rows = table.splitlines()[:6]
+    assert {len(row) for row in rows} == {len(header)}
+    assert rows[-1].split() == ["all", "5", "2", "1,030", "3,003", "4,033"]
+    assert "\x1b" not in table
+    assert "c\\u001b[2J" in table
+
+
+def test_table_of_an_empty_job_has_no_percentiles() -> None:
+    """A report without lines can be laid out."""
+    table = report_table(UsageTally().report({}))
+
+    assert table.splitlines()[1].split() == ["all", "0", "0", "0", "0", "0"]
+
+
+def test_long_text_is_cut() -> None:
+    """Text of a request takes a bounded place."""
+    assert printable("x" * 41) == "x" * 39 + "…"
+    assert printable("x" * 40) == "x" * 40
