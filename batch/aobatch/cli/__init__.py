@@ -1,0 +1,1 @@
+"""The command line: options to values, errors to exit codes."""

@@ -1,0 +1,98 @@
+"""`aobatch complete`: one request from the command line."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aobatch.api.body import PARAMETERS, Parameter
+from aobatch.api.kinds import Boolean
+from aobatch.cli.signals import interruptible
+
+if TYPE_CHECKING:
+    from aobatch.engine.streaming import Delta
+
+HELP = """Complete one prompt; - reads it from standard input.
+
+\b
+Examples:
+  aobatch complete "Once upon a time" --max-tokens 60 --stream
+  aobatch complete "2 + 2 =" --temperature 0 --stop '["\\n"]' --json
+  aobatch complete - --n 3 < prompt.txt
+"""
+
+
+class JsonValue(click.ParamType[Any]):
+    """A JSON value; what is no JSON is text, so that plain words need no quotes."""
+
+    name = "value"
+
+    def __init__(self, *, is_text: bool) -> None:
+        self._is_text = is_text
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> object:
+        """Read a value; one that is to be text is taken as it stands unless it is an array."""
+        del param, ctx
+        text = str(value)
+        if self._is_text and not text.startswith("["):
+            return text
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+
+
+def parameter_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add an option for every parameter of a request."""
+    for parameter in reversed(list(PARAMETERS.values())):
+        if parameter.name != "prompt":
+            command = _option(parameter)(command)
+    return command
+
+
+def _option(parameter: Parameter) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    flag = f"--{parameter.name.replace('_', '-')}"
+    names = (flag, "-m", parameter.name) if parameter.name == "model" else (flag, parameter.name)
+    if isinstance(parameter.kind, Boolean):
+        return click.option(*names, is_flag=True, default=None, help=parameter.doc)
+    is_text = "string" in parameter.kind.describe()
+    value = JsonValue(is_text=is_text)
+    return click.option(*names, type=value, metavar="VALUE", help=parameter.doc)
+
+
+@click.command(help=HELP)
+@click.argument("prompt")
+@parameter_options
+@click.option("--json", "as_json", is_flag=True, help="Print the whole response object.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
+def complete(prompt: str, threads: int | None, *, as_json: bool, **fields: object) -> None:
+    """Complete one prompt."""
+    import msgspec
+
+    from aobatch.cli.progress import stage_progress
+    from aobatch.engine.config import EngineConfig
+    from aobatch.executors.local import LocalBackend
+    from aobatch.job.single import complete_one
+
+    body = {name: value for name, value in fields.items() if value is not None}
+    body["prompt"] = sys.stdin.read() if prompt == "-" else prompt
+    with interruptible(), stage_progress(is_quiet=False) as stages:
+        config = EngineConfig(max_num_seqs=128)
+        backend = LocalBackend(config, threads or len(os.sched_getaffinity(0)), stages)
+        completion = complete_one(body, backend, None if as_json else _print_piece)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(completion), indent=2))
+    elif body.get("stream"):
+        click.echo()
+    else:
+        click.echo("\n\n".join(choice.text for choice in completion.choices))
+
+
+def _print_piece(delta: "Delta") -> None:
+    if delta.choice.index == 0:
+        click.echo(delta.choice.text, nl=False)

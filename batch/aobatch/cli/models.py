@@ -1,0 +1,89 @@
+"""`aobatch models`: list, fetch, convert and inspect models."""
+
+from pathlib import Path
+
+import click
+
+from aobatch.cli.console import say
+from aobatch.cli.signals import interruptible
+
+
+@click.group()
+def models() -> None:
+    """List, fetch, convert and inspect models."""
+
+
+@models.command("list")
+def list_() -> None:
+    """List the models that there are, and which of them are ready."""
+    from aobatch.models.catalogue import list_models
+
+    rows = [("name", "state", "precision", "size", "licence", "aliases")]
+    for row in list_models():
+        size = f"{row.size_bytes / 2**20:,.0f} MiB" if row.size_bytes else ""
+        aliases = ", ".join(row.aliases)
+        state = "ready" if row.is_ready else "not pulled"
+        rows.append((row.name, state, row.precision, size, row.licence, aliases))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
+        click.echo(line.rstrip())
+
+
+@models.command()
+@click.argument("name")
+@click.option(
+    "--precision",
+    type=click.Choice(["int8", "fp32"]),
+    help="Other than the list's own: makes a model called NAME-PRECISION.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+def pull(name: str, precision: str | None, *, quiet: bool) -> None:
+    """Fetch a model of the list and convert it."""
+    from aobatch.cli.progress import stage_progress
+    from aobatch.executors.local import pull as pull_model
+
+    with interruptible(), stage_progress(is_quiet=quiet) as progress:
+        folder = pull_model(name, progress, precision)
+    if not quiet:
+        say(f"{folder.manifest.name} is ready in {folder.path}")
+
+
+@models.command("import")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("name")
+@click.option(
+    "--precision",
+    type=click.Choice(["int8", "fp32"]),
+    default="int8",
+    show_default=True,
+    help="How the weights are kept.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+def import_(path: Path, name: str, precision: str, *, quiet: bool) -> None:
+    """Convert the GGUF file at PATH into a model called NAME."""
+    from aobatch.cli.progress import stage_progress
+    from aobatch.models.catalogue import import_gguf
+    from aobatch.runners.scoring import score_texts
+
+    with interruptible(), stage_progress(is_quiet=quiet) as progress:
+        folder = import_gguf(path, name, precision=precision, progress=progress, scorer=score_texts)
+    if not quiet:
+        say(f"{folder.manifest.name} is ready in {folder.path}")
+
+
+@models.command()
+@click.argument("name")
+def inspect(name: str) -> None:
+    """Print what is known of a model, as JSON."""
+    import msgspec
+
+    from aobatch.errors import ModelError, RequestError
+    from aobatch.models.catalogue import resolve
+
+    try:
+        folder = resolve(name)
+    except RequestError as error:
+        raise ModelError(error.message) from error
+    facts = {"path": str(folder.path), **msgspec.to_builtins(folder.manifest)}
+    click.echo(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode())

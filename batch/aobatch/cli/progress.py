@@ -1,0 +1,130 @@
+"""Progress on standard error: a bar for people, a line now and then for logs."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import NoReturn
+
+from tqdm import tqdm
+
+from aobatch.cli.console import is_terminal, say
+from aobatch.job.progress import Progress, Silent
+
+LINE_SECONDS = 30.0
+
+
+class Bar:
+    """A bar on a terminal; one that was closed does not stop the job."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[NoReturn] | None = None
+        self._num_tokens = 0
+
+    def start(self, total: int, known: int) -> None:
+        """Draw the bar."""
+        with suppress(OSError):
+            self._bar = tqdm(
+                total=total, initial=known, unit="line", dynamic_ncols=True, leave=False
+            )
+
+    def advance(self, num_lines: int, num_tokens: int) -> None:
+        """Move the bar."""
+        self._num_tokens += num_tokens
+        if self._bar is not None:
+            with suppress(OSError):
+                self._bar.set_postfix(tokens=self._num_tokens, refresh=False)
+                self._bar.update(num_lines)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            with suppress(OSError):
+                self._bar.close()
+
+
+class Lines:
+    """A line each 30 seconds, whether anything finished meanwhile or not."""
+
+    def __init__(self, seconds: float = LINE_SECONDS) -> None:
+        self._seconds = seconds
+        self._stopped = threading.Event()
+        self._total = self._known = self._num_lines = self._num_tokens = 0
+        self._started = time.monotonic()
+
+    def start(self, total: int, known: int) -> None:
+        """Say what there is to do and begin to report."""
+        self._total, self._known = total, known
+        say(f"{total:,} lines" + (f", {known:,} results kept from before" if known else ""))
+        threading.Thread(target=self._report, daemon=True).start()
+
+    def advance(self, num_lines: int, num_tokens: int) -> None:
+        """Count an answer."""
+        self._num_lines += num_lines
+        self._num_tokens += num_tokens
+
+    def close(self) -> None:
+        """Report no more."""
+        self._stopped.set()
+
+    def _report(self) -> None:
+        while not self._stopped.wait(self._seconds):
+            speed = self._num_tokens / (time.monotonic() - self._started)
+            answered = self._known + self._num_lines
+            say(f"{answered:,} of {self._total:,} lines, {speed:,.1f} new tokens a second")
+
+
+class StageBars:
+    """A bar for each stage of fetching and converting a model."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._bar: tqdm[NoReturn] | None = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show how far a stage is."""
+        if stage != self._stage:
+            self.close()
+            self._stage, self._bar = stage, tqdm(total=total, desc=stage, dynamic_ncols=True)
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+        if done >= total:
+            self.close()
+
+    def close(self) -> None:
+        """Leave the last bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class StageLines:
+    """A line for each stage of fetching and converting a model."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+
+    def __call__(self, stage: str, _done: int, _total: int) -> None:
+        """Say a stage when it begins."""
+        if stage != self._stage:
+            say(stage)
+        self._stage = stage
+
+
+def job_progress(*, is_quiet: bool) -> Progress:
+    """Choose how to show a job."""
+    if is_quiet:
+        return Silent()
+    return Bar() if is_terminal() else Lines()
+
+
+@contextmanager
+def stage_progress(*, is_quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Choose how to show a model being fetched and converted."""
+    if is_quiet:
+        yield lambda _stage, _done, _total: None
+    elif is_terminal():
+        with closing(StageBars()) as bars:
+            yield bars
+    else:
+        yield StageLines()

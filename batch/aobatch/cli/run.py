@@ -1,0 +1,189 @@
+"""`aobatch run`: answer every request of the input files."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+
+import click
+
+from aobatch.cli.console import say
+from aobatch.cli.failures import EXIT_CODES
+from aobatch.cli.help import GroupedCommand
+from aobatch.cli.parameters import ByteSize, NamedValue
+from aobatch.cli.signals import interruptible
+from aobatch.errors import UsageError
+
+if TYPE_CHECKING:
+    from aobatch.executors import Backend
+    from aobatch.job.config import JobConfig
+    from aobatch.job.runner import JobOutcome
+
+HELP = """Answer every request of the input files.
+
+\b
+Examples:
+  aobatch run jobs/poems.jsonl
+  aobatch run jobs/*.jsonl.gz -o answers.jsonl.zst --default max_tokens=64
+  grep french jobs/all.jsonl | aobatch run - -o - | jq -r '.choices[0].text'
+
+IN is a file of one request a line (.jsonl, .ndjson, also with .gz .zst .bz2 .lz4), or - for
+standard input. The output has one line for each of them, in their order, and appears when the
+last one is answered. The same command goes on where it was stopped, and does nothing when it had
+finished.
+"""
+
+EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>5}  {text}" for code, text in EXIT_CODES.items())
+
+
+class RunOptions(TypedDict):
+    """What the command line gives."""
+
+    inputs: tuple[Path, ...]
+    output: Path | None
+    model: str | None
+    default: tuple[tuple[str, object], ...]
+    seed: int
+    ignore_unknown: bool
+    clamp_max_tokens: bool
+    logprobs_mode: Literal["raw", "processed"]
+    max_num_seqs: int
+    kv_cache_bytes: int
+    threads: int | None
+    max_failures: str
+    restart: bool
+    quiet: bool
+
+
+class RunCommand(GroupedCommand):
+    """The command with its options in groups."""
+
+    option_groups = {  # noqa: RUF012 - declared as a ClassVar in GroupedCommand
+        "Files": ("output", "restart", "max_failures"),
+        "Requests": ("model", "default", "ignore_unknown", "clamp_max_tokens", "logprobs_mode"),
+        "Sampling": ("seed",),
+        "Machine": ("max_num_seqs", "kv_cache_bytes", "threads"),
+    }
+
+
+@click.command(cls=RunCommand, help=HELP, epilog=EPILOG)
+@click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    type=click.Path(path_type=Path),
+    help="Where the answers go; - is standard output. Default: a.jsonl gives a.out.jsonl.",
+)
+@click.option("--restart", is_flag=True, help="Discard what an earlier run computed.")
+@click.option(
+    "--max-failures",
+    metavar="N|P%",
+    default="0",
+    show_default=True,
+    help="Lines that may fail without exit code 1.",
+)
+@click.option("-m", "--model", metavar="NAME", help="The model of lines that name none.")
+@click.option(
+    "--default",
+    metavar="NAME=VALUE",
+    type=NamedValue(),
+    multiple=True,
+    help="A body field for lines that leave it out, as JSON; may be repeated.",
+)
+@click.option("--ignore-unknown", is_flag=True, help="Ignore body fields that do not exist.")
+@click.option(
+    "--clamp-max-tokens", is_flag=True, help="Shorten max_tokens to what the context holds."
+)
+@click.option(
+    "--logprobs-mode",
+    type=click.Choice(["raw", "processed"]),
+    default="raw",
+    show_default=True,
+    help="Logprobs of the model alone, or after bias, penalties and temperature.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of lines without one.")
+@click.option(
+    "--max-num-seqs",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Sequences decoded together.",
+)
+@click.option(
+    "--kv-cache-bytes",
+    metavar="SIZE",
+    type=ByteSize(),
+    default="4GiB",
+    show_default=True,
+    help="Memory for keys and values.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+def run(**options: Unpack[RunOptions]) -> None:
+    """Answer every request of the input files."""
+    from aobatch.cli.progress import job_progress, stage_progress
+    from aobatch.job.config import parse_allowance
+    from aobatch.job.runner import run_job
+
+    allowance = parse_allowance(options["max_failures"])
+    config = job_config(options)
+    with interruptible(), stage_progress(is_quiet=options["quiet"]) as stages:
+        backend = open_backend(options, stages)
+        outcome = run_job(config, backend, job_progress(is_quiet=options["quiet"]))
+    if not options["quiet"]:
+        say_outcome(outcome, config)
+    counts = outcome.report.requests
+    if not allowance.allows(counts.failed, counts.total):
+        say(
+            f"aobatch: {counts.failed:,} of {counts.total:,} lines failed, more than "
+            f"--max-failures {options['max_failures']} allows"
+        )
+        raise click.exceptions.Exit(1)
+
+
+def job_config(options: RunOptions) -> "JobConfig":
+    """Say what the options ask for; UsageError if they do not go together."""
+    from aobatch.job.config import JobConfig, default_output
+
+    output = options["output"]
+    if output is None and len(options["inputs"]) > 1:
+        message = "several inputs go into one output: name it with --output"
+        raise UsageError(message)
+    return JobConfig(
+        inputs=options["inputs"],
+        output=output or default_output(options["inputs"][0]),
+        model=options["model"],
+        defaults=dict(options["default"]),
+        ignore_unknown=options["ignore_unknown"],
+        is_restart=options["restart"],
+    )
+
+
+def open_backend(options: RunOptions, stages: Callable[[str, int, int], None]) -> "Backend":
+    """Choose where requests are computed."""
+    from aobatch.engine.config import EngineConfig
+    from aobatch.executors.local import LocalBackend
+
+    config = EngineConfig(
+        max_num_seqs=options["max_num_seqs"],
+        kv_cache_bytes=options["kv_cache_bytes"],
+        seed=options["seed"],
+        clamp_max_tokens=options["clamp_max_tokens"],
+        logprobs_mode=options["logprobs_mode"],
+    )
+    threads = options["threads"] or len(os.sched_getaffinity(0))
+    return LocalBackend(config, threads, stages)
+
+
+def say_outcome(outcome: "JobOutcome", config: "JobConfig") -> None:
+    """Show the usage report and where the answers are."""
+    from aobatch.job.config import STREAM
+    from aobatch.job.table import report_table
+
+    if outcome.was_finished:
+        say(f"{config.output} was finished already")
+        return
+    say(report_table(outcome.report))
+    if config.output != STREAM:
+        say(f"answers in {config.output}, report in {config.output}.usage.json")

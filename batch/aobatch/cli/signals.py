@@ -1,0 +1,47 @@
+"""Signals that end a run: the first one cleanly, the second one at once."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(KeyboardInterrupt):
+    """The first signal; it unwinds the job, which keeps its results on the way."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn the first signal in the block into Interrupted; a second one kills."""
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
+    # nohup and a shell's background jobs ignore signals on purpose.
+    caught = [number for number in STOPPING if handlers[number] not in {signal.SIG_IGN, None}]
+    for number in caught:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, handlers[number])
+
+
+def die_by(number: int) -> NoReturn:
+    """End the process by a signal, so that shells and make see what happened."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    raise SystemExit(128 + number)
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    for other in STOPPING:
+        if signal.getsignal(other) == _interrupt:
+            signal.signal(other, signal.SIG_DFL)
+    raise Interrupted(number)

@@ -1,0 +1,26 @@
+"""Fixtures of the command line's tests: the fake backend in place of a model."""
+
+import sys
+from pathlib import Path
+
+import click.testing
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "job"))
+
+from fakes import FakeBackend
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
+    """Give the backend that the command opens."""
+    backend = FakeBackend()
+    monkeypatch.setattr("aobatch.cli.run.open_backend", lambda _options, _stages: backend)
+    return backend
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> click.testing.CliRunner:
+    """Give a runner whose working folder is empty."""
+    monkeypatch.chdir(tmp_path)
+    return click.testing.CliRunner()

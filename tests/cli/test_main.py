@@ -1,0 +1,106 @@
+"""Laws of the command as a whole: help, versions, errors and exit codes."""
+
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from aobatch import errors
+from aobatch.cli import failures
+from aobatch.cli.main import Commands, aobatch
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_names_every_command(runner: CliRunner, option: str) -> None:
+    """Both options print all commands on standard output."""
+    result = runner.invoke(aobatch, [option])
+
+    assert result.exit_code == 0
+    for name, (_, sentence) in Commands.lazy_commands.items():
+        assert f"{name} " in result.stdout
+        assert sentence in result.stdout
+
+
+@pytest.mark.parametrize("name", Commands.lazy_commands)
+def test_help_says_what_the_command_says(name: str) -> None:
+    """The sentence that is known without importing a command is the command's own."""
+    with click.Context(aobatch) as ctx:
+        command = aobatch.get_command(ctx, name)
+
+    assert command is not None
+    sentence = command.get_short_help_str(limit=1000).rstrip(".")
+    assert sentence == Commands.lazy_commands[name][1].rstrip(".")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Neither the help nor a command's help waits for numpy, pyarrow or the runtime."""
+    script = (
+        "import sys; from click.testing import CliRunner; from aobatch.cli.main import aobatch\n"
+        "for args in ['--help'], ['run', '--help'], ['models', '--help']:\n"
+        "    assert CliRunner().invoke(aobatch, args).exit_code == 0\n"
+        "print({'numpy', 'pyarrow', 'onnxruntime', 'msgspec', 'tqdm'} & {*sys.modules})"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert result.stdout.strip() == "set()"
+
+
+def test_module_is_the_command() -> None:
+    """`python -m aobatch` names itself aobatch and prints versions."""
+    result = subprocess.run(
+        [sys.executable, "-m", "aobatch", "--version"], capture_output=True, text=True, check=True
+    )
+
+    assert result.stdout.startswith("aobatch ")
+    assert "onnxruntime 1." in result.stdout
+
+
+def test_unknown_command_is_an_error_of_usage(runner: CliRunner) -> None:
+    """A typing error in a command exits 2."""
+    assert runner.invoke(aobatch, ["rum"]).exit_code == 2
+
+
+def test_every_job_error_has_a_documented_exit_code() -> None:
+    """The table in the help knows the code of each error that can end a job."""
+    kinds = [errors.JobError, *errors.JobError.__subclasses__()]
+
+    assert {kind.exit_code for kind in kinds} <= set(failures.EXIT_CODES)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (errors.InputError("a.jsonl is bad"), 65, "aobatch: error: a.jsonl is bad\n"),
+        (errors.BusyError("busy"), 75, "aobatch: error: busy\n"),
+        (OSError(28, "No space left on device"), 74, "No space left on device"),
+        (KeyError("x"), 70, "internal error: KeyError: 'x'; please report it"),
+    ],
+)
+def test_errors_become_one_sentence(
+    capsys: pytest.CaptureFixture[str], error: Exception, code: int, words: str
+) -> None:
+    """Every error is one line on standard error, without a traceback, and its exit code."""
+    with pytest.raises(click.exceptions.Exit) as exit_, failures.reported_failures():
+        raise error
+
+    captured = capsys.readouterr()
+    assert exit_.value.exit_code == code
+    assert words in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_traceback_is_shown_on_demand(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AOBATCH_DEBUG=1 adds the traceback to the sentence."""
+    monkeypatch.setenv("AOBATCH_DEBUG", "1")
+
+    with pytest.raises(click.exceptions.Exit), failures.reported_failures():
+        raise errors.InputError
+
+    assert "Traceback (most recent call last)" in capsys.readouterr().err

@@ -1,0 +1,53 @@
+"""Laws of option values."""
+
+import pytest
+from click import BadParameter
+
+from aobatch.cli.parameters import ByteSize, NamedValue
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1", 1),
+        ("1000000", 1000000),
+        ("4GiB", 4 * 2**30),
+        ("4gb", 4 * 2**30),
+        ("512M", 512 * 2**20),
+        ("1.5 KiB", 1536),
+        ("2TiB", 2**41),
+        ("7B", 7),
+    ],
+)
+def test_sizes_are_powers_of_1024(text: str, size: int) -> None:
+    """A size is a number with or without a unit."""
+    assert ByteSize().convert(text, None, None) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "4 G iB", "1e9", "GiB", "4XiB"])
+def test_wrong_sizes_are_refused(text: str) -> None:
+    """Nothing else is a size."""
+    with pytest.raises(BadParameter, match="not a size"):
+        ByteSize().convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [
+        ("temperature=0.5", ("temperature", 0.5)),
+        ('stop=["a=b"]', ("stop", ["a=b"])),
+        ("user=ada", ("user", "ada")),
+        ("user=", ("user", "")),
+        ("echo=true", ("echo", True)),
+    ],
+)
+def test_values_are_json_or_text(text: str, pair: tuple[str, object]) -> None:
+    """A value is what its JSON says, and text if it is no JSON."""
+    assert NamedValue().convert(text, None, None) == pair
+
+
+@pytest.mark.parametrize("text", ["temperature", "=1", ""])
+def test_pairs_need_a_name_and_a_value(text: str) -> None:
+    """What has no name or no equals sign is refused."""
+    with pytest.raises(BadParameter, match="not NAME=VALUE"):
+        NamedValue().convert(text, None, None)

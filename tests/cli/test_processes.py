@@ -1,0 +1,93 @@
+"""Laws of the command as a process: signals and streams that go away."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, Path(__file__).with_name("fake_command.py")]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Give an input of 400 requests."""
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(f'{{"prompt":"p{number}"}}\n' for number in range(400)))
+    return path
+
+
+def test_closed_standard_error_does_not_fail_the_job(source: Path) -> None:
+    """A job whose terminal went away finishes."""
+    command = [*map(str, COMMAND), "0", "run", str(source)]
+
+    result = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *command], check=False)
+
+    assert result.returncode == 0
+    assert len(source.with_name("in.out.jsonl").read_bytes().splitlines()) == 400
+
+
+def test_broken_standard_error_does_not_fail_the_job(source: Path) -> None:
+    """A job whose log reader died finishes."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+
+    result = subprocess.run([*COMMAND, "0", "run", source], stderr=write_end, check=False)
+
+    os.close(write_end)
+    assert result.returncode == 0
+    assert len(source.with_name("in.out.jsonl").read_bytes().splitlines()) == 400
+
+
+def test_reader_that_left_ends_the_command_quietly(source: Path) -> None:
+    """`aobatch run IN -o - | head -1` dies as other filters do and can be run again."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [*COMMAND, "0", "run", source, "-q", "-o", "-"]
+
+    result = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, check=False)
+
+    os.close(write_end)
+    assert result.returncode == -signal.SIGPIPE
+    assert result.stderr == b""
+    again = subprocess.run(command, capture_output=True, check=True)
+    assert len(again.stdout.splitlines()) == 400
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_first_signal_stops_cleanly(source: Path, number: signal.Signals) -> None:
+    """The command says that it was stopped, dies by the signal and keeps its state."""
+    process = subprocess.Popen([*COMMAND, "0.01", "run", source], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "400 lines\n"
+
+    process.send_signal(number)
+
+    _, message = process.communicate(timeout=10)
+    assert process.returncode == -number
+    assert message == f"aobatch: stopped by {number.name}; what is done is kept, run again\n"
+    assert source.with_name("in.out.jsonl.aobatch").is_dir()
+
+
+def test_second_signal_kills_at_once() -> None:
+    """A command that cannot stop cleanly obeys the second signal."""
+    stuck = (
+        "import time, signal; from aobatch.cli.signals import interruptible\n"
+        "with interruptible():\n"
+        "    try:\n"
+        "        print('ready', flush=True); time.sleep(60)\n"
+        "    finally:\n"
+        "        print('stopping', flush=True); time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", stuck], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    for word in ("ready", "stopping"):
+        assert process.stdout.readline().strip() == word
+        process.send_signal(signal.SIGTERM)
+
+    assert process.wait(10) == -signal.SIGTERM
+    process.stdout.close()

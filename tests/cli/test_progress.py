@@ -1,0 +1,85 @@
+"""Laws of progress on standard error."""
+
+import time
+
+import pytest
+
+from aobatch.cli import progress
+from aobatch.cli.console import say
+from aobatch.cli.progress import Bar, Lines, StageBars, StageLines
+
+
+def test_lines_report_while_nothing_finishes(capsys: pytest.CaptureFixture[str]) -> None:
+    """A log shows that the job lives, though no request has finished since the last line."""
+    lines = Lines(seconds=0.01)
+    lines.start(1200, 200)
+    lines.advance(1, 50)
+
+    text = ""
+    deadline = time.monotonic() + 10
+    while text.count("201 of 1,200 lines") < 2 and time.monotonic() < deadline:
+        text += capsys.readouterr().err
+        time.sleep(0.01)
+    lines.close()
+
+    assert text.startswith("1,200 lines, 200 results kept from before\n")
+    assert text.count("201 of 1,200 lines") >= 2
+
+
+def test_bar_counts_lines_and_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    """A bar begins at what is known already."""
+    bar = Bar()
+    bar.start(10, 4)
+    bar.advance(1, 50)
+    bar.close()
+
+    assert "4/10" in capsys.readouterr().err
+
+
+def test_bar_can_end_before_it_began() -> None:
+    """A job that stops early closes a bar that was never drawn."""
+    bar = Bar()
+    bar.advance(1, 1)
+    bar.close()
+
+
+def test_stages_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A log has one line for each stage, however often it moves."""
+    lines = StageLines()
+    for stage, done in (("download", 0), ("download", 5), ("convert", 1)):
+        lines(stage, done, 10)
+
+    assert capsys.readouterr().err == "download\nconvert\n"
+
+
+def test_stages_have_a_bar_each(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal each stage is drawn to its end."""
+    bars = StageBars()
+    for stage, done in (("download", 0), ("download", 10), ("convert", 10)):
+        bars(stage, done, 10)
+    bars.close()
+
+    text = capsys.readouterr().err
+    assert "download: 100%" in text
+    assert "convert: 100%" in text
+
+
+@pytest.mark.parametrize(
+    ("is_quiet", "is_terminal", "kind"),
+    [(True, True, "Silent"), (False, True, "Bar"), (False, False, "Lines")],
+)
+def test_bar_is_for_terminals(
+    monkeypatch: pytest.MonkeyPatch, is_quiet: bool, is_terminal: bool, kind: str
+) -> None:
+    """Logs get lines, people a bar, quiet jobs nothing."""
+    monkeypatch.setattr(progress, "is_terminal", lambda: is_terminal)
+
+    assert type(progress.job_progress(is_quiet=is_quiet)).__name__ == kind
+
+
+def test_say_writes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing for people is mixed with data."""
+    say("hello")
+
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "hello\n")
