@@ -1,0 +1,101 @@
+"""Laws on the real default model: the reference's numbers, int8 close to them, rows independent."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from aobatch.models.catalogue import ensure
+from aobatch.models.folder import ModelFolder
+from aobatch.models.quality import chunks_of, quality_text
+from aobatch.models.tokenizer import load_tokenizer
+from aobatch.runners import Chunk
+from aobatch.runners.onnx import OnnxRunner
+from aobatch.runners.scoring import score_texts
+
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture(scope="session")
+def folders() -> dict[str, ModelFolder]:
+    """Give the default model in both precisions, fetched if it is not here."""
+    return {
+        precision: ensure(None, lambda *_: None, score_texts, precision)
+        for precision in ("int8", "fp32")
+    }
+
+
+@pytest.fixture(scope="session")
+def golden(data: Path) -> list[dict[str, list[float]]]:
+    """Give prompts with the reference's tokens, logprobs and margins."""
+    return json.loads((data / "smollm2-135m-instruct.json").read_text())["cases"]
+
+
+def test_prompts_have_the_references_tokens(
+    folders: dict[str, ModelFolder], golden: list[dict[str, list[float]]]
+) -> None:
+    """The vocabulary out of the GGUF gives the reference's token ids."""
+    tokenizer = load_tokenizer(folders["int8"])
+
+    for case in golden:
+        assert case["prompt_token_ids"] == tokenizer.encode(case["prompt"]).tolist()
+
+
+def test_fp32_gives_the_references_logprobs(
+    folders: dict[str, ModelFolder], golden: list[dict[str, list[float]]]
+) -> None:
+    """Prompt logprobs are within 2e-3, greedy tokens equal wherever the margin exceeds 0.02."""
+    runner = OnnxRunner(folders["fp32"].path / "model.onnx", 2)
+    runner.reserve(1, 1024, [])
+    for case in golden:
+        ids, completion = np.array(case["prompt_token_ids"]), case["completion_token_ids"]
+        sequence = np.concatenate([ids, completion])
+        logits = runner.prefill([Chunk(0, 0, sequence, len(sequence))])
+        logprobs = log_softmax(logits, axis=1)
+        found = logprobs[np.arange(len(ids) - 1), ids[1:]]
+        np.testing.assert_allclose(case["prompt_logprobs"][1:], found, atol=2e-3)
+        best = logits[len(ids) - 1 : -1].argmax(axis=1)
+        is_clear = np.array(case["margin"]) > 0.02
+        np.testing.assert_array_equal(np.array(completion)[is_clear], best[is_clear])
+
+
+def test_int8_is_close_to_fp32(folders: dict[str, ModelFolder]) -> None:
+    """KL against fp32 is at most 0.015, as conversion measured and as measured here again."""
+    quality = folders["int8"].manifest.quality
+    chunks = chunks_of(load_tokenizer(folders["int8"]).encode(quality_text()))[::5]
+    divergences = []
+    for reference, found in zip(
+        score_texts(folders["fp32"].path / "model.onnx", chunks),
+        score_texts(folders["int8"].path / "model.onnx", chunks),
+        strict=True,
+    ):
+        expected = log_softmax(reference.astype(np.float64), axis=1)
+        distance = expected - log_softmax(found.astype(np.float64), axis=1)
+        divergences.append((np.exp(expected) * distance).sum(axis=1))
+
+    assert quality is not None
+    assert quality.num_tokens >= 4000
+    assert quality.kl <= 0.015
+    assert np.concatenate(divergences).mean() <= 0.015
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp32"])
+def test_a_row_alone_is_the_row_in_a_batch(folders: dict[str, ModelFolder], precision: str) -> None:
+    """Alone, among 7 and among 64 ragged rows, at 1 and 2 threads: the same bits."""
+    graph = folders[precision].path / "model.onnx"
+    tokens = np.random.default_rng(0).integers(17, 49152, (64, 20))
+
+    def computed(rows: list[int], threads: int) -> np.ndarray:
+        runner = OnnxRunner(graph, threads)
+        runner.reserve(len(rows), 256, [])
+        sizes = np.array([6 + row % 9 for row in rows])
+        chunks = [Chunk(i, 0, tokens[row, : sizes[i]], 1) for i, row in enumerate(rows)]
+        first = runner.prefill(chunks)[rows.index(5)].copy()
+        second = runner.decode(tokens[rows, 19], sizes)[rows.index(5)].copy()
+        return np.stack([first, second])
+
+    alone = computed([5], 2)
+    for rows, threads in ((range(1, 8), 2), (range(64), 2), (range(1, 8), 1)):
+        np.testing.assert_array_equal(alone, computed([*rows], threads))
