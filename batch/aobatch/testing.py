@@ -20,6 +20,7 @@ LIMITS = ModelLimits(
     eos_token_ids=(END_TOKEN,),
     document_start_token_id=END_TOKEN,
     adds_document_start=False,
+    infill_token_ids=(),
 )
 
 Script: TypeAlias = Callable[[tuple[int, ...]], Logits]

@@ -34,3 +34,7 @@ class EngineStatistics:
     decode_seconds: float = 0.0
     sample_seconds: float = 0.0
     max_rows: int = 0
+    suffixes_infilled: int = 0
+    """Prompts whose suffix the model read by its infill tokens."""
+    suffixes_resampled: int = 0
+    """Prompts whose suffix chose among candidates, the model having no infill tokens."""

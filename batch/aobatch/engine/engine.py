@@ -216,7 +216,15 @@ class Engine:
         if state.error is not None:
             return Result(state.request, (), Usage(0, 0, 0), state.error, seconds)
         for group in state.groups:
-            if len(group.suffix_token_ids) and group.num_sequences > 1:
-                score_suffix(self._runner, len(self._slots), group, self._tokenizer)
+            self._weigh_suffix(group)
         choices = choices_of(state, self._tokenizer)
         return Result(state.request, choices, usage_of(state), None, seconds)
+
+    def _weigh_suffix(self, group: SequenceGroup) -> None:
+        """Score the candidates by the suffix if that is what it is for, and count the way."""
+        is_resampled = len(group.suffix_token_ids) > 0
+        if is_resampled and group.num_sequences > 1 and group.max_tokens:
+            score_suffix(self._runner, len(self._slots), group, self._tokenizer)
+        has_suffix = bool(group.state.request.body.suffix)
+        self.statistics.suffixes_resampled += is_resampled
+        self.statistics.suffixes_infilled += has_suffix and not is_resampled

@@ -24,7 +24,7 @@ class ModelLimits:
     eos_token_ids: tuple[int, ...]
     document_start_token_id: int
     adds_document_start: bool
-    infill_token_ids: tuple[int, ...] = ()
+    infill_token_ids: tuple[int, ...]
     """The tokens ahead of a prefix, a suffix and the middle between them, if there are any."""
 
 

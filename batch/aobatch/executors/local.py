@@ -97,6 +97,7 @@ def open_engine(folder: ModelFolder, config: EngineConfig, threads: int) -> "Eng
         manifest.eos_token_ids,
         manifest.document_start_token_id,
         manifest.adds_document_start,
+        manifest.infill_token_ids,
     )
     return Engine(
         OnnxRunner(folder.path / "model.onnx", threads), load_tokenizer(folder), limits, config

@@ -56,7 +56,8 @@ def list_models() -> list[ModelRow]:
     known = {card.name for card in cards()}
     home = models_home()
     imported = sorted(path.parent for path in home.glob("*/model.toml"))
-    return rows + [_row_of_folder(open_folder(path)) for path in imported if path.name not in known]
+    others = [path for path in imported if path.name not in known and _is_current(path)]
+    return rows + [_row_of_folder(open_folder(path)) for path in others]
 
 
 def resolve(name: str | None) -> ModelFolder:

@@ -98,6 +98,7 @@ def _manifest(
         eos_token_ids=checkpoint.eos_token_ids,
         document_start_token_id=checkpoint.document_start_token_id,
         adds_document_start=checkpoint.adds_document_start,
+        infill_token_ids=checkpoint.infill_token_ids,
         digest=_digest(folder),
         quality=quality,
     )

@@ -40,6 +40,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     eos_token_ids: tuple[int, ...]
     document_start_token_id: int
     adds_document_start: bool
+    infill_token_ids: tuple[int, ...]
+    """Ahead of a prefix, a suffix and the middle; empty if there are no such tokens."""
     digest: str
     """sha256 over the graph, its data and the tokenizer."""
     quality: Quality | None = None

@@ -42,6 +42,8 @@ class Checkpoint:
     eos_token_ids: tuple[int, ...]
     document_start_token_id: int
     adds_document_start: bool
+    infill_token_ids: tuple[int, ...]
+    """Ahead of a prefix, a suffix and the middle; empty if there are no such tokens."""
     name: str
     licence: str
     source: str

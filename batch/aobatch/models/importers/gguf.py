@@ -46,6 +46,7 @@ def read_gguf(path: Path) -> Checkpoint:
         tokenizer_json=tokenizer_json(metadata),
         eos_token_ids=tokens.end,
         document_start_token_id=tokens.document_start,
+        infill_token_ids=tokens.infill,
         adds_document_start=bool(metadata.get("tokenizer.ggml.add_bos_token", False)),
         name=str(metadata.get("general.name", path.stem)),
         licence=str(metadata.get("general.license", "unknown")),

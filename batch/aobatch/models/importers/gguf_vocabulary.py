@@ -16,6 +16,13 @@ _END_NAMES = frozenset(
 )
 _DOCUMENT_SEPARATOR = "<|endoftext|>"
 
+# Metadata keys of infill tokens, and the names they have in vocabularies.
+_INFILL_TOKENS: Mapping[str, tuple[str, ...]] = {
+    "fim_pre": ("<|fim_prefix|>", "<fim_prefix>", "<fim-prefix>"),
+    "fim_suf": ("<|fim_suffix|>", "<fim_suffix>", "<fim-suffix>"),
+    "fim_mid": ("<|fim_middle|>", "<fim_middle>", "<fim-middle>"),
+}
+
 _BYTE_LEVEL = {
     "type": "ByteLevel",
     "add_prefix_space": False,
@@ -33,10 +40,12 @@ _PRE_TOKENIZERS: Mapping[str, list[dict[str, Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """The ids that end a completion, and the one a document starts with."""
+    """The ids that end a completion, start a document, and mark an infill."""
 
     end: tuple[int, ...]
     document_start: int
+    infill: tuple[int, ...]
+    """Ahead of a prefix, a suffix and the middle; empty if the model has no such tokens."""
 
 
 def special_tokens(metadata: Mapping[str, Any]) -> SpecialTokens:
@@ -47,7 +56,7 @@ def special_tokens(metadata: Mapping[str, Any]) -> SpecialTokens:
     start = int(metadata.get("tokenizer.ggml.bos_token_id", min(end)))
     if not metadata.get("tokenizer.ggml.add_bos_token", False) and _DOCUMENT_SEPARATOR in tokens:
         start = tokens.index(_DOCUMENT_SEPARATOR)
-    return SpecialTokens(tuple(sorted(end)), start)
+    return SpecialTokens(tuple(sorted(end)), start, _infill_tokens(metadata))
 
 
 def tokenizer_json(metadata: Mapping[str, Any]) -> bytes:
@@ -84,6 +93,14 @@ def tokenizer_json(metadata: Mapping[str, Any]) -> bytes:
         },
     }
     return msgspec.json.encode(document)
+
+
+def _infill_tokens(metadata: Mapping[str, Any]) -> tuple[int, ...]:
+    tokens, found = metadata["tokenizer.ggml.tokens"], []
+    for key, names in _INFILL_TOKENS.items():
+        named = (tokens.index(name) for name in names if name in tokens)
+        found.append(metadata.get(f"tokenizer.ggml.{key}_token_id", next(named, None)))
+    return () if None in found else tuple(map(int, found))
 
 
 def _special_ids(metadata: Mapping[str, Any]) -> list[int]:

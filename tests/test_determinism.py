@@ -1,0 +1,55 @@
+"""The signature law on the real model: the same bytes, however a job is computed."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from aobatch.engine.config import EngineConfig
+from aobatch.executors.local import LocalBackend
+from aobatch.job.config import JobConfig
+from aobatch.job.runner import run_job
+
+pytestmark = pytest.mark.model
+
+LINES: list[dict[str, object]] = [
+    {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 12},
+    {"prompt": "Once upon a time", "max_tokens": 12},
+    {"prompt": "The sea", "max_tokens": 8, "n": 2, "best_of": 3, "top_p": 0.9, "seed": 5},
+    {"prompt": "春天", "max_tokens": 10, "logprobs": 3, "echo": True, "top_k": 20},
+    {"prompt": "One, two,", "stop": ["five", "7"], "max_tokens": 16, "temperature": 0.3},
+    {"prompt": "A list:\n-", "max_tokens": 12, "presence_penalty": 1, "frequency_penalty": 0.5},
+    {"prompt": "I went to the", "suffix": " and came home.", "max_tokens": 5},
+    {"prompt": [504, 2240], "max_tokens": 6, "min_p": 0.05, "logit_bias": {"28": -5}},
+    {"prompt": "word " * 270, "max_tokens": 3, "repetition_penalty": 1.3},
+    {"prompt": ["", "Yes"], "max_tokens": 4, "min_tokens": 2, "stream": True},
+    {"prompt": "Scored by echo", "max_tokens": 0, "logprobs": 1, "echo": True},
+]
+
+
+def computed(folder: Path, lines: list[bytes], max_num_seqs: int, threads: int) -> list[bytes]:
+    """Run lines as a job; give the output's lines."""
+    folder.mkdir()
+    source, output = folder / "in.jsonl", folder / "out.jsonl"
+    source.write_bytes(b"".join(line + b"\n" for line in lines))
+    config = EngineConfig(max_num_seqs=max_num_seqs)
+    backend = LocalBackend(config, threads, lambda *_: None)
+    assert run_job(JobConfig((source,), output), backend).report.requests.failed == 0
+    return output.read_bytes().splitlines()
+
+
+def test_batch_threads_order_and_neighbours_change_no_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch sizes 1, 4, 64, one or two threads, shuffled or alone: each line's bytes stay."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1704067200")
+    lines = [json.dumps({"custom_id": f"r{i}", **body}).encode() for i, body in enumerate(LINES)]
+    reference = computed(tmp_path / "64", lines, 64, 2)
+
+    assert reference == computed(tmp_path / "1", lines, 1, 1)
+    assert reference == computed(tmp_path / "4", lines, 4, 2)
+    order = random.Random(3).sample(range(len(lines)), len(lines))
+    shuffled = computed(tmp_path / "shuffled", [lines[i] for i in order], 64, 1)
+    assert [reference[i] for i in order] == shuffled
+    assert reference[:2] == computed(tmp_path / "plain", lines[:2], 64, 2)

@@ -1,0 +1,101 @@
+"""Laws of the example jobs: each runs on the default model and gives what the README says."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from openai.types import Completion
+from scipy.special import log_softmax
+
+from aobatch.cli.main import aobatch
+from aobatch.models.catalogue import resolve
+from aobatch.models.tokenizer import load_tokenizer
+from aobatch.runners import Chunk
+from aobatch.runners.onnx import OnnxRunner
+
+pytestmark = pytest.mark.model
+
+JOBS = Path(__file__).parents[1] / "jobs"
+Row = dict[str, object]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[[str], tuple[list[Row], list[Row], Row]]:
+    """Give a function that runs a job and gives its input, its output and its report."""
+
+    def run_job(name: str) -> tuple[list[Row], list[Row], Row]:
+        source = Path(shutil.copy(JOBS / name, tmp_path))
+        outcome = CliRunner().invoke(aobatch, ["run", str(source)])
+        assert outcome.exit_code == 0, outcome.output
+        output = tmp_path / name.replace(".jsonl", ".out.jsonl")
+        report = json.loads(output.with_name(f"{output.name}.usage.json").read_text())
+        return _rows(source), _rows(output), report
+
+    return run_job
+
+
+def test_poems_are_answered_in_order(
+    run: Callable[[str], tuple[list[Row], list[Row], Row]], tmp_path: Path
+) -> None:
+    """Every line has its response object, the report adds them up, the stream is the response."""
+    requests, answers, report = run("poems.jsonl")
+    usages = [Completion.model_validate(answer).usage for answer in answers]
+
+    assert [row["custom_id"] for row in requests] == [row["custom_id"] for row in answers]
+    assert report["usage"] == {
+        name: sum(getattr(usage, name) for usage in usages)
+        for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+    }
+    line = next(i for i, row in enumerate(requests) if row.get("stream"))
+    events = (tmp_path / f"poems.out.jsonl.stream/{line + 1:06d}.sse").read_text().split("\n\n")
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events[:-2]]
+    text = "".join(chunk["choices"][0]["text"] for chunk in chunks)
+    assert answers[line]["choices"][0]["text"] == text
+
+
+def test_translations_come_back_in_their_envelopes(
+    run: Callable[[str], tuple[list[Row], list[Row], Row]],
+) -> None:
+    """Envelope in, envelope out; every translation ends before its line does."""
+    requests, answers, _ = run("translate.jsonl")
+    bodies = [answer["response"]["body"] for answer in answers]
+
+    assert [row["custom_id"] for row in requests] == [row["custom_id"] for row in answers]
+    assert all(answer["error"] is None for answer in answers)
+    assert all("\n" not in body["choices"][0]["text"] for body in bodies)
+    assert all(body["choices"][0]["text"].strip() for body in bodies)
+
+
+def test_scores_follow_the_echo_contract(
+    run: Callable[[str], tuple[list[Row], list[Row], Row]],
+) -> None:
+    """Cutting by the context's length gives the continuation's logprobs, as harnesses do.
+
+    The context is in `user`; one more token is generated and dropped by [:-1].
+    """
+    requests, answers, _ = run("score.jsonl")
+    folder = resolve(None)
+    tokenizer, runner = load_tokenizer(folder), OnnxRunner(folder.path / "model.onnx", 2)
+    runner.reserve(1, 256, [])
+    sums = []
+    for request, answer in zip(requests, answers, strict=True):
+        ids = tokenizer.encode(request["prompt"])
+        start = len(tokenizer.encode(request["user"]))
+        logprobs = log_softmax(runner.prefill([Chunk(0, 0, ids, len(ids))]), axis=1)
+        expected = logprobs[np.arange(start - 1, len(ids) - 1), ids[start:]]
+        listed = answer["choices"][0]["logprobs"]
+        assert len(listed["tokens"]) == len(ids) + 1
+        np.testing.assert_allclose(expected, listed["token_logprobs"][start:-1], atol=1e-4)
+        for token, top in zip(listed["tokens"][1:], listed["top_logprobs"][1:], strict=True):
+            assert token in top
+        sums.append(sum(listed["token_logprobs"][start:-1]))
+
+    assert np.reshape(sums, (6, 4)).argmax(axis=1).tolist() == [0] * 6
+
+
+def _rows(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
