@@ -1,1 +1,29 @@
 """Offline batch text completion with a local ONNX model."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aobatch.engine.config import EngineConfig
+    from aobatch.engine.engine import Engine
+    from aobatch.executors.local import LocalBackend
+    from aobatch.job.config import JobConfig
+    from aobatch.job.runner import run_job
+
+__all__ = ["Engine", "EngineConfig", "JobConfig", "LocalBackend", "run_job"]
+
+_HOMES = {
+    "Engine": "aobatch.engine.engine",
+    "EngineConfig": "aobatch.engine.config",
+    "JobConfig": "aobatch.job.config",
+    "LocalBackend": "aobatch.executors.local",
+    "run_job": "aobatch.job.runner",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name when it is first used: the command line starts without numpy."""
+    if name not in _HOMES:
+        message = f"module 'aobatch' has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(_HOMES[name]), name)

@@ -18,13 +18,7 @@ def read_gguf(path: Path) -> Checkpoint:
     Raises ModelError if the file is not GGUF, its family is unknown or its vocabulary is not
     byte-level BPE.
     """
-    from gguf import GGUFReader
-
-    try:
-        reader = GGUFReader(path)
-    except (ValueError, IndexError, OSError) as error:
-        message = f"{path} is not a readable GGUF file: {error}"
-        raise ModelError(message) from error
+    reader = _open(path)
     metadata = {name: field.contents() for name, field in reader.fields.items()}
     family = families.find(str(metadata.get("general.architecture")))
     tensors = {tensor.name: tensor for tensor in reader.tensors}
@@ -53,6 +47,16 @@ def read_gguf(path: Path) -> Checkpoint:
         source=path.name,
         sha256=file_digest(path),
     )
+
+
+def _open(path: Path) -> Any:  # noqa: ANN401 - untyped library
+    from gguf import GGUFReader
+
+    try:
+        return GGUFReader(path)
+    except (ValueError, IndexError, OSError) as error:
+        message = f"{path} is not a readable GGUF file: {error}"
+        raise ModelError(message) from error
 
 
 def file_digest(path: Path) -> str:

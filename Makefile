@@ -1,0 +1,75 @@
+# Everything is set up by the first target that needs it: a virtual environment in .venv with
+# hash-pinned packages, and the default model in models/.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+AOBATCH := $(BIN)/aobatch
+MODEL := smollm2-135m-instruct
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: run test check bench translate model format lock clean distclean help
+
+run: $(VENV)/run.stamp ## run the main job, jobs/poems.jsonl, on the default model
+	$(AOBATCH) run jobs/poems.jsonl
+	@echo "the first answers:" && head -n 3 jobs/poems.out.jsonl
+
+translate: $(VENV)/run.stamp ## translate the sentences of jobs/translate.jsonl
+	$(AOBATCH) run jobs/translate.jsonl
+
+bench: $(VENV)/run.stamp ## measure tokens a second on this machine
+	$(AOBATCH) bench
+
+test: $(VENV)/dev.stamp model ## run the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.stamp ## check format, style, types, layers and docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/interrogate --quiet tests
+	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_docs.py
+
+model: $(VENV)/run.stamp ## fetch and convert the default model, for use and as reference
+	$(AOBATCH) models pull $(MODEL)
+	$(AOBATCH) models pull $(MODEL) --precision fp32
+
+format: $(VENV)/dev.stamp ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(VENV)/dev.stamp ## pin the newest packages that fit
+	$(INSTALL) pip-tools
+	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --all-build-deps \
+		--output-file=requirements.txt pyproject.toml
+	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --all-build-deps \
+		--extra=dev --output-file=requirements-dev.txt pyproject.toml
+
+clean: ## remove outputs, state and caches; keep .venv and models
+	rm -rf jobs/*.out.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find batch tests -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv and the converted models as well
+	rm -rf $(VENV) models/*/
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "aobatch needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: requirements.txt pyproject.toml | $(VENV)/bin/pip
+	$(INSTALL) --require-hashes --requirement requirements.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
+	$(INSTALL) --require-hashes --requirement requirements-dev.txt
+	@touch $@
