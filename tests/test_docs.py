@@ -1,0 +1,55 @@
+"""Laws of the documents: links hold, tables are the code's, commands and targets exist."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from aobatch.cli.main import aobatch
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(Path(__file__).parent))
+DOCUMENTS = sorted(ROOT.glob("*.md"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(path: Path) -> None:
+    """Every relative link of a document names a file of the repository."""
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8"))
+
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_tables_of_the_readme_are_those_of_the_code() -> None:
+    """Parameters and exit codes are listed as the code has them."""
+    from docs_tables import exit_code_table, parameter_table
+
+    assert parameter_table() in README
+    assert exit_code_table() in README
+
+
+@pytest.mark.parametrize("command", list(aobatch.lazy_commands))
+def test_commands_are_documented(command: str) -> None:
+    """Every command stands in the README."""
+    assert f"`aobatch {command}" in README
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    """Every target that a document names is in the Makefile."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    text = "".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+    named = set(re.findall(r"(?:`|\$ )make ([a-z]+)", text))
+
+    assert {"run", "test"} <= named
+    assert set() == {name for name in named if f"\n{name}:" not in makefile}
+
+
+def test_the_architecture_fits_on_a_page() -> None:
+    """ARCHITECTURE.md has at most 60 lines and names every folder of the package."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    folders = [path.name for path in (ROOT / "batch/aobatch").iterdir() if path.is_dir()]
+
+    assert len(text.splitlines()) <= 60
+    assert [name for name in folders if name != "__pycache__" and f"{name}/" not in text] == []
