@@ -1,20 +1,32 @@
 """Tables of the README that come from the code."""
 
+import click
 import msgspec
 
 from aobatch.api.body import PARAMETERS
 from aobatch.cli.failures import EXIT_CODES
+from aobatch.cli.run import run
 
 
 def parameter_table() -> str:
     """Write the table of request parameters."""
     rows = ["| parameter | accepted | default | meaning |", "|---|---|---|---|"]
     for parameter in PARAMETERS.values():
-        accepted = parameter.kind.describe().replace("|", "\\|")
+        accepted = _escaped(parameter.kind.describe())
         rows.append(
             f"| `{parameter.name}` | {accepted} | {_default(parameter.default)} | {parameter.doc} |"
         )
     return "\n".join(rows)
+
+
+def option_table() -> str:
+    """Write the table of the options of `aobatch run`, in the words of its help."""
+    context = click.Context(run)
+    options = [option for option in run.params if isinstance(option, click.Option)]
+    records = [option.get_help_record(context) or ("", "") for option in options]
+    cells = [(name, " ".join(text.split())) for name, text in records]
+    rows = [f"| `{_escaped(name)}` | {_escaped(text)} |" for name, text in cells]
+    return "\n".join(["| option | does |", "|---|---|", *rows])
 
 
 def exit_code_table() -> str:
@@ -29,3 +41,8 @@ def _default(value: object) -> str:
     if value is None or value == ():
         return "none"
     return f"`{str(value).lower()}`"
+
+
+def _escaped(cell: str) -> str:
+    """Keep a bar from ending a cell."""
+    return cell.replace("|", "\\|")

@@ -23,11 +23,19 @@ def test_links_lead_to_files(path: Path) -> None:
 
 
 def test_tables_of_the_readme_are_those_of_the_code() -> None:
-    """Parameters and exit codes are listed as the code has them."""
-    from docs_tables import exit_code_table, parameter_table
+    """Options, parameters and exit codes are listed as the code has them."""
+    from docs_tables import exit_code_table, option_table, parameter_table
 
+    assert option_table() in README
     assert parameter_table() in README
     assert exit_code_table() in README
+
+
+def test_the_first_example_is_a_line_of_the_job() -> None:
+    """The input line that the README shows stands in the job that `make run` runs."""
+    example = README.split("```json\n")[1].split("\n```")[0]
+
+    assert example in (ROOT / "jobs/poems.jsonl").read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize("command", list(aobatch.lazy_commands))

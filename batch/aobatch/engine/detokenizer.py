@@ -16,6 +16,14 @@ class Detokenizer:
         """Give the text that this token completes."""
         return self._decoder.decode(token)
 
+    def gap(self, token: bytes) -> int:
+        """Count the code points between the text so far and the one that the token begins in.
+
+        One, if the token cannot continue the unfinished character, which is then lost to U+FFFD.
+        """
+        unfinished, _ = self._decoder.getstate()
+        return int(bool(unfinished) and len(decode([unfinished, token[:1]])) > 1)
+
     def flush(self) -> str:
         """Give what is left: U+FFFD for half a character."""
         return self._decoder.decode(b"", final=True)
@@ -33,7 +41,7 @@ def offsets(tokens: Iterable[bytes], start: int) -> list[int]:
     """
     detokenizer, position, places = Detokenizer(), start, []
     for token in tokens:
-        places.append(position)
+        places.append(position + detokenizer.gap(token))
         position += len(detokenizer.push(token))
     return places
 

@@ -42,8 +42,10 @@ class ChoiceStream:
 
     def push(self, token_id: int, logprob: float, top: Top) -> None:
         """Take in a token that did not end the sequence, and send what is certain."""
-        place = len(self._sequence.group.prompt_text) + len(self._text)
-        self._text += self._detokenizer.push(self._tokenizer.token_bytes[token_id])
+        token = self._tokenizer.token_bytes[token_id]
+        start = len(self._sequence.group.prompt_text) + len(self._text)
+        place = start + self._detokenizer.gap(token)
+        self._text += self._detokenizer.push(token)
         self._pending.append((token_id, logprob, top, place))
         watcher = self._sequence.watcher
         certain = len(self._text) - (0 if watcher is None else watcher.num_held_back())

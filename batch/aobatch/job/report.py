@@ -65,7 +65,7 @@ class UsageReport(msgspec.Struct, frozen=True):
     seconds: Percentiles
     """Time from admission to finish of a completed request."""
     tokens_per_second: float
-    """New tokens a second of wall time, over all runs of the job."""
+    """New tokens a second of wall time without fetching models, over all runs of the job."""
     statistics: dict[str, int | float]
     """Counts and seconds over all runs of the job, `wall_seconds` among them."""
 
@@ -108,7 +108,7 @@ class UsageTally:
             sum(group.completion_tokens for group in models),
             sum(group.total_tokens for group in models),
         )
-        wall_seconds = statistics.get("wall_seconds", 0.0)
+        wall_seconds = statistics.get("wall_seconds", 0.0) - statistics.get("model_seconds", 0.0)
         return UsageReport(
             requests=self._counts(),
             usage=usage,

@@ -1,5 +1,7 @@
 """The model of each line: its name looked up once and held against earlier runs."""
 
+import time
+
 from aobatch.errors import ModelError, RequestError
 from aobatch.executors import Backend, ModelIdentity
 from aobatch.job.ledger import Ledger
@@ -43,6 +45,7 @@ class ModelDirectory:
 
     def _look_up(self, name: str | None) -> ModelIdentity | RequestError:
         setting = "model" if name is None else f"model {name!r}"
+        started = time.monotonic()
         try:
             model = self._backend.resolve(self._default if name is None else name)
         except RequestError as error:
@@ -53,4 +56,6 @@ class ModelDirectory:
                 raise ModelError(message) from error
             return error
         self._ledger.claim({setting: model.fingerprint})
+        # The first run may fetch and convert a model, which says nothing of the job's speed.
+        self._ledger.add_statistics({"model_seconds": time.monotonic() - started})
         return model

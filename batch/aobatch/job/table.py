@@ -53,7 +53,9 @@ def _notes(report: UsageReport) -> Iterator[str]:
         yield f"new tokens a request: {_percentiles(report.completion_tokens, '{:,.0f}')}"
         yield f"seconds a request: {_percentiles(report.seconds, '{:,.2f}')}"
     wall_seconds = report.statistics.get("wall_seconds", 0.0)
-    yield f"{wall_seconds:,.1f} s, {report.tokens_per_second:,.1f} new tokens a second"
+    model_seconds = report.statistics.get("model_seconds", 0.0)
+    fetching = f" ({model_seconds:,.1f} of them to get the model)" if model_seconds >= 1 else ""
+    yield f"{wall_seconds:,.1f} s{fetching}, {report.tokens_per_second:,.1f} new tokens a second"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

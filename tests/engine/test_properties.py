@@ -1,0 +1,127 @@
+"""Properties of responses, over random requests on a scripted model."""
+
+import json
+
+import msgspec
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aobatch.api.request import Limits, Parser, Request
+from aobatch.api.response import Choice, Logprobs
+from aobatch.engine.listing import Listing
+from aobatch.engine.result import Result
+from aobatch.testing import VOCAB_SIZE, random_script, scripted_engine
+
+BODIES = st.fixed_dictionaries(
+    {
+        "prompt": st.text("aé春🙂 \n", max_size=12),
+        "max_tokens": st.integers(0, 12),
+        "logprobs": st.integers(0, 4),
+        "echo": st.booleans(),
+        "temperature": st.sampled_from([0, 0.7, 1.5]),
+        "seed": st.integers(0, 50),
+    },
+    optional={
+        "stop": st.lists(st.text("abcde ", min_size=1, max_size=2), min_size=1, max_size=3),
+        "n": st.integers(1, 3),
+        "top_p": st.sampled_from([0, 0.5, 0.99]),
+        "top_k": st.integers(0, 5),
+        "presence_penalty": st.sampled_from([-1, 1]),
+        "min_tokens": st.just(0),
+        "ignore_eos": st.booleans(),
+    },
+)
+
+
+def computed(body: dict[str, object]) -> Result:
+    """Compute one body on the scripted model."""
+    request = Parser({}, Limits()).parse(1, json.dumps(body).encode())
+    assert isinstance(request, Request)
+    (result,) = scripted_engine().run([request])
+    return result
+
+
+def bytes_of(name: str) -> bytes:
+    """Give the bytes that a listed token stands for."""
+    if name.startswith("bytes:"):
+        return bytes.fromhex(name.removeprefix("bytes:").replace("\\x", ""))
+    return name.encode()
+
+
+@settings(max_examples=150, deadline=None)
+@given(BODIES)
+def test_arrays_agree_with_the_text_and_with_each_other(body: dict[str, object]) -> None:
+    """Joined tokens start with the text, offsets find each token, each is in its own top map."""
+    result = computed(body)
+    head = 0 if body["echo"] else len(body["prompt"])
+    for choice in result.choices:
+        listed = choice.logprobs
+        joined = b"".join(map(bytes_of, listed.tokens)).decode("utf-8", "replace")
+        assert joined.startswith(choice.text.removesuffix("\ufffd"))
+        sizes = {len(array) for array in msgspec.structs.astuple(listed)}
+        assert len(sizes) == 1
+        for name, logprob, top, place in zip(*msgspec.structs.astuple(listed), strict=True):
+            assert place >= head
+            assert top is None or top[name] == logprob
+            if not name.startswith("bytes:"):
+                assert joined[place - head :].startswith(name)
+        assert json.loads(msgspec.json.encode(choice))["text"] == choice.text
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text("aé春 ", min_size=1, max_size=12), st.integers(0, 4))
+def test_scoring_is_teacher_forcing(prompt: str, num_logprobs: int) -> None:
+    """Echo with max_tokens 0 lists each byte's logprob behind the bytes before it."""
+    body = {"prompt": prompt, "echo": True, "max_tokens": 0, "logprobs": num_logprobs}
+    listed = computed(body).choices[0].logprobs
+    data = prompt.encode()
+    for place in range(1, len(data)):
+        scores = random_script(tuple(data[:place])).astype(np.float64)
+        expected = scores[data[place]] - np.log(np.exp(scores).sum())
+        assert abs(expected - listed.token_logprobs[place]) < 2e-6
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 4))
+def test_best_of_is_the_best_of_n(seed: int, num_returned: int) -> None:
+    """The n of best_of 5 are the n best of five candidates with the same seed."""
+    body = {"prompt": "rank", "max_tokens": 5, "seed": seed}
+    every = computed(body | {"n": 5, "logprobs": 0}).choices
+    kept = computed(body | {"n": num_returned, "best_of": 5}).choices
+    end = {"stop": 1, "length": 0}
+
+    def mean(choice: Choice) -> float:
+        logprobs, ids = choice.logprobs.token_logprobs, [*b"rank"]
+        ids += b"".join(map(bytes_of, choice.logprobs.tokens))
+        total, count = sum(logprobs), len(logprobs)
+        if end[choice.finish_reason]:  # the end token counts, though it is not listed
+            scores = random_script(tuple(ids)).astype(np.float64)
+            total, count = total + scores[256] - np.log(np.exp(scores).sum()), count + 1
+        return total / count
+
+    ranked = sorted(every, key=mean, reverse=True)[:num_returned]
+    assert [choice.text for choice in ranked] == [choice.text for choice in kept]
+
+
+@given(st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=20))
+def test_any_tokens_are_valid_json(token_ids: list[int]) -> None:
+    """Whatever bytes come, the arrays can be written and read again."""
+    table = [*(bytes([value]) for value in range(256)), b"<end>"]
+    listing = Listing(table)
+    for place, token_id in enumerate(token_ids):
+        top = (np.arange(3), np.array([-0.1, -np.inf, -2.0]))
+        listing.add(token_id, -np.inf, top, place)
+    logprobs = listing.take()
+
+    assert logprobs == msgspec.json.decode(msgspec.json.encode(logprobs), type=Logprobs)
+    assert all(-9999.0 in top.values() for top in logprobs.top_logprobs)
+
+
+def test_two_tokens_of_the_same_bytes_keep_the_sampled_one() -> None:
+    """Where two ids share their bytes, the sampled one's entry is kept, else the likelier one."""
+    listing = Listing([b"x", b"x", b"y"])
+    listing.add(1, -3.0, (np.array([0, 2, 1]), np.array([-1.0, -2.0, -3.0])), 0)
+    listing.add(2, -2.0, (np.array([0, 2, 1]), np.array([-1.0, -2.0, -3.0])), 1)
+
+    assert listing.take().top_logprobs == [{"x": -3.0, "y": -2.0}, {"y": -2.0, "x": -1.0}]
