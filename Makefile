@@ -8,6 +8,10 @@ AOBATCH := $(BIN)/aobatch
 MODEL := smollm2-135m-instruct
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
+COMPILE := CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/lock/bin/pip-compile --quiet --upgrade \
+	--generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-find-links \
+	--no-emit-trusted-host --all-build-deps
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: run test check bench translate model format lock clean distclean help
@@ -41,17 +45,14 @@ format: $(VENV)/dev.stamp ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: $(VENV)/dev.stamp ## pin the newest packages that fit
-	$(INSTALL) pip-tools
-	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras \
-		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --all-build-deps \
-		--output-file=requirements.txt pyproject.toml
-	$(BIN)/pip-compile --quiet --upgrade --generate-hashes --allow-unsafe --strip-extras \
-		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --all-build-deps \
-		--extra=dev --output-file=requirements-dev.txt pyproject.toml
+lock: $(VENV)/bin/pip ## pin the newest packages that fit
+	$(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/pip install --quiet --disable-pip-version-check pip-tools
+	$(COMPILE) --output-file=requirements.txt pyproject.toml
+	$(COMPILE) --extra=dev --output-file=requirements-dev.txt pyproject.toml
 
 clean: ## remove outputs, state and caches; keep .venv and models
-	rm -rf jobs/*.out.* .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf jobs/*.out.* build dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find batch tests -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## remove .venv and the converted models as well

@@ -19,6 +19,7 @@ def bench(model: str | None, threads: int | None, *, as_json: bool) -> None:
     from aobatch.executors.local import pull
     from aobatch.runners.benchmark import benchmark
     from aobatch.runners.onnx import OnnxRunner
+    from aobatch.sampling.benchmark import benchmark_sampler
 
     with interruptible():
         with stage_progress(is_quiet=as_json) as stages:
@@ -34,6 +35,13 @@ def bench(model: str | None, threads: int | None, *, as_json: bool) -> None:
                     f"{speed.phase:<8} {speed.num_sequences:>9} {speed.num_tokens:>6} "
                     f"{speed.seconds * 1e3:>8.1f} {speed.tokens_per_second:>9,.0f}"
                 )
+        samplers = []
+        if not as_json:
+            click.echo("\nsampling a step of 64 rows × 49,152 logits")
+        for sampler in benchmark_sampler():
+            samplers.append(asdict(sampler))
+            if not as_json:
+                click.echo(f"{sampler.case:<42} {sampler.seconds * 1e3:>6.2f} ms")
     if as_json:
         facts = {"model": folder.manifest.name, "precision": folder.manifest.precision}
-        click.echo(json.dumps(facts | {"speeds": speeds}, indent=2))
+        click.echo(json.dumps(facts | {"speeds": speeds, "sampler": samplers}, indent=2))
