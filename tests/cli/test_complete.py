@@ -1,0 +1,78 @@
+"""Laws of `aobatch complete`: a line's parameters are options, its answer standard output."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+from click.testing import CliRunner, Result
+
+from aobatch.api.body import PARAMETERS
+from aobatch.cli.complete import complete
+from aobatch.cli.main import aobatch
+from aobatch.models.folder import ModelFolder
+
+
+@pytest.fixture
+def ask(tiny_fp32: ModelFolder) -> Callable[..., Result]:
+    """Give a function that completes on the tiny model."""
+
+    def invoke(*arguments: str, standard_input: str | None = None) -> Result:
+        command = ["complete", "--model", str(tiny_fp32.path), *arguments]
+        return CliRunner().invoke(aobatch, command, input=standard_input)
+
+    return invoke
+
+
+def test_every_parameter_is_an_option() -> None:
+    """No parameter of the table is missing, and prompt is the argument."""
+    names = {parameter.name for parameter in complete.params}
+
+    assert set(PARAMETERS) <= names
+
+
+def test_the_text_is_that_of_the_response(ask: Callable[..., Result]) -> None:
+    """Plain output, joined stream and the JSON's text are the same."""
+    options = ("Hello", "--max-tokens", "8", "--temperature", "0", "--ignore-eos")
+    response = json.loads(ask(*options, "--json").stdout)
+    (choice,) = response["choices"]
+
+    assert response["usage"]["completion_tokens"] == 8
+    assert choice["text"] + "\n" == ask(*options).stdout == ask(*options, "--stream").stdout
+
+
+def test_values_are_json_or_words(ask: Callable[..., Result]) -> None:
+    """Arrays and objects are read as JSON, words as they stand; the prompt may come by a pipe."""
+    options = (
+        "--stop",
+        '["zz", "!"]',
+        "--logit-bias",
+        '{"5": -1}',
+        "--suffix",
+        "end",
+        "--seed",
+        "3",
+    )
+    outcome = ask("-", *options, "--n", "2", "--json", standard_input="piped")
+
+    assert outcome.exit_code == 0, outcome.stderr
+    assert len(json.loads(outcome.stdout)["choices"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--temperature", "3", "Invalid 'temperature': decimal above maximum value."),
+        ("--logprobs", "true", "Invalid type for 'logprobs': expected an integer"),
+        ("--max-tokens", "100000", "maximum context length is 512 tokens"),
+        ("--model", "gpt-9", "The model 'gpt-9' does not exist."),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(
+    ask: Callable[..., Result], option: str, value: str, message: str
+) -> None:
+    """A bad parameter ends with code 2 and the documented message."""
+    outcome = ask("Hello", option, value)
+
+    assert outcome.exit_code == 2
+    assert message in outcome.stderr
+    assert outcome.stdout == ""
