@@ -98,6 +98,24 @@ def test_input_is_pulled_only_within_the_window(parse: Callable[..., list[Reques
     assert len(pulled) <= 4 + 6 + 4
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param({"prompt": "x", "max_tokens": 1}, id="one-token"),
+        pytest.param({"prompt": "x", "max_tokens": 0}, id="no-token"),
+        pytest.param({"prompt": [300]}, id="refused"),
+    ],
+)
+def test_requests_that_end_at_once_do_not_end_the_run(
+    parse: Callable[..., list[Request]], body: dict[str, object]
+) -> None:
+    """However many requests finish without a decode step, all behind the window are computed."""
+    config = EngineConfig(max_num_seqs=4, lookahead=8)
+    results = list(scripted_engine(config=config).run(parse(*[body] * 50)))
+
+    assert [*range(1, 51)] == sorted(result.request.line for result in results)
+
+
 def test_one_prefill_serves_all_candidates(parse: Callable[..., list[Request]]) -> None:
     """N candidates cost one reading of the prompt."""
     engine = scripted_engine()

@@ -11,6 +11,7 @@ from aobatch.api.request import Limits, Parser, Request
 from aobatch.api.response import Choice, Logprobs
 from aobatch.engine.listing import Listing
 from aobatch.engine.result import Result
+from aobatch.engine.streaming import Delta
 from aobatch.testing import VOCAB_SIZE, random_script, scripted_engine
 
 BODIES = st.fixed_dictionaries(
@@ -125,3 +126,19 @@ def test_two_tokens_of_the_same_bytes_keep_the_sampled_one() -> None:
     listing.add(2, -2.0, (np.array([0, 2, 1]), np.array([-1.0, -2.0, -3.0])), 1)
 
     assert listing.take().top_logprobs == [{"x": -3.0, "y": -2.0}, {"y": -2.0, "x": -1.0}]
+
+
+@settings(max_examples=80, deadline=None)
+@given(BODIES)
+def test_a_joined_stream_is_the_response(body: dict[str, object]) -> None:
+    """The pieces of every choice, joined, are its text, arrays and reason."""
+    request = Parser({}, Limits()).parse(1, json.dumps(body | {"stream": True}).encode())
+    deltas: list[Delta] = []
+    (result,) = scripted_engine().run([request], deltas.append)
+    for choice in result.choices:
+        pieces = [delta.choice for delta in deltas if delta.choice.index == choice.index]
+        assert choice.text == "".join(piece.text for piece in pieces)
+        assert choice.finish_reason == pieces[-1].finish_reason
+        columns = zip(*(msgspec.structs.astuple(piece.logprobs) for piece in pieces), strict=True)
+        joined = [[item for part in column for item in part] for column in columns]
+        assert list(msgspec.structs.astuple(choice.logprobs)) == joined

@@ -63,9 +63,10 @@ class Engine:
         while True:
             yield from map(self._skipped, scheduler.fill())
             yield from map(self._result, self._admit(scheduler))
-            if not self._slots.sequences:
+            if self._slots.sequences:
+                yield from map(self._result, self._decode())
+            elif scheduler.is_done:
                 return
-            yield from map(self._result, self._decode())
 
     def _admit(self, scheduler: Scheduler) -> Iterator[RequestState]:
         """Start sequences until the slots are full; yield requests that are finished already."""

@@ -26,20 +26,26 @@ class Scheduler:
         self._config = config
         self._kv_bytes_per_token = kv_bytes_per_token
         self._waiting: deque[SequenceGroup] = deque()
-        self._finished: list[RequestState] = []
+        self._has_read_all = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every request was read, and none waits."""
+        return self._has_read_all and not self._waiting
 
     def fill(self) -> list[RequestState]:
         """Read ahead up to the window; give the requests that need no computation."""
-        while len(self._waiting) < self._config.lookahead:
+        finished: list[RequestState] = []
+        while len(self._waiting) + len(finished) < self._config.lookahead:
             request = next(self._requests, None)
             if request is None:
+                self._has_read_all = True
                 break
             state = self._prepare(request)
             self._waiting.extend(group for group in state.groups if _needs_model(group))
             _skip_empty(state)
             if not state.num_open:
-                self._finished.append(state)
-        finished, self._finished = self._finished, []
+                finished.append(state)
         return finished
 
     def take(self, num_active: int, capacity: int) -> list[Sequence]:
