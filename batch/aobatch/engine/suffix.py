@@ -32,4 +32,6 @@ def _middle(sequence: Sequence, tokenizer: Tokenizer) -> np.ndarray:
     ids = sequence.text_token_ids
     if sequence.watcher is None or sequence.watcher.cut is None:
         return ids
-    return tokenizer.encode(sequence.watcher.text[: sequence.watcher.cut])
+    text = sequence.watcher.text[: sequence.watcher.cut]
+    # A slot has room for max_tokens, which the text's own tokens could exceed.
+    return tokenizer.encode(text)[: sequence.group.max_tokens]
