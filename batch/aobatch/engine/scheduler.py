@@ -7,8 +7,8 @@ from aobatch.api.request import Request
 from aobatch.engine.config import EngineConfig
 from aobatch.engine.sequence import RequestState, Sequence, SequenceGroup
 
-CAPACITY_STEP = 256
-"""Slots hold a multiple of this many tokens, so that a padded chunk always fits."""
+CAPACITY_STEP = 64
+"""Slots hold a multiple of this many tokens, so that a chunk padded by one always fits."""
 
 
 class Scheduler:
