@@ -16,6 +16,8 @@ BODIES: list[dict[str, object]] = [
     {"prompt": ["two", "prompts"], "n": 2, "max_tokens": 9, "logprobs": 0},
     {"prompt": "equal", "n": 3, "temperature": 0, "max_tokens": 5},
     {"prompt": "stopped", "stop": ["ab", "b", "\ufffd"], "max_tokens": 60, "logprobs": 1},
+    {"prompt": "fitted", "suffix": " end", "n": 2, "max_tokens": 6, "logprobs": 1},
+    {"prompt": "idle", "suffix": " end", "max_tokens": 0},
     {"prompt": "nothing", "max_tokens": 0, "echo": True},
     {"prompt": "scored", "max_tokens": 0, "echo": True, "logprobs": 1},
 ]

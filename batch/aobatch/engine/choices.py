@@ -71,7 +71,7 @@ def _ranked(group: SequenceGroup) -> list[Sequence]:
     By the suffix's logprob where that decides, else by mean raw logprob a token.
     """
     candidates = _candidates(group)
-    if len(group.sequences) <= group.state.request.body.n:
+    if not group.is_ranked:
         return candidates
     if group.suffix_logprobs:
         order = sorted(range(len(candidates)), key=lambda i: -group.suffix_logprobs[i])

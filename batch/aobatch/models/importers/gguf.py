@@ -1,6 +1,5 @@
 """GGUF files as checkpoints: metadata, dequantised weights, vocabulary."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from aobatch.errors import ModelError
 from aobatch.models import families
+from aobatch.models.digest import file_digest
 from aobatch.models.importers.gguf_vocabulary import special_tokens, tokenizer_json
 from aobatch.models.spec import Checkpoint, DecoderSpec, Weight
 
@@ -57,12 +57,6 @@ def _open(path: Path) -> Any:  # noqa: ANN401 - untyped library
     except (ValueError, IndexError, OSError) as error:
         message = f"{path} is not a readable GGUF file: {error}"
         raise ModelError(message) from error
-
-
-def file_digest(path: Path) -> str:
-    """Give the sha256 of a file as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _dequantise(tensors: dict[str, Any], name: str, path: Path) -> Weight:
