@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,6 +38,15 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith("AOBATCH_") and name != "AOBATCH_MODELS":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _heard_signals() -> None:
+    """Hear signals even where the suite itself runs in the background of a shell or under nohup."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            # Processes that tests start inherit what is ignored, and would rightly ignore it too.
+            signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
