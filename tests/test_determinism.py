@@ -24,6 +24,10 @@ LINES: list[dict[str, object]] = [
     {"prompt": [504, 2240], "max_tokens": 6, "min_p": 0.05, "logit_bias": {"28": -5}},
     {"prompt": "word " * 270, "max_tokens": 3, "repetition_penalty": 1.3},
     {"prompt": ["", "Yes"], "max_tokens": 4, "min_tokens": 2, "stream": True},
+    {"prompt": "tell me " * 40 + "one", "max_tokens": 4},
+    {"prompt": "tell me " * 40 + "two", "max_tokens": 4, "temperature": 0},
+    {"prompt": "tell me " * 40 + "yes", "max_tokens": 2, "logprobs": 2, "echo": True},
+    {"prompt": "tell me " * 40 + "no, no", "max_tokens": 2, "logprobs": 2, "echo": True},
     {"prompt": "Scored by echo", "max_tokens": 0, "logprobs": 1, "echo": True},
 ]
 

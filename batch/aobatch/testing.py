@@ -62,12 +62,17 @@ class ScriptedRunner:
 
     vocab_size = VOCAB_SIZE
     kv_bytes_per_token = 1
+    splits_freely = True
 
     def __init__(self, script: Script = random_script) -> None:
         self._script = script
         self._slots: list[tuple[int, ...]] = []
         self._capacity = 0
         self.num_prefilled_tokens = 0
+
+    def sibling(self) -> "ScriptedRunner":
+        """Give other slots over the same script."""
+        return ScriptedRunner(self._script)
 
     def reserve(self, num_slots: int, capacity: int, lengths: Sequence[int]) -> None:
         """Make room; slot i keeps its first lengths[i] tokens."""

@@ -38,13 +38,14 @@ def outcomes(results: list[Result]) -> list[object]:
     return [(r.request.line, r.choices, r.usage, r.error) for r in results]
 
 
+@pytest.mark.parametrize("num_lanes", [1, 2, 3])
 @pytest.mark.parametrize("max_num_seqs", [1, 2, 5, 16, 64])
-def test_batch_size_changes_nothing(
-    complete: Callable[..., list[Result]], max_num_seqs: int
+def test_batch_size_and_lanes_change_nothing(
+    complete: Callable[..., list[Result]], max_num_seqs: int, num_lanes: int
 ) -> None:
-    """Every batch size gives the same results."""
-    reference = complete(*MIXED, config=EngineConfig(max_num_seqs=3))
-    found = complete(*MIXED, config=EngineConfig(max_num_seqs=max_num_seqs))
+    """Every batch size, on any number of threads, gives the same results."""
+    reference = complete(*MIXED, config=EngineConfig(max_num_seqs=3, num_lanes=1))
+    found = complete(*MIXED, config=EngineConfig(max_num_seqs=max_num_seqs, num_lanes=num_lanes))
 
     assert outcomes(reference) == outcomes(found)
 

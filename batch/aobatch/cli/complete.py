@@ -82,7 +82,7 @@ def complete(prompt: str, threads: int | None, *, as_json: bool, **fields: objec
     body = {name: value for name, value in fields.items() if value is not None}
     body["prompt"] = sys.stdin.read() if prompt == "-" else prompt
     with interruptible(), stage_progress(is_quiet=False) as stages:
-        config = EngineConfig(max_num_seqs=128)
+        config = EngineConfig(num_lanes=1)
         backend = LocalBackend(config, threads or len(os.sched_getaffinity(0)), stages)
         completion = complete_one(body, backend, None if as_json else _print_piece)
     if as_json:

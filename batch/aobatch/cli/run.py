@@ -48,7 +48,8 @@ class RunOptions(TypedDict):
     clamp_max_tokens: bool
     logprobs_mode: Literal["raw", "processed"]
     max_num_seqs: int
-    kv_cache_bytes: int
+    kv_cache_bytes: int | None
+    prefix_sharing: bool
     threads: int | None
     max_failures: str
     restart: bool
@@ -62,7 +63,7 @@ class RunCommand(GroupedCommand):
         "Files": ("output", "restart", "max_failures"),
         "Requests": ("model", "default", "ignore_unknown", "clamp_max_tokens", "logprobs_mode"),
         "Sampling": ("seed",),
-        "Machine": ("max_num_seqs", "kv_cache_bytes", "threads"),
+        "Machine": ("max_num_seqs", "kv_cache_bytes", "prefix_sharing", "threads"),
     }
 
 
@@ -106,7 +107,7 @@ class RunCommand(GroupedCommand):
 @click.option(
     "--max-num-seqs",
     type=click.IntRange(min=1),
-    default=64,
+    default=128,
     show_default=True,
     help="Sequences decoded together.",
 )
@@ -114,9 +115,13 @@ class RunCommand(GroupedCommand):
     "--kv-cache-bytes",
     metavar="SIZE",
     type=ByteSize(),
-    default="4GiB",
+    help="Memory for keys and values. Default: half of what is free.",
+)
+@click.option(
+    "--prefix-sharing/--no-prefix-sharing",
+    default=True,
     show_default=True,
-    help="Memory for keys and values.",
+    help="Compute the beginning that prompts have in common once.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
@@ -164,10 +169,12 @@ def open_backend(options: RunOptions, stages: Callable[[str, int, int], None]) -
     """Choose where requests are computed."""
     from aobatch.engine.config import EngineConfig
     from aobatch.executors.local import LocalBackend
+    from aobatch.executors.memory import available_memory
 
     config = EngineConfig(
         max_num_seqs=options["max_num_seqs"],
-        kv_cache_bytes=options["kv_cache_bytes"],
+        kv_cache_bytes=options["kv_cache_bytes"] or available_memory() // 2,
+        shares_prefixes=options["prefix_sharing"],
         seed=options["seed"],
         clamp_max_tokens=options["clamp_max_tokens"],
         logprobs_mode=options["logprobs_mode"],

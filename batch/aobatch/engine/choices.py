@@ -73,11 +73,10 @@ def _ranked(group: SequenceGroup) -> list[Sequence]:
     candidates = _candidates(group)
     if not group.is_ranked:
         return candidates
-    if group.suffix_logprobs:
-        order = sorted(range(len(candidates)), key=lambda i: -group.suffix_logprobs[i])
-        return [candidates[i] for i in order]
-    return sorted(candidates, key=lambda sequence: -_mean_logprob(sequence))
+    return sorted(candidates, key=lambda sequence: -_worth(sequence))
 
 
-def _mean_logprob(sequence: Sequence) -> float:
+def _worth(sequence: Sequence) -> float:
+    if sequence.suffix_logprob is not None:
+        return sequence.suffix_logprob
     return float(sequence.logprobs.mean()) if len(sequence.logprobs) else 0.0

@@ -1,36 +1,23 @@
-"""Prompts into slots: several short ones in one run, long ones in chunks."""
+"""Prompts into slots: several short ones in one run, long ones in chunks, shared ones once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
 from aobatch.arrays import Floats, Logits, TokenIds
-from aobatch.engine.sequence import SequenceGroup
+from aobatch.engine.placement import Placement, by_stage, chunk_ends
 from aobatch.runners import Chunk, ModelRunner
-from aobatch.sampling.logprobs import score
+from aobatch.sampling.logprobs import Scores, first_rows, score
 
-CHUNK = 256
-"""Tokens that a prompt takes in at once."""
 MAX_RUN_TOKENS = 1024
 MAX_RUN_LOGITS = 256
 
 
-def chunk_ends(length: int) -> list[int]:
-    """Cut a prompt into chunks; where they end depends on its length alone.
-
-    A chunk of one token behind others would take another attention kernel, which differs in the
-    last bit, so the chunk ahead of it leaves it a second token.
-    """
-    ends = [*range(CHUNK, length, CHUNK), length]
-    if length > CHUNK and length % CHUNK == 1:
-        ends[-2] -= 1
-    return ends
-
-
 @dataclass(frozen=True, slots=True)
 class _Part:
-    group: SequenceGroup
+    placement: Placement
     chunk: Chunk
 
     @property
@@ -38,19 +25,22 @@ class _Part:
         return self.chunk.start + len(self.chunk.token_ids)
 
 
-def prefill(runner: ModelRunner, groups: Sequence[SequenceGroup], first_slot: int) -> None:
-    """Compute prompts into the slots from first_slot on, the longest first.
+def prefill(runner: ModelRunner, placements: Sequence[Placement], capacity: int) -> None:
+    """Compute prompts into the slots of their placements, which have room for `capacity` tokens.
 
-    Sets every group's last_logits, and its prompt_scores where they are asked for.
+    Sets every placement's last_logits, and its scores where they are asked for.
     """
-    for group in groups:
-        group.prompt_scores.clear()
-    for run in _runs(groups, first_slot):
-        logits = runner.prefill([part.chunk for part in run])
-        stop = 0
-        for part in run:
-            start, stop = stop, stop + part.chunk.num_logits
-            _keep(part, logits[start:stop])
+    targets = {placement.slot for placement in placements}
+    sources = [(p, p.held) for p in placements if p.held]
+    # A source that will be overwritten is copied first; there is one at most.
+    for placement, held in sorted(sources, key=lambda pair: pair[1].slot not in targets):
+        _copy(runner, placement, held.slot, held.group.prompt_scores)
+    for stage, members in groupby(by_stage(placements), key=lambda p: p.stage):
+        for placement in placements:
+            if placement.neighbour and placement.stage == stage:
+                near = placement.neighbour
+                _copy(runner, placement, near.slot, near.scores)
+        _compute(runner, list(members), capacity)
 
 
 def score_tail(runner: ModelRunner, slot: int, token_ids: TokenIds, first: int) -> Floats:
@@ -69,41 +59,66 @@ def score_tail(runner: ModelRunner, slot: int, token_ids: TokenIds, first: int) 
     return np.concatenate(logprobs)
 
 
-def _runs(groups: Sequence[SequenceGroup], first_slot: int) -> Iterator[list[_Part]]:
+def _copy(runner: ModelRunner, placement: Placement, slot: int, scores: Sequence[Scores]) -> None:
+    """Take the first tokens from another slot, and the scores of those that follow them."""
+    if slot != placement.slot:
+        runner.copy(slot, placement.slot, placement.start)
+    left = placement.start if placement.group.scores_prompt else 0
+    for chunk in scores:
+        if left > 0:
+            placement.scores.append(first_rows(chunk, left))
+            left -= len(chunk.logprobs)
+
+
+def _compute(runner: ModelRunner, placements: Sequence[Placement], capacity: int) -> None:
+    for run in _runs(placements, capacity):
+        logits = runner.prefill([part.chunk for part in run])
+        stop = 0
+        for part in run:
+            start, stop = stop, stop + part.chunk.num_logits
+            _keep(part, logits[start:stop])
+
+
+def _runs(placements: Sequence[Placement], capacity: int) -> Iterator[list[_Part]]:
     """Yield runs over neighbouring slots: all first chunks, then all second ones."""
-    ends = [chunk_ends(len(group.prompt_token_ids)) for group in groups]
-    for index in range(len(ends[0])):
+    for index in range(len(placements[0].ends)):
         run: list[_Part] = []
-        for position, group in enumerate(groups):
-            if index >= len(ends[position]):
-                break  # groups are sorted, so all further ones are done too
-            part = _part(group, ends[position], index, first_slot + position)
-            if run and not _fits(run, part):
+        for placement in placements:
+            if index >= len(placement.ends):
+                break  # placements are sorted, so all further ones are done too
+            part = _part(placement, index)
+            if run and not _fits([*run, part], capacity):
                 yield run
                 run = []
             run.append(part)
         yield run
 
 
-def _part(group: SequenceGroup, ends: list[int], index: int, slot: int) -> _Part:
-    start, end = ends[index - 1] if index else 0, ends[index]
+def _part(placement: Placement, index: int) -> _Part:
+    ends, group = placement.ends, placement.group
+    start, end = ends[index - 1] if index else placement.start, ends[index]
     num_logits = end - start if group.scores_prompt else int(end == ends[-1])
-    return _Part(group, Chunk(slot, start, group.prompt_token_ids[start:end], num_logits))
+    chunk = Chunk(placement.slot, start, group.prompt_token_ids[start:end], num_logits)
+    return _Part(placement, chunk)
 
 
-def _fits(run: list[_Part], part: _Part) -> bool:
-    tokens = sum(len(other.chunk.token_ids) for other in run) + len(part.chunk.token_ids)
-    logits = sum(other.chunk.num_logits for other in run) + part.chunk.num_logits
-    return tokens <= MAX_RUN_TOKENS and logits <= MAX_RUN_LOGITS
+def _fits(run: list[_Part], capacity: int) -> bool:
+    """Say whether a run stays within memory, each row with room for the longest row's chunk."""
+    chunks = [part.chunk for part in run]
+    sizes = [len(chunk.token_ids) for chunk in chunks]
+    logits = sum(chunk.num_logits for chunk in chunks)
+    has_room = max(chunk.start for chunk in chunks) + max(sizes) <= capacity
+    return has_room and sum(sizes) <= MAX_RUN_TOKENS and logits <= MAX_RUN_LOGITS
 
 
 def _keep(part: _Part, logits: Logits) -> None:
     """Copy what is still needed of a chunk's logits [R, V]; the runner will overwrite them."""
-    group, prompt = part.group, part.group.prompt_token_ids
+    placement, group = part.placement, part.placement.group
+    prompt = group.prompt_token_ids
     if group.scores_prompt:
         targets = prompt[part.chunk.start + 1 : part.end + 1]
         asked = np.full(len(targets), group.params.num_logprobs or 0)
         unknown = np.full(len(targets), np.nan)
-        group.prompt_scores.append(score(logits[: len(targets)], unknown, targets, asked))
+        placement.scores.append(score(logits[: len(targets)], unknown, targets, asked))
     if part.end == len(prompt):
-        group.last_logits = logits[-1].copy()
+        placement.last_logits = logits[-1].copy()

@@ -47,7 +47,10 @@ class Preparation:
         except RequestError as error:
             state.error = error
             state.groups = []
-        state.num_open = sum(group.num_sequences for group in state.groups)
+        for group in state.groups:
+            if not (group.max_tokens or group.scores_prompt):
+                _skip(group)
+        state.num_open = sum(group.num_sequences for group in state.groups_to_compute)
         return state
 
     def _group(self, state: RequestState, index: int) -> SequenceGroup:
@@ -115,6 +118,12 @@ class Preparation:
         if outside.size:
             reason = f"token id {outside[0]} is outside the model's vocabulary of {size} tokens."
             raise errors.invalid_value(reason, name)
+
+
+def _skip(group: SequenceGroup) -> None:
+    """Finish the sequences of a group that asks for no token and no score."""
+    for _ in range(group.num_sequences):
+        group.start_sequence().finish_reason = "length"
 
 
 def _num_sequences(body: CompletionBody, params: SamplingParams, suffix: TokenIds) -> int:

@@ -1,103 +1,140 @@
-"""Who is computed next: a bounded window of waiting prompts, and the slots there is memory for."""
+"""Who is computed next: what waits, shared out among lanes as their slots become free."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from threading import Condition
 
-from aobatch.api.request import Request
 from aobatch.engine.config import EngineConfig
-from aobatch.engine.sequence import RequestState, Sequence, SequenceGroup
+from aobatch.engine.sequence import Sequence, SequenceGroup
 
 CAPACITY_STEP = 64
 """Slots hold a multiple of this many tokens, so that a chunk padded by one always fits."""
 
 
+@dataclass(slots=True)
+class LaneLoad:
+    """What a lane has in its slots."""
+
+    num_slots: int
+    """Slots that it may have at most, its part of max_num_seqs."""
+    num_active: int = 0
+    capacity: int = 0
+    """Tokens that the largest active sequence may need."""
+
+
 class Scheduler:
-    """Reads ahead, and starts sequences when enough slots are free for a good prefill."""
+    """Starts waiting sequences in the lane that asks; any thread may call it.
+
+    Every lane gets an even share of what is left, so that none ends long before the others.
+    """
 
     def __init__(
-        self,
-        requests: Iterator[Request],
-        prepare: Callable[[Request], RequestState],
-        config: EngineConfig,
-        kv_bytes_per_token: int,
+        self, config: EngineConfig, kv_bytes_per_token: int, on_low: Callable[[], None]
     ) -> None:
-        self._requests = requests
-        self._prepare = prepare
-        self._config = config
-        self._kv_bytes_per_token = kv_bytes_per_token
+        """`on_low` is called, by any thread, whenever less than half of the look-ahead waits."""
+        self._low = max(1, config.lookahead // 2)
+        self._bytes_per_token = kv_bytes_per_token * lane_count(config)
+        self._kv_cache_bytes = config.kv_cache_bytes
+        self._on_low = on_low
+        self._loads = [LaneLoad(count) for count in slot_counts(config)]
         self._waiting: deque[SequenceGroup] = deque()
-        self._has_read_all = False
+        self._num_pending = 0
+        self._is_closed = False
+        self._changed = Condition()
 
     @property
-    def is_done(self) -> bool:
-        """Whether every request was read, and none waits."""
-        return self._has_read_all and not self._waiting
+    def is_low(self) -> bool:
+        """Whether more prompts should be read."""
+        return len(self._waiting) < self._low
 
-    def fill(self) -> list[RequestState]:
-        """Read ahead up to the window; give the requests that need no computation."""
-        finished: list[RequestState] = []
-        while len(self._waiting) + len(finished) < self._config.lookahead:
-            request = next(self._requests, None)
-            if request is None:
-                self._has_read_all = True
-                break
-            state = self._prepare(request)
-            self._waiting.extend(group for group in state.groups if _needs_model(group))
-            _skip_empty(state)
-            if not state.num_open:
-                finished.append(state)
-        return finished
+    @property
+    def has_waiting(self) -> bool:
+        """Whether sequences wait for a slot."""
+        return self._num_pending > 0
 
-    def take(self, num_active: int, capacity: int) -> list[Sequence]:
-        """Start the sequences that fit beside num_active ones in slots of `capacity` tokens.
+    def add(self, groups: Iterable[SequenceGroup]) -> None:
+        """Let groups wait behind the others."""
+        with self._changed:
+            for group in groups:
+                self._waiting.append(group)
+                self._num_pending += group.num_sequences
+            self._changed.notify_all()
 
-        A prefill costs the same for one short prompt as for several, so while others decode, few
-        free slots wait for more; longer requests may raise the capacity.
+    def close(self) -> None:
+        """Let all lanes end, whatever they are at."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def take(self, lane: int, num_active: int, capacity: int) -> list[Sequence] | None:
+        """Start sequences beside num_active ones that need `capacity` tokens; None if closed.
+
+        Waits for work if the lane has none. A prefill costs the same for one short prompt as for
+        several, so while sequences are active, few free slots wait for more.
         """
-        taken: list[Sequence] = []
-        enough = max(1, self._config.max_num_seqs // 8)
-        while self._waiting:
-            group = self._waiting[0]
-            capacity = max(capacity, capacity_for(group))
-            room = self.slots_for(capacity) - num_active - len(taken)
-            pending = group.num_sequences - len(group.sequences)
-            if room < 1:
-                break
-            taken += [group.start_sequence() for _ in range(min(room, pending))]
-            if pending > room:
-                break
-            self._waiting.popleft()
-        if num_active and self._waiting and len(taken) < enough:
-            self._put_back(taken)
-            return []
+        with self._changed:
+            load = self._loads[lane]
+            load.num_active, load.capacity = num_active, capacity
+            while not num_active and not self._waiting and not self._is_closed:
+                self._changed.wait()
+            if self._is_closed:
+                return None
+            taken = self._take(lane)
+            is_low = self.is_low
+        if taken and is_low:
+            self._on_low()
         return taken
 
-    def slots_for(self, capacity: int) -> int:
-        """Say how many slots of a capacity the cache has room for."""
-        affordable = self._config.kv_cache_bytes // (capacity * self._kv_bytes_per_token)
-        return max(1, min(self._config.max_num_seqs, affordable))
+    def slots_for(self, lane: int, capacity: int) -> int:
+        """Say how many slots of a capacity the lane's part of the cache has room for."""
+        affordable = self._kv_cache_bytes // (capacity * self._bytes_per_token)
+        return max(1, min(self._loads[lane].num_slots, affordable))
 
-    def _put_back(self, taken: list[Sequence]) -> None:
-        for sequence in reversed(taken):
-            group = sequence.group
-            group.sequences.remove(sequence)
-            if not self._waiting or self._waiting[0] is not group:
-                self._waiting.appendleft(group)
+    def _take(self, lane: int) -> list[Sequence]:
+        load = self._loads[lane]
+        allowed = self._share() - load.num_active
+        plan, capacity, total = [], load.capacity, 0
+        for group in self._waiting:
+            capacity = max(capacity, capacity_for(group))
+            room = self.slots_for(lane, capacity) - load.num_active - total
+            # A group is shared out as a whole, since each lane would read its prompt anew.
+            if room < 1 or total >= allowed:
+                break
+            pending = group.num_sequences - len(group.sequences)
+            plan.append((group, min(room, pending)))
+            total += min(room, pending)
+            if pending > room:
+                break
+        if load.num_active and self._num_pending > total < max(1, load.num_slots // 8):
+            return []
+        load.num_active += total
+        return [self._start(group) for group, count in plan for _ in range(count)]
+
+    def _share(self) -> int:
+        """Give the sequences that each lane has when all that is left is shared out."""
+        left = self._num_pending + sum(load.num_active for load in self._loads)
+        return -(-left // len(self._loads))
+
+    def _start(self, group: SequenceGroup) -> Sequence:
+        sequence = group.start_sequence()
+        self._num_pending -= 1
+        if len(group.sequences) == group.num_sequences:
+            self._waiting.popleft()
+        return sequence
+
+
+def lane_count(config: EngineConfig) -> int:
+    """Say how many lanes there are: as configured, but none without a slot."""
+    return max(1, min(config.num_lanes, config.max_num_seqs))
+
+
+def slot_counts(config: EngineConfig) -> list[int]:
+    """Share max_num_seqs out among the lanes."""
+    lanes = lane_count(config)
+    return [(config.max_num_seqs + lane) // lanes for lane in range(lanes)]
 
 
 def capacity_for(group: SequenceGroup) -> int:
     """Give the capacity of a slot in which the group's sequences fit."""
     return -(-group.num_tokens_at_most // CAPACITY_STEP) * CAPACITY_STEP
-
-
-def _needs_model(group: SequenceGroup) -> bool:
-    return group.max_tokens > 0 or group.scores_prompt
-
-
-def _skip_empty(state: RequestState) -> None:
-    """Finish the sequences that ask for no token and no score."""
-    for group in state.groups:
-        if not _needs_model(group):
-            for _ in range(group.num_sequences):
-                group.start_sequence().finish_reason = "length"
-            state.num_open -= group.num_sequences

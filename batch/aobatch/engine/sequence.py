@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from aobatch.api.request import Request
-from aobatch.arrays import Floats, Logits, TokenIds
+from aobatch.arrays import Floats, TokenIds
 from aobatch.engine.stopping import StopWatcher
 from aobatch.errors import RequestError
 from aobatch.sampling.logprobs import Scores
@@ -23,6 +23,11 @@ class RequestState:
     groups: "list[SequenceGroup]" = field(default_factory=list)
     error: RequestError | None = None
     admitted: float = field(default_factory=time.monotonic)
+
+    @property
+    def groups_to_compute(self) -> "list[SequenceGroup]":
+        """Those that ask for tokens or for the prompt's logprobs."""
+        return [group for group in self.groups if group.max_tokens or group.scores_prompt]
 
 
 @dataclass(slots=True, eq=False)
@@ -43,12 +48,8 @@ class SequenceGroup:
     """What the candidates are ranked by; empty if there is no suffix, or infill tokens hold it."""
     num_echoed: int
     """Tokens of the prompt text, behind the added ones."""
-    suffix_logprobs: list[float] = field(default_factory=list)
-    """Of each candidate, once they are finished."""
     sequences: "list[Sequence]" = field(default_factory=list)
     """Those that were started, by candidate."""
-    last_logits: Logits | None = None
-    """Scores behind the prompt [V], kept while candidates are still to start."""
     prompt_scores: list[Scores] = field(default_factory=list)
     """Of each chunk's tokens, where the prompt's logprobs are asked for."""
 
@@ -72,6 +73,16 @@ class SequenceGroup:
     def is_ranked(self) -> bool:
         """Whether more candidates are computed than returned."""
         return self.num_sequences > self.state.request.body.n
+
+    @property
+    def is_started(self) -> bool:
+        """Whether all its sequences have begun."""
+        return len(self.sequences) == self.num_sequences
+
+    @property
+    def ranks_by_suffix(self) -> bool:
+        """Whether the suffix chooses among the candidates."""
+        return len(self.suffix_token_ids) > 0 and self.num_sequences > 1 and self.max_tokens > 0
 
     @property
     def num_copies(self) -> int:
@@ -100,6 +111,8 @@ class Sequence:
     token_ids: TokenIds = field(default_factory=lambda: np.empty(0, np.int64))
     """All sampled tokens [N], an end token included; filled in when the sequence finishes."""
     logprobs: Floats = field(default_factory=lambda: np.empty(0))
+    suffix_logprob: float | None = None
+    """Of the suffix behind it, where that ranks the candidates."""
     finish_reason: str | None = None
     ends_with_token: bool = False
     """Whether the last token is an end token, which is not part of the text."""

@@ -8,7 +8,7 @@ P(middle | prompt) * P(suffix | prompt, middle) (sampling importance resampling,
 import numpy as np
 
 from aobatch.engine.prefill import score_tail
-from aobatch.engine.sequence import Sequence, SequenceGroup
+from aobatch.engine.sequence import Sequence
 from aobatch.models.tokenizer import Tokenizer
 from aobatch.runners import ModelRunner
 
@@ -16,15 +16,12 @@ MIN_CANDIDATES = 8
 """Fewer candidates leave nothing to choose from."""
 
 
-def score_suffix(
-    runner: ModelRunner, slot: int, group: SequenceGroup, tokenizer: Tokenizer
-) -> None:
-    """Set the mean logprob of the suffix behind each candidate, computed in a free slot."""
-    for sequence in group.sequences:
-        middle = _middle(sequence, tokenizer)
-        head = np.concatenate([group.prompt_token_ids, middle])
-        tokens = np.concatenate([head, group.suffix_token_ids])
-        group.suffix_logprobs.append(float(score_tail(runner, slot, tokens, len(head)).mean()))
+def score_suffix(runner: ModelRunner, slot: int, sequence: Sequence, tokenizer: Tokenizer) -> None:
+    """Set the mean logprob of the suffix behind a finished candidate, computed in a free slot."""
+    group = sequence.group
+    head = np.concatenate([group.prompt_token_ids, _middle(sequence, tokenizer)])
+    tokens = np.concatenate([head, group.suffix_token_ids])
+    sequence.suffix_logprob = float(score_tail(runner, slot, tokens, len(head)).mean())
 
 
 def _middle(sequence: Sequence, tokenizer: Tokenizer) -> np.ndarray:

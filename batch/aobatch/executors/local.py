@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -69,8 +69,7 @@ class LocalExecutor:
     @property
     def statistics(self) -> Mapping[str, float]:
         """Steps, tokens and seconds of the engine so far."""
-        figures = asdict(self._engine.statistics)
-        return {name: figure for name, figure in figures.items() if not name.startswith("max_")}
+        return asdict(self._engine.statistics)
 
 
 def pull(
@@ -90,6 +89,9 @@ def open_engine(folder: ModelFolder, config: EngineConfig, threads: int) -> "Eng
     from aobatch.models.tokenizer import load_tokenizer
     from aobatch.runners.onnx import OnnxRunner
 
+    # Each lane is a thread itself; what is left helps all of them inside their runs.
+    lanes = min(config.num_lanes, threads)
+    config = replace(config, num_lanes=lanes)
     manifest = folder.manifest
     limits = ModelLimits(
         manifest.vocab_size,
@@ -99,9 +101,8 @@ def open_engine(folder: ModelFolder, config: EngineConfig, threads: int) -> "Eng
         manifest.adds_document_start,
         manifest.infill_token_ids,
     )
-    return Engine(
-        OnnxRunner(folder.path / "model.onnx", threads), load_tokenizer(folder), limits, config
-    )
+    runner = OnnxRunner(folder.path / "model.onnx", threads - lanes + 1)
+    return Engine(runner, load_tokenizer(folder), limits, config)
 
 
 def fingerprint(folder: ModelFolder) -> str:

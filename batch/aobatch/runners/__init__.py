@@ -29,6 +29,15 @@ class ModelRunner(Protocol):
     vocab_size: int
     kv_bytes_per_token: int
 
+    @property
+    def splits_freely(self) -> bool:
+        """Whether a prompt gives the same bits however it is cut into chunks of two or more."""
+        ...
+
+    def sibling(self) -> "ModelRunner":
+        """Give a runner with slots of its own over the same weights, for another thread."""
+        ...
+
     def reserve(self, num_slots: int, capacity: int, lengths: Sequence[int]) -> None:
         """Make room for slots of `capacity` tokens; slot i keeps its first lengths[i] tokens."""
         ...

@@ -106,6 +106,10 @@ class KeyValueCache:
         self._arrays: list[NDArray[np.float32]] = []
         self.capacity = 0
 
+    def empty(self) -> "KeyValueCache":
+        """Give a cache for the same model, with no slots yet."""
+        return KeyValueCache(len(self._names) // 2, self._num_kv_heads, self._head_dim)
+
     def resize(self, num_slots: int, capacity: int, lengths: Sequence[int]) -> None:
         """Allocate anew and carry over the first lengths[i] tokens of slot i."""
         shape = (num_slots, self._num_kv_heads, capacity, self._head_dim)

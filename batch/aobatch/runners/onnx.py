@@ -5,6 +5,7 @@ rows as past and as present, so that nothing is copied and rows outside the rang
 """
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from aobatch.errors import ModelError
 from aobatch.runners import Chunk
 from aobatch.runners.binding import Batch, Binding, KeyValueCache
 from aobatch.runners.session import SessionOptions, integer_entries, open_session
+from aobatch.runners.splitting import splits_freely
 
 
 class OnnxRunner:
@@ -33,9 +35,31 @@ class OnnxRunner:
         outputs = {value.name: value.shape for value in self._session.get_outputs()}
         self.vocab_size: int = outputs["logits"][-1]
         self.kv_bytes_per_token = 2 * 4 * num_layers * num_kv_heads * head_dim
+        self._splits: list[bool] = []  # siblings share it
         self._cache = KeyValueCache(num_layers, num_kv_heads, head_dim)
         self._decoders: dict[int, Binding] = {}
         self._logits: Logits = np.empty((0, self.vocab_size), np.float32)
+
+    @property
+    def splits_freely(self) -> bool:
+        """Whether a prompt gives the same bits however it is cut into chunks of two or more.
+
+        Known of the kernels that were looked at; whether it holds on this processor is tried.
+        """
+        if not self._splits:
+            self._splits.append(splits_freely(self.sibling()))
+        return self._splits[0]
+
+    def sibling(self) -> "OnnxRunner":
+        """Give a runner with slots of its own over the same weights, for another thread."""
+        other = copy(self)
+        other._let_go()  # noqa: SLF001 - of its own class
+        return other
+
+    def _let_go(self) -> None:
+        self._cache = self._cache.empty()
+        self._decoders = {}
+        self._logits = self._logits[:0]
 
     def reserve(self, num_slots: int, capacity: int, lengths: Sequence[int]) -> None:
         """Make room for slots of `capacity` tokens; slot i keeps its first lengths[i] tokens."""

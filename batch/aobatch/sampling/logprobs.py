@@ -24,6 +24,11 @@ class Scores(NamedTuple):
     """Their logprobs, [n, K], falling."""
 
 
+def first_rows(scores: Scores, count: int) -> Scores:
+    """Give the scores of the first `count` rows."""
+    return Scores(scores.logprobs[:count], scores.top_ids[:count], scores.top_logprobs[:count])
+
+
 def blank_scores(num_rows: int, width: int) -> Scores:
     """Give the scores of rows in which nothing is possible: -inf throughout, K = width."""
     return Scores(

@@ -1,0 +1,184 @@
+"""One lane of continuous batching: admit, decode all slots one token, retire, refill.
+
+A lane has slots, a runner and a sampler of its own and is worked by one thread. While one lane
+samples, the others are inside their runs.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from aobatch.arrays import Logits, TokenIds
+from aobatch.engine.config import EngineConfig, EngineStatistics
+from aobatch.engine.intake import Intake
+from aobatch.engine.placement import Placement, place
+from aobatch.engine.prefill import prefill
+from aobatch.engine.prefixes import HeldPrompts
+from aobatch.engine.scheduler import Scheduler, capacity_for
+from aobatch.engine.sequence import Sequence, SequenceGroup
+from aobatch.engine.slots import Slots
+from aobatch.engine.streaming import Delta
+from aobatch.engine.suffix import score_suffix
+from aobatch.models.tokenizer import Tokenizer
+from aobatch.runners import ModelRunner
+from aobatch.sampling.random import stream_key
+from aobatch.sampling.sampler import Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class LaneParts:
+    """What a lane shares with the others."""
+
+    scheduler: Scheduler
+    tokenizer: Tokenizer
+    end_token_ids: TokenIds
+    config: EngineConfig
+    emit: Callable[[Sequence | Delta], None]
+
+
+class Lane:
+    """Computes sequences of the scheduler until it is closed."""
+
+    def __init__(self, index: int, runner: ModelRunner, sampler: Sampler, parts: LaneParts) -> None:
+        self.statistics = EngineStatistics()
+        self._index = index
+        self._runner = runner
+        self._sampler = sampler
+        self._parts = parts
+        self._slots = Slots()
+        self._held = HeldPrompts()
+        self._last_logits: dict[SequenceGroup, Logits] = {}
+        self._intake = Intake(self._slots, parts.tokenizer, parts.end_token_ids, parts.emit)
+        self._reserved = (0, 0)
+
+    def work(self) -> None:
+        """Compute until the scheduler is closed; sequences are handed over as they finish."""
+        while self._admit():
+            started = time.perf_counter()
+            self._decode()
+            self.statistics.lane_seconds += time.perf_counter() - started
+
+    def _admit(self) -> bool:
+        """Start sequences until the slots are full; False if there is no more to do."""
+        while True:
+            capacity = max((capacity_for(s.group) for s in self._slots.sequences), default=0)
+            taken = self._parts.scheduler.take(self._index, len(self._slots), capacity)
+            if taken is None:
+                return False
+            if not taken:
+                return True
+            started = time.perf_counter()
+            self._reserve(max([capacity, *(capacity_for(s.group) for s in taken)]))
+            self._start(taken)
+            self.statistics.lane_seconds += time.perf_counter() - started
+
+    def _reserve(self, capacity: int) -> None:
+        """Make slots large enough, and smaller again where that makes room for more of them."""
+        num_slots, reserved = self._reserved
+        wanted = self._parts.scheduler.slots_for(self._index, capacity)
+        if capacity > reserved or wanted > num_slots:
+            self._runner.reserve(wanted, capacity, self._slots.cached.tolist())
+            self._held.keep(len(self._slots))
+            self._reserved = (wanted, capacity)
+
+    def _start(self, sequences: list[Sequence]) -> None:
+        """Compute the prompts of new sequences and sample their first tokens."""
+        first, started = len(self._slots), time.perf_counter()
+        groups = dict.fromkeys(sequence.group for sequence in sequences)
+        fresh = [group for group in groups if not self._is_decoded(group)]
+        placements = self._place(fresh, first)
+        prefill(self._runner, placements, self._reserved[1])
+        self._admit_all(sequences, placements)
+        statistics = self.statistics
+        statistics.prefix_tokens_shared += sum(p.start for p in placements)
+        statistics.prefill_tokens += sum(len(g.prompt_token_ids) for g in fresh)
+        statistics.prefill_tokens -= sum(p.start for p in placements)
+        statistics.prefill_seconds += time.perf_counter() - started
+        placed = [sequence.group for sequence in self._slots.sequences[first:]]
+        logits = np.stack([self._last_logits[group] for group in placed])
+        for group in [group for group in self._last_logits if group.is_started]:
+            del self._last_logits[group]
+        self._finish(self._intake.take_in(self._sampler.sample(logits, first), first))
+
+    def _place(self, groups: list[SequenceGroup], first: int) -> list[Placement]:
+        """Give slots to prompts, sharing what they have in common if bits do not depend on it."""
+        if self._parts.config.shares_prefixes:
+            placements = place(groups, self._held, first)
+            if all(p.start == 0 for p in placements) or self._runner.splits_freely:
+                return placements
+        return place(groups, None, first)
+
+    def _is_decoded(self, group: SequenceGroup) -> bool:
+        """Say whether a slot holds the group's prompt and its last logits are known."""
+        return group in self._last_logits and any(
+            sequence.group is group for sequence in self._slots.sequences
+        )
+
+    def _admit_all(self, sequences: list[Sequence], placements: list[Placement]) -> None:
+        """Let the first sequence of each placed prompt have its slot, and copy it for the rest."""
+        rest = dict.fromkeys(sequences)
+        for placement in sorted(placements, key=lambda p: p.slot):
+            group = placement.group
+            group.prompt_scores = placement.scores
+            if placement.last_logits is not None:
+                self._last_logits[group] = placement.last_logits
+            head = next(sequence for sequence in rest if sequence.group is group)
+            del rest[head]
+            self._admit_one(head)
+        for sequence in rest:
+            group = sequence.group
+            source = next(i for i, s in enumerate(self._slots.sequences) if s.group is group)
+            self._runner.copy(source, len(self._slots), len(group.prompt_token_ids))
+            self._admit_one(sequence)
+
+    def _admit_one(self, sequence: Sequence) -> None:
+        slot, group = len(self._slots), sequence.group
+        self._slots.admit(sequence)
+        self._held.put(slot, group)
+        self._intake.open(sequence)
+        self._sampler.admit(slot, group.params, self._key(sequence), group.prompt_token_ids)
+
+    def _key(self, sequence: Sequence) -> bytes:
+        """Give the key of a sequence's random numbers, which names nothing but its request."""
+        request, group = sequence.group.state.request, sequence.group
+        seed = request.body.seed
+        origin = (self._parts.config.seed, request.key) if seed is None else (seed,)
+        return stream_key(*origin, group.index, sequence.candidate)
+
+    def _decode(self) -> None:
+        """Add one token to every slot."""
+        slots, statistics = self._slots, self.statistics
+        if not len(slots):
+            return
+        started = time.perf_counter()
+        logits = self._runner.decode(slots.last_token, slots.cached)
+        decoded = time.perf_counter()
+        slots.advance()
+        sampled = self._sampler.sample(logits)
+        statistics.decode_seconds += decoded - started
+        statistics.sample_seconds += time.perf_counter() - decoded
+        statistics.decode_steps += 1
+        statistics.decode_rows += len(slots)
+        if self._parts.scheduler.has_waiting:
+            statistics.busy_rows += len(slots)
+            statistics.busy_slots += self._reserved[0]
+        self._finish(self._intake.take_in(sampled, 0))
+
+    def _finish(self, finished: list[int]) -> None:
+        """Free the slots, given from the last to the first, and hand their sequences over."""
+        for slot in finished:
+            sequence = self._slots.sequences[slot]
+            self._slots.close(slot)
+            last = self._slots.remove(slot)
+            if last is not None:
+                self._runner.copy(last, slot, int(self._slots.cached[slot]))
+                self._sampler.move(last, slot)
+                self._held.move(last, slot)
+            self._intake.close(sequence)
+            if sequence.group.ranks_by_suffix:
+                free = len(self._slots)
+                self._held.forget(free)
+                score_suffix(self._runner, free, sequence, self._parts.tokenizer)
+            self._parts.emit(sequence)

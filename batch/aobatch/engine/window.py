@@ -1,0 +1,57 @@
+"""The look-ahead: requests read in blocks, tokenised, and put into a good order.
+
+What a block is ordered by never shows in a result, only in how soon it comes.
+"""
+
+from collections.abc import Callable, Iterator
+
+from aobatch.api.request import Request
+from aobatch.engine.prefixes import family
+from aobatch.engine.sequence import RequestState, SequenceGroup
+
+
+class Window:
+    """Reads requests as they are needed."""
+
+    def __init__(
+        self,
+        requests: Iterator[Request],
+        prepare: Callable[[Request], RequestState | None],
+        num_prompts: int,
+    ) -> None:
+        """`prepare` gives None for a request that needs no state of its own."""
+        self._requests = requests
+        self._prepare = prepare
+        self._num_prompts = max(1, num_prompts)
+        self.has_read_all = False
+
+    def read(self) -> list[RequestState]:
+        """Read the next block, about num_prompts prompts."""
+        states: list[RequestState] = []
+        num_prompts = 0
+        while num_prompts < self._num_prompts:
+            request = next(self._requests, None)
+            if request is None:
+                self.has_read_all = True
+                break
+            num_prompts += len(request.body.prompts)
+            state = self._prepare(request)
+            if state is not None:
+                states.append(state)
+        return states
+
+
+def ordered(groups: list[SequenceGroup]) -> list[SequenceGroup]:
+    """Put prompts with a common beginning side by side, and the longest work first.
+
+    Long sequences that start last would decode alone in the end.
+    """
+    families: dict[bytes | int, list[SequenceGroup]] = {}
+    for position, group in enumerate(groups):
+        shared = family(group.prompt_token_ids)
+        families.setdefault(position if shared is None else shared, []).append(group)
+    for members in families.values():
+        if len(members) > 1:
+            members.sort(key=lambda group: group.prompt_token_ids.astype(">u4").tobytes())
+    by_length = sorted(families.values(), key=lambda m: -max(g.num_tokens_at_most for g in m))
+    return [group for members in by_length for group in members]

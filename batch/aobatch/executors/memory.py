@@ -1,0 +1,42 @@
+"""How much memory this process may still take."""
+
+import os
+from pathlib import Path
+
+MEMINFO = Path("/proc/meminfo")
+GROUP_LIMITS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (
+        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ),
+)
+"""Limit and use of the control group that a container sees as its own, version 2 and 1."""
+
+
+def available_memory() -> int:
+    """Give the bytes that can be taken without pushing others out, within a container's limit."""
+    free = _system_memory()
+    for limit, used in GROUP_LIMITS:
+        bound, taken = _number(limit), _number(used)
+        if bound is not None and taken is not None:
+            free = min(free, max(0, bound - taken))
+    return free
+
+
+def _system_memory() -> int:
+    try:
+        lines = MEMINFO.read_text().splitlines()
+    except OSError:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    fields = dict(line.split(":", 1) for line in lines)
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def _number(path: Path) -> int | None:
+    """Read a number; None if the file is not there or says `max`."""
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
