@@ -10,7 +10,7 @@ import msgspec
 from aobatch.api.containers import LogitBias, StreamOptions, Texts, TokenIdList
 from aobatch.api.kinds import Boolean, Integer, Kind, Number, Text
 from aobatch.api.prompts import Prompt, Prompts
-from aobatch.sampling.params import SamplingParams
+from aobatch.sampling.params import GREEDY_BELOW, SamplingParams
 
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
@@ -110,6 +110,16 @@ class CompletionBody(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     stop_token_ids: Annotated[
         tuple[int, ...], Row(TokenIdList(0, 64), "Tokens that end the completion as its end does.")
     ] = ()
+
+    def decision(self) -> "CompletionBody | None":
+        """Give all that decides the result, None where that is the request's own draws.
+
+        A stream is made of pieces that are sent while it is computed, so it decides for itself.
+        """
+        is_greedy = self.temperature < GREEDY_BELOW
+        if self.stream or not (is_greedy or self.seed is not None):
+            return None
+        return msgspec.structs.replace(self, user=None, seed=None if is_greedy else self.seed)
 
     def sampling_params(
         self, end_token_ids: tuple[int, ...], num_logprobs: int | None

@@ -6,11 +6,8 @@ Greedy requests and those with a seed name everything that decides their result 
 from collections import OrderedDict
 from dataclasses import replace
 
-import msgspec
-
 from aobatch.api.request import CompletionBody, Request
 from aobatch.engine.result import Result
-from aobatch.sampling.params import GREEDY_BELOW
 
 NUM_KEPT = 512
 """Results that are remembered for requests still to come."""
@@ -25,13 +22,13 @@ class Equals:
 
     def find(self, request: Request) -> Result | None:
         """Give the result that a request shares with one before."""
-        name = _name(request.body)
+        name = request.body.decision()
         known = None if name is None else self._known.get(name)
         return None if known is None else replace(known, request=request)
 
     def join(self, request: Request) -> bool:
         """Say whether an equal request is being computed, whose result will serve this one too."""
-        name = _name(request.body)
+        name = request.body.decision()
         if name is None:
             return False
         followers = self._open.get(name)
@@ -43,21 +40,10 @@ class Equals:
 
     def finish(self, result: Result) -> list[Result]:
         """Remember a result; give those of the requests that waited for it."""
-        name = _name(result.request.body)
+        name = result.request.body.decision()
         if name is None:
             return []
         self._known[name] = result
         if len(self._known) > NUM_KEPT:
             self._known.popitem(last=False)
         return [replace(result, request=request) for request in self._open.pop(name)]
-
-
-def _name(body: CompletionBody) -> CompletionBody | None:
-    """Give what decides a request's result, None where that is the request's own draws.
-
-    A stream is made of pieces that are sent while it is computed, so it is computed for itself.
-    """
-    is_greedy = body.temperature < GREEDY_BELOW
-    if body.stream or not (is_greedy or body.seed is not None):
-        return None
-    return msgspec.structs.replace(body, user=None, seed=None if is_greedy else body.seed)
