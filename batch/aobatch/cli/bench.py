@@ -1,47 +1,87 @@
-"""`aobatch bench`: how fast a model is on this machine."""
+"""`aobatch bench`: how fast a model is on this machine, and where the time goes."""
 
 import json
 import os
 from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from aobatch.cli.signals import interruptible
 
+if TYPE_CHECKING:
+    from aobatch.cli.measurements import Measurements
+
 
 @click.command()
 @click.option("-m", "--model", metavar="NAME", help="Which model; the default one if not given.")
+@click.option(
+    "--job",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Measure this job instead of 256 requests of 64 new tokens.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="How often everything is measured in turn; medians count.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def bench(model: str | None, threads: int | None, *, as_json: bool) -> None:
-    """Measure decode steps and prefill, in new tokens a second."""
+def bench(
+    model: str | None, job: Path | None, threads: int | None, rounds: int, *, as_json: bool
+) -> None:
+    """Measure whole jobs, decode steps and prefill, in new tokens a second.
+
+    The ceiling is what this machine would reach if a model were its matrix products alone. All
+    figures are medians of rounds in which everything is measured in turn, since machines drift.
+    """
+    from aobatch.cli.measurements import measure
     from aobatch.cli.progress import stage_progress
     from aobatch.executors.local import pull
-    from aobatch.runners.benchmark import benchmark
-    from aobatch.runners.onnx import OnnxRunner
-    from aobatch.sampling.benchmark import benchmark_sampler
 
-    with interruptible():
-        with stage_progress(is_quiet=as_json) as stages:
-            folder = pull(model, stages)
-        runner = OnnxRunner(folder.path / "model.onnx", threads or len(os.sched_getaffinity(0)))
-        speeds = []
-        if not as_json:
-            click.echo(f"{'phase':<8} {'sequences':>9} {'tokens':>6} {'ms':>8} {'tokens/s':>9}")
-        for speed in benchmark(runner):
-            speeds.append(asdict(speed) | {"tokens_per_second": speed.tokens_per_second})
-            if not as_json:
-                click.echo(
-                    f"{speed.phase:<8} {speed.num_sequences:>9} {speed.num_tokens:>6} "
-                    f"{speed.seconds * 1e3:>8.1f} {speed.tokens_per_second:>9,.0f}"
-                )
-        samplers = []
-        if not as_json:
-            click.echo("\nsampling a step of 64 rows × 49,152 logits")
-        for sampler in benchmark_sampler():
-            samplers.append(asdict(sampler))
-            if not as_json:
-                click.echo(f"{sampler.case:<42} {sampler.seconds * 1e3:>6.2f} ms")
+    with interruptible(), stage_progress(is_quiet=as_json) as stages:
+        folder = pull(model, stages)
+        figures = measure(folder, threads or len(os.sched_getaffinity(0)), rounds, job, stages)
     if as_json:
-        facts = {"model": folder.manifest.name, "precision": folder.manifest.precision}
-        click.echo(json.dumps(facts | {"speeds": speeds, "sampler": samplers}, indent=2))
+        click.echo(json.dumps(_as_data(figures), indent=2))
+        return
+    _print(figures)
+
+
+def _as_data(figures: "Measurements") -> dict[str, object]:
+    jobs = [asdict(job) | {"tokens_per_second": job.tokens_per_second} for job in figures.jobs]
+    speeds = [asdict(s) | {"tokens_per_second": s.tokens_per_second} for s in figures.speeds]
+    ceilings = [{"num_sequences": n, "tokens_per_second": t} for n, t in figures.ceilings]
+    samplers = [asdict(sampler) for sampler in figures.samplers]
+    facts = {"model": figures.model, "precision": figures.precision, "threads": figures.threads}
+    return facts | {"jobs": jobs, "ceilings": ceilings, "speeds": speeds, "samplers": samplers}
+
+
+def _print(figures: "Measurements") -> None:
+    click.echo(f"{figures.model}, {figures.precision}, {figures.threads} threads\n")
+    for job in figures.jobs:
+        click.echo(
+            f"job of {job.num_requests:,} requests, {job.new_tokens:,} new tokens, {job.kind}: "
+            f"{job.tokens_per_second:,.0f} tokens/s\n"
+            f"  {job.load_seconds:.2f} s to open the model, {job.run_seconds:.2f} s to compute, "
+            f"{job.publish_seconds:.2f} s for all else, {job.peak_bytes / 1e6:,.0f} MB at most\n"
+            f"  lanes: {job.model_share:.1%} in the model, {job.sampling_share:.1%} sampling, "
+            f"{job.bookkeeping_share:.1%} bookkeeping, {job.idle_share:.1%} idle; "
+            f"writing {job.writing_share:.1%} beside them; slots {job.occupancy:.1%} in use"
+        )
+    click.echo(f"\n{'phase':<8} {'sequences':>9} {'tokens':>6} {'ms':>8} {'tokens/s':>9}")
+    for count, rate in figures.ceilings:
+        ms = count / rate * 1e3
+        click.echo(f"{'ceiling':<8} {count:>9} {1:>6} {ms:>8.1f} {rate:>9,.0f}")
+    for speed in figures.speeds:
+        click.echo(
+            f"{speed.phase:<8} {speed.num_sequences:>9} {speed.num_tokens:>6} "
+            f"{speed.seconds * 1e3:>8.1f} {speed.tokens_per_second:>9,.0f}"
+        )
+    click.echo("\nsampling a step of 64 rows × 49,152 logits, one lane")
+    for sampler in figures.samplers:
+        click.echo(f"{sampler.case:<42} {sampler.seconds * 1e3:>6.2f} ms")

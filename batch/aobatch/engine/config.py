@@ -42,6 +42,8 @@ class EngineStatistics:
     sample_seconds: float = 0.0
     lane_seconds: float = 0.0
     """Time in which lanes had something to do; beside the three above it is bookkeeping."""
+    run_seconds: float = 0.0
+    """Time from the first request that was read to the last result."""
     busy_rows: int = 0
     """Rows of decode steps while more sequences waited."""
     busy_slots: int = 0

@@ -3,6 +3,7 @@
 The caller's thread reads, tokenises and writes results; each lane's thread computes.
 """
 
+import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
@@ -82,6 +83,7 @@ class Engine:
         both = zip(self._runners, self._samplers, strict=True)
         lanes = [Lane(index, *pair, parts) for index, pair in enumerate(both)]
         threads = [Thread(target=_work, args=(lane, events), daemon=True) for lane in lanes]
+        started = time.perf_counter()
         for thread in threads:
             thread.start()
         try:
@@ -92,6 +94,7 @@ class Engine:
                 thread.join()
             for lane in lanes:
                 self.statistics.add(lane.statistics)
+            self.statistics.run_seconds += time.perf_counter() - started
 
 
 def _work(lane: Lane, events: "SimpleQueue[Event]") -> None:

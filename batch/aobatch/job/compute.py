@@ -1,5 +1,6 @@
 """Every request that has no result yet through the executor of its model, into the ledger."""
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ def compute(job: Job) -> None:
         first = next(requests, None)
         if first is None or reading.model is None:
             return
+        started = time.perf_counter()
         with job.backend.open(reading.model) as executor:
+            job.ledger.add_statistics({"load_seconds": time.perf_counter() - started})
             num_results = _record(job, reading.model, executor, chain([first], requests))
         if num_results != reading.num_requests:
             message = f"{num_results} results for {reading.num_requests} requests came back"
@@ -63,17 +66,20 @@ class ModelReading:
 
 
 def _record(job: Job, model: ModelIdentity, executor: Executor, requests: Iterable[Request]) -> int:
-    num_results = 0
+    num_results, write_seconds = 0, 0.0
     try:
         with (
             closing(EventFiles(job, model)) as events,
             closing(executor.run(requests, events.add)) as results,
         ):
             for result in results:
+                started = time.perf_counter()
                 events.end(result)
                 job.ledger.add(record_of(job, model, result))
                 job.progress.advance(1, result.usage.completion_tokens)
                 num_results += 1
+                write_seconds += time.perf_counter() - started
     finally:
+        job.ledger.add_statistics({"write_seconds": write_seconds})
         job.ledger.add_statistics(executor.statistics)
     return num_results

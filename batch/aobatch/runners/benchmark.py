@@ -1,19 +1,21 @@
-"""How fast a runner is on this machine: decode steps and prefill."""
+"""How fast a runner is on this machine: decode steps and prefill, in lanes as the engine's."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from aobatch.runners import Chunk, ModelRunner
+from aobatch.runners.lanes import in_lanes
 
 BATCHES = (1, 16, 64, 128)
-"""Rows of a measured decode step."""
-PROMPTS = ((16, 16), (4, 64), (1, 256))
-"""Prompts of a measured prefill, and tokens in each."""
+"""Rows of a measured decode step, over all lanes."""
+PROMPTS = ((32, 16), (8, 64), (2, 256))
+"""Prompts of a measured prefill, over all lanes, and tokens in each."""
 CACHED_TOKENS = 64
-_REPEATS = 12
+_STEPS = 12
+_PREFILLS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Speed:
     num_tokens: int
     """New tokens of each sequence in one run."""
     seconds: float
-    """Median of the runs."""
+    """Of one run of all lanes."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -34,39 +36,50 @@ class Speed:
         return self.num_sequences * self.num_tokens / self.seconds
 
 
-def benchmark(runner: ModelRunner) -> Iterator[Speed]:
-    """Measure decode steps over 64 cached tokens at several batch sizes, then prefill."""
-    generator = np.random.default_rng(0)
-    for batch in BATCHES:
-        yield _decode_speed(runner, generator, batch)
-    for prompts, length in PROMPTS:
-        yield _prefill_speed(runner, generator, prompts, length)
+def decode_speed(runners: Sequence[ModelRunner], num_sequences: int) -> Speed:
+    """Measure decode steps over 64 cached tokens."""
+    lanes = runners[: min(len(runners), num_sequences)]
+    rows = num_sequences // len(lanes)
+    for runner in lanes:
+        _fill(runner, rows)
+
+    def work(lane: int) -> None:
+        token_ids, lengths = np.full(rows, 17), np.full(rows, CACHED_TOKENS)
+        for _ in range(_STEPS):
+            lanes[lane].decode(token_ids, lengths)
+            lengths += 1
+
+    seconds = _timed(len(lanes), work) / _STEPS
+    return Speed("decode", rows * len(lanes), 1, seconds)
 
 
-def _decode_speed(runner: ModelRunner, generator: np.random.Generator, batch: int) -> Speed:
-    runner.reserve(batch, 256, [])
-    for slot in range(batch):
-        ids = generator.integers(0, runner.vocab_size, CACHED_TOKENS)
-        runner.prefill([Chunk(slot, 0, ids, 1)])
-    lengths, seconds = np.full(batch, CACHED_TOKENS), []
-    for _ in range(_REPEATS):
-        ids = generator.integers(0, runner.vocab_size, batch)
-        started = time.perf_counter()
-        runner.decode(ids, lengths)
-        seconds.append(time.perf_counter() - started)
-        lengths += 1
-    return Speed("decode", batch, 1, float(np.median(seconds)))
+def prefill_speed(runners: Sequence[ModelRunner], num_prompts: int, num_tokens: int) -> Speed:
+    """Measure a prefill of prompts of equal length."""
+    rows = num_prompts // len(runners)
+    for runner in runners:
+        runner.reserve(rows, 2 * num_tokens, [])
+
+    def work(lane: int) -> None:
+        ids = np.random.default_rng(lane).integers(0, runners[lane].vocab_size, num_tokens)
+        for _ in range(_PREFILLS):
+            runners[lane].prefill([Chunk(slot, 0, ids, 1) for slot in range(rows)])
+
+    seconds = _timed(len(runners), work) / _PREFILLS
+    return Speed("prefill", rows * len(runners), num_tokens, seconds)
 
 
-def _prefill_speed(
-    runner: ModelRunner, generator: np.random.Generator, prompts: int, length: int
-) -> Speed:
-    runner.reserve(prompts, 256, [])
-    seconds = []
-    for _ in range(_REPEATS // 2):
-        ids = generator.integers(0, runner.vocab_size, (prompts, length))
-        chunks = [Chunk(slot, 0, ids[slot], 1) for slot in range(prompts)]
-        started = time.perf_counter()
-        runner.prefill(chunks)
-        seconds.append(time.perf_counter() - started)
-    return Speed("prefill", prompts, length, float(np.median(seconds)))
+def _fill(runner: ModelRunner, rows: int) -> None:
+    """Put a prompt of 64 tokens into every slot."""
+    runner.reserve(rows, 4 * CACHED_TOKENS, [])
+    ids = np.random.default_rng(0).integers(0, runner.vocab_size, CACHED_TOKENS)
+    runner.prefill([Chunk(0, 0, ids, 1)])
+    for slot in range(1, rows):
+        runner.copy(0, slot, CACHED_TOKENS)
+
+
+def _timed(num_lanes: int, work: Callable[[int], None]) -> float:
+    """Give the seconds of a second go; the first one takes memory and fills caches."""
+    in_lanes(num_lanes, work)
+    started = time.perf_counter()
+    in_lanes(num_lanes, work)
+    return time.perf_counter() - started

@@ -1,0 +1,90 @@
+"""Everything that `aobatch bench` measures, in rounds."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from aobatch.engine.config import EngineConfig
+from aobatch.executors.local import LocalBackend
+from aobatch.executors.memory import available_memory
+from aobatch.job.benchmark import KINDS, JobSpeed, benchmark_job
+from aobatch.models.folder import ModelFolder
+from aobatch.runners import ModelRunner
+from aobatch.runners.benchmark import BATCHES, PROMPTS, Speed, decode_speed, prefill_speed
+from aobatch.runners.ceiling import Ceiling
+from aobatch.runners.onnx import OnnxRunner
+from aobatch.sampling.benchmark import SamplerSpeed, benchmark_sampler
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """The median of each figure over the rounds."""
+
+    model: str
+    precision: str
+    threads: int
+    jobs: list[JobSpeed]
+    ceilings: list[tuple[int, float]]
+    """Rows of a step and its new tokens a second, if it were matrix products alone."""
+    speeds: list[Speed]
+    samplers: list[SamplerSpeed]
+
+
+def measure(
+    folder: ModelFolder,
+    threads: int,
+    rounds: int,
+    job: Path | None,
+    progress: Callable[[str, int, int], None],
+) -> Measurements:
+    """Measure jobs first, whose peak of memory nothing else is to raise, then all in turn."""
+    config = EngineConfig(kv_cache_bytes=available_memory() // 2)
+    lanes = min(config.num_lanes, threads)
+    backend = LocalBackend(config, threads, lambda *_: None)
+    jobs: list[list[JobSpeed]] = []
+    others: list[tuple[list[tuple[int, float]], list[Speed]]] = []
+    kinds = [job.name] if job else list(KINDS)
+    parts: _Parts | None = None
+    for index in range(rounds):
+        progress("measuring rounds", index, rounds)
+        jobs.append([benchmark_job(backend, folder.path, lanes, kind, job) for kind in kinds])
+        parts = parts or _Parts(folder, threads, lanes)
+        others.append((parts.ceilings(), parts.speeds()))
+    progress("measuring rounds", rounds, rounds)
+    return Measurements(
+        model=folder.manifest.name,
+        precision=folder.manifest.precision,
+        threads=threads,
+        jobs=_medians(jobs, lambda speed: speed.run_seconds),
+        ceilings=_medians([ceilings for ceilings, _ in others], lambda ceiling: ceiling[1]),
+        speeds=_medians([speeds for _, speeds in others], lambda speed: speed.seconds),
+        samplers=list(benchmark_sampler()),
+    )
+
+
+class _Parts:
+    """The parts of a job, open side by side."""
+
+    def __init__(self, folder: ModelFolder, threads: int, lanes: int) -> None:
+        graph = folder.path / "model.onnx"
+        self._ceiling = Ceiling(graph, threads, lanes)
+        runner = OnnxRunner(graph, threads - lanes + 1)
+        self._runners: list[ModelRunner] = [runner, *(runner.sibling() for _ in range(1, lanes))]
+
+    def ceilings(self) -> list[tuple[int, float]]:
+        batches = [batch for batch in BATCHES if batch >= len(self._runners)]
+        return [(batch, self._ceiling.tokens_per_second(batch)) for batch in batches]
+
+    def speeds(self) -> list[Speed]:
+        decodes = [decode_speed(self._runners, batch) for batch in BATCHES]
+        return decodes + [prefill_speed(self._runners, *prompts) for prompts in PROMPTS]
+
+
+def _medians(rounds: Sequence[Sequence[Item]], size: Callable[[Item], float]) -> list[Item]:
+    """Take of each figure the round that lies in the middle."""
+    columns = [sorted(column, key=size) for column in zip(*rounds, strict=True)]
+    return [column[statistics.median_low(range(len(column)))] for column in columns]

@@ -1,0 +1,110 @@
+"""Whole jobs, measured: from a file of requests to a published output, and where the time went."""
+
+import json
+import resource
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from aobatch.executors import Backend
+from aobatch.job.config import JobConfig
+from aobatch.job.runner import run_job
+from aobatch.models.quality import quality_text
+
+NUM_REQUESTS = 256
+WORDS_PER_PROMPT = 12
+NEW_TOKENS = 64
+KINDS: Mapping[str, Mapping[str, object]] = {
+    "greedy": {"temperature": 0},
+    "temperature 1, top_p 0.95": {"temperature": 1, "top_p": 0.95},
+}
+"""What the requests of a measured job ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpeed:
+    """One job, all seconds in wall time."""
+
+    kind: str
+    num_requests: int
+    new_tokens: int
+    load_seconds: float
+    """To open the model."""
+    run_seconds: float
+    """From the first request that was read to the last result that was written."""
+    publish_seconds: float
+    """All else: the output, the report, the job's own state."""
+    model_share: float
+    """Part of the lanes' time spent inside the model's runs, prefill and decode."""
+    sampling_share: float
+    bookkeeping_share: float
+    idle_share: float
+    """Part in which a lane had nothing to do: at the beginning and at the end."""
+    writing_share: float
+    """Part of run_seconds in which the main thread wrote results; lanes go on meanwhile."""
+    occupancy: float
+    """Part of the slots in use while requests waited."""
+    peak_bytes: int
+    """Of this process so far."""
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens over run_seconds."""
+        return self.new_tokens / self.run_seconds
+
+
+def benchmark_job(
+    backend: Backend, model: Path, num_lanes: int, kind: str, job: Path | None
+) -> JobSpeed:
+    """Run a job in a folder of its own: a file's requests, or 256 of 64 new tokens each."""
+    with tempfile.TemporaryDirectory(prefix="aobatch-bench-") as name:
+        folder = Path(name)
+        source = job or folder / "bench.jsonl"
+        if job is None:
+            source.write_text(_requests(KINDS[kind]), encoding="utf-8")
+        config = JobConfig((source,), folder / "out.jsonl", model=str(model))
+        report = run_job(config, backend).report
+    counts = report.requests.total, report.usage.completion_tokens
+    return _speed(kind, *counts, num_lanes, report.statistics)
+
+
+def _speed(
+    kind: str, num_requests: int, new_tokens: int, num_lanes: int, seen: Mapping[str, float]
+) -> JobSpeed:
+    run_seconds, load_seconds = seen["run_seconds"], seen["load_seconds"]
+    lanes = num_lanes * run_seconds
+    model = seen["prefill_seconds"] + seen["decode_seconds"]
+    return JobSpeed(
+        kind=kind,
+        num_requests=num_requests,
+        new_tokens=new_tokens,
+        load_seconds=load_seconds,
+        run_seconds=run_seconds,
+        publish_seconds=seen["wall_seconds"] - run_seconds - load_seconds - seen["model_seconds"],
+        model_share=model / lanes,
+        sampling_share=seen["sample_seconds"] / lanes,
+        bookkeeping_share=(seen["lane_seconds"] - model - seen["sample_seconds"]) / lanes,
+        idle_share=1 - seen["lane_seconds"] / lanes,
+        writing_share=seen["write_seconds"] / run_seconds,
+        occupancy=seen["busy_rows"] / max(1, seen["busy_slots"]),
+        peak_bytes=_peak_bytes(),
+    )
+
+
+def _requests(parameters: Mapping[str, object]) -> str:
+    """Write requests with different prompts, cut from the shipped text."""
+    words = quality_text().split()
+    lines = []
+    for index in range(NUM_REQUESTS):
+        start = index * WORDS_PER_PROMPT % (len(words) - WORDS_PER_PROMPT)
+        prompt = " ".join([f"{index}.", *words[start : start + WORDS_PER_PROMPT]])
+        fixed = {"prompt": prompt, "max_tokens": NEW_TOKENS, "ignore_eos": True}
+        lines.append(json.dumps(fixed | dict(parameters)))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

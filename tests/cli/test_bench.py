@@ -1,0 +1,58 @@
+"""Laws of the measurements: every figure is there, and parts add up to the whole."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from aobatch.cli.main import aobatch
+from aobatch.models.folder import ModelFolder
+from aobatch.models.products import Product, products_of
+
+
+def measured(runner: CliRunner, folder: ModelFolder, *options: str) -> dict[str, list[dict]]:
+    """Measure the tiny model once; give the figures."""
+    args = ["bench", "-m", str(folder.path), "--rounds", "1", "--json", *options]
+    result = runner.invoke(aobatch, args)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_bench_measures_jobs_and_their_parts(
+    runner: CliRunner, tiny_int8: ModelFolder, threads: str
+) -> None:
+    """The shares of a job's time add up, and each phase has its speeds."""
+    figures = measured(runner, tiny_int8, "--threads", threads)
+
+    for job in figures["jobs"]:
+        names = ("model_share", "sampling_share", "bookkeeping_share", "idle_share")
+        assert sum(job[name] for name in names) == pytest.approx(1)
+        assert all(job[name] >= 0 for name in names)
+        assert job["new_tokens"] == 256 * 64
+        assert 0 < job["occupancy"] <= 1
+    phases = [speed["phase"] for speed in figures["speeds"]]
+    assert (phases.count("decode"), phases.count("prefill")) == (4, 3)
+    assert all(ceiling["tokens_per_second"] > 0 for ceiling in figures["ceilings"])
+
+
+def test_bench_takes_a_job_of_the_user(
+    runner: CliRunner, tiny_int8: ModelFolder, tmp_path: Path
+) -> None:
+    """A file of requests is measured in place of the built-in ones."""
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "a", "max_tokens": 3, "ignore_eos": true}\n' * 5)
+    (job,) = measured(runner, tiny_int8, "--job", str(path))["jobs"]
+
+    assert (job["kind"], job["num_requests"], job["new_tokens"]) == ("mine.jsonl", 5, 15)
+
+
+def test_products_are_those_of_the_layers(tiny_int8: ModelFolder) -> None:
+    """Each layer has qkv, o, gate, up and down; the head comes once."""
+    manifest = tiny_int8.manifest
+    products = products_of(tiny_int8.path / "model.onnx")
+    integers = {product: n for product, n in products.items() if product.is_integer}
+
+    assert sum(integers.values()) == 5 * manifest.num_layers + 1
+    assert integers[Product(manifest.hidden_size, manifest.vocab_size, is_integer=True)] == 1
