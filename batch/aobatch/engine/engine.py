@@ -82,7 +82,10 @@ class Engine:
         )
         both = zip(self._runners, self._samplers, strict=True)
         lanes = [Lane(index, *pair, parts) for index, pair in enumerate(both)]
-        threads = [Thread(target=_work, args=(lane, events), daemon=True) for lane in lanes]
+        threads = [
+            Thread(target=_work, args=(lane, events), name=f"lane-{index}", daemon=True)
+            for index, lane in enumerate(lanes)
+        ]
         started = time.perf_counter()
         for thread in threads:
             thread.start()
