@@ -160,6 +160,7 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, runner: CliRu
     monkeypatch.setattr(module, "open_backend", spy)
     arguments = ["--kv-cache-bytes", "1.5MiB", "--max-num-seqs", "7", "--threads", "1"]
     arguments += ["--seed", "5", "--clamp-max-tokens", "--logprobs-mode", "processed"]
+    arguments += ["--kv-cache-dtype", "int8"]
     result = runner.invoke(aobatch, ["run", "-", "-o", "-", *arguments], input="")
 
     assert result.exit_code == 0, result.output
@@ -169,4 +170,5 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, runner: CliRu
         "seed": 5,
         "clamp_max_tokens": True,
         "logprobs_mode": "processed",
+        "kv_cache_dtype": "int8",
     }

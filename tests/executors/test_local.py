@@ -11,7 +11,7 @@ from aobatch.executors import ModelIdentity
 from aobatch.executors.local import LocalBackend, fingerprint
 from aobatch.job.config import JobConfig
 from aobatch.job.runner import run_job
-from aobatch.models.folder import ModelFolder
+from aobatch.models.folder import CacheDtype, ModelFolder
 
 LINES = [
     {"prompt": "the", "max_tokens": 5},
@@ -22,9 +22,10 @@ LINES = [
 ]
 
 
-def backend(max_num_seqs: int = 8) -> LocalBackend:
+def backend(max_num_seqs: int = 8, cache_dtype: CacheDtype = "fp32") -> LocalBackend:
     """Give a backend of one thread."""
-    return LocalBackend(EngineConfig(max_num_seqs=max_num_seqs), 1, lambda *_: None)
+    config = EngineConfig(max_num_seqs=max_num_seqs, kv_cache_dtype=cache_dtype)
+    return LocalBackend(config, 1, lambda *_: None)
 
 
 @pytest.fixture
@@ -51,6 +52,17 @@ def test_precisions_have_different_fingerprints(
     assert fingerprint(tiny_fp32) != fingerprint(tiny_int8)
 
 
+def test_types_of_the_cache_have_different_fingerprints(tiny_fp32: ModelFolder) -> None:
+    """Results over an int8 cache are never taken for those over a float32 one."""
+    found = {
+        backend(cache_dtype=dtype).resolve(str(tiny_fp32.path)).fingerprint
+        for dtype in ("fp32", "int8")
+    }
+
+    assert len(found) == 2
+    assert fingerprint(tiny_fp32) in found
+
+
 def test_unknown_model_is_a_request_error() -> None:
     """A name that nobody has fails the line that gives it."""
     with pytest.raises(RequestError) as error:
@@ -61,17 +73,23 @@ def test_unknown_model_is_a_request_error() -> None:
 
 def test_settings_name_what_shapes_results() -> None:
     """Neither the batch size nor the threads are among the settings."""
-    config = EngineConfig(max_num_seqs=3, seed=4)
+    config = EngineConfig(max_num_seqs=3, seed=4, kv_cache_dtype="int8")
 
     assert LocalBackend(config, 7, lambda *_: None).settings == {
         "seed": 4,
         "clamp_max_tokens": False,
         "logprobs_mode": "raw",
+        "kv_cache_dtype": "int8",
     }
 
 
+@pytest.mark.parametrize("cache_dtype", ["fp32", "int8"])
 def test_job_does_not_depend_on_the_batch_size(
-    tmp_path: Path, source: Path, tiny_fp32: ModelFolder, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    source: Path,
+    tiny_fp32: ModelFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    cache_dtype: CacheDtype,
 ) -> None:
     """A whole job gives the same bytes one sequence at a time and eight at a time."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
@@ -79,7 +97,7 @@ def test_job_does_not_depend_on_the_batch_size(
     for max_num_seqs in (1, 8):
         output = tmp_path / f"{max_num_seqs}.jsonl"
         config = JobConfig((source,), output, model=str(tiny_fp32.path))
-        report = run_job(config, backend(max_num_seqs)).report
+        report = run_job(config, backend(max_num_seqs, cache_dtype)).report
         contents.append(output.read_bytes())
 
     assert contents[0] == contents[1]

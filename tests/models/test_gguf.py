@@ -1,21 +1,18 @@
 """Laws of GGUF import: the same tokens and the same numbers as the model's own files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from aobatch.arrays import Logits, TokenIds
 from aobatch.errors import ModelError
-from aobatch.models.conversion import convert
 from aobatch.models.folder import ModelFolder
 from aobatch.models.importers.gguf import read_gguf
 from aobatch.models.tokenizer import load_tokenizer
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner
-from aobatch.runners.scoring import score_texts
 
 
 def test_fp32_logits_are_those_of_the_reference(tiny_fp32: ModelFolder, data: Path) -> None:
@@ -88,19 +85,11 @@ def test_a_file_that_is_no_gguf_is_refused_in_one_sentence(tmp_path: Path) -> No
         read_gguf(path)
 
 
-def test_a_conversion_far_from_fp32_is_refused(tiny_gguf: Path, tmp_path: Path) -> None:
+def test_a_conversion_far_from_fp32_is_refused(
+    convert_distorted: Callable[[str], ModelFolder], tmp_path: Path
+) -> None:
     """A graph whose distributions differ by more than the gate allows becomes no model."""
-
-    def distorted(graph: Path, texts: Sequence[TokenIds]) -> Iterator[Logits]:
-        for logits in score_texts(graph, texts[:1]):
-            yield logits * (1 if "reference" in str(graph) else 3)
-
     with pytest.raises(ModelError, match="too far from fp32"):
-        convert(
-            read_gguf(tiny_gguf),
-            tmp_path / "far",
-            precision="int8",
-            scorer=distorted,
-            progress=lambda *_: None,
-        )
+        convert_distorted("model.onnx")
+
     assert list(tmp_path.iterdir()) == []

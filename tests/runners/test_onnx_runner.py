@@ -11,18 +11,21 @@ from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner
 from aobatch.runners.session import integer_entries
 
+MODELS = ("tiny_fp32", "tiny_int8")
 TOKENS = np.random.default_rng(1).integers(4, 512, (70, 40))
 
 
-@pytest.fixture(params=["tiny_fp32", "tiny_int8"])
-def folder(request: pytest.FixtureRequest) -> ModelFolder:
-    """Give the tiny model in each precision."""
-    return request.getfixturevalue(request.param)
+@pytest.fixture(params=[(model, cache) for model in MODELS for cache in ("fp32", "int8")])
+def graph(request: pytest.FixtureRequest) -> Path:
+    """Give the tiny model's graph in each precision, over a cache of each type."""
+    model, cache_dtype = request.param
+    folder: ModelFolder = request.getfixturevalue(model)
+    return folder.graph(cache_dtype)
 
 
-def computed(folder: ModelFolder, rows: list[int], threads: int, capacity: int) -> np.ndarray:
+def computed(graph: Path, rows: list[int], threads: int, capacity: int) -> np.ndarray:
     """Prefill ragged prompts of some rows, decode three steps; give row 5's logits, [4, V]."""
-    runner = OnnxRunner(folder.path / "model.onnx", threads)
+    runner = OnnxRunner(graph, threads)
     runner.reserve(len(rows), capacity, [])
     sizes = np.array([10 + (row * 7) % 20 for row in rows])
     chunks = [Chunk(i, 0, TOKENS[row, : sizes[i]], 1) for i, row in enumerate(rows)]
@@ -43,17 +46,17 @@ def computed(folder: ModelFolder, rows: list[int], threads: int, capacity: int) 
     ],
 )
 def test_a_row_alone_is_the_row_in_a_batch(
-    folder: ModelFolder, rows: list[int], threads: int, capacity: int
+    graph: Path, rows: list[int], threads: int, capacity: int
 ) -> None:
     """Neighbours, threads and the size of the cache change no bit."""
-    alone = computed(folder, [5], 1, 256)
+    alone = computed(graph, [5], 1, 256)
 
-    np.testing.assert_array_equal(alone, computed(folder, rows, threads, capacity))
+    np.testing.assert_array_equal(alone, computed(graph, rows, threads, capacity))
 
 
-def test_chunks_change_nothing(folder: ModelFolder) -> None:
+def test_chunks_change_nothing(graph: Path) -> None:
     """A prompt in chunks of two or more tokens gives the bits of the prompt at once."""
-    runner = OnnxRunner(folder.path / "model.onnx", 1)
+    runner = OnnxRunner(graph, 1)
     runner.reserve(2, 256, [])
     whole = runner.prefill([Chunk(0, 0, TOKENS[0], 1)]).copy()
     runner.prefill(
@@ -66,9 +69,9 @@ def test_chunks_change_nothing(folder: ModelFolder) -> None:
     np.testing.assert_array_equal(whole, parts)
 
 
-def test_copies_and_growth_keep_what_a_slot_holds(folder: ModelFolder) -> None:
+def test_copies_and_growth_keep_what_a_slot_holds(graph: Path) -> None:
     """A copied slot, in a cache that was made larger, goes on as the original would."""
-    runner = OnnxRunner(folder.path / "model.onnx", 1)
+    runner = OnnxRunner(graph, 1)
     runner.reserve(1, 256, [])
     runner.prefill([Chunk(0, 0, TOKENS[0], 1)])
     expected = runner.decode(TOKENS[1, :1], np.array([40])).copy()
@@ -80,9 +83,9 @@ def test_copies_and_growth_keep_what_a_slot_holds(folder: ModelFolder) -> None:
     np.testing.assert_array_equal(expected[0], found[1])
 
 
-def test_wanted_logits_are_the_last_ones(folder: ModelFolder) -> None:
+def test_wanted_logits_are_the_last_ones(graph: Path) -> None:
     """num_logits picks the last positions of each chunk, in the order of the chunks."""
-    runner = OnnxRunner(folder.path / "model.onnx", 1)
+    runner = OnnxRunner(graph, 1)
     runner.reserve(2, 256, [])
     every = runner.prefill([Chunk(0, 0, TOKENS[0], 40), Chunk(1, 0, TOKENS[1, :9], 9)]).copy()
     some = runner.prefill([Chunk(0, 0, TOKENS[0], 2), Chunk(1, 0, TOKENS[1, :9], 1)])

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -69,8 +69,22 @@ def _option(parameter: Parameter) -> Callable[[Callable[..., None]], Callable[..
 @click.argument("prompt")
 @parameter_options
 @click.option("--json", "as_json", is_flag=True, help="Print the whole response object.")
+@click.option(
+    "--kv-cache-dtype",
+    type=click.Choice(["fp32", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="How keys and values are kept.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
-def complete(prompt: str, threads: int | None, *, as_json: bool, **fields: object) -> None:
+def complete(
+    prompt: str,
+    kv_cache_dtype: Literal["fp32", "int8"],
+    threads: int | None,
+    *,
+    as_json: bool,
+    **fields: object,
+) -> None:
     """Complete one prompt."""
     import msgspec
 
@@ -82,7 +96,7 @@ def complete(prompt: str, threads: int | None, *, as_json: bool, **fields: objec
     body = {name: value for name, value in fields.items() if value is not None}
     body["prompt"] = sys.stdin.read() if prompt == "-" else prompt
     with interruptible(), stage_progress(is_quiet=False) as stages:
-        config = EngineConfig(num_lanes=1)
+        config = EngineConfig(num_lanes=1, kv_cache_dtype=kv_cache_dtype)
         backend = LocalBackend(config, threads or len(os.sched_getaffinity(0)), stages)
         completion = complete_one(body, backend, None if as_json else _print_piece)
     if as_json:

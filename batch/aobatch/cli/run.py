@@ -49,6 +49,7 @@ class RunOptions(TypedDict):
     logprobs_mode: Literal["raw", "processed"]
     max_num_seqs: int
     kv_cache_bytes: int | None
+    kv_cache_dtype: Literal["fp32", "int8"]
     prefix_sharing: bool
     threads: int | None
     max_failures: str
@@ -63,7 +64,13 @@ class RunCommand(GroupedCommand):
         "Files": ("output", "restart", "max_failures"),
         "Requests": ("model", "default", "ignore_unknown", "clamp_max_tokens", "logprobs_mode"),
         "Sampling": ("seed",),
-        "Machine": ("max_num_seqs", "kv_cache_bytes", "prefix_sharing", "threads"),
+        "Machine": (
+            "max_num_seqs",
+            "kv_cache_bytes",
+            "kv_cache_dtype",
+            "prefix_sharing",
+            "threads",
+        ),
     }
 
 
@@ -116,6 +123,13 @@ class RunCommand(GroupedCommand):
     metavar="SIZE",
     type=ByteSize(),
     help="Memory for keys and values. Default: half of what is free.",
+)
+@click.option(
+    "--kv-cache-dtype",
+    type=click.Choice(["fp32", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="How keys and values are kept; int8 is a quarter of the memory, and shapes results.",
 )
 @click.option(
     "--prefix-sharing/--no-prefix-sharing",
@@ -178,6 +192,7 @@ def open_backend(options: RunOptions, stages: Callable[[str, int, int], None]) -
         seed=options["seed"],
         clamp_max_tokens=options["clamp_max_tokens"],
         logprobs_mode=options["logprobs_mode"],
+        kv_cache_dtype=options["kv_cache_dtype"],
     )
     threads = options["threads"] or len(os.sched_getaffinity(0))
     return LocalBackend(config, threads, stages)

@@ -12,7 +12,7 @@ from aobatch.engine.config import EngineConfig
 from aobatch.engine.result import Result
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.models.catalogue import ensure, find_card, resolve
-from aobatch.models.folder import ModelFolder, open_folder
+from aobatch.models.folder import CacheDtype, ModelFolder, open_folder
 
 if TYPE_CHECKING:
     from aobatch.engine.engine import Engine
@@ -37,6 +37,7 @@ class LocalBackend:
             "seed": config.seed,
             "clamp_max_tokens": config.clamp_max_tokens,
             "logprobs_mode": config.logprobs_mode,
+            "kv_cache_dtype": config.kv_cache_dtype,
         }
 
     def resolve(self, name: str | None) -> ModelIdentity:
@@ -46,7 +47,8 @@ class LocalBackend:
             folder = pull(card.name, self._progress)
         else:
             folder = resolve(name)
-        return ModelIdentity(folder.manifest.name, fingerprint(folder), folder.path)
+        named = fingerprint(folder, self._config.kv_cache_dtype)
+        return ModelIdentity(folder.manifest.name, named, folder.path)
 
     @contextmanager
     def open(self, model: ModelIdentity) -> Iterator[Executor]:
@@ -101,12 +103,13 @@ def open_engine(folder: ModelFolder, config: EngineConfig, threads: int) -> "Eng
         manifest.adds_document_start,
         manifest.infill_token_ids,
     )
-    runner = OnnxRunner(folder.path / "model.onnx", threads - lanes + 1)
+    runner = OnnxRunner(folder.graph(config.kv_cache_dtype), threads - lanes + 1)
     return Engine(runner, load_tokenizer(folder), limits, config)
 
 
-def fingerprint(folder: ModelFolder) -> str:
-    """Name the weights, their precision and the runtime, as system_fingerprint does."""
+def fingerprint(folder: ModelFolder, cache_dtype: CacheDtype = "fp32") -> str:
+    """Name weights, precision, scales of the cache and runtime, as system_fingerprint does."""
     manifest = folder.manifest
-    parts = (manifest.digest, manifest.precision, version("onnxruntime"))
+    scales = [] if cache_dtype == "fp32" else [manifest.int8_cache.digest]
+    parts = [manifest.digest, manifest.precision, version("onnxruntime"), *scales]
     return f"fp_{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}"

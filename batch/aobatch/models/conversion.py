@@ -3,21 +3,37 @@
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 
+from aobatch.arrays import Floats, TokenIds
 from aobatch.errors import ModelError
 from aobatch.models import precision as precisions
-from aobatch.models.folder import ModelFolder, open_folder
+from aobatch.models.digest import file_digest
+from aobatch.models.folder import (
+    GRAPH,
+    INT8_CACHE_GRAPH,
+    MANIFEST,
+    TOKENIZER,
+    ModelFolder,
+    open_folder,
+)
 from aobatch.models.graph import DecoderGraph
-from aobatch.models.manifest import FORMAT, Manifest, Quality, write_manifest
+from aobatch.models.int8_cache import channel_scales, write_int8_cache_graph
+from aobatch.models.manifest import (
+    FORMAT,
+    MAX_KL,
+    Int8Cache,
+    Manifest,
+    Quality,
+    write_manifest,
+)
 from aobatch.models.progress import Progress
-from aobatch.models.quality import MAX_KL, Scorer, chunks_of, measure, quality_text
+from aobatch.models.quality import Scorer, chunks_of, measure, quality_text
 from aobatch.models.spec import Checkpoint
 from aobatch.models.tokenizer import VocabularyTokenizer
-
-GRAPH, TOKENIZER, MANIFEST = "model.onnx", "tokenizer.json", "model.toml"
 
 
 def convert(
@@ -38,13 +54,13 @@ def convert(
         work = Path(name)
         folder = work / "model"
         _write_graph(checkpoint, folder, precision, progress)
-        quality = None
+        reference = folder
         if precision != "fp32":
             reference = work / "reference"
             _write_graph(checkpoint, reference, "fp32", progress)
-            quality = _gate(folder, reference, scorer, progress)
+        measured = _measure(folder, reference, scorer, progress)
         write_manifest(
-            folder / MANIFEST, _manifest(checkpoint, folder, target.name, precision, quality)
+            folder / MANIFEST, _manifest(checkpoint, folder, target.name, precision, measured)
         )
         shutil.rmtree(target, ignore_errors=True)
         folder.rename(target)
@@ -59,25 +75,52 @@ def _write_graph(checkpoint: Checkpoint, folder: Path, precision: str, progress:
     ir.save(model, folder / GRAPH, external_data=f"{GRAPH}.data")
 
 
-def _gate(folder: Path, reference: Path, scorer: Scorer, progress: Progress) -> Quality:
-    token_ids = VocabularyTokenizer(folder / TOKENIZER).encode(quality_text())
-    chunks = chunks_of(token_ids)
-    quality = measure(
+def _measure(
+    folder: Path, reference: Path, scorer: Scorer, progress: Progress
+) -> tuple[Quality | None, Int8Cache]:
+    """Add the graph over an int8 cache; measure both graphs, unless one is the reference.
+
+    Raises ModelError if the first one is too far away; the second one is then only not kept.
+    """
+    chunks = chunks_of(VocabularyTokenizer(folder / TOKENIZER).encode(quality_text()))
+    # Every other chunk, so that half of the text judges scales that do not know it.
+    _write_int8_cache_graph(folder, chunks[::2], scorer, progress)
+    graphs = [INT8_CACHE_GRAPH] if reference == folder else [INT8_CACHE_GRAPH, GRAPH]
+    int8_cache, *own = measure(
         scorer(reference / GRAPH, chunks),
-        scorer(folder / GRAPH, chunks),
+        [scorer(folder / graph, chunks) for graph in graphs],
         lambda done: progress("measuring quality", done, len(chunks)),
     )
-    if quality.kl > MAX_KL:
-        message = (
-            f"the converted model is too far from fp32 (KL {quality.kl:.4f}, at most {MAX_KL}); "
-            "use --precision fp32"
-        )
-        raise ModelError(message)
-    return quality
+    for quality in own:
+        if not quality.is_close:
+            message = (
+                f"the converted model is too far from fp32 (KL {quality.kl:.4f}, at most "
+                f"{MAX_KL}); use --precision fp32"
+            )
+            raise ModelError(message)
+    if not int8_cache.is_close:
+        (folder / INT8_CACHE_GRAPH).unlink()
+    digest = file_digest(folder / INT8_CACHE_GRAPH) if int8_cache.is_close else ""
+    return (own[0] if own else None), Int8Cache(int8_cache, digest)
+
+
+def _write_int8_cache_graph(
+    folder: Path, chunks: Sequence[TokenIds], scorer: Scorer, progress: Progress
+) -> None:
+    def followed() -> Iterator[Mapping[str, Floats]]:
+        for done, cache in enumerate(scorer.caches(folder / GRAPH, chunks), start=1):
+            yield cache
+            progress("measuring keys and values", done, len(chunks))
+
+    write_int8_cache_graph(folder / GRAPH, folder / INT8_CACHE_GRAPH, channel_scales(followed()))
 
 
 def _manifest(
-    checkpoint: Checkpoint, folder: Path, name: str, precision: str, quality: Quality | None
+    checkpoint: Checkpoint,
+    folder: Path,
+    name: str,
+    precision: str,
+    measured: tuple[Quality | None, Int8Cache],
 ) -> Manifest:
     spec = checkpoint.spec
     return Manifest(
@@ -100,7 +143,8 @@ def _manifest(
         adds_document_start=checkpoint.adds_document_start,
         infill_token_ids=checkpoint.infill_token_ids,
         digest=_digest(folder),
-        quality=quality,
+        quality=measured[0],
+        int8_cache=measured[1],
     )
 
 

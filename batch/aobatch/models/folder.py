@@ -1,10 +1,17 @@
-"""A model folder: model.onnx (and its data), tokenizer.json, model.toml."""
+"""A model folder: graphs that share their weights, tokenizer.json, model.toml."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from aobatch.errors import ModelError
-from aobatch.models.manifest import FORMAT, Manifest, read_manifest
+from aobatch.models.manifest import MAX_KL, Manifest, read_manifest
+
+GRAPH, TOKENIZER, MANIFEST = "model.onnx", "tokenizer.json", "model.toml"
+INT8_CACHE_GRAPH = "model.kv-int8.onnx"
+
+CacheDtype: TypeAlias = Literal["fp32", "int8"]
+"""How keys and values are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,18 +26,24 @@ class ModelFolder:
         """Bytes on disk."""
         return sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
 
+    def graph(self, cache_dtype: CacheDtype = "fp32") -> Path:
+        """Give the graph over such a cache; ModelError if the model does not bear int8."""
+        if cache_dtype == "fp32":
+            return self.path / GRAPH
+        int8 = self.manifest.int8_cache
+        if not int8.digest:
+            message = (
+                f"{self.manifest.name} is too far from fp32 with an int8 cache (KL "
+                f"{int8.quality.kl:.4f}, at most {MAX_KL}); use --kv-cache-dtype fp32"
+            )
+            raise ModelError(message)
+        return self.path / INT8_CACHE_GRAPH
+
 
 def open_folder(path: Path) -> ModelFolder:
     """Open a model folder; ModelError if something is missing or of another layout."""
-    for name in ("model.onnx", "tokenizer.json", "model.toml"):
+    for name in (GRAPH, TOKENIZER, MANIFEST):
         if not (path / name).is_file():
             message = f"{path} is not a model folder: {name} is missing"
             raise ModelError(message)
-    manifest = read_manifest(path / "model.toml")
-    if manifest.format != FORMAT:
-        message = (
-            f"{path} has layout {manifest.format}, this aobatch reads {FORMAT}; convert it again "
-            f"with `aobatch models pull {manifest.name}`"
-        )
-        raise ModelError(message)
-    return ModelFolder(path, manifest)
+    return ModelFolder(path, read_manifest(path / MANIFEST))

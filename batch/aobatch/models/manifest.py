@@ -7,8 +7,11 @@ import tomli_w
 
 from aobatch.errors import ModelError
 
-FORMAT = 1
+FORMAT = 2
 """The layout of a model folder; a folder of another layout is converted anew."""
+
+MAX_KL = 0.02
+"""What is further from fp32 than this, in nats a token, is refused."""
 
 
 class Quality(msgspec.Struct, frozen=True):
@@ -18,6 +21,19 @@ class Quality(msgspec.Struct, frozen=True):
     """Mean Kullback-Leibler divergence KL(fp32 || this), in nats a token."""
     top1_agreement: float
     num_tokens: int
+
+    @property
+    def is_close(self) -> bool:
+        """Whether it is close enough to be used."""
+        return self.kl <= MAX_KL
+
+
+class Int8Cache(msgspec.Struct, frozen=True):
+    """The graph over an int8 cache of keys and values, and how close it is to fp32."""
+
+    quality: Quality
+    digest: str
+    """sha256 of the graph; empty if it was too far from fp32 to be kept."""
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,6 +60,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Ahead of a prefix, a suffix and the middle; empty if there are no such tokens."""
     digest: str
     """sha256 over the graph, its data and the tokenizer."""
+    int8_cache: Int8Cache
     quality: Quality | None = None
 
     @property
@@ -52,13 +69,28 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return 2 * 4 * self.num_layers * self.num_kv_heads * self.head_dim
 
 
+class _Layout(msgspec.Struct, frozen=True):
+    """What the description of any layout has."""
+
+    format: int
+    name: str
+
+
 def read_manifest(path: Path) -> Manifest:
-    """Read a model.toml; ModelError says what is wrong with it."""
+    """Read a model.toml; ModelError says what is wrong with it, or that its layout is another."""
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=Manifest)
+        content = path.read_bytes()
+        layout = msgspec.toml.decode(content, type=_Layout)
+        if layout.format == FORMAT:
+            return msgspec.toml.decode(content, type=Manifest)
     except (OSError, msgspec.DecodeError) as error:
         message = f"{path} is not a readable model description: {error}"
         raise ModelError(message) from error
+    message = (
+        f"{path.parent} has layout {layout.format}, this aobatch reads {FORMAT}; convert it again "
+        f"with `aobatch models pull {layout.name}`, or `aobatch models import` if you imported it"
+    )
+    raise ModelError(message)
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

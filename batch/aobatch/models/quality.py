@@ -1,21 +1,28 @@
 """How close a converted graph is to its fp32 reference, on a text that ships with the package."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol
 
 import numpy as np
 
 from aobatch.arrays import Floats, Logits, TokenIds
 from aobatch.models.manifest import Quality
 
-MAX_KL = 0.02
-"""A precision further from fp32 than this, in nats a token, is refused."""
 CHUNK = 256
 
-Scorer: TypeAlias = Callable[[Path, Sequence[TokenIds]], Iterator[Logits]]
-"""Runs the graph of a folder over chunks of tokens; yields each chunk's logits [N, V]."""
+
+class Scorer(Protocol):
+    """Runs a decoder graph over texts, each from its beginning."""
+
+    def __call__(self, graph: Path, texts: Sequence[TokenIds]) -> Iterator[Logits]:
+        """Yield all logits of each text, [N, V]."""
+        ...
+
+    def caches(self, graph: Path, texts: Sequence[TokenIds]) -> Iterator[Mapping[str, Floats]]:
+        """Yield the keys and values of each text by name, [kv_heads, N, head_dim]."""
+        ...
 
 
 def quality_text() -> str:
@@ -24,17 +31,28 @@ def quality_text() -> str:
 
 
 def measure(
-    reference: Iterator[Logits], candidate: Iterator[Logits], advance: Callable[[int], None]
-) -> Quality:
-    """Compare two graphs' logits over the same chunks; `advance(chunks)` follows the work."""
-    kl, agreement, num_tokens = 0.0, 0, 0
-    for index, (expected, found) in enumerate(zip(reference, candidate, strict=True), start=1):
-        expected_logprobs, found_logprobs = _log_softmax(expected), _log_softmax(found)
-        kl += float((np.exp(expected_logprobs) * (expected_logprobs - found_logprobs)).sum())
-        agreement += int((expected.argmax(axis=1) == found.argmax(axis=1)).sum())
+    reference: Iterator[Logits],
+    candidates: Sequence[Iterator[Logits]],
+    advance: Callable[[int], None],
+) -> list[Quality]:
+    """Compare graphs' logits with a reference's over the same chunks, candidate by candidate.
+
+    `advance(chunks)` follows the work.
+    """
+    kl, agreement = np.zeros(len(candidates)), np.zeros(len(candidates))
+    num_tokens = 0
+    for index, (expected, *found) in enumerate(zip(reference, *candidates, strict=True), start=1):
+        logprobs = _log_softmax(expected)
+        probabilities, best = np.exp(logprobs), expected.argmax(axis=1)
+        for place, logits in enumerate(found):
+            kl[place] += (probabilities * (logprobs - _log_softmax(logits))).sum()
+            agreement[place] += (best == logits.argmax(axis=1)).sum()
         num_tokens += len(expected)
         advance(index)
-    return Quality(round(kl / num_tokens, 5), round(agreement / num_tokens, 4), num_tokens)
+    return [
+        Quality(round(float(k), 5), round(float(a), 4), num_tokens)
+        for k, a in zip(kl / num_tokens, agreement / num_tokens, strict=True)
+    ]
 
 
 def chunks_of(token_ids: TokenIds) -> list[TokenIds]:

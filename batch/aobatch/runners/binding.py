@@ -97,25 +97,28 @@ class KeyValueCache:
     Memory is taken by the system only where tokens have been written.
     """
 
-    def __init__(self, num_layers: int, num_kv_heads: int, head_dim: int) -> None:
+    def __init__(
+        self, num_layers: int, num_kv_heads: int, head_dim: int, dtype: np.dtype[Any]
+    ) -> None:
         self._names = [
             f"{layer}.{part}" for layer in range(num_layers) for part in ("key", "value")
         ]
         self._num_kv_heads = num_kv_heads
         self._head_dim = head_dim
-        self._arrays: list[NDArray[np.float32]] = []
+        self._dtype = dtype
+        self._arrays: list[NDArray[Any]] = []
         self.capacity = 0
 
     def empty(self) -> "KeyValueCache":
         """Give a cache for the same model, with no slots yet."""
-        return KeyValueCache(len(self._names) // 2, self._num_kv_heads, self._head_dim)
+        return KeyValueCache(len(self._names) // 2, self._num_kv_heads, self._head_dim, self._dtype)
 
     def resize(self, num_slots: int, capacity: int, lengths: Sequence[int]) -> None:
         """Allocate anew and carry over the first lengths[i] tokens of slot i."""
         shape = (num_slots, self._num_kv_heads, capacity, self._head_dim)
         old, self._arrays = self._arrays, []
         for index in range(len(self._names)):
-            array = np.empty(shape, np.float32)
+            array = np.empty(shape, self._dtype)
             for slot, length in enumerate(lengths):
                 array[slot, :, :length] = old[index][slot, :, :length]
             if old:
@@ -123,7 +126,7 @@ class KeyValueCache:
             self._arrays.append(array)
         self.capacity = capacity
 
-    def rows(self, first: int, stop: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    def rows(self, first: int, stop: int) -> Iterator[tuple[str, NDArray[Any]]]:
         """Give the rows of slots first to stop of every layer's keys and values, uncopied."""
         for name, array in zip(self._names, self._arrays, strict=True):
             yield name, array[first:stop]

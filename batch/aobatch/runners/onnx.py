@@ -7,8 +7,10 @@ rows as past and as present, so that nothing is copied and rows outside the rang
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aobatch.arrays import Logits, TokenIds
 from aobatch.errors import ModelError
@@ -26,17 +28,18 @@ class OnnxRunner:
         entries = integer_entries()
         self.multiplies_slowly = bool(entries)
         self._session = open_session(graph, SessionOptions(threads, entries))
-        shapes = {value.name: value.shape for value in self._session.get_inputs()}
-        if "past.0.key" not in shapes:
+        inputs = {value.name: value for value in self._session.get_inputs()}
+        if "past.0.key" not in inputs:
             message = f"{graph} is not a graph that aobatch converted; import the model first"
             raise ModelError(message)
-        num_layers = sum(name.endswith(".key") for name in shapes)
-        _, num_kv_heads, _, head_dim = shapes["past.0.key"]
+        num_layers = sum(name.endswith(".key") for name in inputs)
+        _, num_kv_heads, _, head_dim = inputs["past.0.key"].shape
+        dtype = np.dtype(np.int8 if inputs["past.0.key"].type == "tensor(int8)" else np.float32)
         outputs = {value.name: value.shape for value in self._session.get_outputs()}
         self.vocab_size: int = outputs["logits"][-1]
-        self.kv_bytes_per_token = 2 * 4 * num_layers * num_kv_heads * head_dim
+        self.kv_bytes_per_token = 2 * dtype.itemsize * num_layers * num_kv_heads * head_dim
         self._splits: list[bool] = []  # siblings share it
-        self._cache = KeyValueCache(num_layers, num_kv_heads, head_dim)
+        self._cache = KeyValueCache(num_layers, num_kv_heads, head_dim, dtype)
         self._decoders: dict[int, Binding] = {}
         self._logits: Logits = np.empty((0, self.vocab_size), np.float32)
 
@@ -94,6 +97,11 @@ class OnnxRunner:
     def copy(self, source: int, target: int, length: int) -> None:
         """Give slot target the first `length` tokens of slot source."""
         self._cache.copy(source, target, length)
+
+    def keys_and_values(self, slot: int, length: int) -> dict[str, NDArray[Any]]:
+        """Give what a slot holds of its first tokens, [kv_heads, length, head_dim] by name."""
+        rows = self._cache.rows(slot, slot + 1)
+        return {name: array[0, :, :length] for name, array in rows}
 
     def _logits_of(self, rows: int) -> Logits:
         if len(self._logits) < rows:

@@ -1,0 +1,43 @@
+"""Fixtures of the models' tests: a measurement that finds one graph far from its reference."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from aobatch.arrays import Logits, TokenIds
+from aobatch.models.conversion import convert
+from aobatch.models.folder import ModelFolder
+from aobatch.models.importers.gguf import read_gguf
+from aobatch.runners.scoring import TextScorer
+
+Distorted = Callable[[str], ModelFolder]
+
+
+class DistortingScorer(TextScorer):
+    """Sees the logits of the converted model's graph of one name threefold, and little text."""
+
+    def __init__(self, graph_name: str) -> None:
+        self._graph_name = graph_name
+
+    def __call__(self, graph: Path, texts: Sequence[TokenIds]) -> Iterator[Logits]:
+        """Yield the logits of the first text, true or threefold."""
+        is_distorted = graph.name == self._graph_name and graph.parent.name != "reference"
+        for logits in super().__call__(graph, texts[:1]):
+            yield logits * (3 if is_distorted else 1)
+
+
+@pytest.fixture
+def convert_distorted(tiny_gguf: Path, tmp_path: Path) -> Distorted:
+    """Give a conversion of the tiny model to int8 that finds the graph of a name far away."""
+
+    def converted(graph_name: str) -> ModelFolder:
+        return convert(
+            read_gguf(tiny_gguf),
+            tmp_path / "far",
+            precision="int8",
+            scorer=DistortingScorer(graph_name),
+            progress=lambda *_: None,
+        )
+
+    return converted
