@@ -74,7 +74,7 @@ def _option(parameter: Parameter) -> Callable[[Callable[..., None]], Callable[..
     type=click.Choice(["fp32", "int8"]),
     default="fp32",
     show_default=True,
-    help="How keys and values are kept.",
+    help="Type of keys and values.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
 def complete(

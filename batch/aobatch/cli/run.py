@@ -129,7 +129,7 @@ class RunCommand(GroupedCommand):
     type=click.Choice(["fp32", "int8"]),
     default="fp32",
     show_default=True,
-    help="How keys and values are kept; int8 is a quarter of the memory, and shapes results.",
+    help="Type of keys and values; int8: a quarter of the memory, slower prompts.",
 )
 @click.option(
     "--prefix-sharing/--no-prefix-sharing",
