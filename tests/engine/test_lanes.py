@@ -1,7 +1,7 @@
 """Laws of lanes: threads that work side by side end with the run, and hide nothing."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -11,7 +11,13 @@ from aobatch.engine.config import EngineConfig
 from aobatch.engine.engine import Engine
 from aobatch.engine.preparation import Preparation
 from aobatch.engine.window import ordered
-from aobatch.testing import LIMITS, ByteTokenizer, random_script, scripted_engine
+from aobatch.testing import (
+    LIMITS,
+    ByteTokenizer,
+    ScriptedRunner,
+    random_script,
+    scripted_engine,
+)
 
 LINES: list[dict[str, object]] = [
     {"prompt": f"line {number}", "max_tokens": 30, "ignore_eos": True} for number in range(40)
@@ -99,3 +105,19 @@ def test_engines_of_several_lanes_fill_them_evenly(parse: Callable[..., list[Req
     list(engine.run(parse(*LINES[:6])))
 
     assert len(busy) == 2
+
+
+def test_slots_multiply_again_after_a_long_request(parse: Callable[..., list[Request]]) -> None:
+    """A request that fills the cache alone leaves no mark on those behind it."""
+    reserved: list[tuple[int, int]] = []
+
+    class Watched(ScriptedRunner):
+        def reserve(self, num_slots: int, capacity: int, lengths: Sequence[int]) -> None:
+            reserved.append((num_slots, capacity))
+            super().reserve(num_slots, capacity, lengths)
+
+    config = EngineConfig(num_lanes=1, kv_cache_bytes=512)
+    lines = [{"prompt": "x" * 500, "max_tokens": 4}, *LINES]
+    list(Engine(Watched(), ByteTokenizer(), LIMITS, config).run(parse(*lines)))
+
+    assert reserved == [(1, 512), (8, 64)]
