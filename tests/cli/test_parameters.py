@@ -3,7 +3,7 @@
 import pytest
 from click import BadParameter
 
-from aobatch.cli.parameters import ByteSize, NamedValue
+from aobatch.cli.parameters import ByteSize, Duration, NamedValue
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,22 @@ def test_wrong_sizes_are_refused(text: str) -> None:
     """Nothing else is a size."""
     with pytest.raises(BadParameter, match="not a size"):
         ByteSize().convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("0.5s", 0.5), ("30m", 1800), ("2H", 7200), ("1d1h1m1s", 90061)],
+)
+def test_durations_are_numbers_with_units(text: str, seconds: float) -> None:
+    """A duration is seconds, or days, hours, minutes and seconds in their order."""
+    assert Duration().convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1x", "s", "1m1h", "1.5h", "nan"])
+def test_wrong_durations_are_refused(text: str) -> None:
+    """Nothing else is a duration."""
+    with pytest.raises(BadParameter, match="not a duration"):
+        Duration().convert(text, None, None)
 
 
 @pytest.mark.parametrize(

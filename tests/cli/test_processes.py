@@ -71,6 +71,20 @@ def test_first_signal_stops_cleanly(source: Path, number: signal.Signals) -> Non
     assert source.with_name("in.out.jsonl.aobatch").is_dir()
 
 
+def test_time_limit_stops_cleanly_and_the_next_run_goes_on(source: Path) -> None:
+    """The limit ends the command with 75 and one sentence; without it the job is finished."""
+    command = [*COMMAND, "0.05", "run", source, "--time-limit", "1s"]
+    stopped = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert stopped.returncode == 75
+    assert stopped.stderr.splitlines()[-1] == (
+        "aobatch: the time limit is reached; what is done is kept, run again"
+    )
+    assert not source.with_name("in.out.jsonl").exists()
+    assert subprocess.run([*COMMAND, "0", "run", source, "-q"], check=False).returncode == 0
+    assert len(source.with_name("in.out.jsonl").read_bytes().splitlines()) == 400
+
+
 def test_second_signal_kills_at_once() -> None:
     """A command that cannot stop cleanly obeys the second signal."""
     stuck = (

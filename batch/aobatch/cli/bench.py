@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def bench(
     model: str | None, job: Path | None, threads: int | None, rounds: int, *, as_json: bool
 ) -> None:
-    """Measure whole jobs, decode steps and prefill, in new tokens a second.
+    """Measure jobs, decode steps and prefill, in tokens a second.
 
     The ceiling is what this machine would reach if a model were its matrix products alone. All
     figures are medians of rounds in which everything is measured in turn, since machines drift.

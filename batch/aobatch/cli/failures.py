@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import click
 
 from aobatch.cli.console import say
-from aobatch.cli.signals import Interrupted, die_by
-from aobatch.errors import AobatchError, JobError, StorageError
+from aobatch.cli.signals import Interrupted, OutOfTime, die_by
+from aobatch.errors import AobatchError, BusyError, JobError, StorageError
 
 EXIT_CODES = {
     0: "every line was answered, or as many as --max-failures asks for",
@@ -22,7 +22,7 @@ EXIT_CODES = {
     70: "a defect of aobatch",
     73: "the output cannot be created",
     74: "the disk is full or failed",
-    75: "another run is at work on this job; try again later",
+    75: "another run is at work on this job, or the time limit came; run again later",
     130: "stopped by Ctrl-C (SIGINT); run again to go on",
     143: "stopped by SIGTERM; run again to go on",
 }
@@ -39,6 +39,9 @@ def reported_failures() -> Iterator[None]:
     except BrokenPipeError:
         # Standard error never raises it (see console), so the reader of the results has left.
         die_by(signal.SIGPIPE)
+    except OutOfTime as stop:
+        say("aobatch: the time limit is reached; what is done is kept, run again")
+        raise click.exceptions.Exit(BusyError.exit_code) from stop
     except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
         say(f"aobatch: stopped by {signal.Signals(number).name}; what is done is kept, run again")

@@ -18,7 +18,10 @@ class Commands(LazyGroup):
             "aobatch.cli.complete",
             "Complete one prompt; - reads it from standard input.",
         ),
-        "bench": ("aobatch.cli.bench", "Measure decode steps and prefill, in new tokens a second."),
+        "bench": (
+            "aobatch.cli.bench",
+            "Measure jobs, decode steps and prefill, in tokens a second.",
+        ),
     }
 
 

@@ -23,6 +23,25 @@ class ByteSize(click.ParamType[int]):
         return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+class Duration(click.ParamType[float]):
+    """A time such as 90s, 30m, 2h or 1h30m; a plain number is seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read a duration as seconds."""
+        pattern = r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?"
+        match = re.fullmatch(pattern, str(value).strip().lower())
+        parts = match.groups(default="0") if match else ()
+        scale = (86_400, 3_600, 60, 1)
+        seconds = sum(float(part) * size for part, size in zip(parts, scale, strict=False))
+        if not seconds:
+            self.fail(f"{value!r} is not a duration such as 90s, 30m or 1h30m", param, ctx)
+        return seconds
+
+
 class NamedValue(click.ParamType[tuple[str, object]]):
     """A body field and its JSON value, such as temperature=0.2 or user="ada"."""
 

@@ -10,8 +10,8 @@ import click
 from aobatch.cli.console import say
 from aobatch.cli.failures import EXIT_CODES
 from aobatch.cli.help import GroupedCommand
-from aobatch.cli.parameters import ByteSize, NamedValue
-from aobatch.cli.signals import interruptible
+from aobatch.cli.parameters import ByteSize, Duration, NamedValue
+from aobatch.cli.signals import interruptible, limited_time
 from aobatch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class RunOptions(TypedDict):
     prefix_sharing: bool
     threads: int | None
     max_failures: str
+    time_limit: float | None
     restart: bool
     quiet: bool
 
@@ -61,7 +62,7 @@ class RunCommand(GroupedCommand):
     """The command with its options in groups."""
 
     option_groups = {  # noqa: RUF012 - declared as a ClassVar in GroupedCommand
-        "Files": ("output", "restart", "max_failures"),
+        "Files": ("output", "restart", "max_failures", "time_limit"),
         "Requests": ("model", "default", "ignore_unknown", "clamp_max_tokens", "logprobs_mode"),
         "Sampling": ("seed",),
         "Machine": (
@@ -90,6 +91,12 @@ class RunCommand(GroupedCommand):
     default="0",
     show_default=True,
     help="Lines that may fail without exit code 1.",
+)
+@click.option(
+    "--time-limit",
+    metavar="DURATION",
+    type=Duration(),
+    help="Stop after 90s, 30m or 2h with exit code 75; the same command goes on.",
 )
 @click.option("-m", "--model", metavar="NAME", help="The model of lines that name none.")
 @click.option(
@@ -147,7 +154,11 @@ def run(**options: Unpack[RunOptions]) -> None:
 
     allowance = parse_allowance(options["max_failures"])
     config = job_config(options)
-    with interruptible(), stage_progress(is_quiet=options["quiet"]) as stages:
+    with (
+        interruptible(),
+        limited_time(options["time_limit"]),
+        stage_progress(is_quiet=options["quiet"]) as stages,
+    ):
         backend = open_backend(options, stages)
         outcome = run_job(config, backend, job_progress(is_quiet=options["quiet"]))
     if not options["quiet"]:

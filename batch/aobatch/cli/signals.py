@@ -18,6 +18,25 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
+class OutOfTime(KeyboardInterrupt):
+    """The time limit; it unwinds the job as a signal does."""
+
+
+@contextmanager
+def limited_time(seconds: float | None) -> Iterator[None]:
+    """Raise OutOfTime in the block after so many seconds, never if None."""
+    if seconds is None:
+        yield
+        return
+    handler = signal.signal(signal.SIGALRM, _end_time)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Turn the first signal in the block into Interrupted; a second one kills."""
@@ -38,6 +57,10 @@ def die_by(number: int) -> NoReturn:
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     raise SystemExit(128 + number)
+
+
+def _end_time(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise OutOfTime
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
