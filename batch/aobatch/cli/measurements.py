@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,7 +59,11 @@ def measure(
         model=folder.manifest.name,
         precision=folder.manifest.precision,
         threads=threads,
-        jobs=_medians(jobs, lambda speed: speed.run_seconds),
+        jobs=[
+            # Later rounds share the process with the open parts.
+            replace(job, peak_bytes=first.peak_bytes)
+            for job, first in zip(_medians(jobs, _run_seconds), jobs[0], strict=True)
+        ],
         ceilings=_medians([ceilings for ceilings, _ in others], lambda ceiling: ceiling[1]),
         speeds=_medians([speeds for _, speeds in others], lambda speed: speed.seconds),
         samplers=list(benchmark_sampler()),
@@ -82,6 +86,10 @@ class _Parts:
     def speeds(self) -> list[Speed]:
         decodes = [decode_speed(self._runners, batch) for batch in BATCHES]
         return decodes + [prefill_speed(self._runners, *prompts) for prompts in PROMPTS]
+
+
+def _run_seconds(job: JobSpeed) -> float:
+    return job.run_seconds
 
 
 def _medians(rounds: Sequence[Sequence[Item]], size: Callable[[Item], float]) -> list[Item]:
