@@ -1,8 +1,10 @@
 """Laws of sharing: what requests have in common is computed once, and no result changes."""
 
 import random
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 
 from aobatch.api.request import Request
@@ -96,6 +98,30 @@ def test_equal_requests_are_computed_once(
     assert engine.statistics.prefill_tokens == len("again")
     assert sorted(result.request.line for result in results) == [*range(1, 61)]
     assert len({(result.choices, result.usage) for result in results}) == 1
+
+
+def test_equal_requests_are_read_only_within_the_window(
+    parse: Callable[..., list[Request]],
+) -> None:
+    """However many equal requests follow, no more are pulled than the look-ahead allows."""
+    pulled: list[Request] = []
+    is_read = threading.Event()
+
+    def source() -> Iterator[Request]:
+        for request in parse(*[{"prompt": "again", "max_tokens": 5, "temperature": 0}] * 400):
+            pulled.append(request)
+            yield request
+        is_read.set()
+
+    def script(token_ids: tuple[int, ...]) -> np.ndarray:
+        is_read.wait(0.3)  # time enough to pull all of them, if nothing held that back
+        return random_script(token_ids)
+
+    results = scripted_engine(script, EngineConfig(lookahead=20)).run(source())
+    next(results)
+
+    assert len(pulled) <= 40
+    assert len([*results]) == 399
 
 
 def test_equal_draws_and_streams_are_computed_each(parse: Callable[..., list[Request]]) -> None:

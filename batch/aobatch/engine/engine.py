@@ -24,6 +24,7 @@ from aobatch.engine.streaming import Delta, Listener
 from aobatch.engine.window import Window, ordered
 from aobatch.models.tokenizer import Tokenizer
 from aobatch.runners import ModelRunner
+from aobatch.runners.lanes import with_siblings
 from aobatch.sampling.sampler import Sampler
 
 Event: TypeAlias = Sequence | Delta | BaseException | None
@@ -43,7 +44,7 @@ class Engine:
         self._kv_bytes_per_token = runner.kv_bytes_per_token
         self._preparation = Preparation(tokenizer, limits, clamp_max_tokens=config.clamp_max_tokens)
         counts = slot_counts(config)
-        self._runners = [runner, *(runner.sibling() for _ in counts[1:])]
+        self._runners = with_siblings(runner, len(counts))
         self._samplers = [Sampler(n, limits.vocab_size, config.logprobs_mode) for n in counts]
 
     def run(
@@ -61,7 +62,8 @@ class Engine:
         window = Window(iter(requests), results.admit, max(1, self._config.lookahead // 2))
         with self._lanes(scheduler, events):
             while True:
-                if scheduler.is_low and not window.has_read_all:
+                wants_more = scheduler.is_low and results.num_joined < self._config.lookahead
+                if wants_more and not window.has_read_all:
                     states = window.read()
                     scheduler.add(ordered([g for state in states for g in state.groups_to_compute]))
                     yield from results.ready()

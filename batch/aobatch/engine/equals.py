@@ -17,6 +17,8 @@ class Equals:
     """Remembers what is being computed and what was computed last."""
 
     def __init__(self) -> None:
+        self.num_joined = 0
+        """Requests that wait for an equal one's result."""
         self._open: dict[CompletionBody, list[Request]] = {}
         self._known: OrderedDict[CompletionBody, Result] = OrderedDict()
 
@@ -36,6 +38,7 @@ class Equals:
             self._open[name] = []
             return False
         followers.append(request)
+        self.num_joined += 1
         return True
 
     def finish(self, result: Result) -> list[Result]:
@@ -46,4 +49,6 @@ class Equals:
         self._known[name] = result
         if len(self._known) > NUM_KEPT:
             self._known.popitem(last=False)
-        return [replace(result, request=request) for request in self._open.pop(name)]
+        followers = self._open.pop(name)
+        self.num_joined -= len(followers)
+        return [replace(result, request=request) for request in followers]

@@ -34,6 +34,11 @@ class Results:
         self._equals = Equals()
         self._ready: list[Result] = []
 
+    @property
+    def num_joined(self) -> int:
+        """Requests that wait for the result of an equal one."""
+        return self._equals.num_joined
+
     def admit(self, request: Request) -> RequestState | None:
         """Prepare a request; None if it needs no computation or shares an equal one's."""
         if known := self._equals.find(request):
