@@ -63,14 +63,15 @@ class Lane:
     def _admit(self) -> bool:
         """Start sequences until the slots are full; False if there is no more to do."""
         while True:
-            capacity = max((capacity_for(s.group) for s in self._slots.sequences), default=0)
+            capacity = capacity_for(self._slots.num_tokens_at_most)
             taken = self._parts.scheduler.take(self._index, len(self._slots), capacity)
             if taken is None:
                 return False
             if not taken:
                 return True
             started = time.perf_counter()
-            self._reserve(max([capacity, *(capacity_for(s.group) for s in taken)]))
+            needed = max(sequence.group.num_tokens_at_most for sequence in taken)
+            self._reserve(max(capacity, capacity_for(needed)))
             self._start(taken)
             self.statistics.lane_seconds += time.perf_counter() - started
 

@@ -19,8 +19,6 @@ class LaneLoad:
     num_slots: int
     """Slots that it may have at most, its part of max_num_seqs."""
     num_active: int = 0
-    capacity: int = 0
-    """Tokens that the largest active sequence may need."""
 
 
 class Scheduler:
@@ -68,19 +66,18 @@ class Scheduler:
             self._changed.notify_all()
 
     def take(self, lane: int, num_active: int, capacity: int) -> list[Sequence] | None:
-        """Start sequences beside num_active ones that need `capacity` tokens; None if closed.
+        """Start sequences beside num_active ones in slots of `capacity` tokens; None if closed.
 
         Waits for work if the lane has none. A prefill costs the same for one short prompt as for
         several, so while sequences are active, few free slots wait for more.
         """
         with self._changed:
-            load = self._loads[lane]
-            load.num_active, load.capacity = num_active, capacity
+            self._loads[lane].num_active = num_active
             while not num_active and not self._waiting and not self._is_closed:
                 self._changed.wait()
             if self._is_closed:
                 return None
-            taken = self._take(lane)
+            taken = self._take(lane, capacity)
             is_low = self.is_low
         if taken and is_low:
             self._on_low()
@@ -91,12 +88,12 @@ class Scheduler:
         affordable = self._kv_cache_bytes // (capacity * self._bytes_per_token)
         return max(1, min(self._loads[lane].num_slots, affordable))
 
-    def _take(self, lane: int) -> list[Sequence]:
+    def _take(self, lane: int, capacity: int) -> list[Sequence]:
         load = self._loads[lane]
         allowed = self._share() - load.num_active
-        plan, capacity, total = [], load.capacity, 0
+        plan, total = [], 0
         for group in self._waiting:
-            capacity = max(capacity, capacity_for(group))
+            capacity = max(capacity, capacity_for(group.num_tokens_at_most))
             room = self.slots_for(lane, capacity) - load.num_active - total
             # A group is shared out as a whole, since each lane would read its prompt anew.
             if room < 1 or total >= allowed:
@@ -135,6 +132,6 @@ def slot_counts(config: EngineConfig) -> list[int]:
     return [(config.max_num_seqs + lane) // lanes for lane in range(lanes)]
 
 
-def capacity_for(group: SequenceGroup) -> int:
-    """Give the capacity of a slot in which the group's sequences fit."""
-    return -(-group.num_tokens_at_most // CAPACITY_STEP) * CAPACITY_STEP
+def capacity_for(num_tokens: int) -> int:
+    """Give the capacity of a slot that so many tokens fit into."""
+    return -(-num_tokens // CAPACITY_STEP) * CAPACITY_STEP

@@ -19,6 +19,8 @@ class SlotColumns:
     generated: TokenIds
     """Tokens sampled so far."""
     max_tokens: TokenIds
+    num_tokens_at_most: TokenIds
+    """Tokens that the slot must have room for."""
     last_token: TokenIds
     is_watched: NDArray[np.bool_]
     token_ids: TokenIds
@@ -34,6 +36,7 @@ class SlotColumns:
             cached=np.zeros(num_slots, np.int64),
             generated=np.zeros(num_slots, np.int64),
             max_tokens=np.zeros(num_slots, np.int64),
+            num_tokens_at_most=np.zeros(num_slots, np.int64),
             last_token=np.zeros(num_slots, np.int64),
             is_watched=np.zeros(num_slots, np.bool_),
             token_ids=np.zeros(shape, np.int64),
@@ -61,6 +64,11 @@ class Slots:
         return self._columns.cached[: len(self)]
 
     @property
+    def num_tokens_at_most(self) -> int:
+        """Tokens that each slot must have room for."""
+        return int(self._columns.num_tokens_at_most[: len(self)].max(initial=0))
+
+    @property
     def last_token(self) -> TokenIds:
         """The token that each slot sampled last, [N]."""
         return self._columns.last_token[: len(self)]
@@ -73,6 +81,7 @@ class Slots:
         columns.cached[slot] = len(group.prompt_token_ids)
         columns.generated[slot] = 0
         columns.max_tokens[slot] = group.max_tokens
+        columns.num_tokens_at_most[slot] = group.num_tokens_at_most
         columns.is_watched[slot] = sequence.is_watched
         self.sequences.append(sequence)
 
