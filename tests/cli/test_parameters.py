@@ -40,7 +40,9 @@ def test_durations_are_numbers_with_units(text: str, seconds: float) -> None:
     assert Duration().convert(text, None, None) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "1x", "s", "1m1h", "1.5h", "nan"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "1x", "s", "1m1h", "1.5h", "nan", "3651d", "9" * 30]
+)
 def test_wrong_durations_are_refused(text: str) -> None:
     """Nothing else is a duration."""
     with pytest.raises(BadParameter, match="not a duration"):

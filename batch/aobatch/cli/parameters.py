@@ -23,6 +23,10 @@ class ByteSize(click.ParamType[int]):
         return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+MAX_SECONDS = 10 * 365 * 86_400
+"""Longer times are taken for a slip; the system's timers hold this one."""
+
+
 class Duration(click.ParamType[float]):
     """A time such as 90s, 30m, 2h or 1h30m; a plain number is seconds."""
 
@@ -37,7 +41,7 @@ class Duration(click.ParamType[float]):
         parts = match.groups(default="0") if match else ()
         scale = (86_400, 3_600, 60, 1)
         seconds = sum(float(part) * size for part, size in zip(parts, scale, strict=False))
-        if not seconds:
+        if not 0 < seconds <= MAX_SECONDS:
             self.fail(f"{value!r} is not a duration such as 90s, 30m or 1h30m", param, ctx)
         return seconds
 

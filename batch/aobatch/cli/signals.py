@@ -64,6 +64,8 @@ def _end_time(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
+    # The limit is not to break into the clean stop.
+    signal.setitimer(signal.ITIMER_REAL, 0)
     for other in STOPPING:
         if signal.getsignal(other) == _interrupt:
             signal.signal(other, signal.SIG_DFL)
