@@ -98,6 +98,7 @@ class ScriptedRunner:
         self._slots[target] = self._slots[source][:length]
 
     def _take_in(self, chunk: Chunk) -> list[Logits]:
+        _demand(len(chunk.token_ids) >= (2 if chunk.start else 1))
         self._put(chunk.slot, chunk.start, tuple(chunk.token_ids.tolist()))
         self.num_prefilled_tokens += len(chunk.token_ids)
         tokens = self._slots[chunk.slot]

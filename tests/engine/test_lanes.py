@@ -96,12 +96,15 @@ def test_order_keeps_every_prompt_and_puts_families_together(
 def test_engines_of_several_lanes_fill_them_evenly(parse: Callable[..., list[Request]]) -> None:
     """Few requests are shared out, so that no lane is left without work."""
     busy: set[str] = set()
+    both = threading.Barrier(2, timeout=20)
 
     def script(token_ids: tuple[int, ...]) -> np.ndarray:
-        busy.add(threading.current_thread().name)
+        if threading.current_thread().name not in busy:
+            busy.add(threading.current_thread().name)
+            both.wait()
         return random_script(token_ids)
 
-    engine: Engine = scripted_engine(script, EngineConfig(max_num_seqs=64, num_lanes=2))
+    engine = scripted_engine(script, EngineConfig(max_num_seqs=64, num_lanes=2))
     list(engine.run(parse(*LINES[:6])))
 
     assert len(busy) == 2

@@ -16,3 +16,14 @@ def test_chunks_cover_the_prompt_and_none_after_the_first_is_single(length: int)
     assert sum(sizes) == length
     assert max(sizes) <= CHUNK
     assert all(size >= 2 for size in sizes[1:])
+
+
+@pytest.mark.parametrize("length", [36, 255, 257, 258, 300, 513, 700])
+def test_chunks_behind_a_copied_beginning_are_none_of_them_single(length: int) -> None:
+    """Wherever a copy ends, what follows is covered by chunks of two or more tokens."""
+    for start in range(32, length - 1):
+        sizes = [end - begin for begin, end in pairwise([start, *chunk_ends(length, start)])]
+
+        assert sum(sizes) == length - start
+        assert min(sizes) >= 2
+        assert max(sizes) <= CHUNK + 1

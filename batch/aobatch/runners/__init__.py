@@ -9,7 +9,10 @@ from aobatch.arrays import Logits, TokenIds
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens that one slot is to take in: the next ones of its sequence."""
+    """Tokens that one slot is to take in: the next ones of its sequence.
+
+    Behind others there are two at least, since one alone takes another attention kernel.
+    """
 
     slot: int
     start: int
