@@ -74,6 +74,16 @@ def test_table_is_aligned_and_harmless(tally: UsageTally) -> None:
     assert "c\\u001b[2J" in table
 
 
+def test_table_says_what_was_shared_and_how_full_the_slots_were(tally: UsageTally) -> None:
+    """Savings stand in the table where there are any, and nothing where there are none."""
+    counts = {"prefix_tokens_shared": 1200, "busy_rows": 45, "busy_slots": 60}
+    lines = report_table(tally.report(counts)).splitlines()
+
+    assert "shared: 1,200 prompt tokens of common beginnings" in lines
+    assert "slots in use while requests waited: 75.0%" in lines
+    assert "shared" not in report_table(tally.report({}))
+
+
 def test_table_of_an_empty_job_has_no_percentiles() -> None:
     """A report without lines can be laid out."""
     table = report_table(UsageTally().report({}))

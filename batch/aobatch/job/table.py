@@ -5,6 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from aobatch.job.report import GroupUsage, Percentiles, UsageReport
 
+_SHARED = {
+    "prefix_tokens_shared": "prompt tokens of common beginnings",
+    "requests_shared": "results of equal requests",
+}
+"""What statistics count that was computed once for several."""
+
 _HEADER = ("", "requests", "failed", "prompt", "completion", "total tokens")
 
 
@@ -52,10 +58,20 @@ def _notes(report: UsageReport) -> Iterator[str]:
         yield f"finish reasons: {_counts(report.finish_reasons)}"
         yield f"new tokens a request: {_percentiles(report.completion_tokens, '{:,.0f}')}"
         yield f"seconds a request: {_percentiles(report.seconds, '{:,.2f}')}"
+    yield from _savings(report.statistics)
     wall_seconds = report.statistics.get("wall_seconds", 0.0)
     model_seconds = report.statistics.get("model_seconds", 0.0)
     fetching = f" ({model_seconds:,.1f} of them to get the model)" if model_seconds >= 1 else ""
     yield f"{wall_seconds:,.1f} s{fetching}, {report.tokens_per_second:,.1f} new tokens a second"
+
+
+def _savings(statistics: Mapping[str, float]) -> Iterator[str]:
+    """Say what was not computed twice, and how full the slots were while requests waited."""
+    counts = {what: statistics.get(name, 0) for name, what in _SHARED.items()}
+    if shared := [f"{count:,.0f} {what}" for what, count in counts.items() if count]:
+        yield f"shared: {', '.join(shared)}"
+    if slots := statistics.get("busy_slots", 0):
+        yield f"slots in use while requests waited: {statistics['busy_rows'] / slots:.1%}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:
