@@ -1,13 +1,13 @@
 """`aobatch bench`: how fast a model is on this machine, and where the time goes."""
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from aobatch.cli.options import threads_option
 from aobatch.cli.signals import interruptible
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Measure this job instead of 256 requests of 64 new tokens.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
+@threads_option
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     help="How often everything is measured in turn; medians count.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def bench(
-    model: str | None, job: Path | None, threads: int | None, rounds: int, *, as_json: bool
-) -> None:
+def bench(model: str | None, job: Path | None, threads: int, rounds: int, *, as_json: bool) -> None:
     """Measure jobs, decode steps and prefill, in tokens a second.
 
     The ceiling is what this machine would reach if a model were its matrix products alone. All
@@ -45,7 +43,7 @@ def bench(
 
     with interruptible(), stage_progress(is_quiet=as_json) as stages:
         folder = pull(model, stages)
-        figures = measure(folder, threads or len(os.sched_getaffinity(0)), rounds, job, stages)
+        figures = measure(folder, threads, rounds, job, stages)
     if as_json:
         click.echo(json.dumps(_as_data(figures), indent=2))
         return

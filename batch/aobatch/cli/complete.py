@@ -1,7 +1,6 @@
 """`aobatch complete`: one request from the command line."""
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +9,7 @@ import click
 
 from aobatch.api.body import PARAMETERS, Parameter
 from aobatch.api.kinds import Boolean
+from aobatch.cli.options import kv_cache_dtype_option, threads_option
 from aobatch.cli.signals import interruptible
 
 if TYPE_CHECKING:
@@ -69,18 +69,12 @@ def _option(parameter: Parameter) -> Callable[[Callable[..., None]], Callable[..
 @click.argument("prompt")
 @parameter_options
 @click.option("--json", "as_json", is_flag=True, help="Print the whole response object.")
-@click.option(
-    "--kv-cache-dtype",
-    type=click.Choice(["fp32", "int8"]),
-    default="fp32",
-    show_default=True,
-    help="Type of keys and values.",
-)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
+@kv_cache_dtype_option
+@threads_option
 def complete(
     prompt: str,
     kv_cache_dtype: Literal["fp32", "int8"],
-    threads: int | None,
+    threads: int,
     *,
     as_json: bool,
     **fields: object,
@@ -91,13 +85,18 @@ def complete(
     from aobatch.cli.progress import stage_progress
     from aobatch.engine.config import EngineConfig
     from aobatch.executors.local import LocalBackend
+    from aobatch.executors.memory import default_kv_cache_bytes
     from aobatch.job.single import complete_one
 
     body = {name: value for name, value in fields.items() if value is not None}
     body["prompt"] = sys.stdin.read() if prompt == "-" else prompt
     with interruptible(), stage_progress(is_quiet=False) as stages:
-        config = EngineConfig(num_lanes=1, kv_cache_dtype=kv_cache_dtype)
-        backend = LocalBackend(config, threads or len(os.sched_getaffinity(0)), stages)
+        config = EngineConfig(
+            num_lanes=1,
+            kv_cache_bytes=default_kv_cache_bytes(),
+            kv_cache_dtype=kv_cache_dtype,
+        )
+        backend = LocalBackend(config, threads, stages)
         completion = complete_one(body, backend, None if as_json else _print_piece)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(completion), indent=2))

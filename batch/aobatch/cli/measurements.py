@@ -1,6 +1,5 @@
 """Everything that `aobatch bench` measures, in rounds."""
 
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,12 +7,12 @@ from typing import TypeVar
 
 from aobatch.engine.config import EngineConfig
 from aobatch.executors.local import LocalBackend
-from aobatch.executors.memory import available_memory
+from aobatch.executors.memory import default_kv_cache_bytes
 from aobatch.job.benchmark import KINDS, JobSpeed, benchmark_job
 from aobatch.models.folder import ModelFolder
-from aobatch.runners import ModelRunner
 from aobatch.runners.benchmark import BATCHES, PROMPTS, Speed, decode_speed, prefill_speed
 from aobatch.runners.ceiling import Ceiling
+from aobatch.runners.lanes import session_threads, with_siblings
 from aobatch.runners.onnx import OnnxRunner
 from aobatch.sampling.benchmark import SamplerSpeed, benchmark_sampler
 
@@ -42,7 +41,7 @@ def measure(
     progress: Callable[[str, int, int], None],
 ) -> Measurements:
     """Measure jobs first, whose peak of memory nothing else is to raise, then all in turn."""
-    config = EngineConfig(kv_cache_bytes=available_memory() // 2)
+    config = EngineConfig(kv_cache_bytes=default_kv_cache_bytes())
     lanes = min(config.num_lanes, threads)
     backend = LocalBackend(config, threads, lambda *_: None)
     jobs: list[list[JobSpeed]] = []
@@ -59,11 +58,7 @@ def measure(
         model=folder.manifest.name,
         precision=folder.manifest.precision,
         threads=threads,
-        jobs=[
-            # Later rounds share the process with the open parts.
-            replace(job, peak_bytes=first.peak_bytes)
-            for job, first in zip(_medians(jobs, _run_seconds), jobs[0], strict=True)
-        ],
+        jobs=_median_jobs(jobs),
         ceilings=_medians([ceilings for ceilings, _ in others], lambda ceiling: ceiling[1]),
         speeds=_medians([speeds for _, speeds in others], lambda speed: speed.seconds),
         samplers=list(benchmark_sampler()),
@@ -74,10 +69,10 @@ class _Parts:
     """The parts of a job, open side by side."""
 
     def __init__(self, folder: ModelFolder, threads: int, lanes: int) -> None:
-        graph = folder.path / "model.onnx"
+        graph = folder.graph()
         self._ceiling = Ceiling(graph, threads, lanes)
-        runner = OnnxRunner(graph, threads - lanes + 1)
-        self._runners: list[ModelRunner] = [runner, *(runner.sibling() for _ in range(1, lanes))]
+        runner = OnnxRunner(graph, session_threads(threads, lanes))
+        self._runners = with_siblings(runner, lanes)
 
     def ceilings(self) -> list[tuple[int, float]]:
         batches = [batch for batch in BATCHES if batch >= len(self._runners)]
@@ -88,11 +83,14 @@ class _Parts:
         return decodes + [prefill_speed(self._runners, *prompts) for prompts in PROMPTS]
 
 
-def _run_seconds(job: JobSpeed) -> float:
-    return job.run_seconds
+def _median_jobs(rounds: Sequence[Sequence[JobSpeed]]) -> list[JobSpeed]:
+    """Take medians, but the first round's peaks: later jobs share the process with the parts."""
+    medians = _medians(rounds, lambda job: job.run_seconds)
+    both = zip(medians, rounds[0], strict=True)
+    return [replace(job, peak_bytes=first.peak_bytes) for job, first in both]
 
 
 def _medians(rounds: Sequence[Sequence[Item]], size: Callable[[Item], float]) -> list[Item]:
     """Take of each figure the round that lies in the middle."""
     columns = [sorted(column, key=size) for column in zip(*rounds, strict=True)]
-    return [column[statistics.median_low(range(len(column)))] for column in columns]
+    return [column[(len(column) - 1) // 2] for column in columns]

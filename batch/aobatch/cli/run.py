@@ -1,6 +1,5 @@
 """`aobatch run`: answer every request of the input files."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
@@ -10,6 +9,7 @@ import click
 from aobatch.cli.console import say
 from aobatch.cli.failures import EXIT_CODES
 from aobatch.cli.help import GroupedCommand
+from aobatch.cli.options import kv_cache_dtype_option, threads_option
 from aobatch.cli.parameters import ByteSize, Duration, NamedValue
 from aobatch.cli.signals import interruptible, limited_time
 from aobatch.errors import UsageError
@@ -51,7 +51,7 @@ class RunOptions(TypedDict):
     kv_cache_bytes: int | None
     kv_cache_dtype: Literal["fp32", "int8"]
     prefix_sharing: bool
-    threads: int | None
+    threads: int
     max_failures: str
     time_limit: float | None
     restart: bool
@@ -131,20 +131,14 @@ class RunCommand(GroupedCommand):
     type=ByteSize(),
     help="Memory for keys and values. Default: half of what is free.",
 )
-@click.option(
-    "--kv-cache-dtype",
-    type=click.Choice(["fp32", "int8"]),
-    default="fp32",
-    show_default=True,
-    help="Type of keys and values; int8: a quarter of the memory, slower prompts.",
-)
+@kv_cache_dtype_option
 @click.option(
     "--prefix-sharing/--no-prefix-sharing",
     default=True,
     show_default=True,
     help="Compute the beginning that prompts have in common once.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all cores.")
+@threads_option
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 def run(**options: Unpack[RunOptions]) -> None:
     """Answer every request of the input files."""
@@ -194,19 +188,18 @@ def open_backend(options: RunOptions, stages: Callable[[str, int, int], None]) -
     """Choose where requests are computed."""
     from aobatch.engine.config import EngineConfig
     from aobatch.executors.local import LocalBackend
-    from aobatch.executors.memory import available_memory
+    from aobatch.executors.memory import default_kv_cache_bytes
 
     config = EngineConfig(
         max_num_seqs=options["max_num_seqs"],
-        kv_cache_bytes=options["kv_cache_bytes"] or available_memory() // 2,
+        kv_cache_bytes=options["kv_cache_bytes"] or default_kv_cache_bytes(),
         shares_prefixes=options["prefix_sharing"],
         seed=options["seed"],
         clamp_max_tokens=options["clamp_max_tokens"],
         logprobs_mode=options["logprobs_mode"],
         kv_cache_dtype=options["kv_cache_dtype"],
     )
-    threads = options["threads"] or len(os.sched_getaffinity(0))
-    return LocalBackend(config, threads, stages)
+    return LocalBackend(config, options["threads"], stages)
 
 
 def say_outcome(outcome: "JobOutcome", config: "JobConfig") -> None:

@@ -48,7 +48,7 @@ class Preparation:
             state.error = error
             state.groups = []
         for group in state.groups:
-            if not (group.max_tokens or group.scores_prompt):
+            if not group.needs_model:
                 _skip(group)
         state.num_open = sum(group.num_sequences for group in state.groups_to_compute)
         return state

@@ -27,7 +27,7 @@ class RequestState:
     @property
     def groups_to_compute(self) -> "list[SequenceGroup]":
         """Those that ask for tokens or for the prompt's logprobs."""
-        return [group for group in self.groups if group.max_tokens or group.scores_prompt]
+        return [group for group in self.groups if group.needs_model]
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +58,11 @@ class SequenceGroup:
         """Whether the response lists the prompt's logprobs."""
         body = self.state.request.body
         return body.echo and body.logprobs is not None
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether it asks for tokens or for the prompt's logprobs."""
+        return self.max_tokens > 0 or self.scores_prompt
 
     @property
     def num_tokens_at_most(self) -> int:

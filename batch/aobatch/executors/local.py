@@ -89,9 +89,9 @@ def open_engine(folder: ModelFolder, config: EngineConfig, threads: int) -> "Eng
     from aobatch.engine.engine import Engine
     from aobatch.engine.preparation import ModelLimits
     from aobatch.models.tokenizer import load_tokenizer
+    from aobatch.runners.lanes import session_threads
     from aobatch.runners.onnx import OnnxRunner
 
-    # Each lane is a thread itself; what is left helps all of them inside their runs.
     lanes = min(config.num_lanes, threads)
     config = replace(config, num_lanes=lanes)
     manifest = folder.manifest
@@ -103,7 +103,7 @@ def open_engine(folder: ModelFolder, config: EngineConfig, threads: int) -> "Eng
         manifest.adds_document_start,
         manifest.infill_token_ids,
     )
-    runner = OnnxRunner(folder.graph(config.kv_cache_dtype), threads - lanes + 1)
+    runner = OnnxRunner(folder.graph(config.kv_cache_dtype), session_threads(threads, lanes))
     return Engine(runner, load_tokenizer(folder), limits, config)
 
 

@@ -14,6 +14,11 @@ GROUP_LIMITS = (
 """Limit and use of the control group that a container sees as its own, version 2 and 1."""
 
 
+def default_kv_cache_bytes() -> int:
+    """Give what keys and values may take where nobody says: half of what is free."""
+    return available_memory() // 2
+
+
 def available_memory() -> int:
     """Give the bytes that can be taken without pushing others out, within a container's limit."""
     free = _system_memory()

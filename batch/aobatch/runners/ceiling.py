@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aobatch.models.products import product_model, products_of
-from aobatch.runners.lanes import in_lanes
+from aobatch.runners.lanes import in_lanes, session_threads
 from aobatch.runners.session import Session, SessionOptions, integer_entries, open_session
 
 _RUNS = 4
@@ -18,7 +18,7 @@ class Ceiling:
 
     def __init__(self, graph: Path, threads: int, num_lanes: int) -> None:
         model, self._times = product_model(products_of(graph))
-        options = SessionOptions(threads - num_lanes + 1, integer_entries())
+        options = SessionOptions(session_threads(threads, num_lanes), integer_entries())
         self._session = open_session(model, options)
         self._num_lanes = num_lanes
 
