@@ -12,6 +12,9 @@ from aobatch.engine.result import Result
 from aobatch.engine.stopping import StopWatcher
 from aobatch.testing import speaking_script
 
+# Beginnings, middles and ends of characters, some of which can never follow one another.
+LOST_PIECES = [b"A", b"\xc3", b"\xe2", b"\xed", b"\xf0", b"\xf4", b"\x80", b"\xa9", b"\xff"]
+
 
 @given(st.binary(max_size=40), st.lists(st.integers(0, 40)))
 def test_pieces_join_to_the_whole_text(data: bytes, cuts: list[int]) -> None:
@@ -31,6 +34,15 @@ def test_offsets_point_at_the_character_of_each_byte(text: str) -> None:
     expected = [5 + place for place, character in enumerate(text) for _ in character.encode()]
 
     assert expected == offsets(tokens, 5)
+
+
+@given(st.lists(st.sampled_from(LOST_PIECES), max_size=6))
+def test_offsets_point_at_text_behind_lost_characters(tokens: list[bytes]) -> None:
+    """A token that is text stands at its offset, however many broken characters are before it."""
+    text = decode(tokens)
+
+    for token, place in zip(tokens, offsets(tokens, 0), strict=True):
+        assert token != b"A" or text[place] == "A"
 
 
 def test_token_names_never_collide() -> None:

@@ -19,10 +19,11 @@ class Detokenizer:
     def gap(self, token: bytes) -> int:
         """Count the code points between the text so far and the one that the token begins in.
 
-        One, if the token cannot continue the unfinished character, which is then lost to U+FFFD.
+        Those are the U+FFFD of an unfinished character that the token cannot continue: one, or two
+        where its second byte could never follow the first.
         """
         unfinished, _ = self._decoder.getstate()
-        return int(bool(unfinished) and len(decode([unfinished, token[:1]])) > 1)
+        return len(decode([unfinished, token[:1]])) - 1 if unfinished else 0
 
     def flush(self) -> str:
         """Give what is left: U+FFFD for half a character."""
