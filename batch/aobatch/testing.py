@@ -1,6 +1,7 @@
 """Fakes for tests, of this package and of its users: a scripted model and a byte vocabulary."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from hashlib import blake2b
 from typing import TypeAlias
 
@@ -73,6 +74,10 @@ class ScriptedRunner:
     def sibling(self) -> "ScriptedRunner":
         """Give other slots over the same script."""
         return ScriptedRunner(self._script)
+
+    def interrupted(self) -> AbstractContextManager[None]:
+        """Do nothing: scripts are short."""
+        return nullcontext()
 
     def reserve(self, num_slots: int, capacity: int, lengths: Sequence[int]) -> None:
         """Make room; slot i keeps its first lengths[i] tokens."""

@@ -18,6 +18,8 @@ class EngineConfig:
     """Whether the beginning that prompts have in common is computed once."""
     lookahead: int = 512
     """Prompts that may wait, tokenised, for a slot."""
+    step_seconds: float = 600.0
+    """A run of the model that takes longer is taken to hang."""
     seed: int = 0
     """Shapes results: draws of requests without a seed of their own."""
     clamp_max_tokens: bool = False

@@ -6,7 +6,7 @@ The caller's thread reads, tokenises and writes results; each lane's thread comp
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TypeAlias
 
@@ -22,10 +22,16 @@ from aobatch.engine.scheduler import Scheduler, slot_counts
 from aobatch.engine.sequence import Sequence
 from aobatch.engine.streaming import Delta, Listener
 from aobatch.engine.window import Window, ordered
+from aobatch.errors import JobError
 from aobatch.models.tokenizer import Tokenizer
 from aobatch.runners import ModelRunner
 from aobatch.runners.lanes import with_siblings
 from aobatch.sampling.sampler import Sampler
+
+WATCH_SECONDS = 1.0
+"""How often lanes are looked at that say nothing."""
+END_SECONDS = 5.0
+"""How long lanes may take to end; an operator cannot be broken off."""
 
 Event: TypeAlias = Sequence | Delta | BaseException | None
 """What a lane tells: a sequence is finished, a piece is ready, it failed, or it wants more."""
@@ -60,7 +66,7 @@ class Engine:
         scheduler = Scheduler(self._config, self._kv_bytes_per_token, lambda: events.put(None))
         results = Results(self._tokenizer, self._preparation, listener, self.statistics)
         window = Window(iter(requests), results.admit, max(1, self._config.lookahead // 2))
-        with self._lanes(scheduler, events):
+        with self._lanes(scheduler, events) as lanes:
             while True:
                 wants_more = scheduler.is_low and results.num_joined < self._config.lookahead
                 if wants_more and not window.has_read_all:
@@ -68,12 +74,24 @@ class Engine:
                     scheduler.add(ordered([g for state in states for g in state.groups_to_compute]))
                     yield from results.ready()
                 elif results.num_open:
-                    yield from results.take(events.get())
+                    yield from results.take(self._next_event(events, lanes))
                 else:
                     return
 
+    def _next_event(self, events: "SimpleQueue[Event]", lanes: list[Lane]) -> Event:
+        """Wait for a lane; TimeoutError if the run that one is in takes too long."""
+        limit = self._config.step_seconds
+        while True:
+            try:
+                return events.get(timeout=min(limit, WATCH_SECONDS))
+            except Empty:
+                longest = max(lane.seconds_in_run for lane in lanes)
+                if longest > limit:
+                    message = f"a run of the model takes longer than {limit:g} seconds"
+                    raise TimeoutError(message) from None
+
     @contextmanager
-    def _lanes(self, scheduler: Scheduler, events: "SimpleQueue[Event]") -> Iterator[None]:
+    def _lanes(self, scheduler: Scheduler, events: "SimpleQueue[Event]") -> Iterator[list[Lane]]:
         """Let the lanes work while the block runs; leaving it stops them within one step."""
         parts = LaneParts(
             scheduler,
@@ -92,14 +110,24 @@ class Engine:
         for thread in threads:
             thread.start()
         try:
-            yield
+            yield lanes
         finally:
             scheduler.close()
-            for thread in threads:
-                thread.join()
+            with self._runners[0].interrupted():
+                _join(threads)
             for lane in lanes:
                 self.statistics.add(lane.statistics)
             self.statistics.run_seconds += time.perf_counter() - started
+
+
+def _join(threads: list[Thread]) -> None:
+    """Wait until lanes that were told to end have ended; JobError if one does not."""
+    deadline = time.monotonic() + END_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.is_alive():
+            message = "the model hangs in one of its operators; run again to go on without it"
+            raise JobError(message)
 
 
 def _work(lane: Lane, events: "SimpleQueue[Event]") -> None:

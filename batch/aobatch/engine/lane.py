@@ -23,6 +23,7 @@ from aobatch.engine.streaming import Delta
 from aobatch.engine.suffix import score_suffix
 from aobatch.models.tokenizer import Tokenizer
 from aobatch.runners import ModelRunner
+from aobatch.runners.watched import WatchedRunner
 from aobatch.sampling.random import stream_key
 from aobatch.sampling.sampler import Sampler
 
@@ -44,7 +45,7 @@ class Lane:
     def __init__(self, index: int, runner: ModelRunner, sampler: Sampler, parts: LaneParts) -> None:
         self.statistics = EngineStatistics()
         self._index = index
-        self._runner = runner
+        self._runner = WatchedRunner(runner)
         self._sampler = sampler
         self._parts = parts
         self._slots = Slots()
@@ -52,6 +53,11 @@ class Lane:
         self._last_logits: dict[SequenceGroup, Logits] = {}
         self._intake = Intake(self._slots, parts.tokenizer, parts.end_token_ids, parts.emit)
         self._reserved = (0, 0)
+
+    @property
+    def seconds_in_run(self) -> float:
+        """How long it has been inside the model's present run; any thread may ask."""
+        return self._runner.watch.seconds
 
     def work(self) -> None:
         """Compute until the scheduler is closed; sequences are handed over as they finish."""

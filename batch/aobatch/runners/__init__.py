@@ -1,6 +1,7 @@
 """Runners: what computes logits; the engine knows them by one protocol."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,6 +40,13 @@ class ModelRunner(Protocol):
 
     def sibling(self) -> "ModelRunner":
         """Give a runner with slots of its own over the same weights, for another thread."""
+        ...
+
+    def interrupted(self) -> AbstractContextManager[None]:
+        """Let runs of this runner and its siblings, in other threads, fail while the block lasts.
+
+        What is at work ends soon and raises; the slots are lost.
+        """
         ...
 
     def reserve(self, num_slots: int, capacity: int, lengths: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from aobatch.arrays import Logits, TokenIds
 from aobatch.runners import Chunk
-from aobatch.runners.session import Session
+from aobatch.runners.session import Interruption, Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,6 @@ class Binding:
     ) -> None:
         self.batch = batch
         self.logits = logits
-        self._session = session
         self._io = session.io_binding()
         # The binding holds addresses only, so the arrays must live as long as it does.
         self._alive: list[NDArray[Any]] = [logits]
@@ -82,9 +81,9 @@ class Binding:
             self._bind(self._io.bind_output, f"present.{name}", array)
         self._bind(self._io.bind_output, "logits", logits)
 
-    def run(self) -> None:
+    def run(self, session: Session, interruption: Interruption) -> None:
         """Compute; the logits and the cache are written where they are bound."""
-        self._session.run_with_iobinding(self._io)
+        interruption.run(session, self._io)
 
     def _bind(self, how: Any, name: str, array: NDArray[Any]) -> None:  # noqa: ANN401
         self._alive.append(array)

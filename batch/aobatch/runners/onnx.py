@@ -4,7 +4,8 @@ The cache of a layer is one array [slots, kv_heads, capacity, head_dim]; a run b
 rows as past and as present, so that nothing is copied and rows outside the range are not touched.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from aobatch.arrays import Logits, TokenIds
 from aobatch.errors import ModelError
 from aobatch.runners import Chunk
 from aobatch.runners.binding import Batch, Binding, KeyValueCache
-from aobatch.runners.session import SessionOptions, integer_entries, open_session
+from aobatch.runners.session import Interruption, SessionOptions, integer_entries, open_session
 from aobatch.runners.splitting import splits_freely
 
 
@@ -39,6 +40,7 @@ class OnnxRunner:
         self.vocab_size: int = outputs["logits"][-1]
         self.kv_bytes_per_token = 2 * dtype.itemsize * num_layers * num_kv_heads * head_dim
         self._splits: list[bool] = []  # siblings share it
+        self._interruption = Interruption()  # this too
         self._cache = KeyValueCache(num_layers, num_kv_heads, head_dim, dtype)
         self._decoders: dict[int, Binding] = {}
         self._logits: Logits = np.empty((0, self.vocab_size), np.float32)
@@ -64,6 +66,15 @@ class OnnxRunner:
         self._decoders = {}
         self._logits = self._logits[:0]
 
+    @contextmanager
+    def interrupted(self) -> Iterator[None]:
+        """Let runs of this runner and its siblings fail while the block lasts."""
+        self._interruption.set(is_on=True)
+        try:
+            yield
+        finally:
+            self._interruption.set(is_on=False)
+
     def reserve(self, num_slots: int, capacity: int, lengths: Sequence[int]) -> None:
         """Make room for slots of `capacity` tokens; slot i keeps its first lengths[i] tokens."""
         self._decoders.clear()
@@ -77,7 +88,7 @@ class OnnxRunner:
         binding = Binding(
             self._session, batch, self._cache.rows(first, first + len(chunks)), logits
         )
-        binding.run()
+        binding.run(self._session, self._interruption)
         return logits
 
     def decode(self, token_ids: TokenIds, lengths: TokenIds) -> Logits:
@@ -91,7 +102,7 @@ class OnnxRunner:
             self._decoders[count] = binding
         binding.batch.input_ids[:] = token_ids
         binding.batch.seqlens_k[:] = lengths
-        binding.run()
+        binding.run(self._session, self._interruption)
         return binding.logits
 
     def copy(self, source: int, target: int, length: int) -> None:

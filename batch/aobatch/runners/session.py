@@ -22,7 +22,11 @@ class Session(Protocol):
         """Compute all outputs."""
         ...
 
-    def run_with_iobinding(self, binding: Any) -> None:  # noqa: ANN401 - untyped library
+    def run_with_iobinding(
+        self,
+        binding: Any,  # noqa: ANN401 - untyped library
+        options: Any = None,  # noqa: ANN401 - untyped library
+    ) -> None:
         """Compute into bound memory."""
         ...
 
@@ -69,6 +73,30 @@ def open_session(model: Path | bytes, options: SessionOptions) -> Session:
         message = f"ONNX Runtime cannot open {where}: {_first_line(error)}"
         raise ModelError(message) from error
     return cast(Session, session)
+
+
+class Interruption:
+    """A switch by which another thread ends runs early, within one operator of the graph."""
+
+    def __init__(self) -> None:
+        import onnxruntime
+
+        self._options = onnxruntime.RunOptions()
+        # ONNX Runtime would write to standard error that it was told to end.
+        self._options.log_severity_level = 4
+
+    def set(self, *, is_on: bool) -> None:
+        """Let runs fail from now on, or let them work again."""
+        self._options.terminate = is_on
+
+    def run(self, session: Session, binding: Any) -> None:  # noqa: ANN401 - untyped library
+        """Compute into bound memory; MemoryError if there is too little."""
+        try:
+            session.run_with_iobinding(binding, self._options)
+        except Exception as error:  # the library raises half a dozen unrelated types
+            if "allocate memory" in str(error) or "bad_alloc" in str(error):
+                raise MemoryError(_first_line(error)) from error
+            raise
 
 
 def integer_entries() -> tuple[tuple[str, str], ...]:
