@@ -4,6 +4,7 @@ from aobatch.api.errors import error_object, json_type
 from aobatch.api.faults import (
     context_length_exceeded,
     engine_crash,
+    insufficient_memory,
     model_not_found,
     numerical_error,
 )
@@ -34,7 +35,10 @@ def test_unknown_model_is_not_found() -> None:
 
 def test_engine_errors_are_the_servers() -> None:
     """What no change of the request can mend has status 500 and the type server_error."""
-    for error, code in ((numerical_error(), "numerical_error"), (engine_crash(3), "engine_crash")):
+    expected = ("numerical_error", "engine_crash", "insufficient_memory")
+    for error, code in zip(
+        (numerical_error(), engine_crash(), insufficient_memory()), expected, strict=True
+    ):
         assert (error.code, error.status_code) == (code, 500)
         assert error_object(error).type == "server_error"
         assert error.param is None

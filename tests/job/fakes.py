@@ -1,5 +1,7 @@
 """A backend without a model: its texts follow from the prompts, its results come out of order."""
 
+import os
+import signal
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +19,18 @@ from aobatch.executors import Executor, ModelIdentity
 WINDOW = 3
 
 
+def misbehave(prompt: str) -> None:
+    """Do what the first word of a prompt says: `die`, `raise` or `memory`."""
+    match prompt.partition(" ")[0]:
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "raise":
+            message = "a defect"
+            raise ValueError(message)
+        case "memory":
+            raise MemoryError
+
+
 @dataclass
 class FakeBackend:
     """Models that answer with their prompt in brackets and fail if it begins with `fail`."""
@@ -32,6 +46,10 @@ class FakeBackend:
     log: Path | None = None
     opened: list[str] = field(default_factory=list)
     computed: list[str] = field(default_factory=list)
+
+    def fails(self, request: Request) -> bool:
+        """Say whether a request ends with an error."""
+        return str(request.body.prompts[0]).startswith("fail")
 
     def resolve(self, name: str | None) -> ModelIdentity:
         """Find a model; the default one is called fake."""
@@ -72,6 +90,7 @@ class FakeExecutor:
                 if self.backend.forgets in request.body.prompts:
                     continue
                 time.sleep(self.backend.delay)
+                misbehave(str(request.body.prompts[0]))
                 self.num_results += 1
                 result = self._answer(request)
                 if listener and request.body.stream:
@@ -83,7 +102,7 @@ class FakeExecutor:
     def _answer(self, request: Request) -> Result:
         self.backend.computed.append(request.key)
         prompts = [str(prompt) for prompt in request.body.prompts]
-        if prompts[0].startswith("fail"):
+        if self.backend.fails(request):
             error = RequestError("The logits are NaN.", code="numerical_error", status_code=500)
             return Result(request, (), Usage(0, 0, 0), error, 0.5)
         choices = tuple(Choice(f"[{p}]", i, None, "stop") for i, p in enumerate(prompts))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aobatch.errors import InputError, StorageError
-from aobatch.job import ledger as module
+from aobatch.job import database as module
 from aobatch.job.ledger import Ledger, Record
 
 
@@ -79,13 +79,13 @@ def test_repeated_first_result_opens_no_second_transaction(ledger: Ledger) -> No
 
 def test_full_group_is_committed(ledger: Ledger, path: Path) -> None:
     """256 results are durable without waiting for the second to pass."""
-    for number in range(module.COMMIT_RESULTS - 1):
+    for number in range(module.COMMIT_WRITES - 1):
         ledger.add(record(number))
-    assert num_committed(path) < module.COMMIT_RESULTS - 1
+    assert num_committed(path) < module.COMMIT_WRITES - 1
 
-    ledger.add(record(module.COMMIT_RESULTS))
+    ledger.add(record(module.COMMIT_WRITES))
 
-    assert num_committed(path) == module.COMMIT_RESULTS
+    assert num_committed(path) == module.COMMIT_WRITES
 
 
 def test_lone_result_is_committed_in_time(
@@ -145,7 +145,7 @@ def test_full_disk_is_reported(ledger: Ledger) -> None:
     """A database that cannot grow ends the job with a storage error, not with lost results."""
     ledger.add(record(1))
     ledger.commit()
-    ledger._connection.execute("PRAGMA max_page_count = 1")
+    ledger._database._connection.execute("PRAGMA max_page_count = 1")
 
     with pytest.raises(StorageError, match="make room"):
         ledger.add(record(2, b"x" * 100_000))
@@ -162,9 +162,9 @@ def test_failed_late_commit_stops_the_job(ledger: Ledger, monkeypatch: pytest.Mo
 
     ledger.add(record(1))
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "commit", fail)
-        ledger._commit_late()
+        patch.setattr(ledger._database, "commit", fail)
+        ledger._database._commit_late()
 
     with pytest.raises(StorageError, match="full"):
         ledger.commit()
-    ledger._failure = None
+    ledger._database._failure = None

@@ -12,7 +12,7 @@ from fakes import FakeBackend
 from job_files import PROMPTS, output, requests, run, write_input
 
 from aobatch.api.response import render_failure
-from aobatch.errors import BusyError, InputError, ModelError
+from aobatch.errors import BusyError, InputError, ModelError, StorageError
 from aobatch.job.lock import hold_lock
 
 FAKE_JOB = Path(__file__).with_name("fake_job.py")
@@ -28,7 +28,7 @@ def expected(tmp_path: Path) -> bytes:
     return (folder / "out.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("explosion", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("explosion", [KeyboardInterrupt, StorageError])
 @pytest.mark.parametrize("index", range(len(PROMPTS)))
 def test_stopped_job_goes_on(
     tmp_path: Path, expected: bytes, index: int, explosion: type[BaseException]

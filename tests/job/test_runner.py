@@ -9,7 +9,7 @@ import pytest
 from fakes import FakeBackend
 from job_files import PROMPTS, output, requests, run, write_input
 
-from aobatch.errors import InputError, JobError, ModelError, UsageError
+from aobatch.errors import InputError, JobError, ModelError, StorageError, UsageError
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.job.config import JobConfig
 from aobatch.job.runner import run_job
@@ -100,17 +100,13 @@ def test_finished_job_is_not_run_again(tmp_path: Path) -> None:
     assert changed[0] >= changed[1] > 0
 
 
-@pytest.mark.parametrize("damage", ["input", "output", "settings", "model", "restart"])
-def test_changed_job_is_run_again(tmp_path: Path, damage: str) -> None:
-    """A finished job whose input, output, settings or model changed begins anew."""
+@pytest.mark.parametrize("damage", ["settings", "model", "restart"])
+def test_changed_job_begins_anew(tmp_path: Path, damage: str) -> None:
+    """A finished job whose settings or model changed shares no result with the one before."""
     write_input(tmp_path / "in.jsonl", requests(PROMPTS))
     run(tmp_path)
     backend = FakeBackend()
-    if damage == "input":
-        write_input(tmp_path / "in.jsonl", requests(PROMPTS[1:]))
-    elif damage == "output":
-        (tmp_path / "out.jsonl").write_bytes(b"edited")
-    elif damage == "settings":
+    if damage == "settings":
         backend.settings["seed"] = 1
     elif damage == "model":
         backend.fingerprints["fake"] = "fp_new"
@@ -122,14 +118,15 @@ def test_changed_job_is_run_again(tmp_path: Path, damage: str) -> None:
     assert len(output(tmp_path)) == outcome.report.requests.total
 
 
-def test_state_folder_is_small_after_the_end(tmp_path: Path) -> None:
-    """A published job keeps its marker and lock, not its results."""
+def test_state_folder_holds_no_surprise(tmp_path: Path) -> None:
+    """A published job keeps its results, its marker and its lock, and nothing under way."""
     write_input(tmp_path / "in.jsonl", requests(PROMPTS))
 
     run(tmp_path)
 
-    names = {path.name for path in (tmp_path / "out.jsonl.aobatch").iterdir()}
-    assert names == {"done.json", "lock"}
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "out.jsonl.aobatch").iterdir()}
+    assert set(sizes) == {"done.json", "in-flight", "ledger.sqlite3", "lock"}
+    assert sizes["in-flight"] == 0
     assert not list(tmp_path.glob(".*"))
 
 
@@ -194,11 +191,11 @@ def test_input_that_changes_is_not_published(tmp_path: Path) -> None:
 def test_requests_are_pulled_as_needed(tmp_path: Path) -> None:
     """No more requests are read than the executor has asked for."""
     write_input(tmp_path / "in.jsonl", requests([str(i) for i in range(50)]))
-    backend = FakeBackend(explosion=RuntimeError("stop"), explodes_at=2)
+    backend = FakeBackend(explosion=StorageError("stop"), explodes_at=2)
     resolved: list[str | None] = []
     backend.resolve = lambda name: resolved.append(name) or FakeBackend.resolve(backend, name)  # type: ignore[method-assign, func-returns-value]
 
-    with pytest.raises(RuntimeError):
+    with pytest.raises(StorageError):
         run(tmp_path, backend)
     assert len(backend.computed) == 2
     assert len(resolved) == 1

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from aobatch.api.errors import shorten
 from aobatch.errors import RequestError
 
+NUMERICAL_ERROR = "numerical_error"
+
 
 def invalid_json(reason: str) -> RequestError:
     """Say where a line stops being JSON."""
@@ -79,13 +81,22 @@ def model_not_found(name: str, known: Iterable[str]) -> RequestError:
 def numerical_error() -> RequestError:
     """Say that the model computed no usable number for this request; status 500."""
     message = "The model's scores for this request hold NaN or infinity, so no token can be chosen."
-    return RequestError(message, code="numerical_error", status_code=500)
+    return RequestError(message, code=NUMERICAL_ERROR, status_code=500)
 
 
-def engine_crash(num_deaths: int) -> RequestError:
-    """Say that the process died again and again while this request was computed; status 500."""
+def engine_crash() -> RequestError:
+    """Say that processes died of this request, the last one while it computed nothing else; 500."""
     message = (
-        f"The process died {num_deaths} times while this request was computed, "
-        "so it is not tried again."
+        "The process that computed this request died, also when it computed nothing else, so the "
+        "request was given up; --retry-failed tries it again."
     )
     return RequestError(message, code="engine_crash", status_code=500)
+
+
+def insufficient_memory() -> RequestError:
+    """Say that this request alone needs more memory than there is; status 500."""
+    message = (
+        "This machine has too little memory to compute this request, even alone. Shorten the "
+        "prompt or max_tokens, or run the job where there is more."
+    )
+    return RequestError(message, code="insufficient_memory", status_code=500)

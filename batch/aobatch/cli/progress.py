@@ -1,5 +1,6 @@
 """Progress on standard error: a bar for people, a line now and then for logs."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,11 @@ class Bar:
                 self._bar.set_postfix(tokens=self._num_tokens, refresh=False)
                 self._bar.update(num_lines)
 
+    def warn(self, message: str) -> None:
+        """Say it above the bar."""
+        with suppress(OSError):
+            tqdm.write(f"aobatch: {message}", file=sys.stderr)
+
     def close(self) -> None:
         """Take the bar away."""
         if self._bar is not None:
@@ -62,6 +68,10 @@ class Lines:
         """Count an answer."""
         self._num_lines += num_lines
         self._num_tokens += num_tokens
+
+    def warn(self, message: str) -> None:
+        """Say it."""
+        say(f"aobatch: {message}")
 
     def close(self) -> None:
         """Report no more."""

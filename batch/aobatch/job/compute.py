@@ -1,38 +1,41 @@
 """Every request that has no result yet through the executor of its model, into the ledger."""
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 
 from aobatch.api.request import FailedLine, Request
 from aobatch.errors import JobError, RequestError
 from aobatch.executors import Executor, ModelIdentity
+from aobatch.executors.isolated import IsolatedExecutor
 from aobatch.job.context import Job
-from aobatch.job.records import record_of
-from aobatch.job.stream import EventFiles
+from aobatch.job.recording import EngineFailureError, record_results
+
+DEATHS_BEFORE_ISOLATION = 2
+"""So many processes may die while they compute a request before it gets one of its own."""
 
 
 def compute(job: Job) -> None:
-    """Fill the ledger; one model is open at a time, for one reading of the inputs each."""
+    """Fill the ledger; one model is open at a time, for one reading of the inputs each.
+
+    Requests that may have killed a process, or at which the engine failed, come last and in a
+    process of their own, so that none of them stops the others.
+    """
+    suspects = job.ledger.suspects(DEATHS_BEFORE_ISOLATION)
     is_first = True
-    while True:
-        reading = ModelReading(job, is_first)
-        requests = reading.open_requests()
-        first = next(requests, None)
-        if first is None or reading.model is None:
-            return
-        started = time.perf_counter()
-        with job.backend.open(reading.model) as executor:
-            job.ledger.add_statistics({"load_seconds": time.perf_counter() - started})
-            num_results = _record(job, reading.model, executor, chain([first], requests))
-        if num_results != reading.num_requests:
-            message = f"{num_results} results for {reading.num_requests} requests came back"
-            raise JobError(message)
-        if reading.is_last:
-            return
-        is_first = False
+    for is_isolated in (False, True):
+        while True:
+            reading = ModelReading(job, suspects, is_isolated, is_first)
+            try:
+                _compute_model(job, reading)
+            except EngineFailureError as failure:
+                suspects |= _requests_at_fault(job, failure, is_isolated=is_isolated)
+            else:
+                if reading.is_last:
+                    break
+            is_first = False
 
 
 @dataclass(slots=True)
@@ -40,20 +43,28 @@ class ModelReading:
     """One reading of the inputs: the open requests of the first model that has any."""
 
     job: Job
+    suspects: set[str]
+    is_isolated: bool
+    """Whether the suspects are to be computed, or the others."""
     is_first: bool
     model: ModelIdentity | None = None
     num_requests: int = 0
     is_last: bool = True
 
-    def open_requests(self) -> Iterator[Request]:
+    def requests(self) -> Iterator[Request]:
         """Yield the requests to compute now, as late as they are asked for."""
         for line in self.job.source.lines():
-            model = None if isinstance(line, FailedLine) else self._model_of(line)
-            if isinstance(line, FailedLine) or model is None:
+            if isinstance(line, FailedLine):
+                if self.is_first:
+                    self.job.progress.advance(1, 0)
+                continue
+            model = self._model_of(line)
+            if model is None:
                 continue
             self.model = self.model or model
             if model == self.model:
                 self.num_requests += 1
+                self.job.in_flight.begin(line.key)
                 yield line
             else:
                 self.is_last = False
@@ -62,24 +73,38 @@ class ModelReading:
         model = self.job.models.find(request.body.model)
         if isinstance(model, RequestError) or request.key in self.job.ledger:
             return None
-        return model
+        return model if (request.key in self.suspects) == self.is_isolated else None
 
 
-def _record(job: Job, model: ModelIdentity, executor: Executor, requests: Iterable[Request]) -> int:
-    num_results, write_seconds = 0, 0.0
-    try:
-        with (
-            closing(EventFiles(job, model)) as events,
-            closing(executor.run(requests, events.add)) as results,
-        ):
-            for result in results:
-                started = time.perf_counter()
-                events.end(result)
-                job.ledger.add(record_of(job, model, result))
-                job.progress.advance(1, result.usage.completion_tokens)
-                num_results += 1
-                write_seconds += time.perf_counter() - started
-    finally:
-        job.ledger.add_statistics({"write_seconds": write_seconds})
-        job.ledger.add_statistics(executor.statistics)
-    return num_results
+def _compute_model(job: Job, reading: ModelReading) -> None:
+    requests = reading.requests()
+    first = next(requests, None)
+    if first is None or reading.model is None:
+        return
+    started = time.perf_counter()
+    with _opened(job, reading) as executor:
+        job.ledger.add_statistics({"load_seconds": time.perf_counter() - started})
+        num_results = record_results(job, reading.model, executor, chain([first], requests))
+    if num_results != reading.num_requests:
+        message = f"{num_results} results for {reading.num_requests} requests came back"
+        raise JobError(message)
+
+
+def _opened(job: Job, reading: ModelReading) -> AbstractContextManager[Executor]:
+    assert reading.model is not None
+    if reading.is_isolated:
+        return nullcontext(IsolatedExecutor(job.backend, reading.model))
+    return job.backend.open(reading.model)
+
+
+def _requests_at_fault(job: Job, failure: EngineFailureError, *, is_isolated: bool) -> set[str]:
+    """Take the requests that were under way; raise what failed if it cannot have been these."""
+    suspects = set(job.in_flight.take_open())
+    if is_isolated or not suspects:
+        raise failure.error
+    kind = type(failure.error).__name__
+    job.progress.warn(
+        f"the engine failed ({kind}: {failure.error}); the {len(suspects):,} requests that it was "
+        "at are computed in a process of their own"
+    )
+    return suspects

@@ -27,6 +27,8 @@ class JobConfig:
     ignore_unknown: bool = False
     is_restart: bool = False
     """Discard the results of an earlier run instead of going on from them."""
+    retries_failed: bool = False
+    """Compute requests again that ended with an error in an earlier run."""
 
 
 @dataclass(frozen=True, slots=True)

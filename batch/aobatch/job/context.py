@@ -11,6 +11,7 @@ import msgspec
 from aobatch.errors import UsageError
 from aobatch.executors import Backend
 from aobatch.job.config import JobConfig
+from aobatch.job.in_flight import InFlight
 from aobatch.job.ledger import Ledger
 from aobatch.job.progress import Progress
 from aobatch.job.resolution import ModelDirectory
@@ -28,6 +29,7 @@ class Job:
     backend: Backend
     ledger: Ledger
     models: ModelDirectory
+    in_flight: InFlight
     progress: Progress
     settings: Mapping[str, str]
     """Everything that shapes results, beside the inputs and the models."""
@@ -40,14 +42,22 @@ class Job:
         return self.source.config
 
 
-def begin_job(source: Source, backend: Backend, ledger: Ledger, progress: Progress) -> Job:
+def begin_job(
+    source: Source, backend: Backend, ledger: Ledger, in_flight: InFlight, progress: Progress
+) -> Job:
     """Begin a job, or go on with it; InputError if the ledger belongs to another job."""
     settings = result_settings(source.config, backend)
     ledger.claim(settings)
+    if source.config.retries_failed:
+        ledger.forget_failures()
+    ledger.add_deaths([key for key in in_flight.left_behind() if key not in ledger])
+    in_flight.clear()
     models = ModelDirectory(backend, source.config.model, ledger)
     created = _begin_run(ledger)
-    progress.start(source.count(), len(ledger))
-    return Job(source, backend, ledger, models, progress, settings, created)
+    num_lines = source.count()
+    ledger.note({"lines": num_lines})
+    progress.start(num_lines, len(ledger))
+    return Job(source, backend, ledger, models, in_flight, progress, settings, created)
 
 
 def result_settings(config: JobConfig, backend: Backend) -> dict[str, str]:

@@ -32,22 +32,28 @@ def mark_finished(path: Path, job: Job, report: UsageReport) -> None:
     write_whole(path, msgspec.json.encode(marker))
 
 
-def finished_job(path: Path, source: Source, backend: Backend) -> Marker | None:
-    """Give the marker if running the job would publish what is already there, else None."""
-    config = source.config
+def read_marker(path: Path) -> Marker | None:
+    """Give the marker of a finished job, None if there is none or it is damaged."""
     try:
-        marker = msgspec.json.decode(path.read_bytes(), type=Marker)
+        return msgspec.json.decode(path.read_bytes(), type=Marker)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
-    is_current = (
-        not config.is_restart
-        and marker.inputs == source.digests
-        and marker.settings == result_settings(config, backend)
-        and config.output.is_file()
-        and marker.output == digest_file(config.output)
-        and _has_same_models(marker, config, backend)
+
+
+def has_same_settings(marker: Marker, config: JobConfig, backend: Backend) -> bool:
+    """Say whether a job as it is asked for now would give a request the same result."""
+    is_same = marker.settings == result_settings(config, backend)
+    return is_same and _has_same_models(marker, config, backend)
+
+
+def is_current(marker: Marker, source: Source) -> bool:
+    """Say whether the inputs and the output are as they were when the job was finished."""
+    output = source.config.output
+    return (
+        marker.inputs == source.digests
+        and output.is_file()
+        and marker.output == digest_file(output)
     )
-    return marker if is_current else None
 
 
 def refresh(marker: Marker, output: Path) -> None:

@@ -14,6 +14,10 @@ class Progress(Protocol):
         """Hear that further lines were answered with so many new tokens."""
         ...
 
+    def warn(self, message: str) -> None:
+        """Hear of something that went wrong and does not stop the job."""
+        ...
+
     def close(self) -> None:
         """Hear that nothing more will be computed."""
         ...
@@ -27,6 +31,9 @@ class Silent:
 
     def advance(self, num_lines: int, num_tokens: int) -> None:
         """Ignore an answer."""
+
+    def warn(self, message: str) -> None:
+        """Ignore a warning."""
 
     def close(self) -> None:
         """Ignore the end."""

@@ -24,47 +24,60 @@ def publish(job: Job) -> UsageReport:
     tally = UsageTally()
     job.source.check_unchanged()
     output = job.config.output
+    answers = Answers(job, tally)
     if output == STREAM:
-        write_records(output_lines(job, tally), sys.stdout.buffer, Path("stdout.jsonl"))
+        write_records(answers.lines(), sys.stdout.buffer, Path("stdout.jsonl"))
         sys.stdout.flush()
         return tally.report(job.ledger.statistics)
     with replacing(output) as stream:
-        write_records(output_lines(job, tally), stream, output)
+        write_records(answers.lines(), stream, output)
         job.source.check_unchanged()
         report = tally.report(job.ledger.statistics)
         # Before the output, so that the output is the newest file, as make wants it.
         write_report(report, output)
+    if answers.num_recorded < len(job.ledger):
+        # Lines that are no longer in the input would pile up in a job that is run each night.
+        requests = (line for line in job.source.lines() if isinstance(line, Request))
+        job.ledger.keep_only(request.key for request in requests)
     return report
 
 
-def output_lines(job: Job, tally: UsageTally) -> Iterator[bytes]:
-    """Yield the output line of every input line, adding each to the tally."""
-    for line in job.source.lines():
-        if isinstance(line, FailedLine):
-            tally.add_failure(line.error.code, None, None)
-            yield render_failure(line)
-        else:
-            yield _answer(job, line, tally)
+class Answers:
+    """The output lines of a job that has all results."""
 
+    def __init__(self, job: Job, tally: UsageTally) -> None:
+        self.num_recorded = 0
+        """Results of the ledger that were written."""
+        self._job = job
+        self._tally = tally
 
-def _answer(job: Job, request: Request, tally: UsageTally) -> bytes:
-    record = _record_of(job, request)
-    if isinstance(record, Record) and record.status_code == 200:
-        completion = msgspec.json.decode(record.body, type=CountedCompletion)
-        tally.add_completion(completion, request.body.user, record.seconds)
-        return render_success(request, record.body)
-    error = stored_error(record) if isinstance(record, Record) else record
-    model = job.models.asked_name(request.body.model)
-    tally.add_failure(error.code, model, request.body.user)
-    return render_failure(failed_line(request, error))
+    def lines(self) -> Iterator[bytes]:
+        """Yield the output line of every input line, adding each to the tally."""
+        for line in self._job.source.lines():
+            if isinstance(line, FailedLine):
+                self._tally.add_failure(line.error.code, None, None)
+                yield render_failure(line)
+            else:
+                yield self._answer(line)
 
+    def _answer(self, request: Request) -> bytes:
+        record = self._record_of(request)
+        if isinstance(record, Record) and record.status_code == 200:
+            completion = msgspec.json.decode(record.body, type=CountedCompletion)
+            self._tally.add_completion(completion, request.body.user, record.seconds)
+            return render_success(request, record.body)
+        error = stored_error(record) if isinstance(record, Record) else record
+        model = self._job.models.asked_name(request.body.model)
+        self._tally.add_failure(error.code, model, request.body.user)
+        return render_failure(failed_line(request, error))
 
-def _record_of(job: Job, request: Request) -> Record | RequestError:
-    model = job.models.find(request.body.model)
-    if isinstance(model, RequestError):
-        return model
-    record = job.ledger.find(request.key)
-    if record is None:
-        message = "an input changed while the job ran; nothing was published, run again"
-        raise InputError(message)
-    return record
+    def _record_of(self, request: Request) -> Record | RequestError:
+        model = self._job.models.find(request.body.model)
+        if isinstance(model, RequestError):
+            return model
+        record = self._job.ledger.find(request.key)
+        if record is None:
+            message = "an input changed while the job ran; nothing was published, run again"
+            raise InputError(message)
+        self.num_recorded += 1
+        return record

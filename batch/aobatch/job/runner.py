@@ -7,13 +7,21 @@ from aobatch.executors import Backend
 from aobatch.job.compute import compute
 from aobatch.job.config import STREAM, JobConfig
 from aobatch.job.context import Job, begin_job
+from aobatch.job.in_flight import noting_deaths
 from aobatch.job.ledger import Ledger
-from aobatch.job.marker import finished_job, mark_finished, refresh
+from aobatch.job.marker import (
+    Marker,
+    has_same_settings,
+    is_current,
+    mark_finished,
+    read_marker,
+    refresh,
+)
 from aobatch.job.progress import Progress, Silent
 from aobatch.job.publish import publish
 from aobatch.job.report import UsageReport
 from aobatch.job.source import check_inputs, open_source
-from aobatch.job.state import check_output, open_state
+from aobatch.job.state import StateFolder, check_output, open_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +44,36 @@ def run_job(config: JobConfig, backend: Backend, progress: Progress | None = Non
     check_output(config)
     with open_state(config) as state:
         source = open_source(config, state)
-        marker = finished_job(state.marker, source, backend)
-        if marker is not None:
+        marker = _earlier_end(state, config, backend)
+        if marker is not None and is_current(marker, source) and not _is_retried(marker, config):
             refresh(marker, config.output)
-            state.drop_results()
+            state.drop_spool()
             return JobOutcome(marker.report, was_finished=True)
-        if config.is_restart or state.marker.exists():
-            state.forget_job()
-        with closing(Ledger(state.ledger)) as ledger:
-            job = begin_job(source, backend, ledger, progress or Silent())
+        state.reopen_job()
+        with closing(Ledger(state.ledger)) as ledger, noting_deaths(state.in_flight) as in_flight:
+            job = begin_job(source, backend, ledger, in_flight, progress or Silent())
             report = _compute_and_publish(job)
         if config.output != STREAM:
             mark_finished(state.marker, job, report)
-        state.drop_results()
+        state.drop_spool()
     return JobOutcome(report, was_finished=False)
+
+
+def _earlier_end(state: StateFolder, config: JobConfig, backend: Backend) -> Marker | None:
+    """Give the marker of an earlier run of this job; what belongs to another one is discarded.
+
+    The output of a finished job is published, so nobody needs to be asked.
+    """
+    marker = read_marker(state.marker)
+    is_other = marker is not None and not has_same_settings(marker, config, backend)
+    if config.is_restart or is_other:
+        state.forget_job()
+        return None
+    return marker
+
+
+def _is_retried(marker: Marker, config: JobConfig) -> bool:
+    return config.retries_failed and marker.report.requests.failed > 0
 
 
 def _compute_and_publish(job: Job) -> UsageReport:

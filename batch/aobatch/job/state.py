@@ -23,8 +23,13 @@ class StateFolder:
 
     @property
     def ledger(self) -> Path:
-        """The results of a job that is not finished."""
+        """The results of the job, also when it is finished, so that a longer input keeps them."""
         return self.path / "ledger.sqlite3"
+
+    @property
+    def in_flight(self) -> Path:
+        """The requests that a run has taken up."""
+        return self.path / "in-flight"
 
     @property
     def marker(self) -> Path:
@@ -36,16 +41,21 @@ class StateFolder:
         """Standard input as a file, which can be read twice."""
         return self.path / "stdin.jsonl"
 
-    def forget_job(self) -> None:
-        """Discard the results of an earlier job and what is known of its end."""
-        self.drop_results()
+    def reopen_job(self) -> None:
+        """Discard what is known of the end of an earlier job, and keep its results."""
         self.marker.unlink(missing_ok=True)
         sync_folder(self.path)
 
-    def drop_results(self) -> None:
+    def forget_job(self) -> None:
+        """Discard the results of an earlier job and what is known of its end."""
+        # The marker last: while it is there, the next run goes on discarding.
+        ledger = [self.ledger.with_name(self.ledger.name + end) for end in ("-wal", "-shm", "")]
+        for path in (*ledger, self.in_flight, self.marker):
+            path.unlink(missing_ok=True)
+        sync_folder(self.path)
+
+    def drop_spool(self) -> None:
         """Discard what a finished job no longer needs."""
-        for suffix in ("", "-wal", "-shm"):
-            self.ledger.with_name(self.ledger.name + suffix).unlink(missing_ok=True)
         self.spool.unlink(missing_ok=True)
 
 

@@ -1,0 +1,90 @@
+"""The requests under way, in a file that outlives the process: what a death may have been due to.
+
+Keys are appended as requests are taken up. A run that ends in order empties the file; what the next
+run finds in it, and has no result, is what the process was at when it died.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aobatch.errors import JobError, StorageError
+from aobatch.job.atomic import storage_error
+
+_KEY_BYTES = 16
+
+
+class InFlight:
+    """The requests that a run has taken up and not answered."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file of a job's state folder; OutputError or StorageError if that fails."""
+        self._path = path
+        self._open: set[str] = set()
+        try:
+            # No fsync: only the end of a process is to be outlived, and the kernel has the bytes.
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._descriptor = os.open(path, flags, 0o600)
+        except OSError as error:
+            raise storage_error(path, error) from error
+
+    def left_behind(self) -> list[str]:
+        """Give the keys that an earlier run had taken up when it died."""
+        with self._path.open("rb") as stream:
+            return [
+                key.hex() for key in iter(lambda: stream.read(_KEY_BYTES), b"") if _is_whole(key)
+            ]
+
+    def begin(self, key: str) -> None:
+        """Note that a request is taken up; StorageError if there is no room for it."""
+        try:
+            written = os.write(self._descriptor, bytes.fromhex(key))
+        except OSError as error:
+            raise storage_error(self._path, error) from error
+        if written != _KEY_BYTES:
+            message = f"{self._path} cannot be written: the disk is full; make room and run again"
+            raise StorageError(message)
+        self._open.add(key)
+
+    def end(self, key: str) -> None:
+        """Note that a request is answered."""
+        self._open.discard(key)
+
+    def take_open(self) -> list[str]:
+        """Give the requests that are taken up and not answered, and forget them."""
+        taken, self._open = sorted(self._open), set()
+        return taken
+
+    def clear(self) -> None:
+        """Forget all requests: nothing is under way."""
+        os.ftruncate(self._descriptor, 0)
+        self._open.clear()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._descriptor)
+
+
+@contextmanager
+def noting_deaths(path: Path) -> Iterator[InFlight]:
+    """Note what is under way while the block runs; what is left if the process dies stays noted.
+
+    So it does when the block fails in a way that nobody meant, exit code 70, which may be due to a
+    request as well.
+    """
+    in_flight = InFlight(path)
+    try:
+        yield in_flight
+    except (JobError, KeyboardInterrupt) as error:
+        if not isinstance(error, JobError) or error.exit_code != JobError.exit_code:
+            in_flight.clear()
+        raise
+    else:
+        in_flight.clear()
+    finally:
+        in_flight.close()
+
+
+def _is_whole(key: bytes) -> bool:
+    return len(key) == _KEY_BYTES
