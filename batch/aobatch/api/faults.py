@@ -57,12 +57,16 @@ def duplicate_custom_id(custom_id: str) -> RequestError:
 
 
 def context_length_exceeded(
-    context_length: int, num_prompt_tokens: int, max_tokens: int
+    context_length: int, num_prompt_tokens: int, max_tokens: int, *, is_at_least: bool = False
 ) -> RequestError:
-    """Say that prompt and completion do not fit, with all numbers."""
+    """Say that prompt and completion do not fit, with all numbers.
+
+    They are lower bounds if the prompt is too long to be worth reading.
+    """
+    bound = "at least " if is_at_least else ""
     message = (
         f"This model's maximum context length is {context_length} tokens, however you requested "
-        f"{num_prompt_tokens + max_tokens} tokens ({num_prompt_tokens} in your prompt; "
+        f"{bound}{num_prompt_tokens + max_tokens} tokens ({num_prompt_tokens} in your prompt; "
         f"{max_tokens} for the completion). Please reduce your prompt or the completion length."
     )
     param = "prompt" if num_prompt_tokens > context_length else "max_tokens"

@@ -6,6 +6,7 @@ from itertools import groupby
 
 import numpy as np
 
+from aobatch.api import faults
 from aobatch.arrays import Floats, Logits, TokenIds
 from aobatch.engine.placement import Placement, by_stage, chunk_ends
 from aobatch.runners import Chunk, ModelRunner
@@ -41,10 +42,16 @@ def prefill(runner: ModelRunner, placements: Sequence[Placement], capacity: int)
                 near = placement.neighbour
                 _copy(runner, placement, near.slot, near.scores)
         _compute(runner, list(members), capacity)
+    for placement in placements:
+        if any(np.isnan(chunk.logprobs).any() for chunk in placement.scores):
+            placement.group.state.error = faults.numerical_error()
 
 
 def score_tail(runner: ModelRunner, slot: int, token_ids: TokenIds, first: int) -> Floats:
-    """Compute tokens in a free slot; the logprobs of those from position `first` > 0 on."""
+    """Compute tokens in a free slot; the logprobs of those from position `first` > 0 on.
+
+    NaN where the model computed no usable number.
+    """
     start, logprobs = 0, []
     for end in chunk_ends(len(token_ids)):
         num_logits = max(0, end - max(start, first - 1))
@@ -53,8 +60,7 @@ def score_tail(runner: ModelRunner, slot: int, token_ids: TokenIds, first: int) 
         targets = token_ids[end - num_logits + 1 : end + 1]
         if len(targets):
             none = np.zeros(len(targets), np.int64)
-            unknown = np.full(len(targets), np.nan)
-            logprobs.append(score(logits[: len(targets)], unknown, targets, none).logprobs)
+            logprobs.append(_scores(logits[: len(targets)], targets, none).logprobs)
         start = end
     return np.concatenate(logprobs)
 
@@ -111,6 +117,15 @@ def _fits(run: list[_Part], capacity: int) -> bool:
     return has_room and sum(sizes) <= MAX_RUN_TOKENS and logits <= MAX_RUN_LOGITS
 
 
+def _scores(logits: Logits, targets: TokenIds, asked: TokenIds) -> Scores:
+    """Score targets under logits [n, V], which are changed; NaN under rows without numbers."""
+    is_broken = ~np.isfinite(logits.max(axis=1))
+    logits[is_broken] = 0
+    scores = score(logits, np.full(len(targets), np.nan), targets, asked)
+    scores.logprobs[is_broken] = np.nan
+    return scores
+
+
 def _keep(part: _Part, logits: Logits) -> None:
     """Copy what is still needed of a chunk's logits [R, V]; the runner will overwrite them."""
     placement, group = part.placement, part.placement.group
@@ -118,7 +133,6 @@ def _keep(part: _Part, logits: Logits) -> None:
     if group.scores_prompt:
         targets = prompt[part.chunk.start + 1 : part.end + 1]
         asked = np.full(len(targets), group.params.num_logprobs or 0)
-        unknown = np.full(len(targets), np.nan)
-        placement.scores.append(score(logits[: len(targets)], unknown, targets, asked))
+        placement.scores.append(_scores(logits[: len(targets)], targets, asked))
     if part.end == len(prompt):
         placement.last_logits = logits[-1].copy()

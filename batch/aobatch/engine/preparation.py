@@ -37,6 +37,7 @@ class Preparation:
         self._tokenizer = tokenizer
         self._limits = limits
         self._clamps = clamp_max_tokens
+        self._longest_token = max(1, max(map(len, tokenizer.token_bytes)))
 
     def prepare(self, request: Request) -> RequestState:
         """Tokenise all prompts; a request that the model cannot take gets its error set."""
@@ -55,6 +56,7 @@ class Preparation:
 
     def _group(self, state: RequestState, index: int) -> SequenceGroup:
         body = state.request.body
+        self._check_length(body.prompts[index], body.max_tokens)
         text, token_ids, num_added = self._tokenise(body.prompts[index])
         num_echoed = len(token_ids) - num_added
         suffix = self._suffix(body)
@@ -106,6 +108,15 @@ class Preparation:
         raise faults.context_length_exceeded(
             self._limits.context_length, num_prompt_tokens, max_tokens
         )
+
+    def _check_length(self, prompt: str | tuple[int, ...], max_tokens: int) -> None:
+        """Refuse a prompt that cannot fit however it is cut; reading it would take seconds."""
+        if isinstance(prompt, str):
+            at_least = -(-len(prompt.encode()) // self._longest_token)
+            if at_least > self._limits.context_length:
+                raise faults.context_length_exceeded(
+                    self._limits.context_length, at_least, max_tokens, is_at_least=True
+                )
 
     def _check_token_ids(self, request: Request) -> None:
         biased = np.array([token_id for token_id, _ in request.body.logit_bias], np.int64)

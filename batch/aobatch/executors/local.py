@@ -11,6 +11,7 @@ from aobatch.api.request import Request
 from aobatch.engine.config import EngineConfig
 from aobatch.engine.result import Result
 from aobatch.executors import Executor, ModelIdentity
+from aobatch.executors.waiting import interruptible
 from aobatch.models.catalogue import ensure, find_card, resolve
 from aobatch.models.folder import CacheDtype, ModelFolder, open_folder
 
@@ -53,7 +54,17 @@ class LocalBackend:
     @contextmanager
     def open(self, model: ModelIdentity) -> Iterator[Executor]:
         """Load a model."""
-        yield LocalExecutor(open_engine(open_folder(model.path), self._config, self._threads))
+        folder = open_folder(model.path)
+        engine = interruptible(lambda: open_engine(folder, self._config, self._threads))
+        yield LocalExecutor(engine)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Another process opens models that are there already, so it has nothing to show.
+        return LocalBackend, (self._config, self._threads, _show_nothing)
+
+
+def _show_nothing(_stage: str, _done: int, _total: int) -> None:
+    """Ignore how far a stage is."""
 
 
 class LocalExecutor:
