@@ -9,6 +9,7 @@ import pytest
 from aobatch.errors import ModelError, RequestError
 from aobatch.models import catalogue
 from aobatch.models.card import Card, Source, Wheel, cards
+from aobatch.models.claim import LOCKS
 from aobatch.models.folder import ModelFolder
 from aobatch.runners.scoring import score_texts
 
@@ -57,7 +58,7 @@ def test_a_pulled_model_is_found_by_name_alias_and_path(home: Path, card: Card) 
         folder.manifest.source,
         folder.manifest.source_sha256,
     )
-    assert [path.name for path in home.iterdir()] == ["tiny"]
+    assert {path.name for path in home.iterdir()} == {"tiny", LOCKS}
 
 
 def test_pulling_again_does_nothing(
@@ -93,7 +94,7 @@ def test_a_wrong_checksum_keeps_nothing(
 
     with pytest.raises(ModelError, match=r"could not download tinymodel|wrong checksum"):
         catalogue.ensure("tiny", ignore, score_texts)
-    assert list(home.iterdir()) == []
+    assert [path.name for path in home.iterdir()] == [LOCKS]
 
 
 def test_unknown_names_are_not_found(home: Path) -> None:

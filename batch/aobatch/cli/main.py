@@ -13,6 +13,10 @@ class Commands(LazyGroup):
 
     lazy_commands = {  # noqa: RUF012 - declared as a ClassVar in LazyGroup
         "run": ("aobatch.cli.run", "Answer every request of the input files."),
+        "status": (
+            "aobatch.cli.status",
+            "Say how far a running or interrupted job is.",
+        ),
         "models": ("aobatch.cli.models", "List, fetch, convert and inspect models."),
         "complete": (
             "aobatch.cli.complete",

@@ -54,7 +54,9 @@ class RunOptions(TypedDict):
     threads: int
     max_failures: str
     time_limit: float | None
+    step_timeout: float
     restart: bool
+    retry_failed: bool
     quiet: bool
 
 
@@ -62,7 +64,7 @@ class RunCommand(GroupedCommand):
     """The command with its options in groups."""
 
     option_groups = {  # noqa: RUF012 - declared as a ClassVar in GroupedCommand
-        "Files": ("output", "restart", "max_failures", "time_limit"),
+        "Files": ("output", "restart", "retry_failed", "max_failures", "time_limit"),
         "Requests": ("model", "default", "ignore_unknown", "clamp_max_tokens", "logprobs_mode"),
         "Sampling": ("seed",),
         "Machine": (
@@ -71,6 +73,7 @@ class RunCommand(GroupedCommand):
             "kv_cache_dtype",
             "prefix_sharing",
             "threads",
+            "step_timeout",
         ),
     }
 
@@ -85,6 +88,11 @@ class RunCommand(GroupedCommand):
     help="Where the answers go; - is standard output. Default: a.jsonl gives a.out.jsonl.",
 )
 @click.option("--restart", is_flag=True, help="Discard what an earlier run computed.")
+@click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Compute requests again that failed in an earlier run, also of a finished job.",
+)
 @click.option(
     "--max-failures",
     metavar="N|P%",
@@ -139,6 +147,14 @@ class RunCommand(GroupedCommand):
     help="Compute the beginning that prompts have in common once.",
 )
 @threads_option
+@click.option(
+    "--step-timeout",
+    metavar="DURATION",
+    type=Duration(),
+    default="10m",
+    show_default=True,
+    help="Take a single run of the model that lasts longer for hung.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 def run(**options: Unpack[RunOptions]) -> None:
     """Answer every request of the input files."""
@@ -181,6 +197,7 @@ def job_config(options: RunOptions) -> "JobConfig":
         defaults=dict(options["default"]),
         ignore_unknown=options["ignore_unknown"],
         is_restart=options["restart"],
+        retries_failed=options["retry_failed"],
     )
 
 
@@ -198,6 +215,7 @@ def open_backend(options: RunOptions, stages: Callable[[str, int, int], None]) -
         clamp_max_tokens=options["clamp_max_tokens"],
         logprobs_mode=options["logprobs_mode"],
         kv_cache_dtype=options["kv_cache_dtype"],
+        step_seconds=options["step_timeout"],
     )
     return LocalBackend(config, options["threads"], stages)
 

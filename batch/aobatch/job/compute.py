@@ -49,14 +49,14 @@ class ModelReading:
     is_first: bool
     model: ModelIdentity | None = None
     num_requests: int = 0
+    num_bad: int = 0
     is_last: bool = True
 
     def requests(self) -> Iterator[Request]:
         """Yield the requests to compute now, as late as they are asked for."""
         for line in self.job.source.lines():
             if isinstance(line, FailedLine):
-                if self.is_first:
-                    self.job.progress.advance(1, 0)
+                self._pass_over()
                 continue
             model = self._model_of(line)
             if model is None:
@@ -68,6 +68,13 @@ class ModelReading:
                 yield line
             else:
                 self.is_last = False
+
+    def _pass_over(self) -> None:
+        """Count a bad line, which is answered without a model, once."""
+        if self.is_first:
+            self.num_bad += 1
+            self.job.progress.advance(1, 0)
+            self.job.ledger.note({"bad lines": self.num_bad})
 
     def _model_of(self, request: Request) -> ModelIdentity | None:
         model = self.job.models.find(request.body.model)

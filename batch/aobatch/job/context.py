@@ -55,7 +55,7 @@ def begin_job(
     models = ModelDirectory(backend, source.config.model, ledger)
     created = _begin_run(ledger)
     num_lines = source.count()
-    ledger.note({"lines": num_lines})
+    ledger.note({"lines": num_lines, "bad lines": 0})
     progress.start(num_lines, len(ledger))
     return Job(source, backend, ledger, models, in_flight, progress, settings, created)
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from aobatch.errors import BusyError
 from aobatch.job.atomic import storage_error
 
+PATIENCE_SECONDS = 0.2
+
 
 @contextmanager
 def hold_lock(path: Path) -> Iterator[None]:
@@ -25,15 +27,37 @@ def hold_lock(path: Path) -> Iterator[None]:
     except OSError as error:
         raise storage_error(path, error) from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = f"{_holder(descriptor)} is working on {path.parent}; run again when it ended"
-            raise BusyError(message) from error
+        _acquire(descriptor, path)
         _sign(descriptor)
         yield
     finally:
         os.close(descriptor)
+
+
+def describe_holder(descriptor: int) -> str:
+    """Name the run that has signed a lock file."""
+    try:
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {holder['pid']} on {holder['host']} (since {holder['started']})"
+    except (ValueError, KeyError, TypeError):
+        # The holder has the lock but has not signed it yet.
+        return "another run"
+
+
+def _acquire(descriptor: int, path: Path) -> None:
+    """Take the lock, trying for a little: whoever asks for the status holds it for a moment."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                holder = describe_holder(descriptor)
+                message = f"{holder} is working on {path.parent}; run again when it ended"
+                raise BusyError(message) from error
+            time.sleep(PATIENCE_SECONDS / 10)
+        else:
+            return
 
 
 def _sign(descriptor: int) -> None:
@@ -41,12 +65,3 @@ def _sign(descriptor: int) -> None:
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-
-
-def _holder(descriptor: int) -> str:
-    try:
-        holder = json.loads(os.pread(descriptor, 4096, 0))
-        return f"process {holder['pid']} on {holder['host']} (since {holder['started']})"
-    except (ValueError, KeyError, TypeError):
-        # The holder has the lock but has not signed it yet.
-        return "another run"

@@ -27,6 +27,11 @@ class StateFolder:
         return self.path / "ledger.sqlite3"
 
     @property
+    def lock(self) -> Path:
+        """What the run that owns the folder has locked."""
+        return self.path / "lock"
+
+    @property
     def in_flight(self) -> Path:
         """The requests that a run has taken up."""
         return self.path / "in-flight"
@@ -66,13 +71,13 @@ def open_state(config: JobConfig) -> Iterator[StateFolder]:
         with tempfile.TemporaryDirectory(prefix="aobatch-") as folder:
             yield StateFolder(Path(folder))
         return
-    state = StateFolder(_state_path(config))
+    state = StateFolder(state_path(config))
     try:
         state.path.mkdir(mode=0o700, exist_ok=True)
         sync_folder(state.path.parent)
     except OSError as error:
         raise storage_error(state.path, error) from error
-    with hold_lock(state.path / "lock"):
+    with hold_lock(state.lock):
         yield state
         if config.output == STREAM:
             shutil.rmtree(state.path)
@@ -104,7 +109,8 @@ def spool_standard_input(path: Path) -> None:
         shutil.copyfileobj(sys.stdin.buffer, stream)
 
 
-def _state_path(config: JobConfig) -> Path:
+def state_path(config: JobConfig) -> Path:
+    """Name the state folder of a job."""
     if config.output == STREAM:
         return default_output(config.inputs[0]).with_suffix(".stdout.aobatch")
     return config.output.with_name(f"{config.output.name}.aobatch")

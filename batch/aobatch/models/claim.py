@@ -1,0 +1,78 @@
+"""One process at a time makes a model; what one that was killed left behind is swept away."""
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aobatch.errors import OutputError
+from aobatch.models.progress import Progress
+
+LOCKS = ".locks"
+"""The folder of the locks, beside the models."""
+
+
+@contextmanager
+def claim(target: Path, progress: Progress) -> Iterator[None]:
+    """Be the only process that makes the model folder at target while the block runs.
+
+    Waits for another one that does. OutputError if nothing can be written there.
+    """
+    try:
+        lock = target.parent / LOCKS / target.name
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        message = f"models cannot be kept in {target.parent}: {error.strerror}; set AOBATCH_MODELS"
+        raise OutputError(message) from error
+    try:
+        _acquire(descriptor, target.name, progress)
+        _sweep(target)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def workspace(target: Path) -> Iterator[Path]:
+    """Give a folder beside a model folder for the time of the block."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}~") as name:
+        yield Path(name)
+
+
+def put_in_place(folder: Path, target: Path) -> None:
+    """Let a finished model folder be the one at target, for good."""
+    for path in (*folder.iterdir(), folder):
+        _sync(path)
+    shutil.rmtree(target, ignore_errors=True)
+    folder.rename(target)
+    _sync(target.parent)
+
+
+def _acquire(descriptor: int, name: str, progress: Progress) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        progress(f"waiting for another process that makes {name}", 0, 1)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        progress(f"waiting for another process that makes {name}", 1, 1)
+
+
+def _sweep(target: Path) -> None:
+    # The random part of tempfile's names; whoever else had the claim is dead.
+    left = re.compile(rf"\.{re.escape(target.name)}~[a-z0-9_]{{8}}")
+    for path in target.parent.iterdir():
+        if left.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
