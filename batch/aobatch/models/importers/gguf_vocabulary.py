@@ -48,6 +48,18 @@ class SpecialTokens:
     """Ahead of a prefix, a suffix and the middle; empty if the model has no such tokens."""
 
 
+class _AddedToken(msgspec.Struct, frozen=True, gc=False):
+    """A special token, as a tokenizer.json describes it."""
+
+    id: int
+    content: str
+    single_word: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    normalized: bool = False
+    special: bool = True
+
+
 def special_tokens(fields: Fields, vocabulary: Vocabulary) -> SpecialTokens:
     """Find the end and start tokens in the metadata and among the special tokens.
 
@@ -76,7 +88,7 @@ def tokenizer_json(vocabulary: Vocabulary, source: str) -> bytes:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added_token(*item) for item in vocabulary.special.items()],
+        "added_tokens": [_AddedToken(index, token) for token, index in vocabulary.special.items()],
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": _PRE_TOKENIZERS[rule]},
         "post_processor": None,
@@ -112,8 +124,3 @@ def _token_id(fields: Fields, role: str, vocabulary: Vocabulary, default: int | 
 
 def _key(role: str) -> str:
     return f"tokenizer.ggml.{role}_token_id"
-
-
-def _added_token(content: str, index: int) -> dict[str, Any]:
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": index, "content": content, **flags, "special": True}
