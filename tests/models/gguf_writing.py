@@ -4,6 +4,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 
 import numpy as np
 
@@ -98,6 +99,11 @@ class Gguf:
         tensors = [*self.tensors.values(), *(tensor for _, tensor in self.more_tensors)]
         return self._padded(self.header()) + b"".join(self._padded(x.data) for x in tensors)
 
+    def write(self, path: Path) -> Path:
+        """Write the whole file to a path, and give that."""
+        path.write_bytes(self.content())
+        return path
+
     def _entry(self, name: str, tensor: Tensor, position: int) -> bytes:
         offset = position if tensor.offset is None else tensor.offset
         rank = len(tensor.shape) if tensor.rank is None else tensor.rank
@@ -124,17 +130,18 @@ def quantised(*shape: int, kind: int) -> Tensor:
     return Tensor(shape, b"".join(blocks), kind)
 
 
-def small_llama() -> Gguf:
-    """Give a valid model of one layer: 32 wide, two heads that share one of keys and values."""
+def small_llama(width: int = 32) -> Gguf:
+    """Give a valid model of one layer, whose two heads share one of keys and values."""
     fields = {
         "general.architecture": string("llama"),
         "general.name": string("small"),
         "llama.block_count": u32(1),
         "llama.context_length": u32(64),
-        "llama.embedding_length": u32(32),
+        "llama.embedding_length": u32(width),
         "llama.feed_forward_length": u32(64),
         "llama.attention.head_count": u32(2),
         "llama.attention.head_count_kv": u32(1),
+        "llama.attention.key_length": u32(16),
         "llama.attention.layer_norm_rms_epsilon": f32(1e-5),
         "llama.rope.freq_base": f32(10000.0),
         "tokenizer.ggml.model": string("gpt2"),
@@ -147,18 +154,18 @@ def small_llama() -> Gguf:
         "tokenizer.ggml.add_bos_token": struct.pack("<I?", BOOL, False),
         "tokenizer.chat_template": string("{{ messages }}"),
     }
-    half = np.random.default_rng(5).normal(size=(16, 32)).astype("<f2")
+    half = np.random.default_rng(5).normal(size=(16, width)).astype("<f2")
     tensors = {
-        "token_embd.weight": quantised(12, 32, kind=Q8_0),
-        "output_norm.weight": numbers(32),
-        "blk.0.attn_norm.weight": numbers(32, seed=1),
-        "blk.0.attn_q.weight": quantised(32, 32, kind=Q4_0),
-        "blk.0.attn_k.weight": Tensor((16, 32), half.tobytes(), FLOAT16),
-        "blk.0.attn_v.weight": quantised(16, 32, kind=Q4_0),
-        "blk.0.attn_output.weight": quantised(32, 32, kind=Q8_0),
-        "blk.0.ffn_norm.weight": numbers(32, seed=2),
-        "blk.0.ffn_gate.weight": quantised(64, 32, kind=Q4_0),
-        "blk.0.ffn_up.weight": quantised(64, 32, kind=Q8_0),
-        "blk.0.ffn_down.weight": numbers(32, 64, seed=3),
+        "token_embd.weight": quantised(12, width, kind=Q8_0),
+        "output_norm.weight": numbers(width),
+        "blk.0.attn_norm.weight": numbers(width, seed=1),
+        "blk.0.attn_q.weight": quantised(32, width, kind=Q4_0),
+        "blk.0.attn_k.weight": Tensor((16, width), half.tobytes(), FLOAT16),
+        "blk.0.attn_v.weight": quantised(16, width, kind=Q4_0),
+        "blk.0.attn_output.weight": quantised(width, 32, kind=Q8_0),
+        "blk.0.ffn_norm.weight": numbers(width, seed=2),
+        "blk.0.ffn_gate.weight": quantised(64, width, kind=Q4_0),
+        "blk.0.ffn_up.weight": quantised(64, width, kind=Q8_0),
+        "blk.0.ffn_down.weight": numbers(width, 64, seed=3),
     }
     return Gguf(fields, tensors)

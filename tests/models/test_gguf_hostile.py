@@ -54,7 +54,7 @@ CASES: dict[str, tuple[Change, str]] = {
     "heads 0": (field(HEADS, u32(0)), "head_count' has to be an integer from 1"),
     "heads 3 for 2": (field(KV_HEADS, u32(3)), "2 heads of queries cannot share 3"),
     "kv heads 0": (field(KV_HEADS, u32(0)), "head_count_kv' has to be an integer from 1"),
-    "head of 8": (field(HEADS, u32(4)), "key_length' has to be an integer from 16 .* and is 8"),
+    "head of 8": (field("llama.attention.key_length", u32(8)), "integer from 16 .* and is 8"),
     "head of 24": (field("llama.attention.key_length", u32(24)), "24 is no multiple of 16"),
     "value of 32": (field("llama.attention.value_length", u32(32)), "has to be 16, and is 32"),
     "part rotated": (field("llama.rope.dimension_count", u32(8)), "has to be 16, and is 8"),
@@ -120,8 +120,7 @@ def test_what_contradicts_itself_is_refused(case: str, tmp_path: Path) -> None:
     change, reason = CASES[case]
     file = small_llama()
     change(file)
-    path = tmp_path / "bad.gguf"
-    path.write_bytes(file.content())
+    path = file.write(tmp_path / "bad.gguf")
 
     with pytest.raises(ModelError, match=reason) as caught:
         read_gguf(path)
@@ -134,8 +133,7 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
     """A file that lacks what has no default says which key it lacks."""
     file = small_llama()
     without(key)(file)
-    path = tmp_path / "bad.gguf"
-    path.write_bytes(file.content())
+    path = file.write(tmp_path / "bad.gguf")
 
     with pytest.raises(ModelError, match=f"'{key}' is missing"):
         read_gguf(path)
@@ -156,8 +154,7 @@ def test_weights_that_cannot_be_used_are_refused(
     """Numbers that are not finite, and types that nobody dequantises, become no weights."""
     file = small_llama()
     tensor(GAIN, **change)(file)
-    path = tmp_path / "bad.gguf"
-    path.write_bytes(file.content())
+    path = file.write(tmp_path / "bad.gguf")
     checkpoint = read_gguf(path)
 
     with pytest.raises(ModelError, match=f"'{GAIN}' .*{reason}"):
