@@ -1,5 +1,7 @@
 """Fixtures of the models' tests: a measurement that finds one graph far from its reference."""
 
+import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from aobatch.models.conversion import convert
 from aobatch.models.folder import ModelFolder
 from aobatch.models.importers.gguf import read_gguf
 from aobatch.runners.scoring import TextScorer
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 Distorted = Callable[[str], ModelFolder]
 
@@ -25,6 +29,21 @@ class DistortingScorer(TextScorer):
         is_distorted = graph.name == self._graph_name and graph.parent.name != "reference"
         for logits in super().__call__(graph, texts[:1]):
             yield logits * (3 if is_distorted else 1)
+
+
+@pytest.fixture
+def _no_hang() -> Iterator[None]:
+    """Fail a test that takes longer than two seconds."""
+
+    def fail(_number: int, _frame: object) -> None:
+        message = "it hangs"
+        raise TimeoutError(message)
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.setitimer(signal.ITIMER_REAL, 2)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def convert(
         if precision != "fp32":
             reference = work / "reference"
             _write_graph(checkpoint, reference, "fp32", progress)
-        measured = _measure(folder, reference, scorer, progress)
+        measured = _measure(folder, reference, checkpoint.spec.context_length, scorer, progress)
         write_manifest(
             folder / MANIFEST, _manifest(checkpoint, folder, target.name, precision, measured)
         )
@@ -74,13 +74,14 @@ def _write_graph(checkpoint: Checkpoint, folder: Path, precision: str, progress:
 
 
 def _measure(
-    folder: Path, reference: Path, scorer: Scorer, progress: Progress
+    folder: Path, reference: Path, context_length: int, scorer: Scorer, progress: Progress
 ) -> tuple[Quality | None, Int8Cache]:
     """Add the graph over an int8 cache; measure both graphs, unless one is the reference.
 
     Raises ModelError if the first one is too far away; the second one is then only not kept.
     """
-    chunks = chunks_of(VocabularyTokenizer(folder / TOKENIZER).encode(quality_text()))
+    tokenizer = VocabularyTokenizer(folder / TOKENIZER)
+    chunks = chunks_of(tokenizer.encode(quality_text()), context_length)
     # Every other chunk, so that half of the text judges scales that do not know it.
     _write_int8_cache_graph(folder, chunks[::2], scorer, progress)
     graphs = [INT8_CACHE_GRAPH, GRAPH]

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from aobatch.arrays import Floats, Logits, TokenIds
+from aobatch.errors import ModelError
 from aobatch.models.manifest import Quality
 
 CHUNK = 256
@@ -55,11 +56,16 @@ def measure(
     ]
 
 
-def chunks_of(token_ids: TokenIds) -> list[TokenIds]:
-    """Cut a text into whole chunks; what is left over is not used."""
-    if len(token_ids) < CHUNK:
-        return [token_ids]
-    return list(token_ids[: len(token_ids) // CHUNK * CHUNK].reshape(-1, CHUNK))
+def chunks_of(token_ids: TokenIds, context_length: int = CHUNK) -> list[TokenIds]:
+    """Cut a text into whole chunks that the context holds; what is left over is not used.
+
+    Raises ModelError if there is nothing to cut.
+    """
+    if not len(token_ids):
+        message = "the vocabulary has no token for any letter of English; it cannot be used"
+        raise ModelError(message)
+    length = min(CHUNK, context_length, len(token_ids))
+    return list(token_ids[: len(token_ids) // length * length].reshape(-1, length))
 
 
 def _log_softmax(logits: Logits) -> Floats:

@@ -58,7 +58,7 @@ def _token_bytes(library: object, vocab_size: int) -> list[bytes]:
     special = library.get_added_tokens_decoder()  # type: ignore[attr-defined]
     # Models pad their vocabulary with ids that stand for nothing.
     table = [b""] * max(vocab_size, 1 + max(vocabulary.values(), default=-1))
-    byte_of = _byte_level_alphabet()
+    byte_of = byte_level_alphabet()
     for token, index in vocabulary.items():
         if index in special:
             table[index] = token.encode()
@@ -67,7 +67,7 @@ def _token_bytes(library: object, vocab_size: int) -> list[bytes]:
     return table
 
 
-def _byte_level_alphabet() -> dict[str, int]:
+def byte_level_alphabet() -> dict[str, int]:
     """Map the printable stand-ins of byte-level BPE to their bytes (GPT-2's table)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]

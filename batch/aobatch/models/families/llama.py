@@ -1,5 +1,8 @@
 """The llama family: RMSNorm, rotary positions, grouped-query attention, gated SiLU."""
 
+from aobatch.models.fields import Fields
+from aobatch.models.shapes import Shape, decoder_shapes
+from aobatch.models.sizes import gguf_spec
 from aobatch.models.spec import DecoderSpec
 
 _GGUF_NAMES = {
@@ -18,27 +21,14 @@ _GGUF_NAMES = {
 }
 
 
-def spec_from_gguf(metadata: dict[str, object], vocab_size: int) -> DecoderSpec:
+def spec_from_gguf(fields: Fields, vocab_size: int) -> DecoderSpec:
     """Read the sizes from a GGUF's metadata."""
+    return gguf_spec(fields, "llama", vocab_size)
 
-    def number(key: str, default: float | None = None) -> float:
-        value = metadata.get(f"llama.{key}", default)
-        return float(value)  # type: ignore[arg-type]
 
-    num_heads, hidden_size = int(number("attention.head_count")), int(number("embedding_length"))
-    return DecoderSpec(
-        family="llama",
-        vocab_size=vocab_size,
-        hidden_size=hidden_size,
-        intermediate_size=int(number("feed_forward_length")),
-        num_layers=int(number("block_count")),
-        num_heads=num_heads,
-        num_kv_heads=int(number("attention.head_count_kv", num_heads)),
-        head_dim=int(number("attention.key_length", hidden_size // num_heads)),
-        context_length=int(number("context_length")),
-        norm_epsilon=number("attention.layer_norm_rms_epsilon"),
-        rope_theta=number("rope.freq_base", 10000.0),
-    )
+def shapes(spec: DecoderSpec) -> dict[str, Shape]:
+    """Say which canonical weights there are, and their shapes."""
+    return decoder_shapes(spec)
 
 
 def gguf_name(name: str) -> str:

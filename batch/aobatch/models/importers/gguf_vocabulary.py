@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from aobatch.errors import ModelError
-
-_CONTROL, _USER_DEFINED = 3, 4
+from aobatch.models.fields import Fields
+from aobatch.models.importers.gguf_tokens import Vocabulary
 
 # The names under which models end a document or a turn.
 _END_NAMES = frozenset(
@@ -48,33 +48,47 @@ class SpecialTokens:
     """Ahead of a prefix, a suffix and the middle; empty if the model has no such tokens."""
 
 
-def special_tokens(metadata: Mapping[str, Any]) -> SpecialTokens:
-    """Find the end and start tokens in the metadata and among the control tokens."""
-    tokens = metadata["tokenizer.ggml.tokens"]
-    end = {index for index in _special_ids(metadata) if tokens[index] in _END_NAMES}
-    end.add(int(metadata["tokenizer.ggml.eos_token_id"]))
-    start = int(metadata.get("tokenizer.ggml.bos_token_id", min(end)))
-    if not metadata.get("tokenizer.ggml.add_bos_token", False) and _DOCUMENT_SEPARATOR in tokens:
-        start = tokens.index(_DOCUMENT_SEPARATOR)
-    return SpecialTokens(tuple(sorted(end)), start, _infill_tokens(metadata))
+class _AddedToken(msgspec.Struct, frozen=True, gc=False):
+    """A special token, as a tokenizer.json describes it."""
+
+    id: int
+    content: str
+    single_word: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    normalized: bool = False
+    special: bool = True
 
 
-def tokenizer_json(metadata: Mapping[str, Any]) -> bytes:
+def special_tokens(fields: Fields, vocabulary: Vocabulary) -> SpecialTokens:
+    """Find the end and start tokens in the metadata and among the special tokens.
+
+    Raises ModelError if the metadata names none that ends a text, or an id that does not exist.
+    """
+    tokens = vocabulary.tokens
+    end = {index for token, index in vocabulary.special.items() if token in _END_NAMES}
+    end.add(_token_id(fields, "eos", vocabulary))
+    start = _token_id(fields, "bos", vocabulary, min(end))
+    if not fields.flag("tokenizer.ggml.add_bos_token", default=False):
+        start = tokens.get(_DOCUMENT_SEPARATOR, start)
+    return SpecialTokens(tuple(sorted(end)), start, _infill_tokens(fields, vocabulary))
+
+
+def tokenizer_json(vocabulary: Vocabulary, source: str) -> bytes:
     """Write the vocabulary in the form that the tokenizers library reads.
 
-    Raises ModelError for a vocabulary that is not byte-level BPE, or an unknown splitting rule.
+    Raises ModelError for an unknown splitting rule.
     """
-    model, rule = metadata.get("tokenizer.ggml.model"), str(metadata.get("tokenizer.ggml.pre"))
-    if model != "gpt2" or rule not in _PRE_TOKENIZERS:
+    rule = vocabulary.splitting
+    if rule not in _PRE_TOKENIZERS:
         known = ", ".join(_PRE_TOKENIZERS)
-        message = f"vocabulary {model!r} with splitting rule {rule!r} is not supported ({known})"
+        message = f"{source}: splitting rule {rule!r} is not supported ({known})"
         raise ModelError(message)
-    tokens = metadata["tokenizer.ggml.tokens"]
     document = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added_token(index, tokens[index]) for index in _special_ids(metadata)],
+        "added_tokens": [_AddedToken(index, token) for token, index in vocabulary.special.items()],
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": _PRE_TOKENIZERS[rule]},
         "post_processor": None,
@@ -88,26 +102,25 @@ def tokenizer_json(metadata: Mapping[str, Any]) -> bytes:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": False,
-            "vocab": {token: index for index, token in enumerate(tokens)},
-            "merges": [merge.split(" ", 1) for merge in metadata["tokenizer.ggml.merges"]],
+            "vocab": vocabulary.tokens,
+            "merges": vocabulary.merges,
         },
     }
     return msgspec.json.encode(document)
 
 
-def _infill_tokens(metadata: Mapping[str, Any]) -> tuple[int, ...]:
-    tokens, found = metadata["tokenizer.ggml.tokens"], []
-    for key, names in _INFILL_TOKENS.items():
-        named = (tokens.index(name) for name in names if name in tokens)
-        found.append(metadata.get(f"tokenizer.ggml.{key}_token_id", next(named, None)))
-    return () if None in found else tuple(map(int, found))
+def _infill_tokens(fields: Fields, vocabulary: Vocabulary) -> tuple[int, ...]:
+    found = []
+    for role, names in _INFILL_TOKENS.items():
+        named = [vocabulary.tokens[name] for name in names if name in vocabulary.tokens]
+        if named or _key(role) in fields:
+            found.append(_token_id(fields, role, vocabulary, *named[:1]))
+    return tuple(found) if len(found) == len(_INFILL_TOKENS) else ()
 
 
-def _special_ids(metadata: Mapping[str, Any]) -> list[int]:
-    types = metadata["tokenizer.ggml.token_type"]
-    return [index for index, kind in enumerate(types) if kind in (_CONTROL, _USER_DEFINED)]
+def _token_id(fields: Fields, role: str, vocabulary: Vocabulary, default: int | None = None) -> int:
+    return fields.integer(_key(role), 0, len(vocabulary.tokens) - 1, default)
 
 
-def _added_token(index: int, content: str) -> dict[str, Any]:
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": index, "content": content, **flags, "special": True}
+def _key(role: str) -> str:
+    return f"tokenizer.ggml.{role}_token_id"

@@ -1,0 +1,96 @@
+"""Fields of a model file's description, each read as what it has to be."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NoReturn
+
+from aobatch.errors import ModelError
+
+_SHOWN = 80
+_TEXT = 256
+
+
+class Fields:
+    """Reads values that nobody vouches for.
+
+    Every method raises ModelError, naming the file and the field, if the field is missing and has
+    no default, or is not what was asked for.
+    """
+
+    def __init__(self, values: Mapping[str, object], source: str) -> None:
+        self._values = values
+        self.source = source
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
+        """Give an integer from low to high."""
+        value = self._value(key, default)
+        if type(value) is not int or not low <= value <= high:
+            self._refuse(key, _integer(low, high), value)
+        return value
+
+    def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
+        """Give a finite number from low to high."""
+        value = self._value(key, default)
+        if type(value) not in (int, float) or not low <= value <= high:  # type: ignore[operator]
+            self._refuse(key, f"a number from {low:g} to {high:g}", value)
+        return float(value)  # type: ignore[arg-type]
+
+    def flag(self, key: str, default: bool | None = None) -> bool:
+        """Give a truth value."""
+        value = self._value(key, default)
+        if not isinstance(value, bool):
+            self._refuse(key, "true or false", value)
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """Give a short text of one line that is safe to show."""
+        value = self._value(key, default)
+        if not isinstance(value, str) or len(value) > _TEXT or not value.isprintable():
+            self._refuse(key, f"a printable text of at most {_TEXT} characters", value)
+        return value
+
+    def texts(self, key: str) -> Iterator[str]:
+        """Give the texts of an array one by one, however long."""
+        for index, item in enumerate(self._items(key)):
+            if not isinstance(item, str):
+                self._refuse(f"{key}[{index}]", "a text", item)
+            yield item
+
+    def integers(self, key: str, low: int, high: int) -> Iterator[int]:
+        """Give the integers of an array one by one, each from low to high."""
+        for index, item in enumerate(self._items(key)):
+            if type(item) is not int or not low <= item <= high:
+                self._refuse(f"{key}[{index}]", _integer(low, high), item)
+            yield item
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Raise the error that says what is wrong with this file."""
+        message = f"{self.source}: {reason}"
+        raise ModelError(message)
+
+    def _value(self, key: str, default: object) -> object:
+        value = self._values.get(key, default)
+        if value is None:
+            self.refuse(f"{key!r} is missing; the file is incomplete")
+        return value
+
+    def _items(self, key: str) -> Iterable[object]:
+        value = self._value(key, None)
+        if not isinstance(value, Iterable) or isinstance(value, str | Mapping):
+            self._refuse(key, "an array", value)
+        return value
+
+    def _refuse(self, key: str, wanted: str, value: object) -> NoReturn:
+        self.refuse(f"{key!r} has to be {wanted}, and is {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """Write a value out of a file for an error message: short, and without control characters."""
+    text = repr(value if not isinstance(value, str) else value[:_SHOWN])
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _integer(low: int, high: int) -> str:
+    return str(low) if low == high else f"an integer from {low} to {high}"

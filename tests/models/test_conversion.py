@@ -1,0 +1,46 @@
+"""Laws of conversion: what can be imported is measured, however odd it is, or refused."""
+
+from pathlib import Path
+
+import pytest
+from gguf_writing import Gguf, i32s, small_llama, texts, u32
+
+from aobatch.errors import ModelError
+from aobatch.models.conversion import convert
+from aobatch.models.folder import ModelFolder
+from aobatch.models.importers.gguf import read_gguf
+from aobatch.runners.scoring import score_texts
+
+
+def converted(file: Gguf, folder: Path) -> ModelFolder:
+    """Convert a file to fp32."""
+    return convert(
+        read_gguf(file.write(folder / "file.gguf")),
+        folder / "model",
+        precision="fp32",
+        scorer=score_texts,
+        progress=lambda *_: None,
+    )
+
+
+@pytest.mark.parametrize("context_length", [16, 64])
+def test_a_short_context_is_measured_in_short_pieces(context_length: int, tmp_path: Path) -> None:
+    """A context shorter than the pieces that the shipped text is cut into is no obstacle."""
+    file = small_llama()
+    file.fields["llama.context_length"] = u32(context_length)
+    manifest = converted(file, tmp_path).manifest
+
+    assert manifest.context_length == context_length
+    assert manifest.int8_cache.quality.num_tokens % context_length == 0
+
+
+def test_a_vocabulary_without_letters_is_refused(tmp_path: Path) -> None:
+    """A vocabulary in which the shipped text has no token cannot be measured."""
+    file = small_llama()
+    file.fields["tokenizer.ggml.tokens"] = texts(["<|endoftext|>"])
+    file.fields["tokenizer.ggml.token_type"] = i32s([3])
+    file.fields["tokenizer.ggml.merges"] = texts([])
+
+    with pytest.raises(ModelError, match="no token for any letter"):
+        converted(file, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file.gguf"]
