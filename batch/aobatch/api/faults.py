@@ -23,6 +23,15 @@ def too_deep(maximum: int) -> RequestError:
     return RequestError(message, code="too_deep")
 
 
+def too_many_parts(maximum: int) -> RequestError:
+    """Say that a line would take too much memory once it is decoded."""
+    message = (
+        f"This line has more than {maximum} strings, or arrays and objects, and was not read. "
+        "Split it into several lines."
+    )
+    return RequestError(message, code="line_too_long")
+
+
 def duplicate_key(name: str) -> RequestError:
     """Say that an object names one key twice, so that its value is uncertain."""
     name = shorten(name)
