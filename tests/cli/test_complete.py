@@ -63,6 +63,9 @@ def test_values_are_json_or_words(ask: Callable[..., Result]) -> None:
     [
         ("--temperature", "3", "Invalid 'temperature': decimal above maximum value."),
         ("--logprobs", "true", "Invalid type for 'logprobs': expected an integer"),
+        ("--temperature", "NaN", "NaN is not a number of JSON"),
+        ("--top-p", "1e999", "Infinity is not a number of JSON"),
+        ("--suffix", "\udcff", "half of a surrogate pair"),
         ("--max-tokens", "100000", "maximum context length is 512 tokens"),
         ("--model", "gpt-9", "The model 'gpt-9' does not exist."),
     ],

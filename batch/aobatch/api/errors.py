@@ -41,9 +41,9 @@ def error_object(error: RequestError) -> ErrorObject:
     return ErrorObject(error.message, error.type, error.param, error.code)
 
 
-def shorten(text: str) -> str:
-    """Cut text that is quoted in a message to 64 characters."""
-    return text if len(text) <= LONGEST_QUOTE else f"{text[: LONGEST_QUOTE - 1]}…"
+def shorten(text: str, length: int = LONGEST_QUOTE) -> str:
+    """Cut text that is quoted to 64 characters, or to another length."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def missing_parameter(name: str) -> RequestError:

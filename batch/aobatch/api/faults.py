@@ -5,6 +5,9 @@ from collections.abc import Iterable
 from aobatch.api.errors import shorten
 from aobatch.errors import RequestError
 
+LONGEST_REASON = 200
+"""More characters of what a library or the system says are not repeated in a message."""
+
 
 def invalid_json(reason: str) -> RequestError:
     """Say where a line stops being JSON."""
@@ -82,6 +85,12 @@ def model_not_found(name: str, known: Iterable[str]) -> RequestError:
         f"The model '{shorten(name)}' does not exist. It is neither a model folder nor one of "
         f"{', '.join(known)}."
     )
+    return RequestError(message, code="model_not_found", param="model", status_code=404)
+
+
+def unusable_model(reason: str) -> RequestError:
+    """Say why the folder that a model's name leads to is no model; status 404."""
+    message = shorten(reason, LONGEST_REASON)
     return RequestError(message, code="model_not_found", param="model", status_code=404)
 
 

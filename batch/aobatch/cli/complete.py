@@ -43,7 +43,7 @@ class JsonValue(click.ParamType[Any]):
             return text
         try:
             return json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return text
 
 
