@@ -79,6 +79,15 @@ def context_length_exceeded(
     return RequestError(message, code="context_length_exceeded", param=param)
 
 
+def prompt_too_long(context_length: int, min_tokens: int) -> RequestError:
+    """Say that a prompt cannot fit, however many tokens it has exactly."""
+    message = (
+        f"This model's maximum context length is {context_length} tokens, however your prompt has "
+        f"at least {min_tokens} tokens. Please reduce your prompt."
+    )
+    return RequestError(message, code="context_length_exceeded", param="prompt")
+
+
 def model_not_found(name: str, known: Iterable[str]) -> RequestError:
     """Say that there is no such model, and which ones there are; status 404."""
     message = (
