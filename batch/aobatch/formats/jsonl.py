@@ -15,10 +15,10 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 def read_rows(path: Path, max_line_bytes: int) -> Iterator[Row]:
     """Yield a row for each line that is not blank; a line that is too long is an error row."""
     with open_input(path) as stream:
-        for number, line in enumerate(split_lines(stream, max_line_bytes), start=1):
+        for number, line in split_lines(stream, max_line_bytes):
             if line is None:
                 yield Row(number, b"", _too_long(max_line_bytes))
-            elif not line.isspace() and line:
+            else:
                 yield Row(number, line)
 
 
@@ -29,21 +29,25 @@ def write_records(records: Iterable[bytes], stream: BinaryIO, path: Path) -> Non
             lines.write(record + b"\n")
 
 
-def split_lines(stream: BinaryIO, max_line_bytes: int) -> Iterator[bytes | None]:
-    """Yield lines without their ends, None for one that is too long and was not kept.
+def split_lines(stream: BinaryIO, max_line_bytes: int) -> Iterator[tuple[int, bytes | None]]:
+    """Yield the lines that are not blank with their numbers, None for one that was too long.
 
     Only a line feed ends a line: U+2028 and a lone carriage return may stand inside a JSON string.
     A carriage return before the line feed and one byte-order mark at the very start are dropped.
     """
+    number = 1
     begun: bytes | None = b""
     for chunk in _chunks(stream):
         first, *others = chunk.split(b"\n")
         begun = _join(begun, first, max_line_bytes)
         for piece in others:
-            yield _finish(begun)
-            begun = _join(b"", piece, max_line_bytes)
-    if begun != b"":
-        yield _finish(begun)
+            # A small file can hold so many blank lines that a call for each would take hours.
+            if begun is None or (begun and not begun.isspace()):
+                yield number, _finish(begun)
+            number += 1
+            begun = piece if len(piece) <= max_line_bytes else None
+    if begun is None or (begun and not begun.isspace()):
+        yield number, _finish(begun)
 
 
 def _chunks(stream: BinaryIO) -> Iterator[bytes]:
