@@ -5,7 +5,7 @@ import pytest
 
 from aobatch.api.response import Usage
 from aobatch.job.report import CountedChoice, CountedCompletion, UsageTally, percentiles
-from aobatch.job.table import printable, report_table
+from aobatch.job.table import report_table
 
 
 def completion(model: str, num_prompt: int, num_completion: int) -> CountedCompletion:
@@ -106,9 +106,3 @@ def test_table_of_an_empty_job_has_no_percentiles() -> None:
     table = report_table(UsageTally().report({}))
 
     assert table.splitlines()[1].split() == ["all", "0", "0", "0", "0", "0"]
-
-
-def test_long_text_is_cut() -> None:
-    """Text of a request takes a bounded place."""
-    assert printable("x" * 41) == "x" * 39 + "…"
-    assert printable("x" * 40) == "x" * 40

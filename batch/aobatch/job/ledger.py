@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aobatch.api.errors import shorten
 from aobatch.errors import InputError, JobError, StorageError
 
 COMMIT_SECONDS = 1.0
@@ -87,7 +88,7 @@ class Ledger:
         """Bind the results to settings; InputError names those that differ from an earlier run."""
         known = self.settings
         differing = [
-            f"{name} (was {known[name]}, is {value})"
+            f"{name} (was {shorten(known[name])}, is {shorten(value)})"
             for name, value in settings.items()
             if known.get(name, value) != value
         ]

@@ -17,6 +17,7 @@ from aobatch.job.ledger import Record
 from aobatch.job.marker import write_report
 from aobatch.job.records import stored_error
 from aobatch.job.report import CountedCompletion, UsageReport, UsageTally
+from aobatch.text import escape
 
 
 def publish(job: Job) -> UsageReport:
@@ -25,7 +26,10 @@ def publish(job: Job) -> UsageReport:
     job.source.check_unchanged()
     output = job.config.output
     if output == STREAM:
-        write_records(output_lines(job, tally), sys.stdout.buffer, Path("stdout.jsonl"))
+        lines = output_lines(job, tally)
+        if sys.stdout.isatty():
+            lines = (escape(line.decode()).encode() for line in lines)
+        write_records(lines, sys.stdout.buffer, Path("stdout.jsonl"))
         sys.stdout.flush()
         return tally.report(job.ledger.statistics)
     with replacing(output) as stream:
