@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from array import array
 from dataclasses import dataclass
 from itertools import accumulate, islice
 
@@ -101,9 +100,9 @@ def check_structure(raw: bytes) -> None:
     # Not by the list of all strings, which would take what this is to save.
     if next(islice(_STRING.finditer(raw), MAX_PARTS, None), None):
         raise faults.too_many_parts(MAX_PARTS)
-    steps = array("b", _STRING.sub(b"", raw).translate(_STEPS, _NO_BRACKETS))
+    steps = _STRING.sub(b"", raw).translate(_STEPS, _NO_BRACKETS)
     # Whatever comes later than this, there are too many parts.
-    depths = accumulate(steps[: 2 * MAX_PARTS])
+    depths = accumulate(memoryview(steps).cast("b")[: 2 * MAX_PARTS])
     if any(depth > MAX_DEPTH for depth in depths):
         raise faults.too_deep(MAX_DEPTH)
     if steps.count(1) > MAX_PARTS:

@@ -8,7 +8,7 @@ from aobatch.errors import RequestError
 from aobatch.formats import Row
 from aobatch.formats.compression import open_input, open_output
 
-CHUNK_BYTES = 2**20
+CHUNK_BYTES = 2**18
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -36,30 +36,50 @@ def split_lines(stream: BinaryIO, max_line_bytes: int) -> Iterator[tuple[int, by
     A carriage return before the line feed and one byte-order mark at the very start are dropped.
     """
     number = 1
-    begun: bytes | None = b""
+    begun = _Begun(max_line_bytes)
     for chunk in _chunks(stream):
-        first, *others = chunk.split(b"\n")
-        begun = _join(begun, first, max_line_bytes)
-        for piece in others:
+        *lines, last = chunk.split(b"\n")
+        for index, piece in enumerate(lines):
+            line = piece if index and len(piece) <= max_line_bytes else begun.end(piece)
             # A small file can hold so many blank lines that a call for each would take hours.
-            if begun is None or (begun and not begun.isspace()):
-                yield number, _finish(begun)
-            number += 1
-            begun = piece if len(piece) <= max_line_bytes else None
-    if begun is None or (begun and not begun.isspace()):
-        yield number, _finish(begun)
+            if line is None or (line and not line.isspace()):
+                yield number + index, _finish(line)
+        number += len(lines)
+        begun.add(last)
+    line = begun.end(b"")
+    if line is None or (line and not line.isspace()):
+        yield number, _finish(line)
+
+
+class _Begun:
+    """The pieces of a line whose end was not read yet; nothing is kept of one that is too long."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._pieces: list[bytes] = []
+        self._length = 0
+
+    def add(self, piece: bytes) -> None:
+        """Go on with the line."""
+        self._length += len(piece)
+        if self._length <= self._max_bytes:
+            self._pieces.append(piece)
+        else:
+            self._pieces.clear()
+
+    def end(self, piece: bytes) -> bytes | None:
+        """Give the line that ends with a piece, None if it is too long, and begin the next one."""
+        self.add(piece)
+        line = b"".join(self._pieces) if self._length <= self._max_bytes else None
+        self._pieces.clear()
+        self._length = 0
+        return line
 
 
 def _chunks(stream: BinaryIO) -> Iterator[bytes]:
     yield stream.read(CHUNK_BYTES).removeprefix(BYTE_ORDER_MARK)
     while chunk := stream.read(CHUNK_BYTES):
         yield chunk
-
-
-def _join(begun: bytes | None, piece: bytes, max_line_bytes: int) -> bytes | None:
-    if begun is None or len(begun) + len(piece) > max_line_bytes:
-        return None
-    return begun + piece
 
 
 def _finish(line: bytes | None) -> bytes | None:
