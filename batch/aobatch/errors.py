@@ -12,6 +12,37 @@ AobatchError
 └── RequestError          one line is wrong; it becomes that line's documented error object
 """
 
+from typing import Literal, TypeAlias
+
+ErrorCode: TypeAlias = Literal[
+    "array_above_max_length",
+    "context_length_exceeded",
+    "decimal_above_max_value",
+    "decimal_below_min_value",
+    "duplicate_custom_id",
+    "duplicate_key",
+    "empty_array",
+    "empty_string",
+    "engine_crash",
+    "insufficient_memory",
+    "integer_above_max_value",
+    "integer_below_min_value",
+    "invalid_json_line",
+    "invalid_type",
+    "invalid_unicode",
+    "invalid_url",
+    "invalid_utf8",
+    "invalid_value",
+    "line_too_long",
+    "missing_required_parameter",
+    "model_not_found",
+    "numerical_error",
+    "string_above_max_length",
+    "too_deep",
+    "unknown_parameter",
+]
+"""Every code that an error object can have; programs read them, so none changes its meaning."""
+
 
 class AobatchError(Exception):
     """Anything that aobatch reports to its user in one sentence."""
@@ -69,7 +100,7 @@ class RequestError(AobatchError):
     """One request is wrong; the four fields of its documented error object and its status."""
 
     def __init__(
-        self, message: str, *, code: str, param: str | None = None, status_code: int = 400
+        self, message: str, *, code: ErrorCode, param: str | None = None, status_code: int = 400
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -86,5 +117,5 @@ class RequestError(AobatchError):
         return _restore, (self.message, self.code, self.param, self.status_code)
 
 
-def _restore(message: str, code: str, param: str | None, status_code: int) -> RequestError:
+def _restore(message: str, code: ErrorCode, param: str | None, status_code: int) -> RequestError:
     return RequestError(message, code=code, param=param, status_code=status_code)

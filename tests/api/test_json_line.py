@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from aobatch.api.errors import ErrorObject
-from aobatch.api.json_line import is_too_deep
+from aobatch.api.json_line import MAX_PARTS
 from aobatch.api.request import FailedLine, Parser, Request
 
 Refuse = Callable[[bytes], ErrorObject]
@@ -143,6 +143,12 @@ def test_repeated_keys_are_refused(
     assert failed.custom_id == custom_id
 
 
+def test_repeated_key_that_is_no_text_is_one_error(refuse: Refuse) -> None:
+    """A key that cannot be written cannot be named either."""
+    for raw in (rb'{"\ud800": 1, "\ud800": 2}', rb'{"metadata": {"\udfff": 1, "\udfff": 2}}'):
+        assert refuse(raw).code == "invalid_unicode"
+
+
 def test_repeated_keys_are_forgotten_with_their_line(parser: Parser) -> None:
     """A line does not suffer from the one before."""
     parser.parse(1, b'{"n": 1, "n": 1}')
@@ -177,9 +183,33 @@ def test_brackets_in_strings_are_text(parser: Parser, text: str) -> None:
     assert parsed.body.prompts == (text,)
 
 
-def test_many_flat_brackets_are_not_deep() -> None:
+def test_many_flat_brackets_are_not_deep(parser: Parser) -> None:
     """Arrays side by side are one level, as are those of a large prompt."""
-    assert not is_too_deep(json.dumps({"prompt": [[1]] * 2048}).encode())
+    parsed = parser.parse(1, json.dumps({"prompt": [[1]] * 2048}).encode())
+
+    assert isinstance(parsed, Request)
+
+
+@pytest.mark.parametrize(
+    ("before", "part", "after"),
+    [
+        pytest.param(b'{"prompt":[', b"[],", b"1]}", id="arrays"),
+        pytest.param(b'{"prompt":[', b'{"":1},', b"1]}", id="objects"),
+        pytest.param(b'{"prompt":[', b'"ab",', b'""]}', id="strings"),
+        pytest.param(b'{"metadata":{', b'"ab":1,', b'"":1}}', id="keys"),
+    ],
+)
+def test_parts_of_a_line_are_bounded(
+    parser: Parser, before: bytes, part: bytes, after: bytes
+) -> None:
+    """Millions of tiny values, which decoded take 25 times their bytes, are not decoded."""
+    failed = parser.parse(1, before + part * (MAX_PARTS + 1) + after)
+    other = parser.parse(2, before + part * (MAX_PARTS // 2 - 2) + after)
+
+    assert isinstance(failed, FailedLine)
+    assert (failed.error.code, failed.error.param) == ("line_too_long", None)
+    assert isinstance(other, FailedLine)
+    assert other.error.code != "line_too_long"
 
 
 def test_unfinished_strings_cost_no_more_than_their_length(refuse: Refuse) -> None:

@@ -1,6 +1,7 @@
 """The parser of a job: defaults, limits, unknown names, the order of errors."""
 
 import json
+import math
 from collections.abc import Callable
 
 import pytest
@@ -119,6 +120,10 @@ def test_default_stream_options_spare_lines_that_do_not_stream() -> None:
         ({"temprature": 1}, "unknown_parameter"),
         ({"n": 3, "best_of": 2}, "integer_below_min_value"),
         ({"stream_options": {}}, "invalid_value"),
+        ({"temperature": math.nan}, "decimal_below_min_value"),
+        ({"temperature": math.inf}, "decimal_above_max_value"),
+        ({"user": "\udcff"}, "invalid_unicode"),
+        ({"metadata": {"\udcff": 1}}, "invalid_unicode"),
     ],
 )
 def test_wrong_default_is_refused_at_once(defaults: dict[str, object], code: str) -> None:

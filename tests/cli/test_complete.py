@@ -16,7 +16,7 @@ from aobatch.models.folder import ModelFolder
 def ask(tiny_fp32: ModelFolder) -> Callable[..., Result]:
     """Give a function that completes on the tiny model."""
 
-    def invoke(*arguments: str, standard_input: str | None = None) -> Result:
+    def invoke(*arguments: str, standard_input: str | bytes | None = None) -> Result:
         command = ["complete", "--model", str(tiny_fp32.path), *arguments]
         return CliRunner().invoke(aobatch, command, input=standard_input)
 
@@ -38,6 +38,15 @@ def test_the_text_is_that_of_the_response(ask: Callable[..., Result]) -> None:
 
     assert response["usage"]["completion_tokens"] == 8
     assert choice["text"] + "\n" == ask(*options).stdout == ask(*options, "--stream").stdout
+
+
+def test_prompt_that_is_no_text_is_refused(ask: Callable[..., Result]) -> None:
+    """Bytes that are not UTF-8 end with one sentence, however they come."""
+    piped = ask("-", standard_input=b"caf\xe9")
+
+    assert (piped.exit_code, piped.stdout) == (2, "")
+    assert "standard input is not UTF-8: byte 4 cannot be decoded" in piped.stderr
+    assert ask("caf\udce9").exit_code == 2
 
 
 def test_values_are_json_or_words(ask: Callable[..., Result]) -> None:
@@ -63,6 +72,9 @@ def test_values_are_json_or_words(ask: Callable[..., Result]) -> None:
     [
         ("--temperature", "3", "Invalid 'temperature': decimal above maximum value."),
         ("--logprobs", "true", "Invalid type for 'logprobs': expected an integer"),
+        ("--temperature", "NaN", "NaN is not a number of JSON"),
+        ("--top-p", "1e999", "Infinity is not a number of JSON"),
+        ("--suffix", "\udcff", "half of a surrogate pair"),
         ("--max-tokens", "100000", "maximum context length is 512 tokens"),
         ("--model", "gpt-9", "The model 'gpt-9' does not exist."),
     ],

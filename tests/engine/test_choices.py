@@ -5,9 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from aobatch.api.request import Request
 from aobatch.engine.config import EngineConfig
 from aobatch.engine.result import Result
-from aobatch.testing import random_script, speaking_script
+from aobatch.testing import ByteTokenizer, random_script, scripted_engine, speaking_script
 
 Complete = Callable[..., list[Result]]
 
@@ -158,6 +159,37 @@ def test_what_the_model_cannot_take_is_one_error(
 
     assert (code, param) == (results[1].error.code, results[1].error.param)
     assert results[0].error is results[2].error is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"prompt": "x" * 2**20}, id="prompt"),
+        pytest.param({"prompt": [7] * 2**20}, id="token-ids"),
+        pytest.param({"prompt": "x", "suffix": "é" * 2**20}, id="suffix"),
+        pytest.param({"prompt": ["x", "x" * 2**20]}, id="second-prompt"),
+    ],
+)
+def test_what_cannot_fit_is_not_tokenised(
+    parse: Callable[..., list[Request]], monkeypatch: pytest.MonkeyPatch, fields: dict[str, object]
+) -> None:
+    """A text of more characters than the context's tokens can have costs no tokenising."""
+    lengths: list[int] = []
+    encode = ByteTokenizer.encode
+
+    def spy(tokenizer: ByteTokenizer, text: str) -> np.ndarray:
+        lengths.append(len(text))
+        return encode(tokenizer, text)
+
+    monkeypatch.setattr(ByteTokenizer, "encode", spy)
+
+    (result,) = scripted_engine().run(parse(fields))
+
+    assert result.error is not None
+    assert (result.error.code, result.error.param) == ("context_length_exceeded", "prompt")
+    least = -(-(2**20) // 5) if fields["prompt"] != [7] * 2**20 else 2**20
+    assert f"2048 tokens, however your prompt has at least {least} tokens" in result.error.message
+    assert max(lengths, default=0) <= 1
 
 
 def test_clamping_shortens_to_the_context(complete: Complete) -> None:

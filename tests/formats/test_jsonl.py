@@ -60,10 +60,10 @@ def test_lines_do_not_depend_on_chunks(data: bytes, size: int, limit: int) -> No
 
     lines = list(jsonl.split_lines(Trickle(data), limit))
 
-    expected = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    if expected[-1] == b"":
-        expected.pop()
-    assert lines == [None if len(x) > limit else x.removesuffix(b"\r") for x in expected]
+    pieces = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    bounded = [None if len(piece) > limit else piece.removesuffix(b"\r") for piece in pieces]
+    numbered = list(enumerate(bounded, start=1))
+    assert lines == [(number, line) for number, line in numbered if line is None or line.strip()]
 
 
 def test_long_line_is_an_error_row_in_bounded_memory(tmp_path: Path) -> None:
@@ -110,25 +110,46 @@ def test_written_records_are_read_again(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "codec"), COMPRESSIONS.items())
-def test_compressed_file_that_ends_early_is_refused(
+def test_damaged_compressed_file_is_refused_or_read_whole(
     tmp_path: Path, suffix: str, codec: str
 ) -> None:
-    """A download that stopped half way is not taken for a short file."""
+    """Wherever a file is cut, and whatever follows its end, it is an error and not a short file."""
     path = tmp_path / f"in.jsonl{suffix}"
     with pa.output_stream(str(path), compression=codec) as stream:
-        stream.write(LINES * 1000)
-    path.write_bytes(path.read_bytes()[:-9])
+        stream.write(LINES * 20)
+    whole = path.read_bytes()
+    num_rows = len(rows_of(path))
 
-    with pytest.raises(InputError, match="cannot be read to its end"):
-        rows_of(path)
+    for damaged in [*(whole[:end] for end in range(len(whole))), whole + b"garbage", LINES]:
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="cannot be read to its end"):
+            rows_of(path)
+    path.write_bytes(whole)
+    assert len(rows_of(path)) == num_rows
 
 
-def test_joined_gzip_files_are_one(tmp_path: Path) -> None:
-    """What `cat a.gz b.gz` gives is read to its end."""
-    path = tmp_path / "in.jsonl.gz"
-    path.write_bytes(gzip.compress(b"1\n") + gzip.compress(b"2\n"))
+@pytest.mark.parametrize("suffix", COMPRESSIONS)
+def test_joined_compressed_files_are_one(tmp_path: Path, suffix: str) -> None:
+    """What `cat a.gz b.gz` gives is read to its end, as what parallel compressors write is."""
+    path = tmp_path / f"in.jsonl{suffix}"
+    parts = []
+    for record in (b"1", b"2", b"3"):
+        with path.open("wb") as stream:
+            write_records([record], stream, path)
+        parts.append(path.read_bytes())
+    path.write_bytes(b"".join(parts))
 
-    assert rows_of(path) == [(1, b"1"), (2, b"2")]
+    assert rows_of(path) == [(1, b"1"), (2, b"2"), (3, b"3")]
+
+
+@pytest.mark.parametrize("suffix", COMPRESSIONS)
+def test_empty_output_is_no_damaged_input(tmp_path: Path, suffix: str) -> None:
+    """What is written for no records is read as no rows."""
+    path = tmp_path / f"out.jsonl{suffix}"
+    with path.open("wb") as stream:
+        write_records([], stream, path)
+
+    assert rows_of(path) == []
 
 
 def test_unknown_suffix_names_the_known(tmp_path: Path) -> None:

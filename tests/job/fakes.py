@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from aobatch.api.faults import model_not_found
 from aobatch.api.request import Request
 from aobatch.api.response import Choice, Usage
 from aobatch.engine.result import Result
@@ -53,10 +54,9 @@ class FakeBackend:
 
     def resolve(self, name: str | None) -> ModelIdentity:
         """Find a model; the default one is called fake."""
-        name = name or "fake"
+        name = "fake" if name is None else name
         if name not in self.fingerprints:
-            message = f"The model '{name}' does not exist."
-            raise RequestError(message, code="model_not_found", param="model", status_code=404)
+            raise model_not_found(name, self.fingerprints)
         return ModelIdentity(name, self.fingerprints[name], Path(name))
 
     @contextmanager

@@ -5,7 +5,7 @@ import pytest
 
 from aobatch.api.response import Usage
 from aobatch.job.report import CountedChoice, CountedCompletion, UsageTally, percentiles
-from aobatch.job.table import printable, report_table
+from aobatch.job.table import report_table
 
 
 def completion(model: str, num_prompt: int, num_completion: int) -> CountedCompletion:
@@ -84,14 +84,25 @@ def test_table_says_what_was_shared_and_how_full_the_slots_were(tally: UsageTall
     assert "shared" not in report_table(tally.report({}))
 
 
+def test_number_and_length_of_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names beyond the first ones share a group, and the groups still add up to the whole."""
+    monkeypatch.setattr("aobatch.job.report.MAX_GROUPS", 3)
+    tally = UsageTally()
+    for index in range(10):
+        tally.add_completion(completion("a", 1, 2), f"user {index % 5}", 0.5)
+        tally.add_failure("model_not_found", f"{index}" * 600, None)
+
+    report = tally.report({})
+
+    users = [(group.name, group.requests) for group in report.by_user]
+    assert users == [("user 0", 2), (None, 10), ("user 1", 2), ("(others)", 6)]
+    assert [group.requests for group in report.by_model] == [10, 1, 1, 8]
+    assert [group.name for group in report.by_model[1:3]] == ["0" * 511 + "…", "1" * 511 + "…"]
+    assert sum(group.total_tokens for group in report.by_user) == report.usage.total_tokens == 30
+
+
 def test_table_of_an_empty_job_has_no_percentiles() -> None:
     """A report without lines can be laid out."""
     table = report_table(UsageTally().report({}))
 
     assert table.splitlines()[1].split() == ["all", "0", "0", "0", "0", "0"]
-
-
-def test_long_text_is_cut() -> None:
-    """Text of a request takes a bounded place."""
-    assert printable("x" * 41) == "x" * 39 + "…"
-    assert printable("x" * 40) == "x" * 40

@@ -105,6 +105,32 @@ def test_unknown_names_are_not_found(home: Path) -> None:
     assert (caught.value.status_code, caught.value.code) == (404, "model_not_found")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["x" * 300, "/a" * 5000, "a\0b", "\udcff/x", ".", "/", "", "/proc/1/root/x", "/dev/null/x"],
+)
+def test_names_that_no_folder_can_have_are_not_found(home: Path, name: str) -> None:
+    """What the system says of such a path does not end the job of the line that names it."""
+    with pytest.raises(RequestError) as caught:
+        catalogue.resolve(name)
+
+    assert (caught.value.status_code, caught.value.code) == (404, "model_not_found")
+
+
+def test_folder_that_is_no_model_is_not_found(home: Path, tmp_path: Path) -> None:
+    """A folder with a model.toml of another meaning is not opened, and the line hears why."""
+    (tmp_path / "crate").mkdir()
+    (tmp_path / "crate/model.toml").write_text("[package]\n")
+    for file in ("model.onnx", "tokenizer.json"):
+        with pytest.raises(RequestError, match=f"crate is not a model folder: {file} is missing"):
+            catalogue.resolve(str(tmp_path / "crate"))
+        (tmp_path / "crate" / file).touch()
+
+    with pytest.raises(RequestError, match="is not a readable model description") as caught:
+        catalogue.resolve(str(tmp_path / "crate"))
+    assert (caught.value.status_code, caught.value.code) == (404, "model_not_found")
+
+
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "gpt-3.5-turbo-instruct"])
 def test_imports_cannot_take_the_names_of_others(home: Path, tiny_gguf: Path, name: str) -> None:
     """An imported model's name is a plain one that no card has."""

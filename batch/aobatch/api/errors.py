@@ -10,12 +10,21 @@ from typing import Literal
 
 import msgspec
 
-from aobatch.errors import RequestError
+from aobatch.errors import ErrorCode, RequestError
 
 LONGEST_QUOTE = 64
 """More characters of a request's own text are not repeated in a message."""
 
 Noun = Literal["integer", "decimal"]
+
+_ABOVE: dict[Noun, ErrorCode] = {
+    "integer": "integer_above_max_value",
+    "decimal": "decimal_above_max_value",
+}
+_BELOW: dict[Noun, ErrorCode] = {
+    "integer": "integer_below_min_value",
+    "decimal": "decimal_below_min_value",
+}
 
 
 class ErrorObject(msgspec.Struct, frozen=True):
@@ -24,7 +33,7 @@ class ErrorObject(msgspec.Struct, frozen=True):
     message: str
     type: str
     param: str | None
-    code: str
+    code: ErrorCode
 
 
 def error_object(error: RequestError) -> ErrorObject:
@@ -32,9 +41,9 @@ def error_object(error: RequestError) -> ErrorObject:
     return ErrorObject(error.message, error.type, error.param, error.code)
 
 
-def shorten(text: str) -> str:
-    """Cut text that is quoted in a message to 64 characters."""
-    return text if len(text) <= LONGEST_QUOTE else f"{text[: LONGEST_QUOTE - 1]}…"
+def shorten(text: str, length: int = LONGEST_QUOTE) -> str:
+    """Cut text that is quoted to 64 characters, or to another length."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def missing_parameter(name: str) -> RequestError:
@@ -68,7 +77,7 @@ def above_maximum(value: float, maximum: float, noun: Noun, name: str) -> Reques
         f"Invalid '{name}': {noun} above maximum value. "
         f"Expected a value <= {maximum}, but got {shorten(str(value))} instead."
     )
-    return RequestError(message, code=f"{noun}_above_max_value", param=_parameter_of(name))
+    return RequestError(message, code=_ABOVE[noun], param=_parameter_of(name))
 
 
 def below_minimum(value: float, minimum: float, noun: Noun, name: str) -> RequestError:
@@ -77,7 +86,7 @@ def below_minimum(value: float, minimum: float, noun: Noun, name: str) -> Reques
         f"Invalid '{name}': {noun} below minimum value. "
         f"Expected a value >= {minimum}, but got {shorten(str(value))} instead."
     )
-    return RequestError(message, code=f"{noun}_below_min_value", param=_parameter_of(name))
+    return RequestError(message, code=_BELOW[noun], param=_parameter_of(name))
 
 
 def empty_array(name: str) -> RequestError:

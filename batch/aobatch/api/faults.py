@@ -1,11 +1,15 @@
 """The errors that are not about one parameter's value: those of a whole line and of the model."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from aobatch.api.errors import shorten
 from aobatch.errors import RequestError
 
-NUMERICAL_ERROR = "numerical_error"
+NUMERICAL_ERROR: Final = "numerical_error"
+
+LONGEST_REASON = 200
+"""More characters of what a library or the system says are not repeated in a message."""
 
 
 def invalid_json(reason: str) -> RequestError:
@@ -23,6 +27,15 @@ def too_deep(maximum: int) -> RequestError:
     """Say that arrays and objects are nested too deeply."""
     message = f"This line nests arrays and objects more than {maximum} deep."
     return RequestError(message, code="too_deep")
+
+
+def too_many_parts(maximum: int) -> RequestError:
+    """Say that a line would take too much memory once it is decoded."""
+    message = (
+        f"This line has more than {maximum} strings, or arrays and objects, and was not read. "
+        "Split it into several lines."
+    )
+    return RequestError(message, code="line_too_long")
 
 
 def duplicate_key(name: str) -> RequestError:
@@ -57,20 +70,25 @@ def duplicate_custom_id(custom_id: str) -> RequestError:
 
 
 def context_length_exceeded(
-    context_length: int, num_prompt_tokens: int, max_tokens: int, *, is_at_least: bool = False
+    context_length: int, num_prompt_tokens: int, max_tokens: int
 ) -> RequestError:
-    """Say that prompt and completion do not fit, with all numbers.
-
-    They are lower bounds if the prompt is too long to be worth reading.
-    """
-    bound = "at least " if is_at_least else ""
+    """Say that prompt and completion do not fit, with all numbers."""
     message = (
         f"This model's maximum context length is {context_length} tokens, however you requested "
-        f"{bound}{num_prompt_tokens + max_tokens} tokens ({num_prompt_tokens} in your prompt; "
+        f"{num_prompt_tokens + max_tokens} tokens ({num_prompt_tokens} in your prompt; "
         f"{max_tokens} for the completion). Please reduce your prompt or the completion length."
     )
     param = "prompt" if num_prompt_tokens > context_length else "max_tokens"
     return RequestError(message, code="context_length_exceeded", param=param)
+
+
+def prompt_too_long(context_length: int, min_tokens: int) -> RequestError:
+    """Say that a prompt cannot fit, however many tokens it has exactly."""
+    message = (
+        f"This model's maximum context length is {context_length} tokens, however your prompt has "
+        f"at least {min_tokens} tokens. Please reduce your prompt."
+    )
+    return RequestError(message, code="context_length_exceeded", param="prompt")
 
 
 def model_not_found(name: str, known: Iterable[str]) -> RequestError:
@@ -79,6 +97,12 @@ def model_not_found(name: str, known: Iterable[str]) -> RequestError:
         f"The model '{shorten(name)}' does not exist. It is neither a model folder nor one of "
         f"{', '.join(known)}."
     )
+    return RequestError(message, code="model_not_found", param="model", status_code=404)
+
+
+def unusable_model(reason: str) -> RequestError:
+    """Say why the folder that a model's name leads to is no model; status 404."""
+    message = shorten(reason, LONGEST_REASON)
     return RequestError(message, code="model_not_found", param="model", status_code=404)
 
 

@@ -3,9 +3,8 @@
 import json
 import math
 import re
-from array import array
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 
 from aobatch.api import faults
 from aobatch.api.errors import invalid_type
@@ -13,9 +12,14 @@ from aobatch.errors import RequestError
 
 MAX_DEPTH = 64
 
+MAX_PARTS = 2**20
+"""Strings of a line, and arrays and objects: decoded, they take far more than their few bytes."""
+
 # Possessive, so that a line of quotes and backslashes costs no more than its length.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
+# What the decoder leaves of them: it joins the halves of a pair to one character.
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
@@ -33,8 +37,11 @@ class Decoded:
     has_lone_surrogate: bool = False
 
     def check(self) -> None:
-        """Raise RequestError if a key stands twice or a string is not Unicode text."""
-        if self.repeated_keys:
+        """Raise RequestError if a key stands twice or a string is not Unicode text.
+
+        A key that stands twice and is not Unicode text could not be named, and is a string too.
+        """
+        if self.repeated_keys and is_unicode(self.repeated_keys[0]):
             raise faults.duplicate_key(self.repeated_keys[0])
         if self.has_lone_surrogate:
             raise faults.invalid_unicode()
@@ -52,14 +59,13 @@ class LineDecoder:
     def decode(self, raw: bytes) -> Decoded:
         """Give the object; RequestError if the bytes are no UTF-8, too deep, or no JSON object."""
         text = _decode_utf8(raw)
-        if is_too_deep(raw):
-            raise faults.too_deep(MAX_DEPTH)
+        check_structure(raw)
         self._repeated_keys.clear()
         fields = self._parse(text)
         if type(fields) is not dict:
             error = invalid_type(fields, "an object", "line")
             raise RequestError(error.message, code=error.code)
-        is_suspect = _SURROGATE.search(text) is not None
+        is_suspect = _SURROGATE_ESCAPE.search(text) is not None
         return Decoded(fields, tuple(self._repeated_keys), is_suspect and not is_unicode(fields))
 
     def _parse(self, text: str) -> object:
@@ -86,22 +92,30 @@ class LineDecoder:
         return fields
 
 
-def is_too_deep(raw: bytes) -> bool:
-    """Say whether brackets outside of strings nest more than 64 deep, without parsing."""
-    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
-        return False
-    brackets = _STRING.sub(b"", raw).translate(None, _NO_BRACKETS)
-    steps = array("b", brackets.translate(_STEPS))
-    return any(depth > MAX_DEPTH for depth in accumulate(steps))
+def check_structure(raw: bytes) -> None:
+    """Raise RequestError if a line nests more than 64 deep or has too many parts, unparsed."""
+    num_opening = raw.count(b"[") + raw.count(b"{")
+    if num_opening <= MAX_DEPTH and raw.count(b'"') <= MAX_PARTS:
+        return
+    # Not by the list of all strings, which would take what this is to save.
+    if next(islice(_STRING.finditer(raw), MAX_PARTS, None), None):
+        raise faults.too_many_parts(MAX_PARTS)
+    steps = _STRING.sub(b"", raw).translate(_STEPS, _NO_BRACKETS)
+    # Whatever comes later than this, there are too many parts.
+    depths = accumulate(memoryview(steps).cast("b")[: 2 * MAX_PARTS])
+    if any(depth > MAX_DEPTH for depth in depths):
+        raise faults.too_deep(MAX_DEPTH)
+    if steps.count(1) > MAX_PARTS:
+        raise faults.too_many_parts(MAX_PARTS)
 
 
 def is_unicode(value: object) -> bool:
     """Say whether all strings of a decoded value can be written as UTF-8."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    if isinstance(value, str):
+        return _LONE_SURROGATE.search(value) is None
+    if isinstance(value, dict):
+        return all(map(is_unicode, value)) and all(map(is_unicode, value.values()))
+    return not isinstance(value, list | tuple) or all(map(is_unicode, value))
 
 
 def _decode_utf8(raw: bytes) -> str:

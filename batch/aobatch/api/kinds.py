@@ -52,7 +52,8 @@ class Number:
         """Give the number as a float; RequestError if it is of another type or out of bounds."""
         if type(value) is not float and type(value) is not int:
             raise errors.invalid_type(value, "a decimal", name)
-        if value < self.minimum:
+        # A default of the job may be NaN, which is neither above nor below.
+        if not value >= self.minimum:
             raise errors.below_minimum(value, self.minimum, "decimal", name)
         if value > self.maximum:
             raise errors.above_maximum(value, self.maximum, "decimal", name)

@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from aobatch.api import errors
+from aobatch.api import errors, faults
 from aobatch.api.body import PARAMETERS, CompletionBody, Parameter
 from aobatch.api.containers import StreamOptions
+from aobatch.api.json_line import is_unicode
 from aobatch.api.kinds import Integer, Kind
 from aobatch.api.prompts import Prompts
 from aobatch.api.rules import RULES
@@ -43,6 +44,8 @@ class BodyValidator:
         self._known = self._parameters.keys() | IGNORED
         self._ignores_unknown = ignores_unknown
         self._defaults: dict[str, Any] = {}
+        if not is_unicode(dict(defaults)):
+            raise faults.invalid_unicode()
         self._check_names(defaults)
         values, given = self._checked(defaults)
         _assemble({"prompts": ("",)} | values, given)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aobatch.cli.console import show
 from aobatch.cli.options import threads_option
 from aobatch.cli.signals import interruptible
 
@@ -45,7 +46,7 @@ def bench(model: str | None, job: Path | None, threads: int, rounds: int, *, as_
         folder = pull(model, stages)
         figures = measure(folder, threads, rounds, job, stages)
     if as_json:
-        click.echo(json.dumps(_as_data(figures), indent=2))
+        show(json.dumps(_as_data(figures), indent=2))
         return
     _print(figures)
 
@@ -60,9 +61,9 @@ def _as_data(figures: "Measurements") -> dict[str, object]:
 
 
 def _print(figures: "Measurements") -> None:
-    click.echo(f"{figures.model}, {figures.precision}, {figures.threads} threads\n")
+    show(f"{figures.model}, {figures.precision}, {figures.threads} threads\n")
     for job in figures.jobs:
-        click.echo(
+        show(
             f"job of {job.num_requests:,} requests, {job.new_tokens:,} new tokens, {job.kind}: "
             f"{job.tokens_per_second:,.0f} tokens/s\n"
             f"  {job.load_seconds:.2f} s to open the model, {job.run_seconds:.2f} s to compute, "
@@ -71,15 +72,15 @@ def _print(figures: "Measurements") -> None:
             f"{job.bookkeeping_share:.1%} bookkeeping, {job.idle_share:.1%} idle; "
             f"writing {job.writing_share:.1%} beside them; slots {job.occupancy:.1%} in use"
         )
-    click.echo(f"\n{'phase':<8} {'sequences':>9} {'tokens':>6} {'ms':>8} {'tokens/s':>9}")
+    show(f"\n{'phase':<8} {'sequences':>9} {'tokens':>6} {'ms':>8} {'tokens/s':>9}")
     for count, rate in figures.ceilings:
         ms = count / rate * 1e3
-        click.echo(f"{'ceiling':<8} {count:>9} {1:>6} {ms:>8.1f} {rate:>9,.0f}")
+        show(f"{'ceiling':<8} {count:>9} {1:>6} {ms:>8.1f} {rate:>9,.0f}")
     for speed in figures.speeds:
-        click.echo(
+        show(
             f"{speed.phase:<8} {speed.num_sequences:>9} {speed.num_tokens:>6} "
             f"{speed.seconds * 1e3:>8.1f} {speed.tokens_per_second:>9,.0f}"
         )
-    click.echo("\nsampling a step of 64 rows × 49,152 logits, one lane")
+    show("\nsampling a step of 64 rows × 49,152 logits, one lane")
     for sampler in figures.samplers:
-        click.echo(f"{sampler.case:<42} {sampler.seconds * 1e3:>6.2f} ms")
+        show(f"{sampler.case:<42} {sampler.seconds * 1e3:>6.2f} ms")

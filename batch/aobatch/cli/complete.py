@@ -9,8 +9,10 @@ import click
 
 from aobatch.api.body import PARAMETERS, Parameter
 from aobatch.api.kinds import Boolean
+from aobatch.cli.console import show
 from aobatch.cli.options import kv_cache_dtype_option, threads_option
 from aobatch.cli.signals import interruptible
+from aobatch.errors import UsageError
 
 if TYPE_CHECKING:
     from aobatch.engine.streaming import Delta
@@ -43,7 +45,7 @@ class JsonValue(click.ParamType[Any]):
             return text
         try:
             return json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return text
 
 
@@ -89,7 +91,7 @@ def complete(
     from aobatch.job.single import complete_one
 
     body = {name: value for name, value in fields.items() if value is not None}
-    body["prompt"] = sys.stdin.read() if prompt == "-" else prompt
+    body["prompt"] = _read_standard_input() if prompt == "-" else prompt
     with interruptible(), stage_progress(is_quiet=False) as stages:
         config = EngineConfig(
             num_lanes=1,
@@ -99,13 +101,21 @@ def complete(
         backend = LocalBackend(config, threads, stages)
         completion = complete_one(body, backend, None if as_json else _print_piece)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(completion), indent=2))
+        show(msgspec.json.format(msgspec.json.encode(completion), indent=2).decode())
     elif body.get("stream"):
-        click.echo()
+        show("")
     else:
-        click.echo("\n\n".join(choice.text for choice in completion.choices))
+        show("\n\n".join(choice.text for choice in completion.choices))
+
+
+def _read_standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        message = f"standard input is not UTF-8: byte {error.start + 1} cannot be decoded"
+        raise UsageError(message) from error
 
 
 def _print_piece(delta: "Delta") -> None:
     if delta.choice.index == 0:
-        click.echo(delta.choice.text, nl=False)
+        show(delta.choice.text, end="")

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 import click
 
-from aobatch.cli.console import say
+from aobatch.cli.console import LAYOUT, say
 from aobatch.cli.signals import Interrupted, OutOfTime, die_by
 from aobatch.errors import AobatchError, BusyError, JobError, StorageError
+from aobatch.text import escape
 
 EXIT_CODES = {
     0: "every line was answered, or as many as --max-failures asks for",
@@ -34,8 +35,12 @@ def reported_failures() -> Iterator[None]:
     """Say what went wrong in the block and leave with its exit code."""
     try:
         yield
-    except (click.ClickException, click.exceptions.Exit, click.Abort):
+    except (click.exceptions.NoArgsIsHelpError, click.exceptions.Exit, click.Abort):
         raise
+    except click.UsageError as error:
+        # Arguments may be names of files that somebody else chose.
+        message = escape(error.format_message(), kept=LAYOUT)
+        raise click.UsageError(message, error.ctx) from error
     except BrokenPipeError:
         # Standard error never raises it (see console), so the reader of the results has left.
         die_by(signal.SIGPIPE)
@@ -67,4 +72,4 @@ def _explain(error: Exception) -> None:
             "the same command prints under AOBATCH_DEBUG=1"
         )
     if os.environ.get("AOBATCH_DEBUG") == "1":
-        say("".join(traceback.format_exception(error)))
+        say(*"".join(traceback.format_exception(error)).split("\n"))

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
-from aobatch.cli.console import say
+from aobatch.cli.console import say, show
 from aobatch.cli.signals import interruptible
+from aobatch.text import escape
 
 
 @click.group()
@@ -23,11 +24,12 @@ def list_() -> None:
         size = f"{row.size_bytes / 2**20:,.0f} MiB" if row.size_bytes else ""
         aliases = ", ".join(row.aliases)
         state = "ready" if row.is_ready else "not pulled"
-        rows.append((row.name, state, row.precision, size, row.licence, aliases))
+        name, precision, licence = map(escape, (row.name, row.precision, row.licence))
+        rows.append((name, state, precision, size, licence, aliases))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
         line = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
-        click.echo(line.rstrip())
+        show(line.rstrip())
 
 
 @models.command()
@@ -86,4 +88,4 @@ def inspect(name: str) -> None:
     except RequestError as error:
         raise ModelError(error.message) from error
     facts = {"path": str(folder.path), **msgspec.to_builtins(folder.manifest)}
-    click.echo(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode())
+    show(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode())

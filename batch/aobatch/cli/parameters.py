@@ -60,5 +60,5 @@ class NamedValue(click.ParamType[tuple[str, object]]):
             self.fail(f"{value!r} is not NAME=VALUE, such as temperature=0.2", param, ctx)
         try:
             return name, json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return name, text

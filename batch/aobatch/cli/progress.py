@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from aobatch.cli.console import is_terminal, say
 from aobatch.job.progress import Progress, Silent
+from aobatch.text import escape
 
 LINE_SECONDS = 30.0
 
@@ -95,7 +96,10 @@ class StageBars:
         """Show how far a stage is."""
         if stage != self._stage:
             self.close()
-            self._stage, self._bar = stage, tqdm(total=total, desc=stage, dynamic_ncols=True)
+            self._stage, self._bar = (
+                stage,
+                tqdm(total=total, desc=escape(stage), dynamic_ncols=True),
+            )
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
         if done >= total:

@@ -228,6 +228,6 @@ def say_outcome(outcome: "JobOutcome", config: "JobConfig") -> None:
     if outcome.was_finished:
         say(f"{config.output} was finished already")
         return
-    say(report_table(outcome.report))
+    say(*report_table(outcome.report).split("\n"))
     if config.output != STREAM:
         say(f"answers in {config.output}, report in {config.output}.usage.json")

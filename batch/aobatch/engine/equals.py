@@ -12,6 +12,9 @@ from aobatch.engine.result import Result
 NUM_KEPT = 512
 """Results that are remembered for requests still to come."""
 
+MAX_CHARACTERS = 2**16
+"""Requests with longer prompts are not remembered, so that memory is bounded."""
+
 
 class Equals:
     """Remembers what is being computed and what was computed last."""
@@ -46,7 +49,8 @@ class Equals:
         name = result.request.body.decision()
         if name is None:
             return []
-        self._known[name] = result
+        if result.error is None and sum(map(len, name.prompts)) <= MAX_CHARACTERS:
+            self._known[name] = result
         if len(self._known) > NUM_KEPT:
             self._known.popitem(last=False)
         followers = self._open.pop(name)

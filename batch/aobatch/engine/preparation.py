@@ -37,7 +37,7 @@ class Preparation:
         self._tokenizer = tokenizer
         self._limits = limits
         self._clamps = clamp_max_tokens
-        self._longest_token = max(1, max(map(len, tokenizer.token_bytes)))
+        self._longest_token = max(map(len, tokenizer.token_bytes), default=1)
 
     def prepare(self, request: Request) -> RequestState:
         """Tokenise all prompts; a request that the model cannot take gets its error set."""
@@ -56,7 +56,6 @@ class Preparation:
 
     def _group(self, state: RequestState, index: int) -> SequenceGroup:
         body = state.request.body
-        self._check_length(body.prompts[index], body.max_tokens)
         text, token_ids, num_added = self._tokenise(body.prompts[index])
         num_echoed = len(token_ids) - num_added
         suffix = self._suffix(body)
@@ -81,7 +80,7 @@ class Preparation:
         )
 
     def _suffix(self, body: CompletionBody) -> TokenIds:
-        return self._tokenizer.encode(body.suffix) if body.suffix else np.empty(0, np.int64)
+        return self._encode(body.suffix) if body.suffix else np.empty(0, np.int64)
 
     def _infill(self, prefix: TokenIds, suffix: TokenIds) -> tuple[TokenIds, int, TokenIds]:
         """Lay out prefix, suffix, middle: the order in which such models were trained."""
@@ -93,11 +92,21 @@ class Preparation:
         if isinstance(prompt, tuple):
             ids = np.array(prompt, np.int64)
             self._check_range(ids, "prompt")
+            self._check_fits(len(ids))
             return decode(self._tokenizer.token_bytes[index] for index in prompt), ids, 0
-        ids = self._tokenizer.encode(prompt)
+        ids = self._encode(prompt)
         if not self._limits.adds_document_start and len(ids):
             return prompt, ids, 0
         return prompt, np.concatenate([[self._limits.document_start_token_id], ids]), 1
+
+    def _encode(self, text: str) -> TokenIds:
+        # Tokenising takes a hundred times the memory of a text: not for one that cannot fit.
+        self._check_fits(-(-len(text) // self._longest_token))
+        return self._tokenizer.encode(text)
+
+    def _check_fits(self, min_tokens: int) -> None:
+        if min_tokens > self._limits.context_length:
+            raise faults.prompt_too_long(self._limits.context_length, min_tokens)
 
     def _max_tokens(self, num_prompt_tokens: int, max_tokens: int) -> int:
         room = self._limits.context_length - num_prompt_tokens
@@ -108,15 +117,6 @@ class Preparation:
         raise faults.context_length_exceeded(
             self._limits.context_length, num_prompt_tokens, max_tokens
         )
-
-    def _check_length(self, prompt: str | tuple[int, ...], max_tokens: int) -> None:
-        """Refuse a prompt that cannot fit however it is cut; reading it would take seconds."""
-        if isinstance(prompt, str):
-            at_least = -(-len(prompt.encode()) // self._longest_token)
-            if at_least > self._limits.context_length:
-                raise faults.context_length_exceeded(
-                    self._limits.context_length, at_least, max_tokens, is_at_least=True
-                )
 
     def _check_token_ids(self, request: Request) -> None:
         biased = np.array([token_id for token_id, _ in request.body.logit_bias], np.int64)

@@ -9,6 +9,9 @@ from aobatch.api.request import Request
 from aobatch.engine.prefixes import family
 from aobatch.engine.sequence import RequestState, SequenceGroup
 
+CHARACTERS_A_PROMPT = 2**16
+"""A longer prompt counts as several, so that what waits is bounded in memory as well."""
+
 
 class Window:
     """Reads requests as they are needed."""
@@ -34,11 +37,17 @@ class Window:
             if request is None:
                 self.has_read_all = True
                 break
-            num_prompts += len(request.body.prompts)
+            num_prompts += weight(request)
             state = self._prepare(request)
             if state is not None:
                 states.append(state)
         return states
+
+
+def weight(request: Request) -> int:
+    """Count the prompts of a request, long ones by their length."""
+    lengths = map(len, request.body.prompts)
+    return sum(1 + length // CHARACTERS_A_PROMPT for length in lengths)
 
 
 def ordered(groups: list[SequenceGroup]) -> list[SequenceGroup]:

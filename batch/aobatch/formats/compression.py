@@ -15,6 +15,9 @@ from aobatch.formats import COMPRESSIONS
 def open_input(path: Path) -> Iterator[BinaryIO]:
     """Open a file for reading its plain bytes; errors say what is wrong with the file."""
     check_input(path)
+    if _compression(path) and not path.stat().st_size:
+        message = f"{path} cannot be read to its end: it has no bytes, and compressed nothing has"
+        raise InputError(message)
     try:
         with pa.input_stream(str(path), compression=_compression(path)) as stream:
             yield cast("BinaryIO", stream)

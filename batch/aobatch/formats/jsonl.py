@@ -8,17 +8,17 @@ from aobatch.errors import RequestError
 from aobatch.formats import Row
 from aobatch.formats.compression import open_input, open_output
 
-CHUNK_BYTES = 2**20
+CHUNK_BYTES = 2**18
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def read_rows(path: Path, max_line_bytes: int) -> Iterator[Row]:
     """Yield a row for each line that is not blank; a line that is too long is an error row."""
     with open_input(path) as stream:
-        for number, line in enumerate(split_lines(stream, max_line_bytes), start=1):
+        for number, line in split_lines(stream, max_line_bytes):
             if line is None:
                 yield Row(number, b"", _too_long(max_line_bytes))
-            elif not line.isspace() and line:
+            else:
                 yield Row(number, line)
 
 
@@ -29,33 +29,57 @@ def write_records(records: Iterable[bytes], stream: BinaryIO, path: Path) -> Non
             lines.write(record + b"\n")
 
 
-def split_lines(stream: BinaryIO, max_line_bytes: int) -> Iterator[bytes | None]:
-    """Yield lines without their ends, None for one that is too long and was not kept.
+def split_lines(stream: BinaryIO, max_line_bytes: int) -> Iterator[tuple[int, bytes | None]]:
+    """Yield the lines that are not blank with their numbers, None for one that was too long.
 
     Only a line feed ends a line: U+2028 and a lone carriage return may stand inside a JSON string.
     A carriage return before the line feed and one byte-order mark at the very start are dropped.
     """
-    begun: bytes | None = b""
+    number = 1
+    begun = _Begun(max_line_bytes)
     for chunk in _chunks(stream):
-        first, *others = chunk.split(b"\n")
-        begun = _join(begun, first, max_line_bytes)
-        for piece in others:
-            yield _finish(begun)
-            begun = _join(b"", piece, max_line_bytes)
-    if begun != b"":
-        yield _finish(begun)
+        *lines, last = chunk.split(b"\n")
+        for index, piece in enumerate(lines):
+            line = piece if index and len(piece) <= max_line_bytes else begun.end(piece)
+            # A small file can hold so many blank lines that a call for each would take hours.
+            if line is None or (line and not line.isspace()):
+                yield number + index, _finish(line)
+        number += len(lines)
+        begun.add(last)
+    line = begun.end(b"")
+    if line is None or (line and not line.isspace()):
+        yield number, _finish(line)
+
+
+class _Begun:
+    """The pieces of a line whose end was not read yet; nothing is kept of one that is too long."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._pieces: list[bytes] = []
+        self._length = 0
+
+    def add(self, piece: bytes) -> None:
+        """Go on with the line."""
+        self._length += len(piece)
+        if self._length <= self._max_bytes:
+            self._pieces.append(piece)
+        else:
+            self._pieces.clear()
+
+    def end(self, piece: bytes) -> bytes | None:
+        """Give the line that ends with a piece, None if it is too long, and begin the next one."""
+        self.add(piece)
+        line = b"".join(self._pieces) if self._length <= self._max_bytes else None
+        self._pieces.clear()
+        self._length = 0
+        return line
 
 
 def _chunks(stream: BinaryIO) -> Iterator[bytes]:
     yield stream.read(CHUNK_BYTES).removeprefix(BYTE_ORDER_MARK)
     while chunk := stream.read(CHUNK_BYTES):
         yield chunk
-
-
-def _join(begun: bytes | None, piece: bytes, max_line_bytes: int) -> bytes | None:
-    if begun is None or len(begun) + len(piece) > max_line_bytes:
-        return None
-    return begun + piece
 
 
 def _finish(line: bytes | None) -> bytes | None:

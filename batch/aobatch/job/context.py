@@ -1,5 +1,6 @@
 """What the parts of a running job share."""
 
+import hashlib
 import json
 import os
 import time
@@ -64,7 +65,7 @@ def result_settings(config: JobConfig, backend: Backend) -> dict[str, str]:
     """Name everything that shapes results, beside the inputs and the models."""
     return {
         "results version": str(RESULTS_VERSION),
-        "defaults": _canonical(config.defaults),
+        "defaults": _canonical(_without_texts(config.defaults)),
         "limits": _canonical(config.limits),
         "ignore_unknown": _canonical(config.ignore_unknown),
         **{name: _canonical(value) for name, value in backend.settings.items()},
@@ -81,6 +82,16 @@ def _begin_run(ledger: Ledger) -> int:
     ledger.claim({"created": started})
     ledger.add_statistics({"runs": 1})
     return int(started)
+
+
+def _without_texts(defaults: Mapping[str, object]) -> dict[str, object]:
+    # A message may name settings, and what is completed belongs in none.
+    digests = {
+        name: hashlib.sha256(_canonical(defaults[name]).encode()).hexdigest()
+        for name in ("prompt", "suffix")
+        if name in defaults
+    }
+    return {**defaults, **digests}
 
 
 def _canonical(value: object) -> str:

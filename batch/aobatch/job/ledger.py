@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from aobatch.api.errors import shorten
 from aobatch.errors import InputError
 from aobatch.job.database import Database
 
@@ -80,7 +81,7 @@ class Ledger:
         """Bind the results to settings; InputError names those that differ from an earlier run."""
         known = self.settings
         differing = [
-            f"{name} (was {known[name]}, is {value})"
+            f"{name} (was {shorten(known[name])}, is {shorten(value)})"
             for name, value in settings.items()
             if known.get(name, value) != value
         ]

@@ -1,7 +1,7 @@
 """Results in the order of the input lines, and the output that appears with all of them."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,7 @@ from aobatch.job.ledger import Record
 from aobatch.job.marker import write_report
 from aobatch.job.records import stored_error
 from aobatch.job.report import CountedCompletion, UsageReport, UsageTally
+from aobatch.text import escape
 
 
 def publish(job: Job) -> UsageReport:
@@ -26,7 +27,10 @@ def publish(job: Job) -> UsageReport:
     output = job.config.output
     answers = Answers(job, tally)
     if output == STREAM:
-        write_records(answers.lines(), sys.stdout.buffer, Path("stdout.jsonl"))
+        lines: Iterable[bytes] = answers.lines()
+        if sys.stdout.isatty():
+            lines = (escape(line.decode()).encode() for line in lines)
+        write_records(lines, sys.stdout.buffer, Path("stdout.jsonl"))
         sys.stdout.flush()
         return tally.report(job.ledger.statistics)
     with replacing(output) as stream:

@@ -7,7 +7,17 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from aobatch.api.errors import shorten
 from aobatch.api.response import Usage
+
+MAX_GROUPS = 50_000
+"""Names that are counted by themselves, of models and of users; others come after them."""
+
+MAX_NAME_LENGTH = 512
+"""Longer names of models are cut."""
+
+OTHERS = "(others)"
+"""The group of the names beyond the first 50,000."""
 
 
 class CountedChoice(msgspec.Struct, frozen=True):
@@ -122,10 +132,7 @@ class UsageTally:
         )
 
     def _groups(self, model: str | None, user: str | None) -> tuple[GroupUsage, GroupUsage]:
-        groups = (
-            self._by_model.setdefault(model, GroupUsage(model)),
-            self._by_user.setdefault(user, GroupUsage(user)),
-        )
+        groups = _group(self._by_model, model), _group(self._by_user, user)
         for group in groups:
             group.requests += 1
         return groups
@@ -134,6 +141,14 @@ class UsageTally:
         completed, failed = len(self._seconds), self._failed_by_code.total()
         by_code = dict(self._failed_by_code.most_common())
         return RequestCounts(completed + failed, completed, failed, by_code)
+
+
+def _group(groups: dict[str | None, GroupUsage], name: str | None) -> GroupUsage:
+    """Give the group of a name; their number is bounded, whatever the lines name."""
+    name = name if name is None else shorten(name, MAX_NAME_LENGTH)
+    if name not in groups and len(groups) >= MAX_GROUPS:
+        name = OTHERS
+    return groups.setdefault(name, GroupUsage(name))
 
 
 def percentiles(values: Sequence[float]) -> Percentiles:

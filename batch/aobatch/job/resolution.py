@@ -1,10 +1,17 @@
 """The model of each line: its name looked up once and held against earlier runs."""
 
 import time
+from copy import copy
 
 from aobatch.errors import ModelError, RequestError
 from aobatch.executors import Backend, ModelIdentity
 from aobatch.job.ledger import Ledger
+
+NUM_MISSING = 1024
+"""Names of no model whose errors are kept; more are looked up again."""
+
+MAX_NAME_LENGTH = 4096
+"""No path, and so no name of a model, is longer."""
 
 
 class ModelDirectory:
@@ -15,7 +22,8 @@ class ModelDirectory:
         self._default = default
         self._ledger = ledger
         self._known = ledger.settings
-        self._found: dict[str | None, ModelIdentity | RequestError] = {}
+        self._found: dict[str | None, ModelIdentity] = {}
+        self._missing: dict[str | None, RequestError] = {}
 
     def find(self, name: str | None) -> ModelIdentity | RequestError:
         """Give the model of a name, or the error of the lines that ask for it.
@@ -23,9 +31,8 @@ class ModelDirectory:
         ModelError if the job's own model, or one that an earlier run of the job used, is missing;
         InputError if it is another model than in that run.
         """
-        if name not in self._found:
-            self._found[name] = self._look_up(name)
-        return self._found[name]
+        known = self._found.get(name) or self._missing.get(name)
+        return known or self._look_up(name)
 
     def asked_name(self, name: str | None) -> str | None:
         """Give the name that a response carries: the line's, the job's or the model's own."""
@@ -37,11 +44,7 @@ class ModelDirectory:
     @property
     def fingerprints(self) -> dict[str, str]:
         """What each name stood for; "" stands for the job's own model."""
-        return {
-            name or "": model.fingerprint
-            for name, model in self._found.items()
-            if isinstance(model, ModelIdentity)
-        }
+        return {name or "": model.fingerprint for name, model in self._found.items()}
 
     def _look_up(self, name: str | None) -> ModelIdentity | RequestError:
         setting = "model" if name is None else f"model {name!r}"
@@ -54,8 +57,18 @@ class ModelDirectory:
             if setting in self._known:
                 message = f"{setting} answered lines in an earlier run and is gone: {error.message}"
                 raise ModelError(message) from error
-            return error
+            return self._note_missing(name, error)
         self._ledger.claim({setting: model.fingerprint})
         # The first run may fetch and convert a model, which says nothing of the job's speed.
         self._ledger.add_statistics({"model_seconds": time.monotonic() - started})
+        self._found[name] = model
         return model
+
+    def _note_missing(self, name: str, error: RequestError) -> RequestError:
+        # A job may name another model in each line, and none of them exists.
+        if len(self._missing) == NUM_MISSING:
+            del self._missing[next(iter(self._missing))]
+        error = copy(error)  # without the frames that raised it
+        if len(name) <= MAX_NAME_LENGTH:
+            self._missing[name] = error
+        return error

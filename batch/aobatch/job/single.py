@@ -1,9 +1,8 @@
 """One request without a job: no files, no state."""
 
+import json
 import time
 from collections.abc import Mapping
-
-import msgspec
 
 from aobatch.api.request import FailedLine, Limits, Parser
 from aobatch.api.response import Completion, completion_id
@@ -19,7 +18,7 @@ def complete_one(
 
     UsageError says what is wrong with the body.
     """
-    request = Parser({}, Limits()).parse(1, msgspec.json.encode(body))
+    request = Parser({}, Limits()).parse(1, json.dumps(body).encode())
     if isinstance(request, FailedLine):
         raise UsageError(request.error.message)
     try:

@@ -1,9 +1,9 @@
 """The usage report as text for people."""
 
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 
 from aobatch.job.report import GroupUsage, Percentiles, UsageReport
+from aobatch.text import printable
 
 _SHARED = {
     "prefix_tokens_shared": "prompt tokens of common beginnings",
@@ -20,16 +20,6 @@ def report_table(report: UsageReport) -> str:
     if len(report.by_model) != 1:
         rows.append(_total_row(report))
     return "\n".join([*_aligned(rows), *_notes(report)])
-
-
-def printable(text: str, length: int = 40) -> str:
-    """Give text from a request in a form that a terminal shows and does not obey."""
-    shown = "".join(
-        # Controls, bidirectional marks and other invisible characters begin with C.
-        character if unicodedata.category(character)[0] != "C" else f"\\u{ord(character):04x}"
-        for character in text[: length + 1]
-    )
-    return shown if len(shown) <= length else f"{shown[: length - 1]}…"
 
 
 def _group_row(group: GroupUsage) -> tuple[str, ...]:

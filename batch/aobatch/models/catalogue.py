@@ -9,7 +9,7 @@ from aobatch.errors import ModelError
 from aobatch.models.card import Card, cards, checkout
 from aobatch.models.claim import claim, workspace
 from aobatch.models.download import download
-from aobatch.models.folder import ModelFolder, open_folder
+from aobatch.models.folder import MANIFEST, ModelFolder, has_file, open_folder
 from aobatch.models.progress import Progress
 from aobatch.models.quality import Scorer
 
@@ -63,20 +63,20 @@ def list_models() -> list[ModelRow]:
 def resolve(name: str | None) -> ModelFolder:
     """Find a converted model by name, alias or folder path; None is the default model.
 
-    Raises RequestError `model_not_found` (404) if there is none of that name, and ModelError if
-    it is known but was not pulled.
+    Raises RequestError `model_not_found` (404) if there is none of that name or its folder is none
+    that this aobatch reads, and ModelError if it is known but was not pulled.
     """
     card = find_card(name)
     folder = models_home() / (card.name if card else str(name))
-    if (folder / "model.toml").is_file() and folder.parent == models_home():
-        return open_folder(folder)
+    if has_file(folder, MANIFEST) and folder.parent == models_home():
+        return _opened(folder)
     if card:
         message = (
             f"model {card.name} is not here yet; get it with `aobatch models pull {card.name}`"
         )
         raise ModelError(message)
-    if name and os.sep in name and (Path(name) / "model.toml").is_file():
-        return open_folder(Path(name))
+    if name and os.sep in name and has_file(Path(name), MANIFEST):
+        return _opened(Path(name))
     raise faults.model_not_found(str(name), [row.name for row in list_models()])
 
 
@@ -138,6 +138,13 @@ def import_gguf(
 
 def _is_plain(name: str) -> bool:
     return bool(name) and name == Path(name).name and not name.startswith(".")
+
+
+def _opened(path: Path) -> ModelFolder:
+    try:
+        return open_folder(path)
+    except ModelError as error:
+        raise faults.unusable_model(str(error)) from error
 
 
 def _is_current(path: Path) -> bool:

@@ -40,10 +40,18 @@ class ModelFolder:
         return self.path / INT8_CACHE_GRAPH
 
 
+def has_file(path: Path, name: str) -> bool:
+    """Say whether a folder has that file; one that cannot be looked into, or named, has none."""
+    try:
+        return (path / name).is_file()
+    except OSError:
+        return False
+
+
 def open_folder(path: Path) -> ModelFolder:
     """Open a model folder; ModelError if something is missing or of another layout."""
     for name in (GRAPH, TOKENIZER, MANIFEST):
-        if not (path / name).is_file():
+        if not has_file(path, name):
             message = f"{path} is not a model folder: {name} is missing"
             raise ModelError(message)
     return ModelFolder(path, read_manifest(path / MANIFEST))

@@ -6,8 +6,9 @@ from typing import Protocol
 
 import numpy as np
 
+from aobatch.api.errors import invalid_value
 from aobatch.arrays import TokenIds
-from aobatch.errors import ModelError, RequestError
+from aobatch.errors import ModelError
 from aobatch.models.folder import ModelFolder
 
 
@@ -48,8 +49,9 @@ class VocabularyTokenizer:
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
-            message = f"Invalid 'prompt': the tokenizer cannot read it ({error})."
-            raise RequestError(message, code="invalid_value", param="prompt") from error
+            # What the library says may quote the text, which belongs in no message.
+            reason = f"the tokenizer cannot read it ({type(error).__name__})."
+            raise invalid_value(reason, "prompt") from error
         return np.array(ids, np.int64)
 
 

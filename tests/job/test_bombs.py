@@ -1,0 +1,145 @@
+"""Laws of small files that expand to much: memory stays bounded, and each line is one error."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from fakes import FakeBackend
+from job_files import PROMPTS, output, requests, write_input
+
+from aobatch.errors import InputError
+from aobatch.formats import COMPRESSIONS
+from aobatch.job.config import JobConfig
+from aobatch.job.runner import run_job
+
+MEMORY_JOB = Path(__file__).with_name("memory_job.py")
+GOOD = b'{"prompt":"good"}\n'
+MIB = 2**20
+
+Measure = Callable[[Path], dict[str, object]]
+
+
+@pytest.fixture
+def measure(tmp_path: Path) -> Measure:
+    """Give a function that runs a job in a process of its own and tells what it took."""
+    warm_up = write_input(tmp_path / "warm_up.jsonl", [*requests(PROMPTS), b"nonsense"])
+
+    def measure_job(path: Path) -> dict[str, object]:
+        command = [sys.executable, MEMORY_JOB, warm_up, path]
+        result = subprocess.run(command, capture_output=True, check=True, timeout=120)
+        return json.loads(result.stdout)  # type: ignore[no-any-return]
+
+    return measure_job
+
+
+def compress(path: Path, *parts: bytes) -> Path:
+    """Write parts, each compressed by itself, so that repeated ones are compressed once."""
+    codec = COMPRESSIONS[path.suffix]
+    known: dict[bytes, bytes] = {}
+    for part in parts:
+        if part not in known:
+            sink = pa.BufferOutputStream()
+            with pa.output_stream(sink, compression=codec) as stream:
+                stream.write(part)
+            known[part] = sink.getvalue().to_pybytes()
+    path.write_bytes(b"".join(known[part] for part in parts))
+    return path
+
+
+@pytest.mark.parametrize("suffix", COMPRESSIONS)
+def test_bomb_of_one_line_is_one_error(tmp_path: Path, measure: Measure, suffix: str) -> None:
+    """A few KB that hold a line of 100 MiB between two good ones take no more than two limits."""
+    path = compress(tmp_path / f"in.jsonl{suffix}", GOOD, *[b"[" * MIB] * 100, b"\n" + GOOD)
+
+    taken = measure(path)
+
+    assert path.stat().st_size < MIB
+    assert (taken["total"], taken["by_code"]) == (3, {"line_too_long": 1})
+    assert taken["growth"] <= 32 * MIB  # type: ignore[operator]
+
+
+def test_line_of_100_mebibytes_is_one_error(tmp_path: Path, measure: Measure) -> None:
+    """The same line in a plain file, without its end."""
+    path = tmp_path / "in.jsonl"
+    with path.open("wb") as stream:
+        stream.write(GOOD)
+        stream.truncate(100 * MIB)
+
+    taken = measure(path)
+
+    assert (taken["total"], taken["by_code"]) == (2, {"line_too_long": 1})
+    assert taken["growth"] <= 32 * MIB  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b" \t\n"], ids=["lf", "crlf", "spaces"])
+def test_bomb_of_blank_lines_is_nothing(tmp_path: Path, measure: Measure, end: bytes) -> None:
+    """Millions of blank lines take neither memory nor output lines."""
+    path = compress(tmp_path / "in.jsonl.zst", *[end * (MIB // len(end))] * 4, GOOD)
+
+    taken = measure(path)
+
+    assert (taken["total"], taken["by_code"]) == (1, {})
+    assert taken["growth"] <= 32 * MIB  # type: ignore[operator]
+
+
+def test_bomb_of_tiny_lines_is_as_many_errors(tmp_path: Path, measure: Measure) -> None:
+    """A hundred thousand lines of one byte are as many errors, none of which is kept in memory."""
+    path = compress(tmp_path / "in.jsonl.gz", b"x\n" * 100_000)
+
+    taken = measure(path)
+
+    assert taken["by_code"] == {"invalid_json_line": 100_000}
+    assert taken["growth"] <= 16 * MIB  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("part", "code"),
+    [
+        pytest.param(b"[],", "line_too_long", id="arrays"),
+        pytest.param(b'"ab",', "line_too_long", id="strings"),
+        pytest.param(b"[", "too_deep", id="brackets"),
+        pytest.param(b"\xff", "invalid_utf8", id="bytes"),
+        pytest.param(b"1", "invalid_json_line", id="digits"),
+    ],
+)
+def test_longest_line_takes_bounded_memory(
+    tmp_path: Path, measure: Measure, part: bytes, code: str
+) -> None:
+    """A line just below the limit does not take many times its length, whatever it is made of."""
+    line = b'{"prompt":[' + part * ((16 * MIB - 20) // len(part)) + b'""]}\n'
+    path = compress(tmp_path / "in.jsonl.zst", line)
+
+    taken = measure(path)
+
+    assert taken["by_code"] == {code: 1}
+    assert taken["growth"] <= 100 * MIB  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("suffix", COMPRESSIONS)
+def test_damaged_file_publishes_nothing_and_loses_nothing(tmp_path: Path, suffix: str) -> None:
+    """A file that is cut off ends the job; what was computed serves the run that has it whole."""
+    lines = [json.dumps(line).encode() + b"\n" for line in requests(PROMPTS)]
+    path = compress(tmp_path / f"in.jsonl{suffix}", *lines)
+    whole = path.read_bytes()
+
+    def run_compressed(backend: FakeBackend) -> None:
+        run_job(JobConfig((path,), tmp_path / "out.jsonl"), backend)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_compressed(FakeBackend(explosion=KeyboardInterrupt(), explodes_at=4))
+    path.write_bytes(whole[:-3])
+    idle = FakeBackend()
+    with pytest.raises(InputError, match="cannot be read to its end"):
+        run_compressed(idle)
+    assert idle.opened == []
+    assert not (tmp_path / "out.jsonl").exists()
+
+    path.write_bytes(whole)
+    backend = FakeBackend()
+    run_compressed(backend)
+    assert len(backend.computed) == len(PROMPTS) - 4
+    assert len(output(tmp_path)) == len(PROMPTS)

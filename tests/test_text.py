@@ -1,0 +1,62 @@
+"""Laws of text that a terminal shows and does not obey."""
+
+import json
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aobatch.text import escape, printable
+
+CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
+TURNING = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+INVISIBLE = [0xAD, 0x200B, 0x2060, 0x2063, 0xFEFF, 0xFFF9, 0xE0001, *range(0xE0020, 0xE0080)]
+LINE_ENDS = [0x0A, 0x0B, 0x0C, 0x0D, 0x85, 0x2028, 0x2029]
+HALVES = [0xD800, 0xDBFF, 0xDC00, 0xDCFF, 0xDFFF]
+SHOWN = "azAZ09 ~!\\\"' é ß Ж 写诗 한 ع א नि 😀 ❤️ … ﷺ ﬁ"
+
+
+@pytest.mark.parametrize("code", [*CONTROLS, *TURNING, *INVISIBLE, *LINE_ENDS, *HALVES], ids=hex)
+def test_hidden_characters_are_shown_as_their_code(code: int) -> None:
+    """What moves the cursor, turns text around or cannot be seen is ASCII afterwards."""
+    shown = escape(f"a{chr(code)}b")
+
+    assert shown.isascii()
+    assert shown.isprintable()
+    assert shown[:3] + shown[-1] == "a\\ub"
+    if code not in HALVES:
+        assert json.loads(f'"{shown}"') == f"a{chr(code)}b"
+
+
+def test_words_of_all_languages_stay() -> None:
+    """Letters, signs and emoji are as they were."""
+    assert escape(SHOWN) == SHOWN
+
+
+def test_what_is_kept_stays() -> None:
+    """The layout of a text can be spared, and nothing else is."""
+    assert escape("a\tb\n\x1b[2J", kept="\t\n") == "a\tb\n\\u001b[2J"
+
+
+def test_every_character_can_be_escaped_and_written() -> None:
+    """No character breaks it, or whatever writes what it gives; half characters too."""
+    text = "".join(map(chr, range(sys.maxunicode + 1)))
+
+    shown = escape(text)
+
+    assert len(shown.encode()) > len(text)
+    assert not {*map(chr, [*CONTROLS, *TURNING, *INVISIBLE, *HALVES])} & {*shown}
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_escaped_json_is_the_same_json(text: str) -> None:
+    """A terminal's JSON can be copied out of it."""
+    assert json.loads(escape(json.dumps([text], ensure_ascii=False))) == [text]
+
+
+def test_long_text_is_cut() -> None:
+    """Text of a request takes a bounded place, also when it is escaped."""
+    assert printable("x" * 41) == "x" * 39 + "…"
+    assert printable("x" * 40) == "x" * 40
+    assert len(printable("\x1b" * 10**6)) == 40
