@@ -10,7 +10,7 @@ from aobatch.cli.main import aobatch
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(Path(__file__).parent))
-DOCUMENTS = sorted(ROOT.glob("*.md"))
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -19,7 +19,7 @@ def test_links_lead_to_files(path: Path) -> None:
     """Every relative link of a document names a file of the repository."""
     links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8"))
 
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for link in links if not (path.parent / link).exists()] == []
 
 
 def test_tables_of_the_readme_are_those_of_the_code() -> None:

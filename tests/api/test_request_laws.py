@@ -2,44 +2,13 @@
 
 import json
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from line_strategies import BODIES, JSON, NAMES, STEADY
 
 from aobatch.api.body import PARAMETERS
 from aobatch.api.request import FailedLine, Limits, Parser, Request
 from aobatch.api.response import render_failure
-
-STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""A busy machine does not fail a law."""
-
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
-    max_leaves=10,
-)
-NAMES = st.sampled_from([*PARAMETERS, "custom_id", "method", "url", "body", "metadata", "x"])
-BODIES = st.fixed_dictionaries(
-    {"prompt": TEXTS | st.lists(TEXTS, min_size=1, max_size=3)},
-    optional={
-        "model": TEXTS,
-        "suffix": TEXTS,
-        "max_tokens": st.integers(8, 10**6),
-        "temperature": st.floats(0, 2),
-        "top_p": st.floats(0, 1),
-        "n": st.integers(1, 5),
-        "best_of": st.integers(5, 20),
-        "logprobs": st.integers(0, 20),
-        "echo": st.booleans(),
-        "stop": st.lists(TEXTS.filter(len), min_size=1, max_size=3),
-        "frequency_penalty": st.floats(-2, 2),
-        "user": TEXTS,
-        "seed": st.integers(-(2**63), 2**63 - 1),
-        "top_k": st.integers(-1, 100),
-        "min_tokens": st.integers(0, 8),
-        "stop_token_ids": st.lists(st.integers(0, 10**6), max_size=3),
-    },
-)
 
 
 def parse(fields: dict[str, object]) -> Request | FailedLine:

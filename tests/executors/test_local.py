@@ -45,6 +45,22 @@ def test_model_is_found_by_its_folder(tiny_fp32: ModelFolder) -> None:
     )
 
 
+def test_model_folder_that_a_line_names_is_only_read(
+    tmp_path: Path, tiny_fp32: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line can lead to any model folder; nothing is written there, and no other file is made."""
+    monkeypatch.chdir(tmp_path)
+    path = tiny_fp32.path
+    before = {file: file.stat().st_mtime_ns for file in path.parent.rglob("*")}
+    line = {"prompt": "a", "max_tokens": 1, "model": f"{path}/../{path.name}/"}
+    (tmp_path / "in.jsonl").write_text(json.dumps(line))
+
+    report = run_job(JobConfig((tmp_path / "in.jsonl",), tmp_path / "out.jsonl"), backend()).report
+
+    assert report.requests.completed == 1
+    assert {file: file.stat().st_mtime_ns for file in path.parent.rglob("*")} == before
+
+
 def test_precisions_have_different_fingerprints(
     tiny_fp32: ModelFolder, tiny_int8: ModelFolder
 ) -> None:

@@ -1,0 +1,66 @@
+"""Laws of jobs of 10,000 lines that are wrong in many ways at once."""
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import get_args
+
+from bad_lines import ScriptedBackend
+from job_files import PROMPTS, output, requests, run, write_input
+from mutations import mutated_lines
+
+from aobatch.errors import ErrorCode
+
+MEMORY_JOB = Path(__file__).with_name("memory_job.py")
+NUM_LINES = 10_000
+CODES = frozenset(get_args(ErrorCode))
+
+
+def check_answers(raws: list[bytes], lines: list[dict]) -> Counter[str]:  # type: ignore[type-arg]
+    """Hold every output line against its input line; count the codes, "" for an answer."""
+    codes = Counter[str]()
+    for number, (raw, line) in enumerate(zip(raws, lines, strict=True), start=1):
+        body = line["response"]["body"] if "response" in line else line
+        if re.fullmatch("id-[0-9]+", custom_id := line.get("custom_id") or ""):
+            assert custom_id.encode() in raw
+        assert line.get("line", number) == number
+        code = body["error"]["code"] if "error" in body else ""
+        assert (code in CODES) if code else body["object"] == "text_completion"
+        codes[code] += 1
+    return codes
+
+
+def test_ten_thousand_mutated_lines_have_an_answer_each(tmp_path: Path) -> None:
+    """Nothing breaks the job; each line has one output line, in order, with a documented code."""
+    lines = list(mutated_lines(1, NUM_LINES))
+    (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines))
+    warm_up = write_input(tmp_path / "warm_up.jsonl", [*requests(PROMPTS), b"nonsense"])
+
+    command = [sys.executable, MEMORY_JOB, warm_up, tmp_path / "in.jsonl"]
+    result = subprocess.run(command, capture_output=True, check=False, timeout=120)
+
+    assert (result.returncode, result.stderr) == (0, b"")
+    taken = json.loads(result.stdout)
+    *answers, end = (tmp_path / "in.out.jsonl").read_bytes().split(b"\n")
+    assert end == b""
+    codes = check_answers(lines, [json.loads(answer) for answer in answers])
+    assert (taken["total"], taken["by_code"]) == (NUM_LINES, {k: n for k, n in codes.items() if k})
+    assert taken["growth"] <= 64 * 2**20
+    # What a generator that is not one would give.
+    assert codes[""] > NUM_LINES // 10
+    assert len(codes) >= 18
+
+
+def test_mutated_lines_break_no_engine(tmp_path: Path) -> None:
+    """What the parser lets through, the engine answers or refuses."""
+    lines = list(mutated_lines(2, 400))
+    (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines))
+
+    run(tmp_path, ScriptedBackend())
+
+    codes = check_answers(lines, output(tmp_path))
+    assert codes[""] > 40
+    assert "numerical_error" not in codes

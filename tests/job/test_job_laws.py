@@ -1,0 +1,101 @@
+"""Laws of whole jobs over made-up lines and stops."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from fakes import FakeBackend
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from job_files import run
+from line_strategies import BODIES, JSON, NAMES, STEADY, THOROUGH, written
+from mutations import mutated_lines
+
+from aobatch.api.request import FailedLine
+from aobatch.api.response import render_failure
+from aobatch.job.config import JobConfig
+from aobatch.job.source import Source
+
+OBJECTS = st.dictionaries(NAMES, JSON, max_size=6)
+MUTATED = st.integers(0, 10**9).map(lambda seed: next(mutated_lines(seed, 1)))
+RAWS = (
+    st.builds(written, OBJECTS, st.integers(0, 9))
+    | JSON.map(lambda value: written({"prompt": value}, 0))
+    | MUTATED
+    | st.binary(min_size=1, max_size=30)
+).map(lambda raw: raw.replace(b"\n", b"\r"))
+FEW = settings(STEADY, max_examples=40, derandomize=True, database=None)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a file that every example writes anew."""
+    return tmp_path_factory.mktemp("laws") / "in.jsonl"
+
+
+@contextmanager
+def job_folder(lines: list[bytes]) -> Iterator[Path]:
+    """Give a folder with a job, for one example."""
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / "in.jsonl").write_bytes(b"\n".join(lines))
+        yield Path(name)
+
+
+def count_expected(lines: list[bytes]) -> int:
+    """Count the lines that are not blank, as nothing but bytes."""
+    first, *others = lines
+    return sum(1 for line in [first.removeprefix(b"\xef\xbb\xbf"), *others] if line.split())
+
+
+@THOROUGH
+@given(st.lists(RAWS, min_size=1, max_size=3))
+def test_any_lines_are_one_line_each(path: Path, lines: list[bytes]) -> None:
+    """Whatever the bytes are, every line is a request or an error that can be written, in order."""
+    path.write_bytes(b"\n".join(lines))
+
+    parsed = list(Source(JobConfig((path,), path), (path,), ("",)).lines())
+
+    assert len(parsed) == count_expected(lines)
+    numbers = [line.line for line in parsed]
+    assert numbers == sorted({*numbers})
+    assert all(b"\n" not in render_failure(x) for x in parsed if isinstance(x, FailedLine))
+
+
+@FEW
+@given(st.lists(RAWS, min_size=20, max_size=60))
+def test_any_job_publishes_one_line_each(lines: list[bytes]) -> None:
+    """The same over whole jobs of more lines: nothing is lost, and the report adds up."""
+    with job_folder(lines) as folder:
+        report = run(folder).report
+        published = (folder / "out.jsonl").read_bytes().splitlines()
+
+    assert len(published) == report.requests.total == count_expected(lines)
+    assert report.requests.completed + report.requests.failed == report.requests.total
+
+
+@FEW
+@given(
+    st.lists(st.builds(written, BODIES, st.integers(0, 9)) | RAWS, min_size=1, max_size=12),
+    st.lists(st.integers(0, 6), max_size=4),
+)
+def test_stopped_job_is_the_uninterrupted_one(lines: list[bytes], stops: list[int]) -> None:
+    """Wherever it was stopped, and however often, the bytes are the same and nothing is redone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+        with job_folder(lines) as folder:
+            run(folder)
+            expected = (folder / "out.jsonl").read_bytes()
+        computed: list[str] = []
+        with job_folder(lines) as folder:
+            for stop in [*stops, 10**6]:
+                backend = FakeBackend(explosion=KeyboardInterrupt(), explodes_at=stop)
+                try:
+                    run(folder, backend)
+                except KeyboardInterrupt:
+                    assert not (folder / "out.jsonl").exists()
+                computed += backend.computed
+            assert (folder / "out.jsonl").read_bytes() == expected
+
+    assert len(computed) == len({*computed})

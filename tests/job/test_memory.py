@@ -1,0 +1,27 @@
+"""Laws of a job's memory: it does not grow with the number of lines."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from many_lines import write_many_lines
+
+MEMORY_JOB = Path(__file__).with_name("memory_job.py")
+
+
+def test_ten_times_the_lines_take_the_same_memory(tmp_path: Path) -> None:
+    """30,000 lines take at most 30 MB more than 3,000 lines of the same kinds."""
+    few = write_many_lines(tmp_path / "few.jsonl", 3_000)
+    many = write_many_lines(tmp_path / "many.jsonl", 30_000)
+
+    command = [sys.executable, MEMORY_JOB, few, many]
+    result = subprocess.run(command, capture_output=True, check=True, timeout=300)
+
+    taken = json.loads(result.stdout)
+    assert taken["total"] == 30_000
+    assert taken["by_code"] == dict.fromkeys(
+        ("invalid_json_line", "numerical_error", "model_not_found"), 1500
+    )
+    assert taken["growth"] <= 30e6
+    assert len((tmp_path / "many.out.jsonl").read_bytes().splitlines()) == 30_000
