@@ -41,9 +41,13 @@ class ModelFolder:
 
 
 def open_folder(path: Path) -> ModelFolder:
-    """Open a model folder; ModelError if something is missing or of another layout."""
+    """Open a model folder; ModelError if something is missing or of another layout.
+
+    The folder may be reached through links, its files may not be links (see `checks.files`).
+    """
+    path = path.resolve()
     for name in (GRAPH, TOKENIZER, MANIFEST):
-        if not (path / name).is_file():
+        if not (path / name).exists():
             message = f"{path} is not a model folder: {name} is missing"
             raise ModelError(message)
     return ModelFolder(path, read_manifest(path / MANIFEST))
