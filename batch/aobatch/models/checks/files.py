@@ -28,17 +28,18 @@ def open_regular(path: Path, *, follows_links: bool = False) -> Iterator[tuple[B
     except OSError as error:
         reason = "it is a link" if error.errno == errno.ELOOP else f"{error.strerror}"
         raise refusal(path, reason) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise refusal(path, "it is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise refusal(path, "it is not a regular file")
         yield file, status.st_size
 
 
 def read_regular(path: Path, max_bytes: int, *, follows_links: bool = False) -> bytes:
     """Read a regular file of at most so many bytes; ModelError if it is anything else."""
-    with open_regular(path, follows_links=follows_links) as (file, _):
-        content = file.read(max_bytes + 1)
+    with open_regular(path, follows_links=follows_links) as (file, size):
+        content = file.read(min(size, max_bytes) + 1)
     if len(content) > max_bytes:
         raise refusal(path, f"it has more than {max_bytes} bytes")
     return content

@@ -41,7 +41,10 @@ _SHAPE_INPUTS = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}
 def check_graph(path: Path, rules: GraphRules) -> ModelProto:
     """Parse a graph file; ModelError if it is not within the rules or its weights not beside it."""
     model = _parse(path)
-    _GraphCheck(path, rules).check(model)
+    try:
+        _GraphCheck(path, rules).check(model)
+    except WireError as error:
+        raise refusal(path, str(error)) from error
     return model
 
 
@@ -68,6 +71,7 @@ class _GraphCheck:
         self._rules = rules
         self._tensors = TensorCheck(path)
         self._constants: dict[str, TensorProto] = {}
+        self._num_graphs = 0
 
     def check(self, model: ModelProto) -> None:
         """Raise ModelError for the first message that is not within the rules."""
@@ -77,14 +81,15 @@ class _GraphCheck:
         if any(entry.key == _RUNTIME_SETTINGS for entry in model.metadata_props):
             raise refusal(self._path, f"it brings settings for ONNX Runtime ({_RUNTIME_SETTINGS})")
         nodes = []
-        for message in _messages(model):
+        # Texts are known to be texts once the last message was seen.
+        for message in list(_messages(model)):
             if isinstance(message, TensorProto):
                 self._tensors.check(message)
             elif isinstance(message, NodeProto):
                 self._check_operator(message)
                 nodes.append(message)
             elif isinstance(message, GraphProto):
-                self._check_level(message, model)
+                self._check_level(message)
             elif type(message) in _UNWANTED:
                 raise refusal(self._path, f"it has {_UNWANTED[type(message)]}")
         for node in nodes:
@@ -96,12 +101,12 @@ class _GraphCheck:
             name = f"{domain}.{node.op_type}" if domain else node.op_type
             raise refusal(self._path, f"no decoder needs the operator {shown(name)}")
         if node.op_type == "Constant":
-            self._constants.update(
-                (node.output[0], _value(attribute)) for attribute in node.attribute
-            )
+            for attribute in node.attribute:
+                self._constants.update(dict.fromkeys(node.output, _value(attribute)))
 
-    def _check_level(self, graph: GraphProto, model: ModelProto) -> None:
-        if self._rules.is_ours and graph is not model.graph:
+    def _check_level(self, graph: GraphProto) -> None:
+        self._num_graphs += 1
+        if self._rules.is_ours and self._num_graphs > 1:
             raise refusal(self._path, "it has graphs within the graph")
         self._constants.update((tensor.name, tensor) for tensor in graph.initializer)
 
@@ -121,6 +126,10 @@ def _messages(message: Any) -> Iterator[Any]:  # noqa: ANN401 - untyped library
         message = waiting.pop()
         yield message
         for field, value in message.ListFields():
+            # Protobuf gives bytes for a string that is not UTF-8.
+            if type(value) is bytes and field.type == field.TYPE_STRING:
+                reason = f"its field {field.name} is not text"
+                raise WireError(reason)
             if field.message_type is not None:
                 waiting.extend(value if field.is_repeated else (value,))
 
