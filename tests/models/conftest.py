@@ -1,5 +1,6 @@
 """Fixtures of the models' tests: a measurement that finds one graph far from its reference."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from aobatch.models.conversion import convert
 from aobatch.models.folder import ModelFolder
 from aobatch.models.importers.gguf import read_gguf
 from aobatch.runners.scoring import TextScorer
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 Distorted = Callable[[str], ModelFolder]
 
@@ -41,3 +44,16 @@ def convert_distorted(tiny_gguf: Path, tmp_path: Path) -> Distorted:
         )
 
     return converted
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Note what ONNX Runtime is asked to open, and let it open nothing."""
+    opened: list[object] = []
+
+    def refuse(source: object, *_: object, **__: object) -> None:
+        opened.append(source)
+        raise RuntimeError
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", refuse)
+    return opened

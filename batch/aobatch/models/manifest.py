@@ -106,7 +106,7 @@ def read_manifest(path: Path) -> Manifest:
         layout = msgspec.toml.decode(content, type=_Layout)
         if layout.format == FORMAT:
             return _checked(msgspec.toml.decode(content, type=Manifest), path)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         message = f"{path} is not a readable model description: {error}"
         raise ModelError(message) from error
     message = (

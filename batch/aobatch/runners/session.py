@@ -125,4 +125,5 @@ def _product_model(weight: np.ndarray) -> bytes:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300]
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from aobatch.models.checks import refusal, shown
 from aobatch.models.checks.files import neighbour, open_regular, read_regular
 from aobatch.models.checks.limits import (
-    MAX_DIMENSION,
+    MAX_ELEMENTS,
     MAX_RANK,
     MAX_SAFETENSORS_HEADER_BYTES,
     MAX_SAFETENSORS_TENSORS,
@@ -143,7 +143,7 @@ def _are_sizes(value: object) -> bool:
     return (
         isinstance(value, list)
         and len(value) <= MAX_RANK
-        and all(type(size) is int and 0 <= size <= MAX_DIMENSION for size in value)
+        and all(type(size) is int and 0 <= size <= MAX_ELEMENTS for size in value)
     )
 
 

@@ -9,7 +9,7 @@ from onnx import TensorProto
 from aobatch.errors import ModelError
 from aobatch.models.checks import refusal, shown
 from aobatch.models.checks.files import neighbour, owned_size
-from aobatch.models.checks.limits import MAX_DIMENSION, MAX_RANK
+from aobatch.models.checks.limits import MAX_ELEMENTS, MAX_RANK
 
 _BITS: Mapping[int, int] = {
     TensorProto.BOOL: 8,
@@ -69,9 +69,12 @@ class TensorCheck:
     def _num_bytes(self, tensor: TensorProto) -> int:
         if tensor.data_type not in _BITS:
             raise self._refusal(tensor, f"has the element type {tensor.data_type}")
-        if len(tensor.dims) > MAX_RANK or not all(0 <= n <= MAX_DIMENSION for n in tensor.dims):
-            raise self._refusal(tensor, f"has the dimensions {shown(list(tensor.dims))}")
-        num_bits: int = math.prod(tensor.dims) * _BITS[tensor.data_type]
+        sizes = list(tensor.dims)
+        # A size of 0 must not hide a product that wraps around in 64 bits.
+        product = math.prod(max(size, 1) for size in sizes)
+        if len(sizes) > MAX_RANK or min(sizes, default=0) < 0 or product > MAX_ELEMENTS:
+            raise self._refusal(tensor, f"has the dimensions {shown(sizes)}")
+        num_bits: int = math.prod(sizes) * _BITS[tensor.data_type]
         return -(-num_bits // 8)
 
     def _check_external(self, tensor: TensorProto, num_bytes: int) -> None:

@@ -38,7 +38,7 @@ def check_tokenizer(path: Path, vocab_size: int = MAX_WIDTH) -> TokenizerFile:
         ignored = msgspec.json.encode(
             [file.truncation, file.padding, file.post_processor, file.decoder]
         )
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, ValueError) as error:
         raise refusal(path, f"it is not a tokenizer of a known kind: {error}") from error
     except RecursionError as error:
         raise refusal(path, "it nests too deep") from error
