@@ -54,6 +54,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         "operator 'com.microsoft.EPContext'",
     ),
     "python": (operator("PyOp", "pyopmulti"), "operator 'pyopmulti.PyOp'"),
+    "name-that-clears-a-screen": (operator("a\n\x1b[2Jb"), r"'a\\n\\x1b\[2Jb'"),
     "another-domain": (operator("Mul", "com.evil"), "operator 'com.evil.Mul'"),
     "random": (operator("RandomNormal"), "operator 'RandomNormal'"),
     "unknown": (operator("NoSuchOperator"), "operator 'NoSuchOperator'"),

@@ -53,7 +53,10 @@ def test_a_description_is_read_as_it_was_written(tiny_int8: ModelFolder, tmp_pat
         pytest.param({"num_heads": 3}, id="heads-that-share-no-keys"),
         pytest.param({"name": ""}, id="no-name"),
         pytest.param({"name": "x" * 256}, id="long-name"),
+        pytest.param({"name": "a\x1b[2Jb"}, id="name-that-clears-a-screen"),
         pytest.param({"custom_ops_library": "evil.so"}, id="unknown-field"),
+        pytest.param({"a\n\x1b[2Jb": 1}, id="field-that-clears-a-screen"),
+        pytest.param({"format": 1, "name": "a\n\x1b[2Jb"}, id="old-layout-of-such-a-name"),
         pytest.param({"int8_cache": {}}, id="field-missing"),
     ],
 )
@@ -64,8 +67,10 @@ def test_impossible_values_are_refused(
     path = tmp_path / "model.toml"
     path.write_text(tomli_w.dumps(fields_of(tiny_int8, tmp_path) | change))
 
-    with pytest.raises(ModelError, match=r"model\.toml is [^\n]+$"):
+    with pytest.raises(ModelError) as caught:
         read_manifest(path)
+    assert str(caught.value).startswith(str(tmp_path))
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(

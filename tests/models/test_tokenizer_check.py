@@ -109,6 +109,7 @@ HOSTILE: dict[str, Change] = {
     "no-model": lambda file: file.pop("model"),
     "other-model": lambda file: file["model"].update(type="WordPiece"),
     "model-option": lambda file: file["model"].update(exec="rm"),
+    "part-that-clears-a-screen": lambda file: file.update({"a\n\x1b[2Jb": 1}),
     "unknown-part": lambda file: file.update(chat_template="{{ cycler.__init__ }}"),
     "id-negative": lambda file: file["model"]["vocab"].update(a=-1),
     "id-of-2^32-1": lambda file: file["model"]["vocab"].update(new=2**32 - 1),
@@ -160,8 +161,9 @@ def test_hostile_files_are_refused(tmp_path: Path, change: Change) -> None:
     change(file)
     path.write_text(json.dumps(file))
 
-    with pytest.raises(ModelError, match=r"^\S*tokenizer\.json [^\n]+$"):
+    with pytest.raises(ModelError, match=r"tokenizer\.json (is|gives|splits)") as caught:
         VocabularyTokenizer(path, 512)
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import msgspec
 import tomli_w
 
 from aobatch.errors import ModelError
-from aobatch.models.checks import refusal
+from aobatch.models.checks import printable, refusal
 from aobatch.models.checks.files import read_regular
 from aobatch.models.checks.limits import MAX_LAYERS, MAX_MANIFEST_BYTES, MAX_WIDTH
 
@@ -58,7 +58,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that is to be known of a model without opening its graph."""
 
     format: int
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+    name: Annotated[str, msgspec.Meta(max_length=255, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
     family: str
     precision: str
     licence: str
@@ -107,11 +107,12 @@ def read_manifest(path: Path) -> Manifest:
         if layout.format == FORMAT:
             return _checked(msgspec.toml.decode(content, type=Manifest), path)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        message = f"{path} is not a readable model description: {error}"
+        message = f"{path} is not a readable model description: {printable(str(error))}"
         raise ModelError(message) from error
+    name = printable(layout.name)
     message = (
         f"{path.parent} has layout {layout.format}, this aobatch reads {FORMAT}; convert it again "
-        f"with `aobatch models pull {layout.name}`, or `aobatch models import` if you imported it"
+        f"with `aobatch models pull {name}`, or `aobatch models import` if you imported it"
     )
     raise ModelError(message)
 

@@ -4,14 +4,22 @@ from pathlib import Path
 
 from aobatch.errors import ModelError
 
-MAX_SHOWN = 80
-"""Characters of a file's own words that a message shows."""
+MAX_SHOWN, MAX_REASON = 80, 300
+"""Characters of a file's own words, and of a library's about it, that a message shows."""
 
 
 def refusal(path: Path, reason: str) -> ModelError:
     """Give the error that names a file which is not to be read, and why."""
-    message = f"{path} is refused: {reason}; convert the model again, or get it from its author"
-    return ModelError(message)
+    advice = "convert the model again, or get it from its author"
+    return ModelError(f"{path} is refused: {printable(reason)}; {advice}")
+
+
+def printable(text: str) -> str:
+    """Give the beginning of a text, with nothing in it that moves a terminal's cursor."""
+    shortened = text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…"
+    return "".join(
+        character if character.isprintable() else repr(character)[1:-1] for character in shortened
+    )
 
 
 def shown(value: object) -> str:
