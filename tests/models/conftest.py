@@ -60,3 +60,16 @@ def convert_distorted(tiny_gguf: Path, tmp_path: Path) -> Distorted:
         )
 
     return converted
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Note what ONNX Runtime is asked to open, and let it open nothing."""
+    opened: list[object] = []
+
+    def refuse(source: object, *_: object, **__: object) -> None:
+        opened.append(source)
+        raise RuntimeError
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", refuse)
+    return opened

@@ -9,7 +9,7 @@ from aobatch.errors import ModelError
 from aobatch.models.folder import ModelFolder
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner
-from aobatch.runners.session import integer_entries
+from aobatch.runners.session import SessionOptions, integer_entries, open_session
 
 MODELS = ("tiny_fp32", "tiny_int8")
 TOKENS = np.random.default_rng(1).integers(4, 512, (70, 40))
@@ -103,5 +103,21 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"nothing")
 
-    with pytest.raises(ModelError, match=r"cannot open .*model\.onnx"):
+    with pytest.raises(ModelError, match=r"model\.onnx is refused: it is no ONNX graph"):
         OnnxRunner(path, 1)
+
+
+def test_a_failing_session_writes_nothing(
+    tiny_fp32: ModelFolder, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An error without a word is a ModelError, and standard output is the job's alone."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    native = "onnxruntime.capi.onnxruntime_inference_collection.C.InferenceSession"
+    monkeypatch.setattr(native, fail)
+    with pytest.raises(ModelError, match=r"cannot open .*model\.onnx: RuntimeError"):
+        open_session(tiny_fp32.path / "model.onnx", SessionOptions(1))
+
+    assert capfd.readouterr().out == ""

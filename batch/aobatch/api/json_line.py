@@ -100,13 +100,26 @@ def check_structure(raw: bytes) -> None:
     # Not by the list of all strings, which would take what this is to save.
     if next(islice(_STRING.finditer(raw), MAX_PARTS, None), None):
         raise faults.too_many_parts(MAX_PARTS)
-    steps = _STRING.sub(b"", raw).translate(_STEPS, _NO_BRACKETS)
+    steps = _nesting(raw)
     # Whatever comes later than this, there are too many parts.
-    depths = accumulate(memoryview(steps).cast("b")[: 2 * MAX_PARTS])
-    if any(depth > MAX_DEPTH for depth in depths):
+    if _exceeds_depth(steps[: 2 * MAX_PARTS]):
         raise faults.too_deep(MAX_DEPTH)
-    if steps.count(1) > MAX_PARTS:
+    if steps.tobytes().count(1) > MAX_PARTS:
         raise faults.too_many_parts(MAX_PARTS)
+
+
+def is_too_deep(raw: bytes) -> bool:
+    """Say whether brackets outside of strings nest more than 64 deep, without parsing."""
+    return _exceeds_depth(_nesting(raw))
+
+
+def _nesting(raw: bytes) -> memoryview:
+    """Give 1 for each bracket that opens outside of strings, -1 for each that closes."""
+    return memoryview(_STRING.sub(b"", raw).translate(_STEPS, _NO_BRACKETS)).cast("b")
+
+
+def _exceeds_depth(steps: memoryview) -> bool:
+    return any(depth > MAX_DEPTH for depth in accumulate(steps))
 
 
 def is_unicode(value: object) -> bool:

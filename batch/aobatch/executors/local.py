@@ -114,7 +114,8 @@ def open_engine(folder: ModelFolder, config: EngineConfig, threads: int) -> "Eng
         manifest.adds_document_start,
         manifest.infill_token_ids,
     )
-    runner = OnnxRunner(folder.graph(config.kv_cache_dtype), session_threads(threads, lanes))
+    graph = folder.graph(config.kv_cache_dtype)
+    runner = OnnxRunner(graph, session_threads(threads, lanes), manifest.graph_sizes)
     return Engine(runner, load_tokenizer(folder), limits, config)
 
 

@@ -57,10 +57,13 @@ def convert(
         if precision != "fp32":
             reference = work / "reference"
             _write_graph(checkpoint, reference, "fp32", progress)
-        measured = _measure(folder, reference, checkpoint.spec.context_length, scorer, progress)
+        tokenizer = VocabularyTokenizer(folder / TOKENIZER, checkpoint.spec.vocab_size)
+        chunks = chunks_of(tokenizer.encode(quality_text()), checkpoint.spec.context_length)
+        measured = _measure(folder, reference, chunks, scorer, progress)
         write_manifest(
             folder / MANIFEST, _manifest(checkpoint, folder, target.name, precision, measured)
         )
+        open_folder(folder)  # a model that would be refused replaces none
         put_in_place(folder, target)
     return open_folder(target)
 
@@ -74,14 +77,16 @@ def _write_graph(checkpoint: Checkpoint, folder: Path, precision: str, progress:
 
 
 def _measure(
-    folder: Path, reference: Path, context_length: int, scorer: Scorer, progress: Progress
+    folder: Path,
+    reference: Path,
+    chunks: Sequence[TokenIds],
+    scorer: Scorer,
+    progress: Progress,
 ) -> tuple[Quality | None, Int8Cache]:
     """Add the graph over an int8 cache; measure both graphs, unless one is the reference.
 
     Raises ModelError if the first one is too far away; the second one is then only not kept.
     """
-    tokenizer = VocabularyTokenizer(folder / TOKENIZER)
-    chunks = chunks_of(tokenizer.encode(quality_text()), context_length)
     # Every other chunk, so that half of the text judges scales that do not know it.
     _write_int8_cache_graph(folder, chunks[::2], scorer, progress)
     graphs = [INT8_CACHE_GRAPH, GRAPH]

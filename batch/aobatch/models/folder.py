@@ -49,7 +49,11 @@ def has_file(path: Path, name: str) -> bool:
 
 
 def open_folder(path: Path) -> ModelFolder:
-    """Open a model folder; ModelError if something is missing or of another layout."""
+    """Open a model folder; ModelError if something is missing or of another layout.
+
+    The folder may be reached through links, its files may not be links (see `checks.files`).
+    """
+    path = path.resolve()
     for name in (GRAPH, TOKENIZER, MANIFEST):
         if not has_file(path, name):
             message = f"{path} is not a model folder: {name} is missing"

@@ -1,17 +1,35 @@
 """model.toml: what a model folder says about itself."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
 import msgspec
 import tomli_w
 
 from aobatch.errors import ModelError
+from aobatch.models.checks import printable, refusal
+from aobatch.models.checks.files import read_regular
+from aobatch.models.checks.limits import MAX_LAYERS, MAX_MANIFEST_BYTES, MAX_WIDTH
 
 FORMAT = 2
 """The layout of a model folder; a folder of another layout is converted anew."""
 
 MAX_KL = 0.02
 """What is further from fp32 than this, in nats a token, is refused."""
+
+Width: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_WIDTH)]
+TokenId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=MAX_WIDTH)]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSizes:
+    """What a decoder graph shows of its model by its inputs and outputs."""
+
+    vocab_size: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
 
 
 class Quality(msgspec.Struct, frozen=True):
@@ -40,23 +58,23 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that is to be known of a model without opening its graph."""
 
     format: int
-    name: str
+    name: Annotated[str, msgspec.Meta(max_length=255, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
     family: str
     precision: str
     licence: str
     source: str
     source_sha256: str
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    context_length: int
-    eos_token_ids: tuple[int, ...]
-    document_start_token_id: int
+    vocab_size: Width
+    hidden_size: Width
+    num_layers: Annotated[int, msgspec.Meta(ge=1, le=MAX_LAYERS)]
+    num_heads: Width
+    num_kv_heads: Width
+    head_dim: Width
+    context_length: Width
+    eos_token_ids: tuple[TokenId, ...]
+    document_start_token_id: TokenId
     adds_document_start: bool
-    infill_token_ids: tuple[int, ...]
+    infill_token_ids: tuple[TokenId, ...]
     """Ahead of a prefix, a suffix and the middle; empty if there are no such tokens."""
     digest: str
     """sha256 over the graph, its data and the tokenizer."""
@@ -68,6 +86,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Bytes of float32 keys and values that one token keeps in the cache."""
         return 2 * 4 * self.num_layers * self.num_kv_heads * self.head_dim
 
+    @property
+    def graph_sizes(self) -> GraphSizes:
+        """Sizes that the graphs must have."""
+        return GraphSizes(self.vocab_size, self.num_layers, self.num_kv_heads, self.head_dim)
+
 
 class _Layout(msgspec.Struct, frozen=True):
     """What the description of any layout has."""
@@ -78,19 +101,37 @@ class _Layout(msgspec.Struct, frozen=True):
 
 def read_manifest(path: Path) -> Manifest:
     """Read a model.toml; ModelError says what is wrong with it, or that its layout is another."""
+    content = read_regular(path, MAX_MANIFEST_BYTES)
     try:
-        content = path.read_bytes()
         layout = msgspec.toml.decode(content, type=_Layout)
         if layout.format == FORMAT:
-            return msgspec.toml.decode(content, type=Manifest)
-    except (OSError, msgspec.DecodeError) as error:
-        message = f"{path} is not a readable model description: {error}"
+            return _checked(msgspec.toml.decode(content, type=Manifest), path)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        message = f"{path} is not a readable model description: {printable(str(error))}"
         raise ModelError(message) from error
+    name = printable(layout.name)
     message = (
         f"{path.parent} has layout {layout.format}, this aobatch reads {FORMAT}; convert it again "
-        f"with `aobatch models pull {layout.name}`, or `aobatch models import` if you imported it"
+        f"with `aobatch models pull {name}`, or `aobatch models import` if you imported it"
     )
     raise ModelError(message)
+
+
+def _checked(manifest: Manifest, path: Path) -> Manifest:
+    token_ids = (
+        *manifest.eos_token_ids,
+        *manifest.infill_token_ids,
+        manifest.document_start_token_id,
+    )
+    if max(token_ids) >= manifest.vocab_size:
+        reason = f"token {max(token_ids)} is outside its vocabulary of {manifest.vocab_size}"
+        raise refusal(path, reason)
+    if len(manifest.infill_token_ids) not in (0, 3):
+        raise refusal(path, f"it has {len(manifest.infill_token_ids)} infill tokens, not 3 or none")
+    if manifest.num_heads % manifest.num_kv_heads:
+        reason = f"{manifest.num_heads} heads cannot share {manifest.num_kv_heads} of keys"
+        raise refusal(path, reason)
+    return manifest
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

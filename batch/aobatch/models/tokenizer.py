@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from aobatch.api.errors import invalid_value
 from aobatch.arrays import TokenIds
 from aobatch.errors import ModelError
+from aobatch.models.checks.tokenizer import check_tokenizer
+from aobatch.models.checks.tokenizer_parts import TokenizerFile
 from aobatch.models.folder import ModelFolder
 
 
@@ -28,25 +31,32 @@ class Tokenizer(Protocol):
 class VocabularyTokenizer:
     """A tokenizer.json as the models' authors mean it."""
 
-    def __init__(self, path: Path, vocab_size: int = 0) -> None:
+    def __init__(self, path: Path, vocab_size: int) -> None:
+        """Open the tokenizer of a model of so many tokens; ModelError if it cannot be used."""
         from tokenizers import Tokenizer as Library
 
+        file = check_tokenizer(path, vocab_size)
         try:
-            self._library = Library.from_file(str(path))
-        except BaseException as error:
+            self._library = Library.from_buffer(msgspec.json.encode(file))
+        except BaseException as error:  # a panic of the library is no Exception
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             message = f"{path} is not a readable tokenizer: {error}"
             raise ModelError(message) from error
-        self._library.no_truncation()
-        self._library.no_padding()
-        self.token_bytes = _token_bytes(self._library, vocab_size)
+        for token in file.added_tokens:
+            if self._library.token_to_id(token.content) != token.id:
+                message = (
+                    f"{path} gives the added token {token.content!r} the id {token.id}, which does "
+                    "not follow the vocabulary; get the model's original tokenizer.json"
+                )
+                raise ModelError(message)
+        self.token_bytes = _token_bytes(file, path, vocab_size)
 
     def encode(self, text: str) -> TokenIds:
         """Give the ids of a text, [N]; RequestError if the library cannot read it."""
         try:
             ids = self._library.encode(text, add_special_tokens=False).ids
-        except BaseException as error:
+        except BaseException as error:  # a panic of the library is no Exception
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             # What the library says may quote the text, which belongs in no message.
@@ -55,17 +65,21 @@ class VocabularyTokenizer:
         return np.array(ids, np.int64)
 
 
-def _token_bytes(library: object, vocab_size: int) -> list[bytes]:
-    vocabulary: dict[str, int] = library.get_vocab(with_added_tokens=True)  # type: ignore[attr-defined]
-    special = library.get_added_tokens_decoder()  # type: ignore[attr-defined]
+def _token_bytes(file: TokenizerFile, path: Path, vocab_size: int) -> list[bytes]:
     # Models pad their vocabulary with ids that stand for nothing.
-    table = [b""] * max(vocab_size, 1 + max(vocabulary.values(), default=-1))
+    table = [b""] * vocab_size
     byte_of = byte_level_alphabet()
-    for token, index in vocabulary.items():
-        if index in special:
-            table[index] = token.encode()
-        else:
-            table[index] = bytes(byte_of[character] for character in token)
+    added = {token.content: token.id for token in file.added_tokens}
+    for token, index in file.model.vocab.items():
+        if token in added:
+            continue
+        try:
+            table[index] = bytes([byte_of[character] for character in token])
+        except KeyError as error:
+            message = f"{path} has the token {token!r}; only byte-level vocabularies are supported"
+            raise ModelError(message) from error
+    for token, index in added.items():
+        table[index] = token.encode()
     return table
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aobatch.arrays import Logits, TokenIds
-from aobatch.errors import ModelError
+from aobatch.models.checks.decoder import check_decoder
+from aobatch.models.manifest import GraphSizes
 from aobatch.runners import Chunk
 from aobatch.runners.binding import Batch, Binding, KeyValueCache
 from aobatch.runners.session import Interruption, SessionOptions, integer_entries, open_session
@@ -24,24 +25,21 @@ from aobatch.runners.splitting import splits_freely
 class OnnxRunner:
     """Runs a graph of `models.graph`; see `ModelRunner` for what its methods promise."""
 
-    def __init__(self, graph: Path, threads: int) -> None:
-        """Open a model.onnx; ModelError if it cannot be opened or is not such a graph."""
+    def __init__(self, graph: Path, threads: int, sizes: GraphSizes | None = None) -> None:
+        """Open a model.onnx; ModelError if it is not such a graph, of these sizes if given."""
+        sizes = check_decoder(graph, sizes)
         entries = integer_entries()
         self.multiplies_slowly = bool(entries)
         self._session = open_session(graph, SessionOptions(threads, entries))
         inputs = {value.name: value for value in self._session.get_inputs()}
-        if "past.0.key" not in inputs:
-            message = f"{graph} is not a graph that aobatch converted; import the model first"
-            raise ModelError(message)
-        num_layers = sum(name.endswith(".key") for name in inputs)
-        _, num_kv_heads, _, head_dim = inputs["past.0.key"].shape
         dtype = np.dtype(np.int8 if inputs["past.0.key"].type == "tensor(int8)" else np.float32)
-        outputs = {value.name: value.shape for value in self._session.get_outputs()}
-        self.vocab_size: int = outputs["logits"][-1]
-        self.kv_bytes_per_token = 2 * dtype.itemsize * num_layers * num_kv_heads * head_dim
+        self.vocab_size = sizes.vocab_size
+        self.kv_bytes_per_token = (
+            2 * dtype.itemsize * sizes.num_layers * sizes.num_kv_heads * sizes.head_dim
+        )
         self._splits: list[bool] = []  # siblings share it
         self._interruption = Interruption()  # this too
-        self._cache = KeyValueCache(num_layers, num_kv_heads, head_dim, dtype)
+        self._cache = KeyValueCache(sizes.num_layers, sizes.num_kv_heads, sizes.head_dim, dtype)
         self._decoders: dict[int, Binding] = {}
         self._logits: Logits = np.empty((0, self.vocab_size), np.float32)
 

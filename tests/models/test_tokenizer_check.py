@@ -1,0 +1,222 @@
+"""Laws of tokenizer files: known kinds give the ids that they always gave, others are refused."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tokenizer_files import KINDS, document
+from tokenizers import Tokenizer
+
+from aobatch.errors import ModelError
+from aobatch.models.checks.splitting_rules import KNOWN_PATTERNS
+from aobatch.models.checks.tokenizer import check_tokenizer
+from aobatch.models.tokenizer import VocabularyTokenizer
+
+TEXT = "It's 2,048 rows.\n\n  Ünïcode — 春风 🙂\tand\r\n<|end|>tabs   "
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_of_known_kinds_are_those_of_the_file(tmp_path: Path, kind: str) -> None:
+    """What the library may see of a file gives the ids that the whole file gives."""
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(KINDS[kind]))
+    checked = Tokenizer.from_buffer(msgspec.json.encode(check_tokenizer(path)))
+    whole = Tokenizer.from_file(str(path))
+
+    expected = whole.encode(TEXT, add_special_tokens=False).ids
+    assert expected == checked.encode(TEXT, add_special_tokens=False).ids
+    assert len(expected) > 20
+
+
+# Reads lines of patterns and texts; a process of its own can be ended if one takes forever.
+SPLITTING = """
+import json, sys
+from tokenizers import Regex, pre_tokenizers
+for line in sys.stdin:
+    pattern, text = json.loads(line)
+    pre_tokenizers.Split(Regex(pattern), "isolated").pre_tokenize_str(text)
+    print("split")
+"""
+
+
+def test_known_patterns_are_quick_on_any_text() -> None:
+    """20,000 times the same characters never take the engine far back."""
+    runs = [
+        "a",
+        "A",
+        "Aa",
+        "ǅ",
+        "ʰ",
+        "春",
+        "\u0301",
+        "1",
+        "!",
+        "/",
+        "(",
+        "'",
+        " ",
+        "\n",
+        " \n",
+        "\r",
+    ]
+    texts = [run * 20_000 + end for run in runs for end in ("", "!")]
+    lines = [json.dumps([pattern, text]) for pattern in KNOWN_PATTERNS for text in texts]
+    finished = subprocess.run(
+        [sys.executable, "-c", SPLITTING],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert finished.stdout.count("split") == len(lines)
+
+
+def nested(depth: int) -> list[Any]:
+    """Give a list in a list in a list."""
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def split(pattern: object, behavior: str = "Isolated") -> Change:
+    """Give a change that splits by a pattern."""
+    rule = {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": False}
+    return lambda file: file.update(pre_tokenizer=rule)
+
+
+def normalizers(*rules: dict[str, Any]) -> Change:
+    """Give a change that normalises by such rules."""
+    return lambda file: file.update(normalizer={"type": "Sequence", "normalizers": rules})
+
+
+def added(token_id: object, content: object = "<new>", **flags: object) -> Change:
+    """Give a change that adds a token."""
+    return lambda file: file["added_tokens"].append({"id": token_id, "content": content, **flags})
+
+
+LONGER = {"type": "Replace", "pattern": {"String": "a"}, "content": "aaaaaaaa"}
+HOSTILE: dict[str, Change] = {
+    "no-model": lambda file: file.pop("model"),
+    "other-model": lambda file: file["model"].update(type="WordPiece"),
+    "model-option": lambda file: file["model"].update(exec="rm"),
+    "part-that-clears-a-screen": lambda file: file.update({"a\n\x1b[2Jb": 1}),
+    "unknown-part": lambda file: file.update(chat_template="{{ cycler.__init__ }}"),
+    "id-negative": lambda file: file["model"]["vocab"].update(a=-1),
+    "id-of-2^32-1": lambda file: file["model"]["vocab"].update(new=2**32 - 1),
+    "id-of-2^80": lambda file: file["model"]["vocab"].update(new=2**80),
+    "id-beyond-the-model": lambda file: file["model"]["vocab"].update(new=512),
+    "id-fraction": lambda file: file["model"]["vocab"].update(a=0.5),
+    "id-text": lambda file: file["model"]["vocab"].update(a="0"),
+    "id-twice": lambda file: file["model"]["vocab"].update(new=3),
+    "vocabulary-list": lambda file: file["model"].update(vocab=["a"]),
+    "merge-of-three": lambda file: file["model"]["merges"].append(["a", "b", "c"]),
+    "merge-of-strangers": lambda file: file["model"]["merges"].append(["never", "seen"]),
+    "merge-number": lambda file: file["model"]["merges"].append(7),
+    "random-merges": lambda file: file["model"].update(dropout=0.1),
+    "added-id-of-another": added(3),
+    "added-id-elsewhere": added(5, "!"),
+    "added-id-beyond": added(512),
+    "added-id-out-of-turn": added(500),
+    "added-id-negative": added(-1),
+    "added-twice": lambda file: file["added_tokens"].extend(file["added_tokens"]),
+    "added-empty": added(436, ""),
+    "added-long": added(436, "x" * 257),
+    "added-many": lambda file: file.update(
+        added_tokens=[{"id": i, "content": f"<{i}>"} for i in range(65_537)]
+    ),
+    "regex-exponential": split({"Regex": "(a+)+$"}),
+    "regex-cubic": split({"Regex": "a*a+b"}),
+    "regex-broken": split({"Regex": "[a-z]+("}),
+    "regex-endless": split({"Regex": "a" * 1_000_000}),
+    "regex-and-string": split({"Regex": r"\s+", "String": " "}),
+    "pattern-empty": split({"String": ""}),
+    "pattern-of-nothing": split({}),
+    "behavior-unknown": split({"String": " "}, "Exploded"),
+    "pre-tokenizer-unknown": lambda file: file.update(pre_tokenizer={"type": "Custom"}),
+    "sequence-in-sequence": normalizers({"type": "Sequence", "normalizers": []}),
+    "normalizer-binary": normalizers({"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+    "normalizer-regex": normalizers(LONGER | {"pattern": {"Regex": "(a+)+$"}}),
+    "normalizer-growth": normalizers(*[LONGER] * 3),
+    "normalizer-long": normalizers(LONGER | {"content": "a" * 9}),
+    "normalizers-many": normalizers(*[{"type": "NFC"}] * 17),
+    "deep-and-ignored": lambda file: file.update(post_processor=nested(70)),
+    "deeper-and-ignored": lambda file: file.update(decoder=nested(900)),
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_files_are_refused(tmp_path: Path, change: Change) -> None:
+    """Each is a ModelError of one line that names the file."""
+    file, path = document(KINDS["llama-3"]), tmp_path / "tokenizer.json"
+    change(file)
+    path.write_text(json.dumps(file))
+
+    with pytest.raises(ModelError, match=r"tokenizer\.json (is|gives|splits)") as caught:
+        VocabularyTokenizer(path, 512)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"[]", id="list"),
+        pytest.param(b"{" * 1_000_000, id="open"),
+        pytest.param(b'{"model":' * 1_000_000, id="deep"),
+        pytest.param(b'{"model": {"vocab": {"\xff": 0}, "merges": []}}', id="not-utf-8"),
+        pytest.param(b'{"model": {"vocab": {"\\ud800": 0}, "merges": []}}', id="half-a-character"),
+        pytest.param(b'{"model": {"vocab": {"a": NaN}, "merges": []}}', id="not-a-number"),
+    ],
+)
+def test_what_is_no_json_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Bytes that no tokenizer could have are one sentence, too."""
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+
+    with pytest.raises(ModelError, match=r"tokenizer\.json is refused"):
+        VocabularyTokenizer(path, 512)
+
+
+def test_large_files_and_links_are_not_read(tmp_path: Path) -> None:
+    """64 MiB are enough; a link and a pipe are told without being opened."""
+    large, link, pipe = (tmp_path / name for name in ("large", "link", "pipe"))
+    with large.open("wb") as file:
+        file.truncate((64 << 20) + 1)
+    link.symlink_to(large)
+    os.mkfifo(pipe)
+
+    for path in (large, link, pipe):
+        with pytest.raises(ModelError, match=r"more than 67108864 bytes|is a link|regular file"):
+            check_tokenizer(path)
+
+
+def test_a_repeated_key_means_the_same_to_all(tmp_path: Path) -> None:
+    """The library is given what was read, so that no key is seen that was not checked."""
+    file = json.dumps(document(KINDS["llama-3"]))
+    hostile = document(KINDS["llama-3"])
+    split({"Regex": "(a+)+$"})(hostile)
+    rule = json.dumps(hostile["pre_tokenizer"])
+    path = tmp_path / "tokenizer.json"
+    path.write_text(f'{{"pre_tokenizer": {rule}, {file[1:]}')
+    tokenizer = VocabularyTokenizer(path, 512)
+
+    assert len(tokenizer.encode("a" * 24 + "b")) > 0
+
+
+def test_other_than_byte_level_vocabularies_are_named(tmp_path: Path) -> None:
+    """A vocabulary of another kind passes the check, and is told to be unsupported."""
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(document(KINDS["gemma"])))
+
+    with pytest.raises(ModelError, match="only byte-level vocabularies"):
+        VocabularyTokenizer(path, 512)
