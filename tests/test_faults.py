@@ -14,7 +14,7 @@ TEXT = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
 ROWS = [row for row in TEXT.splitlines() if row.startswith("| ") and not row.startswith("| what ")]
 TESTS = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TEXT)
 CODES = frozenset(get_args(ErrorCode))
-OF_THE_ENGINE = frozenset({"engine_crash", "numerical_error"})
+OF_THE_ENGINE = frozenset({"engine_crash", "insufficient_memory", "numerical_error"})
 """No line is to blame for them."""
 
 
