@@ -42,7 +42,11 @@ class EngineStatistics:
     decode_steps: int = 0
     decode_rows: int = 0
     """Rows over all decode steps; divided by steps, the mean batch."""
+    decode_slots: int = 0
+    """Slots over all decode steps; decode_rows are the part of them that was occupied."""
     decode_seconds: float = 0.0
+    sampled_tokens: int = 0
+    """Tokens that were drawn, also for candidates that are not returned."""
     sample_seconds: float = 0.0
     lane_seconds: float = 0.0
     """Time in which lanes had something to do; beside the three above it is bookkeeping."""

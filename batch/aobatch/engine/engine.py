@@ -6,6 +6,7 @@ The caller's thread reads, tokenises and writes results; each lane's thread comp
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TypeAlias
@@ -43,7 +44,7 @@ class Engine:
     def __init__(
         self, runner: ModelRunner, tokenizer: Tokenizer, limits: ModelLimits, config: EngineConfig
     ) -> None:
-        self.statistics = EngineStatistics()
+        self._counted: tuple[EngineStatistics, list[Lane]] = (EngineStatistics(), [])
         self._tokenizer = tokenizer
         self._config = config
         self._limits = limits
@@ -52,6 +53,15 @@ class Engine:
         counts = slot_counts(config)
         self._runners = with_siblings(runner, len(counts))
         self._samplers = [Sampler(n, limits.vocab_size, config.logprobs_mode) for n in counts]
+
+    @property
+    def statistics(self) -> EngineStatistics:
+        """Counts and seconds so far; any thread may ask, also while requests are computed."""
+        counted, lanes = self._counted
+        total = replace(counted)
+        for lane in lanes:
+            total.add(lane.statistics)
+        return total
 
     def run(
         self, requests: Iterable[Request], listener: Listener | None = None
@@ -64,7 +74,7 @@ class Engine:
         """
         events: SimpleQueue[Event] = SimpleQueue()
         scheduler = Scheduler(self._config, self._kv_bytes_per_token, lambda: events.put(None))
-        results = Results(self._tokenizer, self._preparation, listener, self.statistics)
+        results = Results(self._tokenizer, self._preparation, listener, self._counted[0])
         window = Window(iter(requests), results.admit, max(1, self._config.lookahead // 2))
         with self._lanes(scheduler, events) as lanes:
             while True:
@@ -107,6 +117,7 @@ class Engine:
             for index, lane in enumerate(lanes)
         ]
         started = time.perf_counter()
+        self._counted = (self._counted[0], lanes)
         for thread in threads:
             thread.start()
         try:
@@ -115,9 +126,9 @@ class Engine:
             scheduler.close()
             with self._runners[0].interrupted():
                 _join(threads)
-            for lane in lanes:
-                self.statistics.add(lane.statistics)
-            self.statistics.run_seconds += time.perf_counter() - started
+            ended = self.statistics
+            ended.run_seconds += time.perf_counter() - started
+            self._counted = (ended, [])
 
 
 def _join(threads: list[Thread]) -> None:

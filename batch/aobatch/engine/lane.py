@@ -105,6 +105,7 @@ class Lane:
         statistics.prefill_seconds += time.perf_counter() - started
         placed = [sequence.group for sequence in self._slots.sequences[first:]]
         logits = np.stack([self._last_logits[group] for group in placed])
+        statistics.sampled_tokens += len(placed)
         for group in [group for group in self._last_logits if group.is_started]:
             del self._last_logits[group]
         self._finish(self._intake.take_in(self._sampler.sample(logits, first), first))
@@ -168,6 +169,8 @@ class Lane:
         statistics.sample_seconds += time.perf_counter() - decoded
         statistics.decode_steps += 1
         statistics.decode_rows += len(slots)
+        statistics.decode_slots += self._reserved[0]
+        statistics.sampled_tokens += len(slots)
         if self._parts.scheduler.has_waiting:
             statistics.busy_rows += len(slots)
             statistics.busy_slots += self._reserved[0]
