@@ -21,6 +21,8 @@ class ModelIdentity:
     fingerprint: str
     """Names weights, precision and runtime; it stands in every response."""
     path: Path
+    precision: str = ""
+    """How its weights are kept; empty if that is not known."""
 
 
 class Executor(Protocol):

@@ -49,7 +49,8 @@ class LocalBackend:
         else:
             folder = resolve(name)
         named = fingerprint(folder, self._config.kv_cache_dtype)
-        return ModelIdentity(folder.manifest.name, named, folder.path)
+        manifest = folder.manifest
+        return ModelIdentity(manifest.name, named, folder.path, manifest.precision)
 
     @contextmanager
     def open(self, model: ModelIdentity) -> Iterator[Executor]:

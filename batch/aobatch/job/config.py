@@ -7,6 +7,7 @@ from pathlib import Path
 from aobatch.api.request import Limits
 from aobatch.errors import UsageError
 from aobatch.formats import MAX_LINE_BYTES, split_compression
+from aobatch.job.prices import Prices
 
 STREAM = Path("-")
 """Standard input among the inputs, standard output as the output."""
@@ -29,6 +30,8 @@ class JobConfig:
     """Discard the results of an earlier run instead of going on from them."""
     retries_failed: bool = False
     """Compute requests again that ended with an error in an earlier run."""
+    prices: Prices | None = None
+    """What tokens cost, for the report."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from aobatch.api.errors import shorten
 from aobatch.errors import InputError
 from aobatch.job.database import Database
+from aobatch.job.timeline import Point
 
 SCHEMA_VERSION = 2
 
@@ -24,6 +25,14 @@ CREATE TABLE results (
     seconds REAL NOT NULL
 );
 """
+_POINTS = """
+CREATE TABLE IF NOT EXISTS points (
+    run INTEGER, seconds REAL, lines INTEGER, prompt_tokens INTEGER, new_tokens INTEGER,
+    rows INTEGER, slots INTEGER
+)
+"""
+"""Of the timeline; ledgers of earlier versions lack it."""
+_ADD_POINT = "INSERT INTO points VALUES (?, ?, ?, ?, ?, ?, ?)"
 _COLUMNS = "status_code, body, prompt_tokens, completion_tokens, seconds"
 _ADD_STATISTIC = (
     "INSERT INTO statistics VALUES (?, ?) "
@@ -51,6 +60,8 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._database = Database(path, _SCHEMA, SCHEMA_VERSION, _ADD_WALL_SECONDS)
+        self._database.write(_POINTS)
+        self._database.commit()
 
     @property
     def settings(self) -> dict[str, str]:
@@ -128,6 +139,20 @@ class Ledger:
     def note(self, facts: Mapping[str, int]) -> None:
         """Keep numbers for those who ask how far the job is, in place of earlier ones."""
         self._database.write("INSERT OR REPLACE INTO facts VALUES (?, ?)", facts.items())
+
+    def points(self) -> list[Point]:
+        """Give the points of the timeline, in their order."""
+        rows = self._database.rows("SELECT * FROM points ORDER BY rowid")
+        return [Point(*row) for row in rows]
+
+    def add_point(self, point: Point) -> None:
+        """Add a point to the timeline."""
+        self._database.write(_ADD_POINT, [point])
+
+    def replace_points(self, points: Iterable[Point]) -> None:
+        """Keep these points in place of all others."""
+        self._database.write("DELETE FROM points")
+        self._database.write(_ADD_POINT, points)
 
     def add_deaths(self, keys: Iterable[str]) -> None:
         """Note at once that a process died while it computed these requests."""

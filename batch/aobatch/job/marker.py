@@ -10,7 +10,7 @@ from aobatch.executors import Backend
 from aobatch.job.atomic import write_whole
 from aobatch.job.config import JobConfig
 from aobatch.job.context import Job, result_settings
-from aobatch.job.report import UsageReport
+from aobatch.job.report import UsageReport, report_json, report_path
 from aobatch.job.source import Source, digest_file
 
 
@@ -56,16 +56,15 @@ def is_current(marker: Marker, source: Source) -> bool:
     )
 
 
-def refresh(marker: Marker, output: Path) -> None:
+def refresh(report: UsageReport, output: Path) -> None:
     """Make the files of a finished job newer than its inputs, as make wants them."""
-    write_report(marker.report, output)
+    write_report(report, output)
     os.utime(output)
 
 
 def write_report(report: UsageReport, output: Path) -> None:
     """Write the usage report beside the output."""
-    content = msgspec.json.format(msgspec.json.encode(report), indent=2)
-    write_whole(output.with_name(f"{output.name}.usage.json"), content + b"\n")
+    write_whole(report_path(output), report_json(report))
 
 
 def _has_same_models(marker: Marker, config: JobConfig, backend: Backend) -> bool:

@@ -13,6 +13,7 @@ from aobatch.formats import write_records
 from aobatch.job.atomic import replacing
 from aobatch.job.config import STREAM
 from aobatch.job.context import Job
+from aobatch.job.facts import finished_report
 from aobatch.job.ledger import Record
 from aobatch.job.marker import write_report
 from aobatch.job.records import stored_error
@@ -32,11 +33,11 @@ def publish(job: Job) -> UsageReport:
             lines = (escape(line.decode()).encode() for line in lines)
         write_records(lines, sys.stdout.buffer, Path("stdout.jsonl"))
         sys.stdout.flush()
-        return tally.report(job.ledger.statistics)
+        return finished_report(job, tally)
     with replacing(output) as stream:
         write_records(answers.lines(), stream, output)
         job.source.check_unchanged()
-        report = tally.report(job.ledger.statistics)
+        report = finished_report(job, tally)
         # Before the output, so that the output is the newest file, as make wants it.
         write_report(report, output)
     if answers.num_recorded < len(job.ledger):

@@ -11,6 +11,7 @@ from aobatch.errors import AobatchError, ModelError
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.job.context import Job
 from aobatch.job.records import record_of
+from aobatch.job.sampler import recorded_timeline
 from aobatch.job.stream import EventFiles
 
 MAX_LEADING_FAILURES = 8
@@ -35,6 +36,7 @@ def record_results(
     num_results, write_seconds, proof = 0, 0.0, _Proof(job, model)
     try:
         with (
+            recorded_timeline(job.ledger, lambda: executor.statistics) as timeline,
             closing(EventFiles(job, model)) as events,
             closing(executor.run(requests, events.add)) as results,
         ):
@@ -45,6 +47,7 @@ def record_results(
                 proof.take_in(result)
                 job.in_flight.end(result.request.key)
                 job.progress.advance(1, result.usage.completion_tokens)
+                timeline.count_line()
                 num_results += 1
                 write_seconds += time.perf_counter() - started
     finally:

@@ -1,14 +1,22 @@
 """The usage report of a job, added up from the lines that it publishes."""
 
 import math
+import re
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from aobatch.api.errors import shorten
 from aobatch.api.response import Usage
+from aobatch.job.histogram import Histogram, histogram
+from aobatch.job.prices import Cost
+from aobatch.job.timeline import Timeline
+
+NO_HISTOGRAM = Histogram([], [])
 
 MAX_GROUPS = 50_000
 """Names that are counted by themselves, of models and of users; others come after them."""
@@ -42,6 +50,9 @@ class Percentiles(msgspec.Struct, frozen=True):
     p99: int | float | None
 
 
+NO_PERCENTILES = Percentiles(None, None, None)
+
+
 class RequestCounts(msgspec.Struct, frozen=True):
     """How many lines there were and what became of them."""
 
@@ -62,6 +73,39 @@ class GroupUsage(msgspec.Struct):
     total_tokens: int = 0
 
 
+class Histograms(msgspec.Struct, frozen=True):
+    """How the completed requests are spread."""
+
+    prompt_tokens: Histogram = NO_HISTOGRAM
+    completion_tokens: Histogram = NO_HISTOGRAM
+    seconds: Histogram = NO_HISTOGRAM
+
+
+class ModelFacts(msgspec.Struct, frozen=True):
+    """A model that answered lines."""
+
+    name: str
+    """As the lines, or the job, ask for it."""
+    fingerprint: str
+    precision: str
+    """How its weights are kept; empty if that is not known."""
+
+
+class JobFacts(msgspec.Struct, frozen=True):
+    """What a job was."""
+
+    state: Literal["running", "interrupted", "finished"]
+    lines: int
+    """Of the inputs; more than requests in the report if the job is not finished."""
+    created: int
+    """When the job began, in Unix seconds."""
+    version: str
+    """Of aobatch."""
+    models: list[ModelFacts]
+    settings: dict[str, str]
+    """Those that shape results, as JSON."""
+
+
 class UsageReport(msgspec.Struct, frozen=True):
     """What a job did; the sum of its lines and the time it took."""
 
@@ -78,6 +122,27 @@ class UsageReport(msgspec.Struct, frozen=True):
     """New tokens a second of wall time without fetching models, over all runs of the job."""
     statistics: dict[str, int | float]
     """Counts and seconds over all runs of the job, `wall_seconds` among them."""
+    # Reports of earlier versions lack what follows.
+    prompt_tokens: Percentiles = NO_PERCENTILES
+    """Prompt tokens a completed request."""
+    histograms: Histograms = Histograms()
+    timeline: Timeline = Timeline()
+    job: JobFacts | None = None
+    cost: Cost | None = None
+    """Null without prices."""
+
+
+def report_path(output: Path) -> Path:
+    """Name the file of a job's usage report."""
+    return output.with_name(f"{output.name}.usage.json")
+
+
+def report_json(report: UsageReport) -> bytes:
+    """Write a report for programs and people: indented, each list of numbers on one line."""
+    text = msgspec.json.format(msgspec.json.encode(report), indent=2)
+    # A string holds no raw line end, so only lists match.
+    numbers = rb"\[\n\s+([-+.\deE,\s]+?)\n\s+\]"
+    return re.sub(numbers, lambda match: b"[%s]" % b" ".join(match[1].split()), text) + b"\n"
 
 
 class UsageTally:
@@ -88,6 +153,7 @@ class UsageTally:
         self._finish_reasons: Counter[str] = Counter()
         self._by_model: dict[str | None, GroupUsage] = {}
         self._by_user: dict[str | None, GroupUsage] = {}
+        self._prompt_tokens = array("q")
         self._completion_tokens = array("q")
         self._seconds = array("d")
 
@@ -101,6 +167,7 @@ class UsageTally:
             group.completion_tokens += usage.completion_tokens
             group.total_tokens += usage.total_tokens
         self._finish_reasons.update(choice.finish_reason or "" for choice in completion.choices)
+        self._prompt_tokens.append(usage.prompt_tokens)
         self._completion_tokens.append(usage.completion_tokens)
         self._seconds.append(seconds)
 
@@ -129,6 +196,12 @@ class UsageTally:
             seconds=percentiles(self._seconds),
             tokens_per_second=round(usage.completion_tokens / (wall_seconds or math.inf), 3),
             statistics={name: _tidy(value) for name, value in sorted(statistics.items())},
+            prompt_tokens=percentiles(self._prompt_tokens),
+            histograms=Histograms(
+                histogram(self._prompt_tokens, is_whole=True),
+                histogram(self._completion_tokens, is_whole=True),
+                histogram(self._seconds, is_whole=False),
+            ),
         )
 
     def _groups(self, model: str | None, user: str | None) -> tuple[GroupUsage, GroupUsage]:
@@ -155,7 +228,7 @@ def percentiles(values: Sequence[float]) -> Percentiles:
     """Give the nearest-rank percentiles of some values; all None without any."""
     ordered = sorted(values)
     if not ordered:
-        return Percentiles(None, None, None)
+        return NO_PERCENTILES
     # ceil(p/100 * N)-th smallest value.
     ranks = (math.ceil(p * len(ordered) / 100) for p in (50, 90, 99))
     return Percentiles(*(_tidy(ordered[rank - 1]) for rank in ranks))

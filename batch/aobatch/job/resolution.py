@@ -42,9 +42,15 @@ class ModelDirectory:
         return model.name if isinstance(model, ModelIdentity) else None
 
     @property
-    def fingerprints(self) -> dict[str, str]:
+    def found(self) -> dict[str, ModelIdentity]:
         """What each name stood for; "" stands for the job's own model."""
-        return {name or "": model.fingerprint for name, model in self._found.items()}
+        return {name or "": model for name, model in self._found.items()}
+
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """The fingerprints of what each name stood for."""
+        return {name: model.fingerprint for name, model in self.found.items()}
 
     def _look_up(self, name: str | None) -> ModelIdentity | RequestError:
         setting = "model" if name is None else f"model {name!r}"

@@ -7,6 +7,7 @@ from aobatch.executors import Backend
 from aobatch.job.compute import compute
 from aobatch.job.config import STREAM, JobConfig
 from aobatch.job.context import Job, begin_job
+from aobatch.job.facts import with_cost
 from aobatch.job.in_flight import noting_deaths
 from aobatch.job.ledger import Ledger
 from aobatch.job.marker import (
@@ -46,9 +47,10 @@ def run_job(config: JobConfig, backend: Backend, progress: Progress | None = Non
         source = open_source(config, state)
         marker = _earlier_end(state, config, backend)
         if marker is not None and is_current(marker, source) and not _is_retried(marker, config):
-            refresh(marker, config.output)
+            report = with_cost(marker.report, config.prices)
+            refresh(report, config.output)
             state.drop_spool()
-            return JobOutcome(marker.report, was_finished=True)
+            return JobOutcome(report, was_finished=True)
         state.reopen_job()
         with closing(Ledger(state.ledger)) as ledger, noting_deaths(state.in_flight) as in_flight:
             job = begin_job(source, backend, ledger, in_flight, progress or Silent())

@@ -1,31 +1,67 @@
 """The usage report as text for people."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
-from aobatch.job.report import GroupUsage, Percentiles, UsageReport
+from aobatch.job.notes import notes
+from aobatch.job.report import GroupUsage, UsageReport
 from aobatch.text import printable
 
-_SHARED = {
-    "prefix_tokens_shared": "prompt tokens of common beginnings",
-    "requests_shared": "results of equal requests",
-}
-"""What statistics count that was computed once for several."""
+MAX_USERS = 12
+"""Users with a row of their own, those with most tokens; the others share one."""
 
 _HEADER = ("", "requests", "failed", "prompt", "completion", "total tokens")
+_Kind = Literal["header", "row", "failed row", "total", "failure", "note", "gap"]
+
+
+@dataclass(frozen=True, slots=True)
+class TableLine:
+    """A line of the table, and what it is, for those who can show it in colour."""
+
+    text: str
+    kind: _Kind
 
 
 def report_table(report: UsageReport) -> str:
     """Lay a report out in aligned columns."""
-    rows = [_HEADER, *(_group_row(group) for group in report.by_model)]
+    return "\n".join(line.text for line in report_lines(report))
+
+
+def report_lines(report: UsageReport) -> list[TableLine]:
+    """Lay a report out in aligned columns, line by line."""
+    rows: list[tuple[_Kind, tuple[str, ...]]] = [("header", ("model", *_HEADER[1:]))]
+    rows += [_row(group, "(no model)") for group in report.by_model]
     if len(report.by_model) != 1:
-        rows.append(_total_row(report))
-    return "\n".join([*_aligned(rows), *_notes(report)])
+        rows.append(("total", _total_row(report)))
+    if users := shown_users(report, MAX_USERS):
+        rows += [("gap", ("",) * len(_HEADER)), ("header", ("user", *_HEADER[1:]))]
+        rows += [_row(group, "(no user)") for group in users]
+    return [*_aligned(rows), TableLine("", "gap"), *_failures(report), *_notes(report)]
 
 
-def _group_row(group: GroupUsage) -> tuple[str, ...]:
-    name = "(no model)" if group.name is None else printable(group.name)
+def shown_users(report: UsageReport, most: int) -> list[GroupUsage]:
+    """Give the users with most tokens, the others as one; none if no request names its user."""
+    if all(group.name is None for group in report.by_user):
+        return []
+    users = sorted(report.by_user, key=lambda group: -group.total_tokens)
+    if len(users) <= most:
+        return users
+    rest = GroupUsage(f"({len(users) - most:,} others)")
+    for group in users[most:]:
+        rest.requests += group.requests
+        rest.failed += group.failed
+        rest.prompt_tokens += group.prompt_tokens
+        rest.completion_tokens += group.completion_tokens
+        rest.total_tokens += group.total_tokens
+    return [*users[:most], rest]
+
+
+def _row(group: GroupUsage, nameless: str) -> tuple[_Kind, tuple[str, ...]]:
+    name = nameless if group.name is None else printable(group.name)
     tokens = (group.prompt_tokens, group.completion_tokens, group.total_tokens)
-    return name, *(f"{number:,}" for number in (group.requests, group.failed, *tokens))
+    numbers = (f"{number:,}" for number in (group.requests, group.failed, *tokens))
+    return "failed row" if group.failed else "row", (name, *numbers)
 
 
 def _total_row(report: UsageReport) -> tuple[str, ...]:
@@ -34,40 +70,22 @@ def _total_row(report: UsageReport) -> tuple[str, ...]:
     return "all", *(f"{number:,}" for number in (requests.total, requests.failed, *tokens))
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for name, *numbers in rows:
+def _aligned(rows: Sequence[tuple[_Kind, tuple[str, ...]]]) -> Iterator[TableLine]:
+    widths = [max(map(len, column)) for column in zip(*(cells for _, cells in rows), strict=True)]
+    for kind, (name, *numbers) in rows:
         cells = (f"{cell:>{width}}" for cell, width in zip(numbers, widths[1:], strict=True))
-        yield "  ".join([f"{name:<{widths[0]}}", *cells])
+        yield TableLine("  ".join([f"{name:<{widths[0]}}", *cells]).rstrip(), kind)
 
 
-def _notes(report: UsageReport) -> Iterator[str]:
-    if report.requests.failed_by_code:
-        yield f"failed: {_counts(report.requests.failed_by_code)}"
-    if report.finish_reasons:
-        yield f"finish reasons: {_counts(report.finish_reasons)}"
-        yield f"new tokens a request: {_percentiles(report.completion_tokens, '{:,.0f}')}"
-        yield f"seconds a request: {_percentiles(report.seconds, '{:,.2f}')}"
-    yield from _savings(report.statistics)
-    wall_seconds = report.statistics.get("wall_seconds", 0.0)
-    model_seconds = report.statistics.get("model_seconds", 0.0)
-    fetching = f" ({model_seconds:,.1f} of them to get the model)" if model_seconds >= 1 else ""
-    yield f"{wall_seconds:,.1f} s{fetching}, {report.tokens_per_second:,.1f} new tokens a second"
+def _failures(report: UsageReport) -> Iterator[TableLine]:
+    """List the errors, a code each, the most frequent first."""
+    by_code = report.requests.failed_by_code
+    width = max((len(f"{number:,}") for number in by_code.values()), default=0)
+    for index, (code, number) in enumerate(by_code.items()):
+        label = "" if index else "failed"
+        yield TableLine(f"{label:<23}  {number:>{width},} {printable(code)}", "failure")
 
 
-def _savings(statistics: Mapping[str, float]) -> Iterator[str]:
-    """Say what was not computed twice, and how full the slots were while requests waited."""
-    counts = {what: statistics.get(name, 0) for name, what in _SHARED.items()}
-    if shared := [f"{count:,.0f} {what}" for what, count in counts.items() if count]:
-        yield f"shared: {', '.join(shared)}"
-    if slots := statistics.get("busy_slots", 0):
-        yield f"slots in use while requests waited: {statistics['busy_rows'] / slots:.1%}"
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{number:,} {printable(name)}" for name, number in counts.items())
-
-
-def _percentiles(values: Percentiles, form: str) -> str:
-    named = (("p50", values.p50), ("p90", values.p90), ("p99", values.p99))
-    return ", ".join(f"{name} {form.format(value)}" for name, value in named if value is not None)
+def _notes(report: UsageReport) -> Iterator[TableLine]:
+    for label, text in notes(report):
+        yield TableLine(f"{label:<23}  {printable(text, 400)}", "note")

@@ -1,0 +1,59 @@
+"""How values are spread: a few dozen buckets with round bounds, however many values there are."""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import msgspec
+
+NUM_BUCKETS = 24
+"""About as many buckets are wanted; the last one may hold all that lies far beyond the others."""
+
+
+class Histogram(msgspec.Struct, frozen=True):
+    """Bucket i holds the values from bounds[i] to below bounds[i + 1]; the last one both ends."""
+
+    bounds: list[int | float]
+    counts: list[int]
+
+
+def histogram(values: Sequence[float], *, is_whole: bool) -> Histogram:
+    """Put values into buckets of one width, whole numbers into buckets with whole bounds.
+
+    Where a few values would leave most buckets empty, those beyond the 99th percentile share the
+    last bucket.
+    """
+    if not values:
+        return Histogram([], [])
+    ordered = sorted(values)
+    lowest, usual, highest = ordered[0], ordered[(len(ordered) * 99 - 1) // 100], ordered[-1]
+    step = nice_step((usual - lowest) / NUM_BUCKETS, smallest=1 if is_whole else 1e-6)
+    bounds = _bounds(lowest, highest, usual, step)
+    edges = [*bounds[1:-1], math.inf]
+    counts = [0] * len(edges)
+    for value in ordered:
+        counts[bisect_right(edges, value)] += 1
+    return Histogram(bounds, counts)
+
+
+def nice_step(width: float, smallest: float = 1e-9) -> float:
+    """Give the least of 1, 2, 5, 10, 20, 50 and so on that is at least a width."""
+    width = max(width, smallest)
+    power = 10.0 ** math.floor(math.log10(width))
+    # A quotient such as 2.0000000000000004 is a two.
+    factor = next(factor for factor in (1, 2, 5, 10) if factor >= width / power - 1e-9)
+    step = factor * power
+    return round(step) if step >= 1 else step
+
+
+def _bounds(lowest: float, highest: float, usual: float, step: float) -> list[int | float]:
+    first = math.floor(lowest / step)
+    last = math.floor(highest / step) + 1
+    if last - first <= 2 * NUM_BUCKETS:
+        return [_tidy(index * step) for index in range(first, last + 1)]
+    last = math.floor(usual / step) + 1
+    return [*(_tidy(index * step) for index in range(first, last + 1)), _tidy(highest)]
+
+
+def _tidy(bound: float) -> int | float:
+    return int(bound) if bound == int(bound) else round(bound, 9)
