@@ -48,10 +48,15 @@ def shown_settings(settings: Mapping[str, str]) -> dict[str, str]:
     for name, value in settings.items():
         if name == "defaults":
             defaults = {key: v for key, v in json.loads(value).items() if key not in _TEXTS}
-            shown |= {f"default {key}": json.dumps(v) for key, v in defaults.items()}
+            shown |= {f"default {key}": _plain(json.dumps(v)) for key, v in defaults.items()}
         elif name not in _NOT_SHOWN and not name.startswith("model"):
-            shown[name] = value
+            shown[name] = _plain(value)
     return shown
+
+
+def _plain(value: str) -> str:
+    """Write JSON of a plain string without its quotes."""
+    return value[1:-1] if value.startswith('"') and "\\" not in value else value
 
 
 def aobatch_version() -> str:

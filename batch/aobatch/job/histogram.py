@@ -11,7 +11,7 @@ NUM_BUCKETS = 24
 
 
 class Histogram(msgspec.Struct, frozen=True):
-    """Bucket i holds the values from bounds[i] to below bounds[i + 1]; the last one both ends."""
+    """Bucket i holds the values from bounds[i] to below bounds[i + 1]; the last one also that."""
 
     bounds: list[int | float]
     counts: list[int]
@@ -28,7 +28,7 @@ def histogram(values: Sequence[float], *, is_whole: bool) -> Histogram:
     ordered = sorted(values)
     lowest, usual, highest = ordered[0], ordered[(len(ordered) * 99 - 1) // 100], ordered[-1]
     step = nice_step((usual - lowest) / NUM_BUCKETS, smallest=1 if is_whole else 1e-6)
-    bounds = _bounds(lowest, highest, usual, step)
+    bounds = _bounds(lowest, usual, highest + is_whole, step)
     edges = [*bounds[1:-1], math.inf]
     counts = [0] * len(edges)
     for value in ordered:
@@ -46,13 +46,12 @@ def nice_step(width: float, smallest: float = 1e-9) -> float:
     return round(step) if step >= 1 else step
 
 
-def _bounds(lowest: float, highest: float, usual: float, step: float) -> list[int | float]:
-    first = math.floor(lowest / step)
-    last = math.floor(highest / step) + 1
+def _bounds(lowest: float, usual: float, end: float, step: float) -> list[int | float]:
+    first, last = math.floor(lowest / step), math.ceil(end / step)
     if last - first <= 2 * NUM_BUCKETS:
-        return [_tidy(index * step) for index in range(first, last + 1)]
+        return [_tidy(index * step) for index in range(first, max(last, first + 1) + 1)]
     last = math.floor(usual / step) + 1
-    return [*(_tidy(index * step) for index in range(first, last + 1)), _tidy(highest)]
+    return [*(_tidy(index * step) for index in range(first, last + 1)), _tidy(end)]
 
 
 def _tidy(bound: float) -> int | float:

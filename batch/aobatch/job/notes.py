@@ -68,14 +68,15 @@ def cost(amount: Cost) -> str:
 
 
 def money(amount: float) -> str:
-    """Write an amount with two digits behind the point, or two that are not zero."""
-    return f"{amount:,.2f}" if amount >= 1 or not amount else f"{amount:.2g}"
+    """Write an amount with as many digits as small ones need."""
+    digits = 2 if amount >= 100 else 4 if amount >= 0.001 or not amount else 6
+    return f"{amount:,.{digits}f}"
 
 
 def duration(seconds: float) -> str:
     """Write a time in its two greatest units."""
     if seconds < 60:
-        return f"{seconds:,.1f} s"
+        return f"{seconds:.{1 if seconds >= 10 else 2}f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -103,7 +103,7 @@ class JobFacts(msgspec.Struct, frozen=True):
     """Of aobatch."""
     models: list[ModelFacts]
     settings: dict[str, str]
-    """Those that shape results, as JSON."""
+    """Those that shape results."""
 
 
 class UsageReport(msgspec.Struct, frozen=True):

@@ -21,6 +21,7 @@ SELECT coalesce((SELECT value FROM facts WHERE name = 'lines'), 0),
        coalesce((SELECT value FROM facts WHERE name = 'bad lines'), 0),
        (SELECT count(*) FROM results),
        (SELECT count(*) FROM results WHERE status_code <> 200),
+       (SELECT coalesce(sum(prompt_tokens), 0) FROM results),
        (SELECT coalesce(sum(completion_tokens), 0) FROM results)
 """
 
@@ -34,6 +35,7 @@ class JobStatus(msgspec.Struct, frozen=True):
     answered: int
     """Lines that have their output line, failed ones too."""
     failed: int
+    prompt_tokens: int
     completion_tokens: int
     seconds: float
     """Wall time of all runs so far, without fetching models."""
@@ -59,24 +61,26 @@ def job_status(output: Path) -> JobStatus:
         if marker is not None and holder is None:
             counts, usage = marker.report.requests, marker.report.usage
             seconds = marker.report.statistics.get("wall_seconds", 0.0)
-            numbers = (counts.total, counts.total, counts.failed, usage.completion_tokens)
+            tokens = (usage.prompt_tokens, usage.completion_tokens)
+            numbers = (counts.total, counts.total, counts.failed, *tokens)
             return JobStatus("finished", *numbers, seconds, None)
         return _unfinished(state, holder)
 
 
 def _unfinished(state: StateFolder, holder: str | None) -> JobStatus:
-    lines = num_bad = num_results = num_failed = num_tokens = 0
+    lines = num_bad = num_results = num_failed = num_prompt = num_tokens = 0
     statistics: dict[str, float] = {}
     if state.ledger.exists():
         with reading(state.ledger) as connection:
             row = connection.execute(_COUNTS).fetchone()
-            lines, num_bad, num_results, num_failed, num_tokens = row
+            lines, num_bad, num_results, num_failed, num_prompt, num_tokens = row
             statistics = dict(connection.execute("SELECT name, value FROM statistics"))
     return JobStatus(
         state="running" if holder else "interrupted",
         lines=lines,
         answered=num_results + num_bad,
         failed=num_failed + num_bad,
+        prompt_tokens=num_prompt,
         completion_tokens=num_tokens,
         seconds=statistics.get("wall_seconds", 0.0) - statistics.get("model_seconds", 0.0),
         holder=holder,

@@ -1,0 +1,1 @@
+"""The usage report in forms that leave the terminal: a page, Markdown, metrics."""

@@ -1,0 +1,131 @@
+"""What a run has to tell in one line of JSON, however it ended."""
+
+import errno
+import json
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from aobatch.errors import JobError
+from aobatch.job.atomic import storage_error, write_whole
+from aobatch.job.config import STREAM
+from aobatch.job.facts import aobatch_version
+from aobatch.job.report import UsageReport, report_path
+from aobatch.job.status import job_status
+
+MAX_MESSAGE = 1000
+INTERRUPTED = {75, 129, 130, 143}
+"""Exit codes after which the same command goes on with the job."""
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """A run; numbers are null where nothing is known of them."""
+
+    state: Literal["finished", "interrupted", "failed"]
+    exit_code: int
+    message: str | None
+    """Why the exit code is not 0."""
+    output: str | None
+    report: str | None
+    """The file of the usage report."""
+    lines: int | None = None
+    """Of the inputs."""
+    answered: int | None = None
+    """Lines that have their output line, failed ones too."""
+    failed: int | None = None
+    failed_by_code: dict[str, int] = {}
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    seconds: float | None = None
+    """Wall time of all runs so far."""
+    tokens_per_second: float | None = None
+    cost: float | None = None
+    currency: str | None = None
+    version: str = ""
+
+
+def summarise(
+    exit_code: int, message: str | None, output: Path | None, report: UsageReport | None
+) -> Summary:
+    """Say how a run ended; without a report what is known comes from the job's state."""
+    has_file = output is not None and output != STREAM
+    numbers = _of_report(report) if report else _of_state(output) if has_file and output else {}
+    return msgspec.convert(
+        {
+            "state": _state(exit_code),
+            "exit_code": exit_code,
+            "message": message if message is None else message[:MAX_MESSAGE],
+            "output": None if output is None else str(output),
+            "report": str(report_path(output)) if output and has_file and report else None,
+            "version": aobatch_version(),
+            **numbers,
+        },
+        Summary,
+    )
+
+
+def summary_line(summary: Summary) -> str:
+    """Write a summary as one line of ASCII."""
+    return json.dumps(msgspec.to_builtins(summary), separators=(",", ":"))
+
+
+def write_anywhere(path: Path, content: bytes) -> None:
+    """Make content the file at path, whole at once if that is a regular file."""
+    if path.exists() and not path.is_file():
+        _write_in_place(path, content)  # a device or a pipe
+        return
+    try:
+        write_whole(path, content)
+    except JobError as error:
+        # A file that a container mounts can be written and not replaced.
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EBUSY:
+            raise
+        _write_in_place(path, content)
+
+
+def _state(exit_code: int) -> str:
+    if exit_code in {0, 1}:
+        return "finished"
+    return "interrupted" if exit_code in INTERRUPTED else "failed"
+
+
+def _of_report(report: UsageReport) -> dict[str, object]:
+    cost = report.cost
+    return {
+        "lines": report.requests.total,
+        "answered": report.requests.total,
+        "failed": report.requests.failed,
+        "failed_by_code": report.requests.failed_by_code,
+        "prompt_tokens": report.usage.prompt_tokens,
+        "completion_tokens": report.usage.completion_tokens,
+        "seconds": report.statistics.get("wall_seconds", 0.0),
+        "tokens_per_second": report.tokens_per_second,
+        "cost": cost.total if cost else None,
+        "currency": cost.currency if cost else None,
+    }
+
+
+def _of_state(output: Path) -> dict[str, object]:
+    """Read how far the job is; nothing if that cannot be read, or is an earlier job's end."""
+    try:
+        status = job_status(output)
+    except (JobError, OSError):
+        return {}
+    if status.state == "finished":
+        return {}
+    return {
+        "lines": status.lines,
+        "answered": status.answered,
+        "failed": status.failed,
+        "prompt_tokens": status.prompt_tokens,
+        "completion_tokens": status.completion_tokens,
+        "seconds": status.seconds,
+    }
+
+
+def _write_in_place(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise storage_error(path, error) from error
