@@ -46,7 +46,6 @@ class ModelDirectory:
         """What each name stood for; "" stands for the job's own model."""
         return {name or "": model for name, model in self._found.items()}
 
-
     @property
     def fingerprints(self) -> dict[str, str]:
         """The fingerprints of what each name stood for."""

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from aobatch.job.notes import counts, money, notes
 from aobatch.job.report import GroupUsage, UsageReport
-from aobatch.job.table import printable, shown_users
+from aobatch.job.table import shown_users
+from aobatch.text import printable
 
 MAX_USERS = 50
 """Users with a row of their own, those with most tokens; the others share one."""

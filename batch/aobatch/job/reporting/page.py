@@ -9,7 +9,8 @@ from aobatch.job import notes
 from aobatch.job.report import UsageReport
 from aobatch.job.reporting.charts import HEIGHT, WIDTH, Chart, course_chart, histogram_chart
 from aobatch.job.reporting.courses import is_drawable, rates, run_starts, shares
-from aobatch.job.table import printable, shown_users
+from aobatch.job.table import shown_users
+from aobatch.text import printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
