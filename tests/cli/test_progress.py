@@ -72,7 +72,7 @@ def test_bar_is_for_terminals(
     monkeypatch: pytest.MonkeyPatch, is_quiet: bool, is_terminal: bool, kind: str
 ) -> None:
     """Logs get lines, people a bar, quiet jobs nothing."""
-    monkeypatch.setattr(progress, "is_terminal", lambda: is_terminal)
+    monkeypatch.setattr(progress, "shows_bars", lambda: is_terminal)
 
     assert type(progress.job_progress(is_quiet=is_quiet)).__name__ == kind
 

@@ -77,10 +77,10 @@ def test_table_is_aligned_and_harmless(tally: UsageTally) -> None:
 def test_table_says_what_was_shared_and_how_full_the_slots_were(tally: UsageTally) -> None:
     """Savings stand in the table where there are any, and nothing where there are none."""
     counts = {"prefix_tokens_shared": 1200, "busy_rows": 45, "busy_slots": 60}
-    lines = report_table(tally.report(counts)).splitlines()
+    lines = [" ".join(line.split()) for line in report_table(tally.report(counts)).splitlines()]
 
-    assert "shared: 1,200 prompt tokens of common beginnings" in lines
-    assert "slots in use while requests waited: 75.0%" in lines
+    assert "shared 1,200 prompt tokens of common beginnings" in lines
+    assert "slots in use 75.0% while requests waited" in lines
     assert "shared" not in report_table(tally.report({}))
 
 

@@ -1,7 +1,12 @@
 """What people read: messages on standard error, answers on standard output."""
 
+import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Literal, TypeAlias
 
 import click
 
@@ -11,15 +16,56 @@ LAYOUT = "\n\t"
 JOINERS = "\u200c\u200d"
 """Hidden characters that words of some languages, and emoji, are written with."""
 
+LogFormat: TypeAlias = Literal["text", "json"]
+Level: TypeAlias = Literal["info", "warning", "error", "critical"]
+_PREFIXES = {
+    "info": "",
+    "warning": "aobatch: ",
+    "error": "aobatch: error: ",
+    "critical": "aobatch: internal error: ",
+}
 
-def say(*lines: str) -> None:
+
+class _Log:
+    """How messages are written, for the whole process: threads of a job say something as well."""
+
+    format: LogFormat = "text"
+
+
+@contextmanager
+def log_format(chosen: LogFormat) -> Iterator[None]:
+    """Write the messages of the block as lines of text or as JSON objects."""
+    before, _Log.format = _Log.format, chosen
+    try:
+        yield
+    finally:
+        _Log.format = before
+
+
+def logs_json() -> bool:
+    """Say whether programs read standard error."""
+    return _Log.format == "json"
+
+
+def say(*lines: str, level: Level = "info", event: str = "message", **fields: object) -> None:
     """Write lines to standard error; a reader that went away is no reason to stop a job.
 
-    Whatever a line quotes, it stays one line and cannot steer the terminal.
+    Whatever a line quotes, it stays one line and cannot steer the terminal. As JSON they are one
+    object with an event and its fields.
     """
+    if logs_json():
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        entry = {"ts": now, "level": level, "event": event, "message": "\n".join(lines), **fields}
+        write_error(json.dumps(entry))
+        return
+    for index, line in enumerate(lines):
+        write_error(escape(line if index else _PREFIXES[level] + line))
+
+
+def write_error(line: str) -> None:
+    """Write a line to standard error as it is."""
     try:
-        for line in lines:
-            click.echo(escape(line), err=True)
+        click.echo(line, err=True, color=color_choice())
     except OSError:
         _drop_standard_error()
 
@@ -32,9 +78,15 @@ def show(text: str, end: str = "\n") -> None:
     click.echo((text + end).encode(errors="surrogateescape"), nl=False)
 
 
-def is_terminal() -> bool:
+def color_choice() -> bool | None:
+    """Say that colours are unwanted, or leave it to whether a terminal is there."""
+    is_unwanted = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    return False if is_unwanted else None
+
+
+def shows_bars() -> bool:
     """Say whether a person watches standard error."""
-    return sys.stderr is not None and sys.stderr.isatty()
+    return not logs_json() and sys.stderr is not None and sys.stderr.isatty()
 
 
 def _drop_standard_error() -> None:

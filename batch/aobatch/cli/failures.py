@@ -3,12 +3,14 @@
 import os
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import click
 
-from aobatch.cli.console import LAYOUT, say
+from aobatch.cli.console import LAYOUT, Level, say
 from aobatch.cli.signals import Interrupted, OutOfTime, die_by
 from aobatch.errors import AobatchError, BusyError, JobError, StorageError
 from aobatch.text import escape
@@ -30,30 +32,74 @@ EXIT_CODES = {
 """What the command's exit codes mean."""
 
 
+Conclusion: TypeAlias = Callable[[int, str | None], int]
+"""Has the last word: hears the exit code and why it is not 0, gives the one to leave with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How a command ends that did not do what it was asked for."""
+
+    exit_code: int
+    message: str
+    level: Level = "warning"
+    signal: int | None = None
+    """What the process dies by."""
+    is_silent: bool = False
+
+
 @contextmanager
-def reported_failures() -> Iterator[None]:
+def reported_failures(conclude: Conclusion = lambda code, _: code) -> Iterator[None]:
     """Say what went wrong in the block and leave with its exit code."""
     try:
         yield
-    except (click.exceptions.NoArgsIsHelpError, click.exceptions.Exit, click.Abort):
+    except (click.exceptions.NoArgsIsHelpError, click.Abort):
+        raise
+    except click.exceptions.Exit as end:
+        conclude(end.exit_code, None)
         raise
     except click.UsageError as error:
-        # Arguments may be names of files that somebody else chose.
-        message = escape(error.format_message(), kept=LAYOUT)
-        raise click.UsageError(message, error.ctx) from error
-    except BrokenPipeError:
-        # Standard error never raises it (see console), so the reader of the results has left.
-        die_by(signal.SIGPIPE)
-    except OutOfTime as stop:
-        say("aobatch: the time limit is reached; what is done is kept, run again")
-        raise click.exceptions.Exit(BusyError.exit_code) from stop
-    except KeyboardInterrupt as stop:
-        number = stop.number if isinstance(stop, Interrupted) else signal.SIGINT
-        say(f"aobatch: stopped by {signal.Signals(number).name}; what is done is kept, run again")
-        die_by(number)
-    except Exception as error:
-        _explain(error)
-        raise click.exceptions.Exit(exit_code(error)) from error
+        raise escaped(error) from error
+    except (Exception, KeyboardInterrupt) as error:
+        failure = failure_of(error)
+        if not failure.is_silent:
+            say(failure.message, level=failure.level, event="end")
+        _trace(error)
+        conclude(failure.exit_code, failure.message)
+        if failure.signal is not None:
+            die_by(failure.signal)
+        raise click.exceptions.Exit(failure.exit_code) from error
+    if code := conclude(0, None):
+        raise click.exceptions.Exit(code)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Say in one sentence how an exception ends the command."""
+    kept = "what is done is kept, run again"
+    match error:
+        case BrokenPipeError():
+            # Standard error never raises it (see console), so the reader of the results has left.
+            number = signal.SIGPIPE
+            return Failure(128 + number, "the reader left", signal=number, is_silent=True)
+        case OutOfTime():
+            return Failure(BusyError.exit_code, f"the time limit is reached; {kept}")
+        case KeyboardInterrupt():
+            stop = error.number if isinstance(error, Interrupted) else signal.SIGINT
+            message = f"stopped by {signal.Signals(stop).name}; {kept}"
+            return Failure(128 + stop, message, signal=stop)
+        case AobatchError() | OSError():
+            return Failure(exit_code(error), str(error), "error")
+    message = (
+        f"{type(error).__name__}: {error}; please report it with what the same command prints "
+        "under AOBATCH_DEBUG=1"
+    )
+    return Failure(JobError.exit_code, message, "critical")
+
+
+def escaped(error: click.UsageError) -> click.UsageError:
+    """Give a usage error that quotes nothing a terminal obeys."""
+    # Arguments may be names of files that somebody else chose.
+    return click.UsageError(escape(error.format_message(), kept=LAYOUT), error.ctx)
 
 
 def exit_code(error: Exception) -> int:
@@ -63,13 +109,6 @@ def exit_code(error: Exception) -> int:
     return StorageError.exit_code if isinstance(error, OSError) else JobError.exit_code
 
 
-def _explain(error: Exception) -> None:
-    if isinstance(error, AobatchError | OSError):
-        say(f"aobatch: error: {error}")
-    else:
-        say(
-            f"aobatch: internal error: {type(error).__name__}: {error}; please report it with what "
-            "the same command prints under AOBATCH_DEBUG=1"
-        )
-    if os.environ.get("AOBATCH_DEBUG") == "1":
-        say(*"".join(traceback.format_exception(error)).split("\n"))
+def _trace(error: BaseException) -> None:
+    if isinstance(error, Exception) and os.environ.get("AOBATCH_DEBUG") == "1":
+        say(*"".join(traceback.format_exception(error)).split("\n"), event="traceback")

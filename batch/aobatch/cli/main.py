@@ -17,6 +17,10 @@ class Commands(LazyGroup):
             "aobatch.cli.status",
             "Say how far a running or interrupted job is.",
         ),
+        "report": (
+            "aobatch.cli.report",
+            "Show the usage report of a job again.",
+        ),
         "models": ("aobatch.cli.models", "List, fetch, convert and inspect models."),
         "complete": (
             "aobatch.cli.complete",

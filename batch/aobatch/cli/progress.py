@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from aobatch.cli.console import is_terminal, say
+from aobatch.cli.console import say, shows_bars
 from aobatch.job.progress import Progress, Silent
 from aobatch.text import escape
 
@@ -58,12 +58,15 @@ class Lines:
         self._stopped = threading.Event()
         self._total = self._known = self._num_lines = self._num_tokens = 0
         self._started = time.monotonic()
+        self._thread: threading.Thread | None = None
 
     def start(self, total: int, known: int) -> None:
         """Say what there is to do and begin to report."""
         self._total, self._known = total, known
-        say(f"{total:,} lines" + (f", {known:,} results kept from before" if known else ""))
-        threading.Thread(target=self._report, daemon=True).start()
+        kept = f", {known:,} results kept from before" if known else ""
+        say(f"{total:,} lines{kept}", event="start", lines=total, known=known)
+        self._thread = threading.Thread(target=self._report, daemon=True)
+        self._thread.start()
 
     def advance(self, num_lines: int, num_tokens: int) -> None:
         """Count an answer."""
@@ -72,17 +75,25 @@ class Lines:
 
     def warn(self, message: str) -> None:
         """Say it."""
-        say(f"aobatch: {message}")
+        say(message, level="warning")
 
     def close(self) -> None:
-        """Report no more."""
+        """Report no more: nothing is said after this."""
         self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def _report(self) -> None:
         while not self._stopped.wait(self._seconds):
             speed = self._num_tokens / (time.monotonic() - self._started)
             answered = self._known + self._num_lines
-            say(f"{answered:,} of {self._total:,} lines, {speed:,.1f} new tokens a second")
+            say(
+                f"{answered:,} of {self._total:,} lines, {speed:,.1f} new tokens a second",
+                event="progress",
+                lines=self._total,
+                answered=answered,
+                tokens_per_second=round(speed, 1),
+            )
 
 
 class StageBars:
@@ -121,7 +132,7 @@ class StageLines:
     def __call__(self, stage: str, _done: int, _total: int) -> None:
         """Say a stage when it begins."""
         if stage != self._stage:
-            say(stage)
+            say(stage, event="stage")
         self._stage = stage
 
 
@@ -129,7 +140,7 @@ def job_progress(*, is_quiet: bool) -> Progress:
     """Choose how to show a job."""
     if is_quiet:
         return Silent()
-    return Bar() if is_terminal() else Lines()
+    return Bar() if shows_bars() else Lines()
 
 
 @contextmanager
@@ -137,7 +148,7 @@ def stage_progress(*, is_quiet: bool) -> Iterator[Callable[[str, int, int], None
     """Choose how to show a model being fetched and converted."""
     if is_quiet:
         yield lambda _stage, _done, _total: None
-    elif is_terminal():
+    elif shows_bars():
         with closing(StageBars()) as bars:
             yield bars
     else:

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack
 
 import click
 
-from aobatch.cli.console import say
-from aobatch.cli.failures import EXIT_CODES
-from aobatch.cli.help import GroupedCommand
+from aobatch.cli.console import log_format, say
+from aobatch.cli.ending import Ending
+from aobatch.cli.failures import reported_failures
 from aobatch.cli.options import kv_cache_dtype_option, threads_option
 from aobatch.cli.parameters import ByteSize, Duration, NamedValue
+from aobatch.cli.report_options import ReportOptions, report_options
+from aobatch.cli.run_command import EPILOG, HELP, RunCommand
 from aobatch.cli.signals import interruptible, limited_time
+from aobatch.cli.tables import say_report
 from aobatch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,24 +22,8 @@ if TYPE_CHECKING:
     from aobatch.job.config import JobConfig
     from aobatch.job.runner import JobOutcome
 
-HELP = """Answer every request of the input files.
 
-\b
-Examples:
-  aobatch run jobs/poems.jsonl
-  aobatch run jobs/*.jsonl.gz -o answers.jsonl.zst --default max_tokens=64
-  grep french jobs/all.jsonl | aobatch run - -o - | jq -r '.choices[0].text'
-
-IN is a file of one request a line (.jsonl, .ndjson, also with .gz .zst .bz2 .lz4), or - for
-standard input. The output has one line for each of them, in their order, and appears when the
-last one is answered. The same command goes on where it was stopped, and does nothing when it had
-finished.
-"""
-
-EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>5}  {text}" for code, text in EXIT_CODES.items())
-
-
-class RunOptions(TypedDict):
+class RunOptions(ReportOptions):
     """What the command line gives."""
 
     inputs: tuple[Path, ...]
@@ -57,25 +44,6 @@ class RunOptions(TypedDict):
     step_timeout: float
     restart: bool
     retry_failed: bool
-    quiet: bool
-
-
-class RunCommand(GroupedCommand):
-    """The command with its options in groups."""
-
-    option_groups = {  # noqa: RUF012 - declared as a ClassVar in GroupedCommand
-        "Files": ("output", "restart", "retry_failed", "max_failures", "time_limit"),
-        "Requests": ("model", "default", "ignore_unknown", "clamp_max_tokens", "logprobs_mode"),
-        "Sampling": ("seed",),
-        "Machine": (
-            "max_num_seqs",
-            "kv_cache_bytes",
-            "kv_cache_dtype",
-            "prefix_sharing",
-            "threads",
-            "step_timeout",
-        ),
-    }
 
 
 @click.command(cls=RunCommand, help=HELP, epilog=EPILOG)
@@ -155,15 +123,23 @@ class RunCommand(GroupedCommand):
     show_default=True,
     help="Take a single run of the model that lasts longer for hung.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@report_options
 def run(**options: Unpack[RunOptions]) -> None:
     """Answer every request of the input files."""
+    ending = Ending.of(options)
+    with log_format(options["log_format"]), reported_failures(ending.conclude):
+        ending.check()
+        _run(options, ending)
+
+
+def _run(options: RunOptions, ending: Ending) -> None:
     from aobatch.cli.progress import job_progress, stage_progress
     from aobatch.job.config import parse_allowance
     from aobatch.job.runner import run_job
 
     allowance = parse_allowance(options["max_failures"])
     config = job_config(options)
+    ending.output = config.output
     with (
         interruptible(),
         limited_time(options["time_limit"]),
@@ -171,20 +147,23 @@ def run(**options: Unpack[RunOptions]) -> None:
     ):
         backend = open_backend(options, stages)
         outcome = run_job(config, backend, job_progress(is_quiet=options["quiet"]))
+    ending.report = outcome.report
     if not options["quiet"]:
         say_outcome(outcome, config)
     counts = outcome.report.requests
     if not allowance.allows(counts.failed, counts.total):
-        say(
-            f"aobatch: {counts.failed:,} of {counts.total:,} lines failed, more than "
+        ending.message = (
+            f"{counts.failed:,} of {counts.total:,} lines failed, more than "
             f"--max-failures {options['max_failures']} allows"
         )
+        say(ending.message, level="warning", event="end")
         raise click.exceptions.Exit(1)
 
 
 def job_config(options: RunOptions) -> "JobConfig":
     """Say what the options ask for; UsageError if they do not go together."""
     from aobatch.job.config import JobConfig, default_output
+    from aobatch.job.prices import read_prices
 
     output = options["output"]
     if output is None and len(options["inputs"]) > 1:
@@ -198,6 +177,7 @@ def job_config(options: RunOptions) -> "JobConfig":
         ignore_unknown=options["ignore_unknown"],
         is_restart=options["restart"],
         retries_failed=options["retry_failed"],
+        prices=read_prices(options["prices"]) if options["prices"] else None,
     )
 
 
@@ -223,11 +203,10 @@ def open_backend(options: RunOptions, stages: Callable[[str, int, int], None]) -
 def say_outcome(outcome: "JobOutcome", config: "JobConfig") -> None:
     """Show the usage report and where the answers are."""
     from aobatch.job.config import STREAM
-    from aobatch.job.table import report_table
 
     if outcome.was_finished:
-        say(f"{config.output} was finished already")
+        say(f"{config.output} was finished already", event="finished")
         return
-    say(*report_table(outcome.report).split("\n"))
+    say_report(outcome.report)
     if config.output != STREAM:
-        say(f"answers in {config.output}, report in {config.output}.usage.json")
+        say(f"answers in {config.output}, report in {config.output}.usage.json", event="finished")

@@ -12,7 +12,7 @@ MAX_USERS = 12
 """Users with a row of their own, those with most tokens; the others share one."""
 
 _HEADER = ("", "requests", "failed", "prompt", "completion", "total tokens")
-_Kind = Literal["header", "row", "failed row", "total", "failure", "note", "gap"]
+_Kind = Literal["header", "row", "total", "failure", "note", "gap"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def _row(group: GroupUsage, nameless: str) -> tuple[_Kind, tuple[str, ...]]:
     name = nameless if group.name is None else printable(group.name)
     tokens = (group.prompt_tokens, group.completion_tokens, group.total_tokens)
     numbers = (f"{number:,}" for number in (group.requests, group.failed, *tokens))
-    return "failed row" if group.failed else "row", (name, *numbers)
+    return "row", (name, *numbers)
 
 
 def _total_row(report: UsageReport) -> tuple[str, ...]:

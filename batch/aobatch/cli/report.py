@@ -1,0 +1,91 @@
+"""`aobatch report`: the usage report of a job again, as a table, JSON, a page or Markdown."""
+
+from pathlib import Path
+
+import click
+
+from aobatch.cli.console import say, show
+from aobatch.cli.report_options import prices_option
+from aobatch.cli.tables import show_report
+from aobatch.errors import UsageError
+
+HELP = """Show the usage report of a job again.
+
+\b
+Examples:
+  aobatch report answers.jsonl
+  aobatch report answers.jsonl --html report.html --prices prices.toml
+  aobatch report answers.jsonl --json | jq .usage.total_tokens
+  aobatch report answers.jsonl --markdown - >> $GITHUB_STEP_SUMMARY
+
+OUT is the output of the job. That of an unfinished job says what it has so far. FILE may be - for
+standard output; behind --json it may be left out.
+"""
+
+STREAM = Path("-")
+
+
+@click.command(help=HELP)
+@click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
+@click.option(
+    "--json",
+    "json_path",
+    metavar="[FILE]",
+    is_flag=False,
+    flag_value=STREAM,
+    type=click.Path(path_type=Path),
+    help="Everything, for programs.",
+)
+@click.option(
+    "--html",
+    "html_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="One page with plots that needs no network (extra [report]).",
+)
+@click.option(
+    "--markdown",
+    "markdown_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="For comments and wikis.",
+)
+@prices_option
+def report(
+    output: Path,
+    json_path: Path | None,
+    html_path: Path | None,
+    markdown_path: Path | None,
+    prices: Path | None,
+) -> None:
+    """Show the usage report of a job again."""
+    from aobatch.job.facts import with_cost
+    from aobatch.job.past_report import past_report
+    from aobatch.job.prices import read_prices
+    from aobatch.job.report import report_json
+    from aobatch.job.reporting.markdown import report_markdown
+    from aobatch.job.reporting.page import report_page
+
+    if [json_path, html_path, markdown_path].count(STREAM) > 1:
+        message = "only one form of the report fits on standard output; name files for the others"
+        raise UsageError(message)
+    found = with_cost(past_report(output), read_prices(prices) if prices else None)
+    if json_path is not None:
+        _put(json_path, report_json(found))
+    if html_path is not None:
+        _put(html_path, report_page(found, output.name))
+    if markdown_path is not None:
+        _put(markdown_path, report_markdown(found, output.name).encode())
+    if json_path is html_path is markdown_path is None:
+        show_report(found)
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Write a form of the report where it belongs."""
+    from aobatch.job.summary import write_anywhere
+
+    if path == STREAM:
+        show(content.decode(), end="")
+        return
+    write_anywhere(path, content)
+    say(f"report in {path}")
