@@ -1,0 +1,54 @@
+"""A usage report with everything in it, for tests of its forms."""
+
+from msgspec.structs import replace
+
+from aobatch.api.response import Usage
+from aobatch.job.facts import with_cost
+from aobatch.job.prices import ModelPrice, Prices
+from aobatch.job.report import (
+    CountedChoice,
+    CountedCompletion,
+    JobFacts,
+    ModelFacts,
+    UsageReport,
+    UsageTally,
+)
+from aobatch.job.timeline import Point, timeline
+
+HOSTILE = '<script>alert("1")</script>|`a`\n\x1b[2J\u202e@octocat'
+STATISTICS = {
+    "busy_rows": 9_001,
+    "busy_slots": 12_345,
+    "decode_seconds": 40.25,
+    "lane_seconds": 77.5,
+    "model_seconds": 1.75,
+    "prefill_seconds": 21.125,
+    "prefill_tokens": 8_888,
+    "prefix_tokens_shared": 4_321,
+    "requests_shared": 17,
+    "run_seconds": 55.5,
+    "runs": 2,
+    "sample_seconds": 3.5,
+    "wall_seconds": 61.25,
+}
+
+
+def full_report(name: str = HOSTILE) -> UsageReport:
+    """Give a report with errors, users, a course of time over two runs, and a cost."""
+    tally = UsageTally()
+    for index in range(120):
+        num_prompt, num_completion = 10 + index, 7 * index % 200
+        usage = Usage(num_prompt, num_completion, num_prompt + num_completion)
+        reason = "stop" if index % 3 else "length"
+        completion = CountedCompletion("small", (CountedChoice(reason),), usage)
+        tally.add_completion(completion, ("ada", name, None)[index % 3], index / 7)
+    for _ in range(3):
+        tally.add_failure("invalid_type", None, None)
+    tally.add_failure("model_not_found", name, name)
+    points = [
+        Point(1 + t // 40, t / 2, 2 * t, 90 * t, 150 * t, 400 * t, 500 * t) for t in range(61)
+    ]
+    models = [ModelFacts("small", "fp_0123456789ab", "int8")]
+    facts = JobFacts("finished", 124, 1_700_000_000, "0.1.0", models, {"seed": "0", "mode": name})
+    report = replace(tally.report(STATISTICS), timeline=timeline(points), job=facts)
+    return with_cost(report, Prices("EUR", {"small": ModelPrice(1.5, 2.0)}))

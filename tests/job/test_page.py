@@ -1,0 +1,185 @@
+"""Laws of the page: it is whole, needs nothing, hides nothing, and obeys no name."""
+
+import re
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import pytest
+from report_files import HOSTILE, full_report
+
+from aobatch.errors import UsageError
+from aobatch.job.histogram import Histogram
+from aobatch.job.report import UsageReport, UsageTally
+from aobatch.job.reporting.charts import HEIGHT, WIDTH, course_chart, histogram_chart
+from aobatch.job.reporting.page import report_page
+
+VOID = {"meta", "path", "rect", "br", "link", "img", "text"}
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+class Page(HTMLParser):
+    """A page taken apart; tags that are not closed in order are a mistake."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self._open: list[str] = []
+        self.feed(content.decode())
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a tag."""
+        self.tags.append((tag, dict(attrs)))
+        if tag != "meta":
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a tag without content."""
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        """Hold an end against its beginning."""
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Note text, but not that of the style sheet."""
+        if not self._open or self._open[-1] != "style":
+            self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        """All that is written on the page."""
+        return " ".join(" ".join(self.texts).split())
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    """Give the page of a report that has everything."""
+    return Page(report_page(full_report(), f"{HOSTILE}.jsonl"))
+
+
+def numbers(value: object) -> Iterator[int | float]:
+    """Yield every number of a report, but those that are drawn: bounds and points."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            if name not in {"bounds", "timeline", "created"}:
+                yield from numbers(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from numbers(part)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+
+
+def written(number: float) -> set[str]:
+    """Give the ways in which a number may stand on the page."""
+    return {f"{number:,}", f"{number:,.2f}", f"{number:,.4f}", f"{number:,.6f}"}
+
+
+def test_every_number_of_the_report_is_on_the_page(page: Page) -> None:
+    """Counts, tokens, percentiles, counters, costs and the counts of each bucket can be read."""
+    shown = set(re.findall(r"[\d,]*\d(?:\.\d+)?", page.text))
+
+    wanted = set(numbers(msgspec.to_builtins(full_report())))
+    assert len(wanted) >= 50
+    assert {number for number in wanted if not written(number) & shown} == set()
+
+
+def test_page_refers_to_nothing(page: Page) -> None:
+    """No tag loads anything, and a policy forbids that one ever does."""
+    attributes = [attributes for _, attributes in page.tags]
+
+    assert not {"src", "href", "srcset", "data", "action", "onload"} & {
+        name for names in attributes for name in names
+    }
+    assert {"script", "link", "iframe", "object", "img"}.isdisjoint(tag for tag, _ in page.tags)
+    policies = [names for names in attributes if names.get("http-equiv")]
+    assert policies == [{"http-equiv": "Content-Security-Policy", "content": POLICY}]
+    content = report_page(full_report(), "out.jsonl").decode()
+    assert set(re.findall(r"\w+://[^\s\"]+", content)) == {"http://www.w3.org/2000/svg"}
+    assert "url(" not in content
+
+
+def test_names_are_shown_and_not_obeyed(page: Page) -> None:
+    """Markup in names of models, users and files is text, and hidden characters are named."""
+    assert page.text.count('<script>alert("1")</script>') >= 4
+    assert "\\u001b[2J\\u202e" in page.text
+    assert not {"\x1b", "\u202e"} & set("".join(page.texts))
+
+
+def test_charts_have_names_and_their_parts_titles(page: Page) -> None:
+    """Who cannot see a chart hears what it shows; who points at a bar reads its numbers."""
+    charts = [names for tag, names in page.tags if tag == "svg"]
+    ids = {names["id"] for _, names in page.tags if "id" in names}
+
+    assert len(charts) == 6
+    assert all(chart["role"] == "img" and chart["aria-labelledby"] in ids for chart in charts)
+    rects = sum(tag == "rect" for tag, _ in page.tags)
+    assert sum(tag == "title" for tag, _ in page.tags) == 1 + rects + 3
+
+
+@pytest.mark.parametrize("state", ["running", "interrupted"])
+def test_page_of_an_unfinished_job_says_so(state: str) -> None:
+    """The page of what there is so far is not taken for the whole."""
+    report = full_report()
+    assert report.job is not None
+    facts = msgspec.structs.replace(report.job, state=state, lines=5000)  # type: ignore[arg-type]
+
+    text = Page(report_page(msgspec.structs.replace(report, job=facts), "a.jsonl")).text
+
+    assert f"{state}: 124 of 5,000 lines answered" in text
+
+
+@pytest.mark.parametrize(
+    "report",
+    [UsageTally().report({}), UsageTally().report({"wall_seconds": 1.0, "num_steps": 3})],
+    ids=["nothing", "counters"],
+)
+def test_page_of_an_empty_job_is_whole(report: UsageReport) -> None:
+    """Without lines, times and courses there is a page, too."""
+    assert "every line answered" in Page(report_page(report, "a.jsonl")).text
+
+
+def test_page_is_small() -> None:
+    """A page can be mailed."""
+    assert len(report_page(full_report(), "out.jsonl")) < 80_000
+
+
+def test_bars_are_as_high_as_their_counts() -> None:
+    """Bars stand on one line, within the drawing, with heights in the ratio of the counts."""
+    chart = histogram_chart("t", "tokens", Histogram([0, 10, 20, 30], [5, 0, 20]), is_whole=True)
+    heights = [bar.height for bar in chart.bars]
+
+    assert heights == pytest.approx([heights[2] / 4, 0, heights[2]], abs=0.2)
+    assert {round(bar.y + bar.height, 1) for bar in chart.bars} == {chart.bars[1].y}
+    assert all(0 <= bar.x <= bar.x + bar.width <= WIDTH for bar in chart.bars)
+    assert [bar.label for bar in chart.bars] == [
+        "0–9 tokens: 5 requests",
+        "10–19 tokens: 0 requests",
+        "20–29 tokens: 20 requests",
+    ]
+
+
+def test_course_passes_through_its_values() -> None:
+    """The line is at half height where half of the highest value was reached, and within."""
+    course = [(0.0, 1.0, None), (1.0, 2.0, 50.0), (2.0, 3.0, 100.0), (3.0, 4.0, 0.0)]
+    chart = course_chart("t", "%", course, highest=100)
+    places = [tuple(map(float, point)) for point in re.findall(r"([\d.]+) ([\d.]+)", chart.line)]
+    low, high = max(y for _, y in places), min(y for _, y in places)
+
+    assert [y for _, y in places[1:-1]] == pytest.approx([(low + high) / 2, high, low], abs=0.2)
+    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in places)
+    assert [tick.label for tick in chart.x_ticks] == ["0", "1 s", "2 s", "3 s", "4 s"]
+
+
+def test_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without the template engine the user hears how to get it."""
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+
+    with pytest.raises(UsageError, match=r"extra \[report\]: `pip install jinja2`"):
+        report_page(full_report(), "out.jsonl")
