@@ -1,0 +1,97 @@
+"""Laws of `aobatch report`."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from fakes import FakeBackend
+
+from aobatch.cli.main import aobatch
+
+PRICES = 'currency = "EUR"\n[models.fake]\nprompt = 1000000\ncompletion = 0\n'
+
+
+@pytest.fixture
+def job(runner: CliRunner, backend: FakeBackend, tmp_path: Path) -> Path:
+    """Give the folder of a finished job with one failed line."""
+    lines = ['{"prompt":"abc","user":"ada"}', "bad", '{"prompt":"de"}']
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    (tmp_path / "prices.toml").write_text(PRICES)
+    assert runner.invoke(aobatch, ["run", "-q", "in.jsonl"]).exit_code == 1
+    return tmp_path
+
+
+@pytest.mark.usefixtures("job")
+def test_table_is_shown_on_standard_output(runner: CliRunner) -> None:
+    """Without options the report is a table for people, by model and by user."""
+    result = runner.invoke(aobatch, ["report", "in.out.jsonl", "--prices", "prices.toml"])
+    rows = [line.split() for line in result.stdout.splitlines()]
+
+    assert ["fake", "2", "0", "5", "9", "14"] in rows
+    assert ["ada", "1", "0", "3", "5", "8"] in rows
+    assert ["failed", "1", "invalid_json_line"] in rows
+    assert ["cost", "5.0000", "EUR"] in rows
+    assert result.stderr == ""
+
+
+def test_json_is_the_published_report(runner: CliRunner, job: Path) -> None:
+    """JSON goes to standard output, or into a file that is named."""
+    published = (job / "in.out.jsonl.usage.json").read_text()
+
+    shown = runner.invoke(aobatch, ["report", "in.out.jsonl", "--json"])
+    written = runner.invoke(aobatch, ["report", "in.out.jsonl", "--json", "again.json"])
+
+    assert shown.stdout == published == (job / "again.json").read_text()
+    assert (written.stdout, written.stderr) == ("", "report in again.json\n")
+
+
+def test_all_forms_come_at_once(runner: CliRunner, job: Path) -> None:
+    """A page, Markdown and JSON can be asked for together."""
+    arguments = ["--html", "a.html", "--markdown", "-", "--json", "a.json"]
+    result = runner.invoke(aobatch, ["report", "in.out.jsonl", *arguments])
+
+    assert result.exit_code == 0, result.output
+    assert (job / "a.html").read_text().startswith("<!doctype html>")
+    assert result.stdout.startswith("### Usage of `in.out.jsonl`")
+    assert json.loads((job / "a.json").read_text())["requests"]["total"] == 3
+
+
+@pytest.mark.usefixtures("job")
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["in.out.jsonl", "--html", "-", "--markdown", "-"], 2, "only one form"),
+        (["in.out.jsonl", "--html", "no/a.html"], 73, "no/a.html cannot be created"),
+        (["in.out.jsonl", "--prices", "in.jsonl"], 2, "prices in.jsonl are not as they should be"),
+        (["in.out.jsonl", "--prices", "no.toml"], 66, "no.toml cannot be read"),
+        (["no.jsonl"], 66, "no.jsonl is not the output of a job"),
+    ],
+)
+def test_errors_say_what_to_do(
+    runner: CliRunner, arguments: list[str], code: int, words: str
+) -> None:
+    """Each mistake has its sentence and its exit code."""
+    result = runner.invoke(aobatch, ["report", *arguments])
+
+    assert (result.exit_code, words in result.stderr) == (code, True), result.output
+
+
+@pytest.mark.usefixtures("job")
+def test_colours_are_left_out_on_request(runner: CliRunner) -> None:
+    """A terminal gets colours, one with NO_COLOR does not, and the text is the same."""
+    painted = runner.invoke(aobatch, ["report", "in.out.jsonl"], color=True)
+    plain = runner.invoke(aobatch, ["report", "in.out.jsonl"], color=True, env={"NO_COLOR": "1"})
+
+    assert "\x1b[31mfailed" in painted.stdout
+    assert "\x1b" not in plain.stdout
+    assert "failed" in plain.stdout
+
+
+def test_prices_of_a_finished_job_reach_its_report(runner: CliRunner, job: Path) -> None:
+    """A job that is run again with prices computes nothing and has its cost in the report."""
+    result = runner.invoke(aobatch, ["run", "-q", "in.jsonl", "--prices", "prices.toml"])
+
+    assert result.exit_code == 1
+    cost = json.loads((job / "in.out.jsonl.usage.json").read_text())["cost"]
+    assert (cost["total"], cost["currency"]) == (5.0, "EUR")
