@@ -23,7 +23,7 @@ class CrashJob:
 
     folder: Path
     backend: str
-    """What logged_command.py takes: `local`, or the delay of the fake backend."""
+    """What logged_command.py takes, `local` or a delay, or `real` for the command itself."""
     options: tuple[str, ...] = ()
     notes: Path | None = None
     """Where runs say and note things; beside the job's folder if not given."""
@@ -58,7 +58,8 @@ class CrashJob:
         """The command line of every run; failed lines do not make it fail."""
         files = (str(self.source), "-o", str(self.output))
         logged = (*LOGGED_COMMAND, str(self.log), self.backend)
-        return (*logged, "run", *files, "--max-failures", "100%", *self.options)
+        command = REAL_COMMAND if self.backend == "real" else logged
+        return (*command, "run", *files, "--max-failures", "100%", *self.options)
 
     def start(self, *before: str) -> subprocess.Popen[bytes]:
         """Start a run, in the hands of another command if one is given."""
