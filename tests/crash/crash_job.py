@@ -9,6 +9,7 @@ import tempfile
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 REAL_COMMAND = (sys.executable, "-m", "aobatch")
 LOGGED_COMMAND = (sys.executable, str(Path(__file__).with_name("logged_command.py")))
@@ -25,8 +26,10 @@ class CrashJob:
     backend: str
     """What logged_command.py takes, `local` or a delay, or `real` for the command itself."""
     options: tuple[str, ...] = ()
-    notes: Path | None = None
-    """Where runs say and note things; beside the job's folder if not given."""
+    is_noted: bool = True
+    """Whether what the executors are asked for is kept."""
+    is_piped: bool = False
+    """Whether the input comes through standard input."""
 
     @property
     def source(self) -> Path:
@@ -46,7 +49,7 @@ class CrashJob:
     @property
     def log(self) -> Path:
         """What the executors were asked for, over all runs."""
-        return self._beside("log")
+        return self._beside("log") if self.is_noted else Path(os.devnull)
 
     @property
     def messages(self) -> Path:
@@ -56,26 +59,38 @@ class CrashJob:
     @property
     def command(self) -> tuple[str, ...]:
         """The command line of every run; failed lines do not make it fail."""
-        files = (str(self.source), "-o", str(self.output))
+        source = "-" if self.is_piped else str(self.source)
         logged = (*LOGGED_COMMAND, str(self.log), self.backend)
         command = REAL_COMMAND if self.backend == "real" else logged
-        return (*command, "run", *files, "--max-failures", "100%", *self.options)
+        files = ("run", source, "-o", str(self.output))
+        return (*command, *files, "--max-failures", "100%", *self.options)
 
     def start(self, *before: str) -> subprocess.Popen[bytes]:
         """Start a run, in the hands of another command if one is given."""
-        with self.messages.open("wb") as messages:
+        with self._input() as requests, self.messages.open("wb") as messages:
             return subprocess.Popen(
                 [*before, *self.command],
-                stdin=subprocess.DEVNULL,
+                stdin=requests,
                 stdout=messages,
                 stderr=messages,
                 env=os.environ | FIXED_START,
             )
 
     def run(self, *before: str) -> int:
-        """Run to the end; give the exit code."""
-        with self.start(*before) as process:
-            return process.wait(HANG_SECONDS)
+        """Run to the end, in the hands of another command if one is given; give the exit code."""
+        with self._input() as requests:
+            # Through a pipe, so that what is said is never short of room.
+            done = subprocess.run(
+                [*before, *self.command],
+                stdin=requests,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=os.environ | FIXED_START,
+                timeout=HANG_SECONDS,
+                check=False,
+            )
+        self.messages.write_bytes(done.stdout)
+        return done.returncode
 
     def taken(self, start: int = 0) -> list[str]:
         """Give the keys of the requests that executors took since the log had that many bytes."""
@@ -111,8 +126,11 @@ class CrashJob:
         folder = self.folder / "out.jsonl.stream"
         return {path.name: path.read_bytes() for path in folder.glob("*.sse")}
 
+    def _input(self) -> BinaryIO:
+        return (self.source if self.is_piped else Path(os.devnull)).open("rb")
+
     def _beside(self, suffix: str) -> Path:
-        return (self.notes or self.folder.parent) / f"{self.folder.name}.{suffix}"
+        return self.folder.with_name(f"{self.folder.name}.{suffix}")
 
 
 def _keys(path: Path) -> set[str]:

@@ -35,7 +35,6 @@ def run_reference(job: CrashJob) -> Reference:
     started = time.monotonic()
     assert job.run() == 0, job.messages.read_text()
     seconds = time.monotonic() - started
-    assert job.output.stat().st_size > 0
     return Reference(
         seconds=seconds,
         num_results=len(job.taken()),
