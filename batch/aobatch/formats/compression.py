@@ -42,7 +42,12 @@ def open_output(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
 
 def check_input(path: Path) -> None:
     """Refuse what is not a regular file, which could not be read a second time."""
-    if not path.exists():
+    try:
+        is_there = exists(path)
+    except OSError as error:
+        message = f"input {path} cannot be read: {error.strerror}"
+        raise InputError(message) from error
+    if not is_there:
         message = f"input {path} does not exist"
         raise InputMissingError(message)
     if path.is_dir():
@@ -51,6 +56,15 @@ def check_input(path: Path) -> None:
     if not path.is_file():
         message = f"input {path} is not a regular file; pipe it in and name it '-'"
         raise InputError(message)
+
+
+def exists(path: Path) -> bool:
+    """Say whether there is something under a name; OSError if that cannot be known."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _compression(path: Path) -> str | None:

@@ -14,6 +14,7 @@ _CANNOT_CREATE = {
     errno.EACCES,
     errno.EEXIST,
     errno.EISDIR,
+    errno.ELOOP,
     errno.ENAMETOOLONG,
     errno.ENOENT,
     errno.ENOTDIR,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aobatch.errors import OutputError, UsageError
 from aobatch.formats import find_format
+from aobatch.formats.compression import exists
 from aobatch.job.atomic import replacing, storage_errors, sync_folder
 from aobatch.job.config import STREAM, JobConfig, default_output
 from aobatch.job.lock import hold_lock
@@ -94,13 +95,15 @@ def check_output(config: JobConfig) -> None:
             raise OutputError(message)
         return
     find_format(output)
-    if output.exists() and not output.is_file():
+    with storage_errors(output):
+        is_there = exists(output)
+    if is_there and not output.is_file():
         message = f"output {output} is not a regular file; name a file"
         raise OutputError(message)
     if not output.parent.is_dir():
         message = f"folder {output.parent} of the output does not exist; create it"
         raise OutputError(message)
-    if any(output.exists() and path.exists() and output.samefile(path) for path in config.inputs):
+    if is_there and any(path.exists() and output.samefile(path) for path in config.inputs):
         message = f"output {output} is also an input; name another file with --output"
         raise UsageError(message)
 
