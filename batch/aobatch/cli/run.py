@@ -10,7 +10,7 @@ from aobatch.cli.console import say
 from aobatch.cli.failures import EXIT_CODES
 from aobatch.cli.help import GroupedCommand
 from aobatch.cli.options import kv_cache_dtype_option, threads_option
-from aobatch.cli.parameters import ByteSize, Duration, NamedValue
+from aobatch.cli.parameters import ANY_PATH, ByteSize, Duration, NamedValue
 from aobatch.cli.signals import interruptible, limited_time
 from aobatch.errors import UsageError
 
@@ -79,12 +79,12 @@ class RunCommand(GroupedCommand):
 
 
 @click.command(cls=RunCommand, help=HELP, epilog=EPILOG)
-@click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=ANY_PATH)
 @click.option(
     "-o",
     "--output",
     metavar="OUT",
-    type=click.Path(path_type=Path),
+    type=ANY_PATH,
     help="Where the answers go; - is standard output. Default: a.jsonl gives a.out.jsonl.",
 )
 @click.option("--restart", is_flag=True, help="Discard what an earlier run computed.")
