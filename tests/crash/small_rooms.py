@@ -21,9 +21,18 @@ class SmallRoom:
     is_mounted: bool = False
 
     def widen(self) -> None:
-        """Make room."""
+        """Make room, and let it be used."""
         if self.is_mounted:
-            subprocess.run(["mount", "-o", "remount,size=256m", self.folder], check=True)
+            subprocess.run(["mount", "-o", "remount,rw,size=256m", self.folder], check=True)
+        else:
+            self.folder.chmod(0o755)
+
+    def forbid_writing(self) -> None:
+        """Let nothing be written."""
+        if self.is_mounted:
+            subprocess.run(["mount", "-o", "remount,ro", self.folder], check=True)
+        else:
+            self.folder.chmod(0o555)
 
 
 @contextmanager
