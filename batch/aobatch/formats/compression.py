@@ -1,5 +1,6 @@
 """Byte streams of files that may be compressed, as their suffix says."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,11 @@ def open_input(path: Path) -> Iterator[BinaryIO]:
         message = f"{path} cannot be read to its end: it has no bytes, and compressed nothing has"
         raise InputError(message)
     try:
-        with pa.input_stream(str(path), compression=_compression(path)) as stream:
+        # By its bytes: a name need not be text.
+        with (
+            pa.OSFile(os.fsencode(path)) as file,
+            pa.input_stream(file, compression=_compression(path)) as stream,
+        ):
             yield cast("BinaryIO", stream)
     except PermissionError as error:
         message = f"{path} cannot be read: permission denied"
