@@ -2,8 +2,12 @@
 
 import json
 import re
+from pathlib import Path
 
 import click
+
+ANY_PATH = click.Path(readable=False, path_type=Path)
+"""The name of a file; whether it can be used is the job's to say, by an exit code of its own."""
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

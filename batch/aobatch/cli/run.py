@@ -10,7 +10,7 @@ from aobatch.cli.console import log_format, say
 from aobatch.cli.ending import Ending
 from aobatch.cli.failures import reported_failures
 from aobatch.cli.options import kv_cache_dtype_option, threads_option
-from aobatch.cli.parameters import ByteSize, Duration, NamedValue
+from aobatch.cli.parameters import ANY_PATH, ByteSize, Duration, NamedValue
 from aobatch.cli.report_options import ReportOptions, report_options
 from aobatch.cli.run_command import EPILOG, HELP, RunCommand
 from aobatch.cli.signals import interruptible, limited_time
@@ -47,12 +47,12 @@ class RunOptions(ReportOptions):
 
 
 @click.command(cls=RunCommand, help=HELP, epilog=EPILOG)
-@click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=ANY_PATH)
 @click.option(
     "-o",
     "--output",
     metavar="OUT",
-    type=click.Path(path_type=Path),
+    type=ANY_PATH,
     help="Where the answers go; - is standard output. Default: a.jsonl gives a.out.jsonl.",
 )
 @click.option("--restart", is_flag=True, help="Discard what an earlier run computed.")

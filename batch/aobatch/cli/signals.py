@@ -8,6 +8,7 @@ from types import FrameType
 from typing import NoReturn
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+RETRY_SECONDS = 0.01
 
 
 class Interrupted(KeyboardInterrupt):
@@ -59,14 +60,31 @@ def die_by(number: int) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _end_time(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise OutOfTime
+def _end_time(_number: int, frame: FrameType | None) -> None:
+    _stop(OutOfTime(), frame)
 
 
-def _interrupt(number: int, _: FrameType | None) -> None:
-    # The limit is not to break into the clean stop.
-    signal.setitimer(signal.ITIMER_REAL, 0)
+def _interrupt(number: int, frame: FrameType | None) -> None:
     for other in STOPPING:
         if signal.getsignal(other) == _interrupt:
             signal.signal(other, signal.SIG_DFL)
-    raise Interrupted(number)
+    _stop(Interrupted(number), frame)
+
+
+def _stop(reason: KeyboardInterrupt, frame: FrameType | None) -> None:
+    """Raise a reason to stop, once nothing is being imported."""
+    if _is_importing(frame):
+        # An extension in C++ that meets an exception while it is imported ends the process, or
+        # hides the exception behind another one.
+        signal.signal(signal.SIGALRM, lambda _, frame: _stop(reason, frame))
+        signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
+        return
+    # The limit is not to break into the clean stop.
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    raise reason
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None

@@ -1,5 +1,6 @@
 """Byte streams of files that may be compressed, as their suffix says."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,11 @@ def open_input(path: Path) -> Iterator[BinaryIO]:
         message = f"{path} cannot be read to its end: it has no bytes, and compressed nothing has"
         raise InputError(message)
     try:
-        with pa.input_stream(str(path), compression=_compression(path)) as stream:
+        # By its bytes: a name need not be text.
+        with (
+            pa.OSFile(os.fsencode(path)) as file,
+            pa.input_stream(file, compression=_compression(path)) as stream,
+        ):
             yield cast("BinaryIO", stream)
     except PermissionError as error:
         message = f"{path} cannot be read: permission denied"
@@ -42,7 +47,12 @@ def open_output(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
 
 def check_input(path: Path) -> None:
     """Refuse what is not a regular file, which could not be read a second time."""
-    if not path.exists():
+    try:
+        is_there = exists(path)
+    except OSError as error:
+        message = f"input {path} cannot be read: {error.strerror}"
+        raise InputError(message) from error
+    if not is_there:
         message = f"input {path} does not exist"
         raise InputMissingError(message)
     if path.is_dir():
@@ -51,6 +61,15 @@ def check_input(path: Path) -> None:
     if not path.is_file():
         message = f"input {path} is not a regular file; pipe it in and name it '-'"
         raise InputError(message)
+
+
+def exists(path: Path) -> bool:
+    """Say whether there is something under a name; OSError if that cannot be known."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _compression(path: Path) -> str | None:

@@ -14,6 +14,7 @@ _CANNOT_CREATE = {
     errno.EACCES,
     errno.EEXIST,
     errno.EISDIR,
+    errno.ELOOP,
     errno.ENAMETOOLONG,
     errno.ENOENT,
     errno.ENOTDIR,
@@ -32,7 +33,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     path = path.resolve()
     temporary = path.with_name(f".{path.name}.aobatch.tmp")
-    with _storage_errors(path):
+    with storage_errors(path):
         descriptor = _create(temporary, path)
         try:
             with os.fdopen(os.dup(descriptor), "wb") as stream:
@@ -60,20 +61,21 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Say so if a file, or what lies in a folder, cannot be written in the block."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
 def storage_error(path: Path, error: OSError) -> JobError:
     """Say in one sentence why a file could not be written."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in _CANNOT_CREATE:
         return OutputError(f"{path} cannot be created: {reason}")
     return StorageError(f"{path} cannot be written: {reason}; make room and run again")
-
-
-@contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise storage_error(path, error) from error
 
 
 def _create(temporary: Path, path: Path) -> int:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aobatch.errors import JobError, StorageError
-from aobatch.job.atomic import storage_error
+from aobatch.job.atomic import storage_errors
 
 _KEY_BYTES = 16
 
@@ -22,26 +22,22 @@ class InFlight:
         """Open the file of a job's state folder; OutputError or StorageError if that fails."""
         self._path = path
         self._open: set[str] = set()
-        try:
+        with storage_errors(path):
             # No fsync: only the end of a process is to be outlived, and the kernel has the bytes.
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._descriptor = os.open(path, flags, 0o600)
-        except OSError as error:
-            raise storage_error(path, error) from error
 
     def left_behind(self) -> list[str]:
         """Give the keys that an earlier run had taken up when it died."""
-        with self._path.open("rb") as stream:
+        with storage_errors(self._path), self._path.open("rb") as stream:
             return [
                 key.hex() for key in iter(lambda: stream.read(_KEY_BYTES), b"") if _is_whole(key)
             ]
 
     def begin(self, key: str) -> None:
         """Note that a request is taken up; StorageError if there is no room for it."""
-        try:
+        with storage_errors(self._path):
             written = os.write(self._descriptor, bytes.fromhex(key))
-        except OSError as error:
-            raise storage_error(self._path, error) from error
         if written != _KEY_BYTES:
             message = f"{self._path} cannot be written: the disk is full; make room and run again"
             raise StorageError(message)
@@ -58,7 +54,8 @@ class InFlight:
 
     def clear(self) -> None:
         """Forget all requests: nothing is under way."""
-        os.ftruncate(self._descriptor, 0)
+        with storage_errors(self._path):
+            os.ftruncate(self._descriptor, 0)
         self._open.clear()
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aobatch.errors import BusyError
-from aobatch.job.atomic import storage_error
+from aobatch.job.atomic import storage_errors
 
 PATIENCE_SECONDS = 0.2
 
@@ -19,16 +19,16 @@ PATIENCE_SECONDS = 0.2
 def hold_lock(path: Path) -> Iterator[None]:
     """Hold the lock while the block runs.
 
-    BusyError names the run that holds it, OutputError says why the file cannot be opened. The
-    kernel drops the lock with the process, so a killed run never leaves it behind.
+    BusyError names the run that holds it, OutputError says why the file cannot be opened, and
+    StorageError why it cannot be written. The kernel drops the lock with the process, so a killed
+    run never leaves it behind.
     """
-    try:
+    with storage_errors(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise storage_error(path, error) from error
     try:
-        _acquire(descriptor, path)
-        _sign(descriptor)
+        with storage_errors(path):
+            _acquire(descriptor, path)
+            _sign(descriptor)
         yield
     finally:
         os.close(descriptor)

@@ -7,7 +7,7 @@ import msgspec
 
 from aobatch.errors import RequestError
 from aobatch.executors import Backend
-from aobatch.job.atomic import write_whole
+from aobatch.job.atomic import storage_errors, write_whole
 from aobatch.job.config import JobConfig
 from aobatch.job.context import Job, result_settings
 from aobatch.job.report import UsageReport, report_json, report_path
@@ -59,7 +59,8 @@ def is_current(marker: Marker, source: Source) -> bool:
 def refresh(report: UsageReport, output: Path) -> None:
     """Make the files of a finished job newer than its inputs, as make wants them."""
     write_report(report, output)
-    os.utime(output)
+    with storage_errors(output):
+        os.utime(output)
 
 
 def write_report(report: UsageReport, output: Path) -> None:

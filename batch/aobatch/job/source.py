@@ -75,7 +75,7 @@ def check_inputs(config: JobConfig) -> None:
             check_input(path)
             find_format(path)
         elif sys.stdin is None or sys.stdin.isatty():
-            message = "standard input is a terminal; pipe requests in, or name a file"
+            message = "standard input is closed or a terminal; pipe requests in, or name a file"
             raise UsageError(message)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from aobatch.errors import OutputError, UsageError
 from aobatch.formats import find_format
-from aobatch.job.atomic import replacing, storage_error, sync_folder
+from aobatch.formats.compression import exists
+from aobatch.job.atomic import replacing, storage_errors, sync_folder
 from aobatch.job.config import STREAM, JobConfig, default_output
 from aobatch.job.lock import hold_lock
 
@@ -48,20 +49,24 @@ class StateFolder:
 
     def reopen_job(self) -> None:
         """Discard what is known of the end of an earlier job, and keep its results."""
-        self.marker.unlink(missing_ok=True)
-        sync_folder(self.path)
+        self._drop(self.marker)
 
     def forget_job(self) -> None:
         """Discard the results of an earlier job and what is known of its end."""
         # The marker last: while it is there, the next run goes on discarding.
         ledger = [self.ledger.with_name(self.ledger.name + end) for end in ("-wal", "-shm", "")]
-        for path in (*ledger, self.in_flight, self.marker):
-            path.unlink(missing_ok=True)
-        sync_folder(self.path)
+        self._drop(*ledger, self.in_flight, self.marker)
 
     def drop_spool(self) -> None:
         """Discard what a finished job no longer needs."""
-        self.spool.unlink(missing_ok=True)
+        self._drop(self.spool)
+
+    def _drop(self, *paths: Path) -> None:
+        """Remove files for good, in this order."""
+        with storage_errors(self.path):
+            for path in paths:
+                path.unlink(missing_ok=True)
+            sync_folder(self.path)
 
 
 @contextmanager
@@ -72,11 +77,9 @@ def open_state(config: JobConfig) -> Iterator[StateFolder]:
             yield StateFolder(Path(folder))
         return
     state = StateFolder(state_path(config))
-    try:
+    with storage_errors(state.path):
         state.path.mkdir(mode=0o700, exist_ok=True)
         sync_folder(state.path.parent)
-    except OSError as error:
-        raise storage_error(state.path, error) from error
     with hold_lock(state.lock):
         yield state
         if config.output == STREAM:
@@ -92,13 +95,15 @@ def check_output(config: JobConfig) -> None:
             raise OutputError(message)
         return
     find_format(output)
-    if output.exists() and not output.is_file():
+    with storage_errors(output):
+        is_there = exists(output)
+    if is_there and not output.is_file():
         message = f"output {output} is not a regular file; name a file"
         raise OutputError(message)
     if not output.parent.is_dir():
         message = f"folder {output.parent} of the output does not exist; create it"
         raise OutputError(message)
-    if any(output.exists() and path.exists() and output.samefile(path) for path in config.inputs):
+    if is_there and any(path.exists() and output.samefile(path) for path in config.inputs):
         message = f"output {output} is also an input; name another file with --output"
         raise UsageError(message)
 

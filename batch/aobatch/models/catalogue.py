@@ -34,13 +34,11 @@ def models_home() -> Path:
 
     AOBATCH_MODELS, else `models/` of a checkout, else the user's cache folder.
     """
-    if named := os.environ.get("AOBATCH_MODELS"):
-        return Path(named).expanduser()
-    root = checkout()
-    if root:
-        return root / "models"
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "aobatch" / "models"
+    try:
+        return _models_home()
+    except RuntimeError as error:  # what pathlib raises
+        message = "the user has no home folder; name a folder for models in AOBATCH_MODELS"
+        raise ModelError(message) from error
 
 
 def find_card(name: str | None) -> Card | None:
@@ -134,6 +132,16 @@ def import_gguf(
         return convert(
             read_gguf(path), target, precision=precision, scorer=scorer, progress=progress
         )
+
+
+def _models_home() -> Path:
+    if named := os.environ.get("AOBATCH_MODELS"):
+        return Path(named).expanduser()
+    root = checkout()
+    if root:
+        return root / "models"
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "aobatch" / "models"
 
 
 def _is_plain(name: str) -> bool:

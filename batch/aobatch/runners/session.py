@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 from aobatch.errors import ModelError
 from aobatch.models.writer import MICROSOFT, GraphWriter
 
+# Packages of ONNX Runtime note what they are used for, under ~/.cache, and send it to their makers
+# unless this is set before they are loaded.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 _FORMAT = {"session.load_model_format": "ONNX"}
 _SLOW_BUT_RIGHT = {"session.x64quantprecision": "1"}
 
