@@ -24,14 +24,11 @@ CREATE TABLE results (
     completion_tokens INTEGER NOT NULL,
     seconds REAL NOT NULL
 );
-"""
-_POINTS = """
-CREATE TABLE IF NOT EXISTS points (
+CREATE TABLE points (
     run INTEGER, seconds REAL, lines INTEGER, prompt_tokens INTEGER, new_tokens INTEGER,
     rows INTEGER, slots INTEGER
-)
+);
 """
-"""Of the timeline; ledgers of earlier versions lack it."""
 _ADD_POINT = "INSERT INTO points VALUES (?, ?, ?, ?, ?, ?, ?)"
 _COLUMNS = "status_code, body, prompt_tokens, completion_tokens, seconds"
 _ADD_STATISTIC = (
@@ -60,8 +57,6 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._database = Database(path, _SCHEMA, SCHEMA_VERSION, _ADD_WALL_SECONDS)
-        self._database.write(_POINTS)
-        self._database.commit()
 
     @property
     def settings(self) -> dict[str, str]:

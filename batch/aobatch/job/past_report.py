@@ -25,7 +25,6 @@ from aobatch.job.status import job_status
 from aobatch.job.timeline import Point, timeline
 
 _RESULTS = "SELECT status_code, body, seconds FROM results"
-_HAS_POINTS = "SELECT 1 FROM sqlite_master WHERE name = 'points'"
 
 
 def past_report(output: Path) -> UsageReport:
@@ -64,8 +63,7 @@ def _unfinished_report(output: Path, state: StateFolder) -> UsageReport:
                 tally.add_failure(msgspec.json.decode(body, type=ErrorObject).code, None, None)
         settings = dict(connection.execute("SELECT name, value FROM settings"))
         statistics = dict(connection.execute("SELECT name, value FROM statistics"))
-        has_points = connection.execute(_HAS_POINTS).fetchone() is not None
-        rows = connection.execute("SELECT * FROM points ORDER BY rowid") if has_points else ()
+        rows = connection.execute("SELECT * FROM points ORDER BY rowid")
         points = [Point(*row) for row in rows]
     for _ in range(status.answered - num_results):
         tally.add_failure(None, None, None)  # lines that are no requests have no result
