@@ -99,9 +99,7 @@ def seconds_of(job: CrashJob, code: int) -> float:
     return time.monotonic() - started
 
 
-def test_process_left_behind_does_not_hold_the_lock(
-    tmp_path: Path, reference: Reference
-) -> None:
+def test_process_left_behind_does_not_hold_the_lock(tmp_path: Path, reference: Reference) -> None:
     """A child that outlives a killed run, whatever it inherited, stops nobody."""
     job, log = new_job(tmp_path / "job", "0"), tmp_path / "child"
     files = ["run", job.source, "-o", job.output]

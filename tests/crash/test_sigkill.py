@@ -22,7 +22,8 @@ SHAPES = {
 
 
 @pytest.mark.parametrize(
-    "num_kills", [pytest.param(60, id="short"), pytest.param(500, id="long", marks=pytest.mark.long)]
+    "num_kills",
+    [pytest.param(60, id="short"), pytest.param(500, id="long", marks=pytest.mark.long)],
 )
 def test_killed_jobs_lose_nothing(
     tmp_path: Path, tiny_int8: ModelFolder, tell: Callable[[str], None], num_kills: int

@@ -66,9 +66,7 @@ def test_poor_surroundings_change_nothing(
     assert job.names() == reference.names
 
 
-def test_nothing_is_written_elsewhere(
-    job: CrashJob, reference: Reference, tmp_path: Path
-) -> None:
+def test_nothing_is_written_elsewhere(job: CrashJob, reference: Reference, tmp_path: Path) -> None:
     """What a job writes lies beside its output, also what its libraries like to leave at home."""
     home = tmp_path / "home"
     home.mkdir()
