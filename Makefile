@@ -14,7 +14,7 @@ COMPILE := CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/lock/bin/pip-compile --qui
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run test check bench translate model format lock clean distclean help
+.PHONY: run test crash-test check bench translate model format lock clean distclean help
 
 run: $(VENV)/run.stamp ## run the main job, jobs/poems.jsonl, on the default model
 	$(AOBATCH) run jobs/poems.jsonl
@@ -28,6 +28,9 @@ bench: $(VENV)/run.stamp ## measure tokens a second on this machine
 
 test: $(VENV)/dev.stamp model ## run the whole test suite
 	$(BIN)/python -m pytest
+
+crash-test: $(VENV)/dev.stamp model ## kill, stop, starve and fuzz jobs for a long time
+	$(BIN)/python -m pytest -m long
 
 check: $(VENV)/dev.stamp ## check format, style, types, layers and docs
 	$(BIN)/ruff format --check .
@@ -59,7 +62,7 @@ distclean: clean ## remove .venv and the converted models as well
 	rm -rf $(VENV) models/*/
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

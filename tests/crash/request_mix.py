@@ -3,25 +3,7 @@
 import json
 import random
 
-WORDS = [
-    "the",
-    "sea",
-    "was",
-    "calm",
-    "and",
-    "old",
-    "men",
-    "told",
-    "of",
-    "ships",
-    "that",
-    "never",
-    "came",
-    "home",
-    "again",
-    "by",
-    "night",
-]
+PROSE = "the sea was calm and old men told of ships that never came home again by night"
 VARIANTS: tuple[dict[str, object], ...] = (
     {},
     {"temperature": 0},
@@ -57,7 +39,7 @@ def mixed_lines(num_good: int, max_tokens: int, num_bad: int = 40) -> bytes:
 
 def _good_line(draw: random.Random, number: int, max_tokens: int) -> bytes:
     body: dict[str, object] = {
-        "prompt": " ".join(draw.choices(WORDS, k=draw.randint(2, 20))),
+        "prompt": " ".join(draw.choices(PROSE.split(), k=draw.randint(2, 20))),
         "max_tokens": draw.randint(max(1, max_tokens // 2), max_tokens),
         **VARIANTS[number % len(VARIANTS)],
     }

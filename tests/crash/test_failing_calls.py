@@ -136,12 +136,14 @@ def check_failing_call(
     output = config.output
     before = output.read_bytes() if output.exists() else None
     with call.installed():
-        try:
-            run(monkeypatch, config, FakeBackend())
-        except JobError as error:
-            assert error.exit_code in {73, 74}, (call, error)
-            assert str(output) in str(error), (call, error)
-    assert (output.read_bytes() if output.exists() else None) in {before, expected}, call
+        error = error_of(monkeypatch, config)
+    after = output.read_bytes() if output.exists() else None
+    if error is None:
+        assert after == expected, call
+    else:
+        assert error.exit_code in {73, 74}, (call, error)
+        assert str(output) in str(error), (call, error)
+        assert after in {before, expected}, call
     recorded = CrashJob(output.parent, "0").recorded()
     backend = FakeBackend()
 
@@ -150,6 +152,15 @@ def check_failing_call(
     assert output.read_bytes() == expected, call
     assert recorded & {*backend.computed} == set(), call
     assert not list(output.parent.glob(".*")), call
+
+
+def error_of(monkeypatch: pytest.MonkeyPatch, config: JobConfig) -> JobError | None:
+    """Run a job; give what it ends with, if not well."""
+    try:
+        run(monkeypatch, config, FakeBackend())
+    except JobError as error:
+        return error
+    return None
 
 
 def run(monkeypatch: pytest.MonkeyPatch, config: JobConfig, backend: FakeBackend) -> None:

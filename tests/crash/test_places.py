@@ -28,10 +28,10 @@ def job(tmp_path: Path) -> CrashJob:
     return new_job(tmp_path / "job")
 
 
-@pytest.fixture
-def reference(tmp_path: Path) -> Reference:
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     """Run the same job where nothing is wrong."""
-    return run_reference(new_job(tmp_path / "reference"))
+    return run_reference(new_job(tmp_path_factory.mktemp("reference") / "job"))
 
 
 def make_folder(path: Path) -> None:
