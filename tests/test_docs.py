@@ -31,6 +31,16 @@ def test_tables_of_the_readme_are_those_of_the_code() -> None:
     assert exit_code_table() in README
 
 
+def test_tables_of_the_usage_report_are_those_of_the_code() -> None:
+    """Every part of a report, of a summary and of the statistics is written down."""
+    from report_tables import report_table, statistics_table, summary_table
+
+    text = (ROOT / "docs/usage-report.md").read_text(encoding="utf-8")
+    assert report_table() in text
+    assert summary_table() in text
+    assert statistics_table() in text
+
+
 def test_the_first_example_is_a_line_of_the_job() -> None:
     """The input line that the README shows stands in the job that `make run` runs."""
     example = README.split("```json\n")[1].split("\n```")[0]

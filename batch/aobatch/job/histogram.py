@@ -1,8 +1,9 @@
 """How values are spread: a few dozen buckets with round bounds, however many values there are."""
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -11,10 +12,12 @@ NUM_BUCKETS = 24
 
 
 class Histogram(msgspec.Struct, frozen=True):
-    """Bucket i holds the values from bounds[i] to below bounds[i + 1]; the last one also that."""
+    """Values in buckets."""
 
     bounds: list[int | float]
+    """Bucket i goes from bounds[i] to below bounds[i + 1]; the last one holds its end as well."""
     counts: list[int]
+    """Values in each bucket."""
 
 
 def histogram(values: Sequence[float], *, is_whole: bool) -> Histogram:
@@ -29,11 +32,8 @@ def histogram(values: Sequence[float], *, is_whole: bool) -> Histogram:
     lowest, usual, highest = ordered[0], ordered[(len(ordered) * 99 - 1) // 100], ordered[-1]
     step = nice_step((usual - lowest) / NUM_BUCKETS, smallest=1 if is_whole else 1e-6)
     bounds = _bounds(lowest, usual, highest + is_whole, step)
-    edges = [*bounds[1:-1], math.inf]
-    counts = [0] * len(edges)
-    for value in ordered:
-        counts[bisect_right(edges, value)] += 1
-    return Histogram(bounds, counts)
+    places = [0, *(bisect_left(ordered, bound) for bound in bounds[1:-1]), len(ordered)]
+    return Histogram(bounds, [end - start for start, end in pairwise(places)])
 
 
 def nice_step(width: float, smallest: float = 1e-9) -> float:

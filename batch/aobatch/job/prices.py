@@ -36,6 +36,7 @@ class Cost(msgspec.Struct, frozen=True):
     """What a job cost."""
 
     currency: str
+    """As the file of prices names it."""
     total: float
     by_model: dict[str, float]
     unpriced: list[str]

@@ -60,6 +60,7 @@ class RequestCounts(msgspec.Struct, frozen=True):
     completed: int
     failed: int
     failed_by_code: dict[str, int]
+    """By the `code` of their error objects."""
 
 
 class GroupUsage(msgspec.Struct):
@@ -112,6 +113,7 @@ class UsageReport(msgspec.Struct, frozen=True):
     requests: RequestCounts
     usage: Usage
     finish_reasons: dict[str, int]
+    """How many choices ended for which reason."""
     by_model: list[GroupUsage]
     by_user: list[GroupUsage]
     completion_tokens: Percentiles
@@ -127,6 +129,7 @@ class UsageReport(msgspec.Struct, frozen=True):
     """Prompt tokens a completed request."""
     histograms: Histograms = Histograms()
     timeline: Timeline = Timeline()
+    """What had been computed at a time, in columns of one length."""
     job: JobFacts | None = None
     cost: Cost | None = None
     """Null without prices."""
@@ -186,21 +189,25 @@ class UsageTally:
             sum(group.total_tokens for group in models),
         )
         wall_seconds = statistics.get("wall_seconds", 0.0) - statistics.get("model_seconds", 0.0)
+        # What is sorted already is sorted again in no time.
+        prompt_tokens = sorted(self._prompt_tokens)
+        completion_tokens = sorted(self._completion_tokens)
+        seconds = sorted(self._seconds)
         return UsageReport(
             requests=self._counts(),
             usage=usage,
             finish_reasons=dict(sorted(self._finish_reasons.items())),
             by_model=models,
             by_user=list(self._by_user.values()),
-            completion_tokens=percentiles(self._completion_tokens),
-            seconds=percentiles(self._seconds),
+            completion_tokens=percentiles(completion_tokens),
+            seconds=percentiles(seconds),
             tokens_per_second=round(usage.completion_tokens / (wall_seconds or math.inf), 3),
             statistics={name: _tidy(value) for name, value in sorted(statistics.items())},
-            prompt_tokens=percentiles(self._prompt_tokens),
+            prompt_tokens=percentiles(prompt_tokens),
             histograms=Histograms(
-                histogram(self._prompt_tokens, is_whole=True),
-                histogram(self._completion_tokens, is_whole=True),
-                histogram(self._seconds, is_whole=False),
+                histogram(prompt_tokens, is_whole=True),
+                histogram(completion_tokens, is_whole=True),
+                histogram(seconds, is_whole=False),
             ),
         )
 
