@@ -33,8 +33,11 @@ _GGUF_NAMES = {
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the user's own settings out of the tests."""
+def _clean_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Keep the user's own settings out of the tests, and the tests' speeds out of the user's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     for name in os.environ:
         if name.startswith("AOBATCH_") and name != "AOBATCH_MODELS":
             monkeypatch.delenv(name)

@@ -4,7 +4,8 @@ import click
 import msgspec
 
 from aobatch.api.body import PARAMETERS
-from aobatch.cli.failures import EXIT_CODES
+from aobatch.cli.exit_codes import EXIT_CODES
+from aobatch.cli.main import aobatch
 from aobatch.cli.run import run
 
 
@@ -20,9 +21,11 @@ def parameter_table() -> str:
 
 
 def option_table() -> str:
-    """Write the table of the options of `aobatch run`, in the words of its help."""
-    context = click.Context(run)
-    options = [option for option in run.params if isinstance(option, click.Option)]
+    """Write the table of the options of `aobatch run`, in the words of its help, without itself."""
+    # A command keeps the names of its help option as they were first asked for.
+    context = click.Context(run, **aobatch.context_settings)
+    parameters = run.get_params(context)
+    options = [option for option in parameters if isinstance(option, click.Option)][:-1]
     records = [option.get_help_record(context) or ("", "") for option in options]
     cells = [(name, " ".join(text.split())) for name, text in records]
     rows = [f"| `{_escaped(name)}` | {_escaped(text)} |" for name, text in cells]

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from aobatch import errors
 from aobatch.cli import failures
+from aobatch.cli.exit_codes import EXIT_CODES
 from aobatch.cli.main import Commands, aobatch
 
 
@@ -26,7 +27,7 @@ def test_help_names_every_command(runner: CliRunner, option: str) -> None:
 @pytest.mark.parametrize("name", Commands.lazy_commands)
 def test_help_says_what_the_command_says(name: str) -> None:
     """The sentence that is known without importing a command is the command's own."""
-    with click.Context(aobatch) as ctx:
+    with click.Context(aobatch, **aobatch.context_settings) as ctx:
         command = aobatch.get_command(ctx, name)
 
     assert command is not None
@@ -68,7 +69,7 @@ def test_every_job_error_has_a_documented_exit_code() -> None:
     """The table in the help knows the code of each error that can end a job."""
     kinds = [errors.JobError, *errors.JobError.__subclasses__()]
 
-    assert {kind.exit_code for kind in kinds} <= set(failures.EXIT_CODES)
+    assert {kind.exit_code for kind in kinds} <= set(EXIT_CODES)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from fakes import FakeBackend
 
 from aobatch.cli import run as module
-from aobatch.cli.failures import EXIT_CODES
+from aobatch.cli.exit_codes import EXIT_CODES
 from aobatch.cli.main import aobatch
 
 
@@ -172,3 +172,39 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, runner: CliRu
         "logprobs_mode": "processed",
         "kv_cache_dtype": "int8",
     }
+
+
+@pytest.mark.usefixtures("backend")
+def test_lines_can_be_chosen(runner: CliRunner, tmp_path: Path) -> None:
+    """Parts of a job are named by their shard, and each line is in one of them."""
+    lines = [f'{{"prompt":"p{i}"}}\n' for i in range(5)]
+    (tmp_path / "in.jsonl").write_text("".join(lines))
+    arguments = ["run", "-q", "in.jsonl", "--override", "n=1"]
+    for part in ("0/2", "1/2"):
+        assert runner.invoke(aobatch, [*arguments, "--shard", part]).exit_code == 0
+    limited = runner.invoke(aobatch, [*arguments, "--limit", "2", "-o", "-"])
+    sampled = runner.invoke(aobatch, [*arguments, "--sample", "3", "-o", "-"])
+
+    counts = [
+        len((tmp_path / f"in.out-{part}-of-00002.jsonl").read_text().splitlines())
+        for part in ("00000", "00001")
+    ]
+    assert counts == [3, 2]
+    assert [len(result.stdout.splitlines()) for result in (limited, sampled)] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--limit", "2", "--sample", "2"], "give one of them"),
+        (["--limit", "0"], "0 is not in the range"),
+        (["--shard", "2/2"], "is not a shard"),
+        (["--override", "n"], "not NAME=VALUE"),
+    ],
+)
+def test_wrong_choices_are_refused(runner: CliRunner, arguments: list[str], words: str) -> None:
+    """What cannot be chosen is an error of usage."""
+    result = runner.invoke(aobatch, ["run", "-", "-o", "-", *arguments], input="")
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from aobatch.api.response import Usage
-from aobatch.job.report import CountedChoice, CountedCompletion, UsageTally, percentiles
+from aobatch.job.percentiles import percentiles
+from aobatch.job.report import CountedChoice, CountedCompletion, UsageTally
 from aobatch.job.table import report_table
 
 

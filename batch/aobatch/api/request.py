@@ -1,6 +1,7 @@
 """Requests: one line of a job's input becomes a checked request or says why it cannot."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import msgspec
 
@@ -52,11 +53,14 @@ class Parser:
         defaults: Mapping[str, object],
         limits: Limits,
         ignore_unknown: bool = False,
+        overrides: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
-        """Keep what lines may leave out; RequestError if a default is wrong itself."""
+        """Keep what lines may leave out, and what replaces theirs; RequestError if it is wrong."""
         self._ignores_unknown = ignore_unknown
         self._decoder = LineDecoder()
-        self._validator = BodyValidator(defaults, limits, ignores_unknown=ignore_unknown)
+        self._validator = BodyValidator(
+            defaults, limits, ignores_unknown=ignore_unknown, overrides=overrides
+        )
         self._keys = KeyMaker()
 
     def parse(self, line: int, raw: bytes) -> Request | FailedLine:

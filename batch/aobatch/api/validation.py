@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -36,9 +37,14 @@ class BodyValidator:
     """
 
     def __init__(
-        self, defaults: Mapping[str, object], limits: Limits, *, ignores_unknown: bool
+        self,
+        defaults: Mapping[str, object],
+        limits: Limits,
+        *,
+        ignores_unknown: bool,
+        overrides: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
-        """Check the defaults too; RequestError if one is wrong or unknown."""
+        """Check defaults and overrides too; RequestError if one is wrong or unknown."""
         self._parameters = _limited(limits, ignores_unknown=ignores_unknown)
         self._required = [p for p in self._parameters.values() if p.default is msgspec.NODEFAULT]
         self._known = self._parameters.keys() | IGNORED
@@ -50,9 +56,14 @@ class BodyValidator:
         values, given = self._checked(defaults)
         _assemble({"prompts": ("",)} | values, given)
         self._defaults = values
+        self._check_names(overrides)
+        self._checked(overrides)
+        self._overrides = dict(overrides)
 
     def validate(self, fields: Mapping[str, object]) -> CompletionBody:
         """Give the checked body; RequestError names the first thing that is wrong."""
+        if self._overrides:
+            fields = {**fields, **self._overrides}
         if not self._ignores_unknown:
             self._check_names(fields)
         for parameter in self._required:

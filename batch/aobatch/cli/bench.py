@@ -7,16 +7,38 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aobatch.cli.command import Command
+from aobatch.cli.completing import model_names
 from aobatch.cli.console import show
+from aobatch.cli.exit_codes import exit_codes
 from aobatch.cli.options import threads_option
 from aobatch.cli.signals import interruptible
 
 if TYPE_CHECKING:
     from aobatch.cli.measurements import Measurements
 
+HELP = """Measure jobs, decode steps and prefill, in tokens a second.
 
-@click.command()
-@click.option("-m", "--model", metavar="NAME", help="Which model; the default one if not given.")
+\b
+Examples:
+  aobatch bench
+  aobatch bench --job jobs/poems.jsonl --rounds 1 --json
+
+The ceiling is what this machine would reach if a model were its matrix products alone. All
+figures are medians of rounds in which everything is measured in turn, since machines drift.
+"""
+
+
+@click.command(
+    cls=Command, help=HELP, exit_codes=exit_codes({0: "the figures are printed"}, 65, 69, 130, 143)
+)
+@click.option(
+    "-m",
+    "--model",
+    metavar="NAME",
+    shell_complete=model_names,
+    help="Which model; the default one if not given.",
+)
 @click.option(
     "--job",
     metavar="FILE",
@@ -33,18 +55,16 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def bench(model: str | None, job: Path | None, threads: int, rounds: int, *, as_json: bool) -> None:
-    """Measure jobs, decode steps and prefill, in tokens a second.
-
-    The ceiling is what this machine would reach if a model were its matrix products alone. All
-    figures are medians of rounds in which everything is measured in turn, since machines drift.
-    """
+    """Measure jobs, decode steps and prefill, in tokens a second."""
     from aobatch.cli.measurements import measure
     from aobatch.cli.progress import stage_progress
     from aobatch.executors.local import pull
+    from aobatch.job.speeds import note_speed
 
     with interruptible(), stage_progress(is_quiet=as_json) as stages:
         folder = pull(model, stages)
         figures = measure(folder, threads, rounds, job, stages)
+    note_speed(folder, "fp32", threads, figures.speed)
     if as_json:
         show(json.dumps(_as_data(figures), indent=2))
         return

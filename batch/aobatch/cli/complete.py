@@ -9,7 +9,10 @@ import click
 
 from aobatch.api.body import PARAMETERS, Parameter
 from aobatch.api.kinds import Boolean
+from aobatch.cli.command import Command
+from aobatch.cli.completing import model_names
 from aobatch.cli.console import show
+from aobatch.cli.exit_codes import exit_codes
 from aobatch.cli.options import kv_cache_dtype_option, threads_option
 from aobatch.cli.signals import interruptible
 from aobatch.errors import UsageError
@@ -40,7 +43,9 @@ class JsonValue(click.ParamType[Any]):
     ) -> object:
         """Read a value; one that is to be text is taken as it stands unless it is an array."""
         del param, ctx
-        text = str(value)
+        if not isinstance(value, str):  # from a settings file
+            return value
+        text = value
         if self._is_text and not text.startswith("["):
             return text
         try:
@@ -64,10 +69,15 @@ def _option(parameter: Parameter) -> Callable[[Callable[..., None]], Callable[..
         return click.option(*names, is_flag=True, default=None, help=parameter.doc)
     is_text = "string" in parameter.kind.describe()
     value = JsonValue(is_text=is_text)
-    return click.option(*names, type=value, metavar="VALUE", help=parameter.doc)
+    offer = model_names if parameter.name == "model" else None
+    return click.option(
+        *names, type=value, metavar="VALUE", shell_complete=offer, help=parameter.doc
+    )
 
 
-@click.command(help=HELP)
+@click.command(
+    cls=Command, help=HELP, exit_codes=exit_codes({0: "the answer is printed"}, 69, 130, 143)
+)
 @click.argument("prompt")
 @parameter_options
 @click.option("--json", "as_json", is_flag=True, help="Print the whole response object.")

@@ -15,23 +15,6 @@ from aobatch.cli.signals import Interrupted, OutOfTime, die_by
 from aobatch.errors import AobatchError, BusyError, JobError, StorageError
 from aobatch.text import escape
 
-EXIT_CODES = {
-    0: "every line was answered, or as many as --max-failures asks for",
-    1: "published, but more lines failed than --max-failures allows",
-    2: "the command line or a setting is wrong",
-    65: "an input is not readable, or the state belongs to another job",
-    66: "there is no such input",
-    69: "the model is missing or cannot be used",
-    70: "a defect of aobatch",
-    73: "the output cannot be created",
-    74: "the disk is full or failed",
-    75: "another run is at work on this job, or the time limit came; run again later",
-    130: "stopped by Ctrl-C (SIGINT); run again to go on",
-    143: "stopped by SIGTERM; run again to go on",
-}
-"""What the command's exit codes mean."""
-
-
 Conclusion: TypeAlias = Callable[[int, str | None], int]
 """Has the last word: hears the exit code and why it is not 0, gives the one to leave with."""
 

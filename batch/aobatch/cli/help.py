@@ -6,17 +6,18 @@ from typing import ClassVar
 
 import click
 
+from aobatch.cli.command import Command
 from aobatch.cli.failures import reported_failures
 
 
-class GroupedCommand(click.Command):
+class GroupedCommand(Command):
     """A command whose help lists its options under titles."""
 
     option_groups: ClassVar[Mapping[str, tuple[str, ...]]]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, group by group, those of no group last."""
-        parameters = {parameter.name: parameter for parameter in self.get_params(ctx)}
+        parameters = {p.name: p for p in self.get_params(ctx) if isinstance(p, click.Option)}
         groups = {
             title: [parameters.pop(name) for name in names]
             for title, names in self.option_groups.items()

@@ -1,11 +1,14 @@
 """The command `aobatch`."""
 
-import platform
-from importlib.metadata import PackageNotFoundError, version
+import json
 
 import click
 
+from aobatch.cli.command import ROOT_CONFIG_OPTION
+from aobatch.cli.console import show
 from aobatch.cli.help import LazyGroup
+
+_AS_JSON = f"{__name__}.as_json"
 
 
 class Commands(LazyGroup):
@@ -13,6 +16,7 @@ class Commands(LazyGroup):
 
     lazy_commands = {  # noqa: RUF012 - declared as a ClassVar in LazyGroup
         "run": ("aobatch.cli.run", "Answer every request of the input files."),
+        "validate": ("aobatch.cli.validate", "Check the lines of a job and say what it will take."),
         "status": (
             "aobatch.cli.status",
             "Say how far a running or interrupted job is.",
@@ -21,6 +25,7 @@ class Commands(LazyGroup):
             "aobatch.cli.report",
             "Show the usage report of a job again.",
         ),
+        "merge": ("aobatch.cli.merge", "Put the outputs of all shards of a job together."),
         "models": ("aobatch.cli.models", "List, fetch, convert and inspect models."),
         "complete": (
             "aobatch.cli.complete",
@@ -30,6 +35,12 @@ class Commands(LazyGroup):
             "aobatch.cli.bench",
             "Measure jobs, decode steps and prefill, in tokens a second.",
         ),
+        "doctor": ("aobatch.cli.doctor", "Say whether this machine can run jobs."),
+        "completion": (
+            "aobatch.cli.completion",
+            "Print the script by which a shell completes commands.",
+        ),
+        "config": ("aobatch.cli.config", "Show settings and where they come from."),
     }
 
 
@@ -47,10 +58,15 @@ def print_version(ctx: click.Context, _: click.Parameter, is_asked: bool) -> Non
     """Print what a report of a defect should name."""
     if not is_asked or ctx.resilient_parsing:
         return
-    parts = [f"{name} {_version(name)}" for name in ("onnxruntime", "tokenizers", "pyarrow")]
-    python = f"Python {platform.python_version()}"
-    click.echo(f"aobatch {_version('aobatch')} ({', '.join([python, *parts])})")
+    from aobatch.cli.versions import version_facts, version_line
+
+    show(json.dumps(version_facts(), indent=2) if ctx.meta[_AS_JSON] else version_line())
     ctx.exit()
+
+
+def note_json(ctx: click.Context, _: click.Parameter, is_asked: bool) -> None:
+    """Remember how the version is to be printed."""
+    ctx.meta[_AS_JSON] = is_asked
 
 
 @click.group(
@@ -65,22 +81,25 @@ def print_version(ctx: click.Context, _: click.Parameter, is_asked: bool) -> Non
 @click.option(
     "--version",
     is_flag=True,
-    is_eager=True,
     expose_value=False,
     callback=print_version,
     help="Show the versions of aobatch and of what it runs on, and exit.",
+)
+@click.option(
+    "--json",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=note_json,
+    help="With --version: print it as JSON.",
 )
 def aobatch() -> None:
     """Run files of completion requests through a local model."""
 
 
+aobatch.params.append(ROOT_CONFIG_OPTION)
+
+
 def main() -> None:
     """Run the command line."""
     aobatch(prog_name="aobatch")
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "(not installed)"

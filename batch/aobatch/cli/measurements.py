@@ -1,5 +1,6 @@
 """Everything that `aobatch bench` measures, in rounds."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from aobatch.engine.config import EngineConfig
 from aobatch.executors.local import LocalBackend
 from aobatch.executors.memory import default_kv_cache_bytes
 from aobatch.job.benchmark import KINDS, JobSpeed, benchmark_job
+from aobatch.job.speeds import Speed as MachineSpeed
 from aobatch.models.folder import ModelFolder
 from aobatch.runners.benchmark import BATCHES, PROMPTS, Speed, decode_speed, prefill_speed
 from aobatch.runners.ceiling import Ceiling
@@ -31,6 +33,13 @@ class Measurements:
     """Rows of a step and its new tokens a second, if it were matrix products alone."""
     speeds: list[Speed]
     samplers: list[SamplerSpeed]
+
+    @property
+    def speed(self) -> MachineSpeed:
+        """What a guess of a job's time needs: prompts read apart, and decoding as in a job."""
+        prefills = [s.tokens_per_second for s in self.speeds if s.phase == "prefill"]
+        decodes = [s.tokens_per_second for s in self.speeds if s.phase == "decode"]
+        return MachineSpeed(max(prefills), max(decodes), "bench", time.strftime("%Y-%m-%d"))
 
 
 def measure(

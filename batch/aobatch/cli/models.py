@@ -4,17 +4,30 @@ from pathlib import Path
 
 import click
 
+from aobatch.cli.command import Group
+from aobatch.cli.completing import model_names
 from aobatch.cli.console import say, show
+from aobatch.cli.exit_codes import exit_codes
 from aobatch.cli.signals import interruptible
 from aobatch.text import escape
 
+MODEL_CODES = exit_codes({0: "the model is ready"}, 69, 73, 74, 130, 143)
 
-@click.group()
+
+@click.group(cls=Group)
 def models() -> None:
     """List, fetch, convert and inspect models."""
 
 
-@models.command("list")
+LIST_HELP = """List the models that there are, and which of them are ready.
+
+\b
+Examples:
+  aobatch models list
+"""
+
+
+@models.command("list", help=LIST_HELP)
 def list_() -> None:
     """List the models that there are, and which of them are ready."""
     from aobatch.models.catalogue import list_models
@@ -32,8 +45,17 @@ def list_() -> None:
         show(line.rstrip())
 
 
-@models.command()
-@click.argument("name")
+PULL_HELP = """Fetch a model of the list and convert it.
+
+\b
+Examples:
+  aobatch models pull smollm2-135m-instruct
+  aobatch models pull smollm2-135m-instruct --precision fp32
+"""
+
+
+@models.command(help=PULL_HELP, exit_codes=MODEL_CODES)
+@click.argument("name", shell_complete=model_names)
 @click.option(
     "--precision",
     type=click.Choice(["int8", "fp32"]),
@@ -51,7 +73,16 @@ def pull(name: str, precision: str | None, *, quiet: bool) -> None:
         say(f"{folder.manifest.name} is ready in {folder.path}")
 
 
-@models.command("import")
+IMPORT_HELP = """Convert the GGUF file at PATH into a model called NAME.
+
+\b
+Examples:
+  aobatch models import model-q8_0.gguf mine
+  aobatch run jobs/poems.jsonl -m mine
+"""
+
+
+@models.command("import", help=IMPORT_HELP, exit_codes=MODEL_CODES)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.argument("name")
 @click.option(
@@ -74,8 +105,16 @@ def import_(path: Path, name: str, precision: str, *, quiet: bool) -> None:
         say(f"{folder.manifest.name} is ready in {folder.path}")
 
 
-@models.command()
-@click.argument("name")
+INSPECT_HELP = """Print what is known of a model, as JSON.
+
+\b
+Examples:
+  aobatch models inspect smollm2-135m-instruct | jq .context_length
+"""
+
+
+@models.command(help=INSPECT_HELP, exit_codes=exit_codes({0: "it is printed"}, 69))
+@click.argument("name", shell_complete=model_names)
 def inspect(name: str) -> None:
     """Print what is known of a model, as JSON."""
     import msgspec

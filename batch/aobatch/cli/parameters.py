@@ -50,6 +50,19 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
+class Allowance(click.ParamType[str]):
+    """A number of lines such as 12, or a percentage such as 2.5%; the job reads it."""
+
+    name = "allowance"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        """Give its text; a settings file may hold a number."""
+        del param, ctx
+        return str(value)
+
+
 class NamedValue(click.ParamType[tuple[str, object]]):
     """A body field and its JSON value, such as temperature=0.2 or user="ada"."""
 
@@ -59,6 +72,8 @@ class NamedValue(click.ParamType[tuple[str, object]]):
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, object]:
         """Split a pair; text that is no JSON is a string."""
+        if isinstance(value, tuple):  # from a settings file
+            return value
         name, equals, text = str(value).partition("=")
         if not equals or not name:
             self.fail(f"{value!r} is not NAME=VALUE, such as temperature=0.2", param, ctx)

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import click
 
+from aobatch.cli.command import Command
 from aobatch.cli.console import say, show
+from aobatch.cli.exit_codes import exit_codes
 from aobatch.cli.report_options import prices_option
 from aobatch.cli.tables import show_report
 from aobatch.errors import UsageError
@@ -25,7 +27,9 @@ standard output; behind --json it may be left out.
 STREAM = Path("-")
 
 
-@click.command(help=HELP)
+@click.command(
+    cls=Command, help=HELP, exit_codes=exit_codes({0: "the report is shown"}, 65, 66, 73, 74)
+)
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
 @click.option(
     "--json",

@@ -8,11 +8,18 @@ import click
 
 from aobatch.cli.console import log_format, say
 from aobatch.cli.ending import Ending
+from aobatch.cli.exit_codes import EXIT_CODES
 from aobatch.cli.failures import reported_failures
-from aobatch.cli.options import kv_cache_dtype_option, threads_option
-from aobatch.cli.parameters import ANY_PATH, ByteSize, Duration, NamedValue
+from aobatch.cli.options import (
+    cache_options,
+    request_options,
+    selection_of,
+    selection_options,
+    threads_option,
+)
+from aobatch.cli.parameters import ANY_PATH, Allowance, Duration
 from aobatch.cli.report_options import ReportOptions, report_options
-from aobatch.cli.run_command import EPILOG, HELP, RunCommand
+from aobatch.cli.run_command import HELP, RunCommand
 from aobatch.cli.signals import interruptible, limited_time
 from aobatch.cli.tables import say_report
 from aobatch.errors import UsageError
@@ -30,6 +37,10 @@ class RunOptions(ReportOptions):
     output: Path | None
     model: str | None
     default: tuple[tuple[str, object], ...]
+    override: tuple[tuple[str, object], ...]
+    limit: int | None
+    sample: int | None
+    shard: str | None
     seed: int
     ignore_unknown: bool
     clamp_max_tokens: bool
@@ -46,7 +57,7 @@ class RunOptions(ReportOptions):
     retry_failed: bool
 
 
-@click.command(cls=RunCommand, help=HELP, epilog=EPILOG)
+@click.command(cls=RunCommand, help=HELP, exit_codes=EXIT_CODES)
 @click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=ANY_PATH)
 @click.option(
     "-o",
@@ -64,6 +75,7 @@ class RunOptions(ReportOptions):
 @click.option(
     "--max-failures",
     metavar="N|P%",
+    type=Allowance(),
     default="0",
     show_default=True,
     help="Lines that may fail without exit code 1.",
@@ -74,18 +86,8 @@ class RunOptions(ReportOptions):
     type=Duration(),
     help="Stop after 90s, 30m or 2h with exit code 75; the same command goes on.",
 )
-@click.option("-m", "--model", metavar="NAME", help="The model of lines that name none.")
-@click.option(
-    "--default",
-    metavar="NAME=VALUE",
-    type=NamedValue(),
-    multiple=True,
-    help="A body field for lines that leave it out, as JSON; may be repeated.",
-)
-@click.option("--ignore-unknown", is_flag=True, help="Ignore body fields that do not exist.")
-@click.option(
-    "--clamp-max-tokens", is_flag=True, help="Shorten max_tokens to what the context holds."
-)
+@selection_options
+@request_options
 @click.option(
     "--logprobs-mode",
     type=click.Choice(["raw", "processed"]),
@@ -94,20 +96,7 @@ class RunOptions(ReportOptions):
     help="Logprobs of the model alone, or after bias, penalties and temperature.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of lines without one.")
-@click.option(
-    "--max-num-seqs",
-    type=click.IntRange(min=1),
-    default=128,
-    show_default=True,
-    help="Sequences decoded together.",
-)
-@click.option(
-    "--kv-cache-bytes",
-    metavar="SIZE",
-    type=ByteSize(),
-    help="Memory for keys and values. Default: half of what is free.",
-)
-@kv_cache_dtype_option
+@cache_options
 @click.option(
     "--prefix-sharing/--no-prefix-sharing",
     default=True,
@@ -136,6 +125,7 @@ def _run(options: RunOptions, ending: Ending) -> None:
     from aobatch.cli.progress import job_progress, stage_progress
     from aobatch.job.config import parse_allowance
     from aobatch.job.runner import run_job
+    from aobatch.job.speeds import note_run
 
     allowance = parse_allowance(options["max_failures"])
     config = job_config(options)
@@ -148,6 +138,8 @@ def _run(options: RunOptions, ending: Ending) -> None:
         backend = open_backend(options, stages)
         outcome = run_job(config, backend, job_progress(is_quiet=options["quiet"]))
     ending.report = outcome.report
+    if not outcome.was_finished:
+        note_run(outcome.report, options["kv_cache_dtype"], options["threads"])
     if not options["quiet"]:
         say_outcome(outcome, config)
     counts = outcome.report.requests
@@ -169,11 +161,14 @@ def job_config(options: RunOptions) -> "JobConfig":
     if output is None and len(options["inputs"]) > 1:
         message = "several inputs go into one output: name it with --output"
         raise UsageError(message)
+    selection = selection_of(options)
     return JobConfig(
         inputs=options["inputs"],
-        output=output or default_output(options["inputs"][0]),
+        output=output or default_output(options["inputs"][0], selection.shard),
         model=options["model"],
         defaults=dict(options["default"]),
+        overrides=dict(options["override"]),
+        selection=selection,
         ignore_unknown=options["ignore_unknown"],
         is_restart=options["restart"],
         retries_failed=options["retry_failed"],

@@ -5,9 +5,9 @@ from typing import Any
 import click
 
 from aobatch.cli.ending import conclude_usage_error
-from aobatch.cli.failures import EXIT_CODES
 from aobatch.cli.help import GroupedCommand
 from aobatch.cli.report_options import NAMES
+from aobatch.errors import UsageError
 
 HELP = """Answer every request of the input files.
 
@@ -23,15 +23,21 @@ last one is answered. The same command goes on where it was stopped, and does no
 finished.
 """
 
-EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>5}  {text}" for code, text in EXIT_CODES.items())
-
 
 class RunCommand(GroupedCommand):
     """The command with its options in groups."""
 
     option_groups = {  # noqa: RUF012 - declared as a ClassVar in GroupedCommand
         "Files": ("output", "restart", "retry_failed", "max_failures", "time_limit"),
-        "Requests": ("model", "default", "ignore_unknown", "clamp_max_tokens", "logprobs_mode"),
+        "Lines": ("limit", "sample", "shard"),
+        "Requests": (
+            "model",
+            "default",
+            "override",
+            "ignore_unknown",
+            "clamp_max_tokens",
+            "logprobs_mode",
+        ),
         "Sampling": ("seed",),
         "Machine": (
             "max_num_seqs",
@@ -59,3 +65,5 @@ class RunCommand(GroupedCommand):
             raise
         except click.UsageError as error:
             conclude_usage_error(given, error)
+        except UsageError as error:  # in a settings file
+            conclude_usage_error(given, click.UsageError(str(error)))

@@ -5,6 +5,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aobatch.cli.command import Command
+from aobatch.cli.console import show
+from aobatch.cli.exit_codes import exit_codes
+
 if TYPE_CHECKING:
     from aobatch.job.status import JobStatus
 
@@ -20,7 +24,7 @@ OUT is the output of the job. A run that is at work is not disturbed.
 """
 
 
-@click.command(help=HELP)
+@click.command(cls=Command, help=HELP, exit_codes=exit_codes({0: "there is such a job"}, 65, 66))
 @click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 def status(output: Path, *, as_json: bool) -> None:
@@ -31,9 +35,9 @@ def status(output: Path, *, as_json: bool) -> None:
 
     found = job_status(output)
     if as_json:
-        click.echo(msgspec.json.encode(found).decode())
+        show(msgspec.json.encode(found).decode())
     else:
-        click.echo(_sentence(output, found))
+        show(_sentence(output, found))
 
 
 def _sentence(output: Path, found: "JobStatus") -> str:

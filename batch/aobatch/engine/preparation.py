@@ -119,9 +119,12 @@ class Preparation:
         )
 
     def _check_token_ids(self, request: Request) -> None:
-        biased = np.array([token_id for token_id, _ in request.body.logit_bias], np.int64)
-        self._check_range(biased, "logit_bias")
-        self._check_range(np.array(request.body.stop_token_ids, np.int64), "stop_token_ids")
+        body = request.body
+        if body.logit_bias:
+            biased = np.array([token_id for token_id, _ in body.logit_bias], np.int64)
+            self._check_range(biased, "logit_bias")
+        if body.stop_token_ids:
+            self._check_range(np.array(body.stop_token_ids, np.int64), "stop_token_ids")
 
     def _check_range(self, token_ids: TokenIds, name: str) -> None:
         size = self._limits.vocab_size

@@ -14,9 +14,11 @@ from aobatch.executors import Executor, ModelIdentity
 from aobatch.executors.waiting import interruptible
 from aobatch.models.catalogue import ensure, find_card, resolve
 from aobatch.models.folder import CacheDtype, ModelFolder, open_folder
+from aobatch.models.manifest import Manifest
 
 if TYPE_CHECKING:
     from aobatch.engine.engine import Engine
+    from aobatch.engine.preparation import ModelLimits
     from aobatch.engine.streaming import Listener
 
 
@@ -99,15 +101,22 @@ def open_engine(folder: ModelFolder, config: EngineConfig, threads: int) -> "Eng
     """Open the graph and the tokenizer of a model folder behind an engine."""
     # A finished job, which opens no engine, is not to wait for the runtime.
     from aobatch.engine.engine import Engine
-    from aobatch.engine.preparation import ModelLimits
     from aobatch.models.tokenizer import load_tokenizer
     from aobatch.runners.lanes import session_threads
     from aobatch.runners.onnx import OnnxRunner
 
     lanes = min(config.num_lanes, threads)
     config = replace(config, num_lanes=lanes)
-    manifest = folder.manifest
-    limits = ModelLimits(
+    manifest, graph = folder.manifest, folder.graph(config.kv_cache_dtype)
+    runner = OnnxRunner(graph, session_threads(threads, lanes), manifest.graph_sizes)
+    return Engine(runner, load_tokenizer(folder), limits_of(manifest), config)
+
+
+def limits_of(manifest: Manifest) -> "ModelLimits":
+    """Say which requests a model can take."""
+    from aobatch.engine.preparation import ModelLimits
+
+    return ModelLimits(
         manifest.vocab_size,
         manifest.context_length,
         manifest.eos_token_ids,
@@ -115,9 +124,6 @@ def open_engine(folder: ModelFolder, config: EngineConfig, threads: int) -> "Eng
         manifest.adds_document_start,
         manifest.infill_token_ids,
     )
-    graph = folder.graph(config.kv_cache_dtype)
-    runner = OnnxRunner(graph, session_threads(threads, lanes), manifest.graph_sizes)
-    return Engine(runner, load_tokenizer(folder), limits, config)
 
 
 def fingerprint(folder: ModelFolder, cache_dtype: CacheDtype = "fp32") -> str:

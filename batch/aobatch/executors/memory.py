@@ -1,6 +1,7 @@
 """How much memory this process may still take."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 MEMINFO = Path("/proc/meminfo")
@@ -12,6 +13,7 @@ GROUP_LIMITS = (
     ),
 )
 """Limit and use of the control group that a container sees as its own, version 2 and 1."""
+UNLIMITED = 2**60
 
 
 def default_kv_cache_bytes() -> int:
@@ -22,11 +24,22 @@ def default_kv_cache_bytes() -> int:
 def available_memory() -> int:
     """Give the bytes that can be taken without pushing others out, within a container's limit."""
     free = _system_memory()
+    for bound, taken in _group_limits():
+        free = min(free, max(0, bound - taken))
+    return free
+
+
+def container_limit() -> int | None:
+    """Give the bytes that a container allows its processes together; None without a limit."""
+    return min((bound for bound, _ in _group_limits()), default=None)
+
+
+def _group_limits() -> Iterator[tuple[int, int]]:
     for limit, used in GROUP_LIMITS:
         bound, taken = _number(limit), _number(used)
-        if bound is not None and taken is not None:
-            free = min(free, max(0, bound - taken))
-    return free
+        # Version 1 writes a limit beyond all memory where there is none.
+        if bound is not None and taken is not None and bound < UNLIMITED:
+            yield bound, taken
 
 
 def _system_memory() -> int:

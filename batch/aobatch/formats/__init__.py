@@ -39,6 +39,10 @@ class Format(Protocol):
         """Write output records, each one JSON text, as the name in path asks for."""
         ...
 
+    def read_records(self, path: Path) -> Iterator[bytes]:
+        """Yield the records of an output that write_records has written."""
+        ...
+
 
 def read_rows(path: Path, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Row]:
     """Yield the rows of a file in order; InputError if the file itself cannot be read."""
@@ -48,6 +52,11 @@ def read_rows(path: Path, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Row]
 def write_records(records: Iterable[bytes], stream: BinaryIO, path: Path) -> None:
     """Write output records into a stream in the format that the name in path asks for."""
     find_format(path).write_records(records, stream, path)
+
+
+def read_records(path: Path) -> Iterator[bytes]:
+    """Yield the records of an output, however long they are."""
+    return find_format(path).read_records(path)
 
 
 def find_format(path: Path) -> Format:

@@ -1,5 +1,6 @@
 """JSON Lines: one request a line, bytes split on line feeds alone."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +28,12 @@ def write_records(records: Iterable[bytes], stream: BinaryIO, path: Path) -> Non
     with open_output(stream, path) as lines:
         for record in records:
             lines.write(record + b"\n")
+
+
+def read_records(path: Path) -> Iterator[bytes]:
+    """Yield the lines of an output."""
+    for row in read_rows(path, sys.maxsize):
+        yield row.raw
 
 
 def split_lines(stream: BinaryIO, max_line_bytes: int) -> Iterator[tuple[int, bytes | None]]:

@@ -8,6 +8,7 @@ from aobatch.api.request import Limits
 from aobatch.errors import UsageError
 from aobatch.formats import MAX_LINE_BYTES, split_compression
 from aobatch.job.prices import Prices
+from aobatch.job.selection import Selection, Shard
 
 STREAM = Path("-")
 """Standard input among the inputs, standard output as the output."""
@@ -23,6 +24,10 @@ class JobConfig:
     """The model of lines that name none; None is the default model."""
     defaults: Mapping[str, object] = field(default_factory=dict)
     """Values for body fields that a line leaves out."""
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    """Values for body fields that replace those of every line."""
+    selection: Selection = field(default_factory=Selection)
+    """Which of the lines are answered."""
     limits: Limits = field(default_factory=Limits)
     max_line_bytes: int = MAX_LINE_BYTES
     ignore_unknown: bool = False
@@ -61,10 +66,14 @@ def parse_allowance(text: str) -> FailureAllowance:
     return FailureAllowance(amount, is_percentage)
 
 
-def default_output(source: Path) -> Path:
-    """Name the output of an input file: a.jsonl.gz gives a.out.jsonl.gz beside it."""
+def default_output(source: Path, shard: Shard | None = None) -> Path:
+    """Name the output of an input file: a.jsonl.gz gives a.out.jsonl.gz beside it.
+
+    Shards have names of their own, such as a.out-00000-of-00004.jsonl.gz.
+    """
     if source == STREAM:
         return STREAM
     name, compression = split_compression(source)
     plain = Path(name)
-    return source.with_name(f"{plain.stem}.out{plain.suffix}{compression}")
+    part = "" if shard is None or shard.is_whole else f"-{shard.name}"
+    return source.with_name(f"{plain.stem}.out{part}{plain.suffix}{compression}")

@@ -13,7 +13,9 @@ from aobatch.job.timeline import timeline
 
 _NOT_SHOWN = {"results version", "limits", "created"}
 _TEXTS = {"prompt", "suffix"}
-"""Defaults that hold what is completed, which stands in no report."""
+"""Fields that hold what is completed, which stands in no report."""
+_FIELDS = {"defaults": "default", "overrides": "override"}
+"""Settings that are body fields of all lines."""
 
 
 def finished_report(job: Job, tally: UsageTally) -> UsageReport:
@@ -46,9 +48,9 @@ def shown_settings(settings: Mapping[str, str]) -> dict[str, str]:
     """Choose the settings that say something to people, without texts of requests."""
     shown: dict[str, str] = {}
     for name, value in settings.items():
-        if name == "defaults":
-            defaults = {key: v for key, v in json.loads(value).items() if key not in _TEXTS}
-            shown |= {f"default {key}": _plain(json.dumps(v)) for key, v in defaults.items()}
+        if name in _FIELDS:
+            fields = {key: v for key, v in json.loads(value).items() if key not in _TEXTS}
+            shown |= {f"{_FIELDS[name]} {k}": _plain(json.dumps(v)) for k, v in fields.items()}
         elif name not in _NOT_SHOWN and not name.startswith("model"):
             shown[name] = _plain(value)
     return shown

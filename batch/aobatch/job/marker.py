@@ -11,6 +11,7 @@ from aobatch.job.atomic import storage_errors, write_whole
 from aobatch.job.config import JobConfig
 from aobatch.job.context import Job, result_settings
 from aobatch.job.report import UsageReport, report_json, report_path
+from aobatch.job.selection import Selection
 from aobatch.job.source import Source, digest_file
 
 
@@ -22,13 +23,20 @@ class Marker(msgspec.Struct, frozen=True):
     settings: dict[str, str]
     models: dict[str, str]
     report: UsageReport
+    selection: Selection = Selection()
 
 
 def mark_finished(path: Path, job: Job, report: UsageReport) -> None:
     """Note that a job is published."""
     output = digest_file(job.config.output)
     models = job.models.fingerprints
-    marker = Marker(job.source.digests, output, dict(job.settings), models, report)
+    selection = job.config.selection
+    marker = Marker(job.source.digests, output, dict(job.settings), models, report, selection)
+    write_marker(path, marker)
+
+
+def write_marker(path: Path, marker: Marker) -> None:
+    """Write what is known of a finished job."""
     write_whole(path, msgspec.json.encode(marker))
 
 
@@ -47,10 +55,11 @@ def has_same_settings(marker: Marker, config: JobConfig, backend: Backend) -> bo
 
 
 def is_current(marker: Marker, source: Source) -> bool:
-    """Say whether the inputs and the output are as they were when the job was finished."""
+    """Say whether inputs, chosen lines and output are as they were when the job was finished."""
     output = source.config.output
     return (
         marker.inputs == source.digests
+        and marker.selection == source.config.selection
         and output.is_file()
         and marker.output == digest_file(output)
     )

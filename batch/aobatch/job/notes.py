@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 
+from aobatch.job.percentiles import Percentiles
 from aobatch.job.prices import Cost
-from aobatch.job.report import Percentiles, UsageReport
+from aobatch.job.report import UsageReport
 
 _SHARED = {
     "prefix_tokens_shared": "prompt tokens of common beginnings",

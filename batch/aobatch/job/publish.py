@@ -40,7 +40,8 @@ def publish(job: Job) -> UsageReport:
         report = finished_report(job, tally)
         # Before the output, so that the output is the newest file, as make wants it.
         write_report(report, output)
-    if answers.num_recorded < len(job.ledger):
+    is_all = not job.config.selection.is_partial  # a part is tried ahead of the whole
+    if is_all and answers.num_recorded < len(job.ledger):
         # Lines that are no longer in the input would pile up in a job that is run each night.
         requests = (line for line in job.source.lines() if isinstance(line, Request))
         job.ledger.keep_only(request.key for request in requests)

@@ -4,7 +4,7 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,7 @@ import msgspec
 from aobatch.api.errors import shorten
 from aobatch.api.response import Usage
 from aobatch.job.histogram import Histogram, histogram
+from aobatch.job.percentiles import NO_PERCENTILES, Percentiles, percentiles, tidy
 from aobatch.job.prices import Cost
 from aobatch.job.timeline import Timeline
 
@@ -42,17 +43,6 @@ class CountedCompletion(msgspec.Struct, frozen=True):
     usage: Usage
 
 
-class Percentiles(msgspec.Struct, frozen=True):
-    """The values that half, nine tenths and 99 of 100 requests do not exceed."""
-
-    p50: int | float | None
-    p90: int | float | None
-    p99: int | float | None
-
-
-NO_PERCENTILES = Percentiles(None, None, None)
-
-
 class RequestCounts(msgspec.Struct, frozen=True):
     """How many lines there were and what became of them."""
 
@@ -72,6 +62,14 @@ class GroupUsage(msgspec.Struct):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
+
+    def add(self, other: "GroupUsage") -> None:
+        """Add what a group of the same name has in another report."""
+        self.requests += other.requests
+        self.failed += other.failed
+        self.prompt_tokens += other.prompt_tokens
+        self.completion_tokens += other.completion_tokens
+        self.total_tokens += other.total_tokens
 
 
 class Histograms(msgspec.Struct, frozen=True):
@@ -156,6 +154,7 @@ class UsageTally:
         self._finish_reasons: Counter[str] = Counter()
         self._by_model: dict[str | None, GroupUsage] = {}
         self._by_user: dict[str | None, GroupUsage] = {}
+        self._num_completed = 0
         self._prompt_tokens = array("q")
         self._completion_tokens = array("q")
         self._seconds = array("d")
@@ -170,8 +169,13 @@ class UsageTally:
             group.completion_tokens += usage.completion_tokens
             group.total_tokens += usage.total_tokens
         self._finish_reasons.update(choice.finish_reason or "" for choice in completion.choices)
-        self._prompt_tokens.append(usage.prompt_tokens)
-        self._completion_tokens.append(usage.completion_tokens)
+        self._num_completed += 1
+        self.add_measures(usage.prompt_tokens, usage.completion_tokens, seconds)
+
+    def add_measures(self, prompt_tokens: int, completion_tokens: int, seconds: float) -> None:
+        """Add a completed request to the spread of all."""
+        self._prompt_tokens.append(prompt_tokens)
+        self._completion_tokens.append(completion_tokens)
         self._seconds.append(seconds)
 
     def add_failure(self, code: str | None, model: str | None, user: str | None) -> None:
@@ -179,6 +183,18 @@ class UsageTally:
         for group in self._groups(model, user):
             group.failed += 1
         self._failed_by_code[code or "unknown"] += 1
+
+    def add_report(self, report: UsageReport) -> None:
+        """Count what another report has counted, but for the spread of its requests."""
+        self._num_completed += report.requests.completed
+        self._failed_by_code.update(report.requests.failed_by_code)
+        self._finish_reasons.update(report.finish_reasons)
+        for known, groups in (
+            (self._by_model, report.by_model),
+            (self._by_user, report.by_user),
+        ):
+            for group in groups:
+                _group(known, group.name).add(group)
 
     def report(self, statistics: Mapping[str, float]) -> UsageReport:
         """Give the sums, with the counts and seconds of the job's runs."""
@@ -202,7 +218,7 @@ class UsageTally:
             completion_tokens=percentiles(completion_tokens),
             seconds=percentiles(seconds),
             tokens_per_second=round(usage.completion_tokens / (wall_seconds or math.inf), 3),
-            statistics={name: _tidy(value) for name, value in sorted(statistics.items())},
+            statistics={name: tidy(value) for name, value in sorted(statistics.items())},
             prompt_tokens=percentiles(prompt_tokens),
             histograms=Histograms(
                 histogram(prompt_tokens, is_whole=True),
@@ -218,7 +234,7 @@ class UsageTally:
         return groups
 
     def _counts(self) -> RequestCounts:
-        completed, failed = len(self._seconds), self._failed_by_code.total()
+        completed, failed = self._num_completed, self._failed_by_code.total()
         by_code = dict(self._failed_by_code.most_common())
         return RequestCounts(completed + failed, completed, failed, by_code)
 
@@ -229,18 +245,3 @@ def _group(groups: dict[str | None, GroupUsage], name: str | None) -> GroupUsage
     if name not in groups and len(groups) >= MAX_GROUPS:
         name = OTHERS
     return groups.setdefault(name, GroupUsage(name))
-
-
-def percentiles(values: Sequence[float]) -> Percentiles:
-    """Give the nearest-rank percentiles of some values; all None without any."""
-    ordered = sorted(values)
-    if not ordered:
-        return NO_PERCENTILES
-    # ceil(p/100 * N)-th smallest value.
-    ranks = (math.ceil(p * len(ordered) / 100) for p in (50, 90, 99))
-    return Percentiles(*(_tidy(ordered[rank - 1]) for rank in ranks))
-
-
-def _tidy(value: float) -> int | float:
-    """Write counts as integers and seconds to the microsecond."""
-    return int(value) if value == int(value) else round(value, 6)

@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aobatch.api.errors import error_object
@@ -23,16 +23,21 @@ class Source:
     paths: tuple[Path, ...]
     digests: tuple[str, ...]
     """sha256 of each input as it was when the job began."""
+    threshold: int = 0
+    """Where the job's sample ends, if it answers one."""
 
     def lines(self) -> Iterator[Request | FailedLine]:
-        """Parse every line anew; the same bytes give the same keys."""
+        """Parse every line anew and yield those of the job; the same bytes give the same keys."""
         parser = new_parser(self.config)
-        for row in self.rows():
+        for row, is_chosen in self._chosen():
             if row.error is None:
-                yield parser.parse(row.number, row.raw)
+                # Others are parsed too, since equal requests before it are part of a line's key.
+                line = parser.parse(row.number, row.raw)
             else:
                 error = error_object(row.error)
-                yield FailedLine(row.number, None, False, error, row.error.status_code)
+                line = FailedLine(row.number, None, False, error, row.error.status_code)
+            if is_chosen:
+                yield line
 
     def rows(self) -> Iterator[Row]:
         """Read every row anew."""
@@ -45,8 +50,11 @@ class Source:
             first += number
 
     def count(self) -> int:
-        """Count the rows."""
-        return sum(1 for _ in self.rows())
+        """Count the lines of the job."""
+        return sum(is_chosen for _, is_chosen in self._chosen())
+
+    def _chosen(self) -> Iterator[tuple[Row, bool]]:
+        return self.config.selection.choose(self.rows(), self.threshold)
 
     def check_unchanged(self) -> None:
         """Refuse to go on if an input is not what it was when the job began."""
@@ -61,14 +69,14 @@ class Source:
 def new_parser(config: JobConfig) -> Parser:
     """Give a parser at the first line; UsageError if a default of the job is wrong."""
     try:
-        return Parser(config.defaults, config.limits, config.ignore_unknown)
+        return Parser(config.defaults, config.limits, config.ignore_unknown, config.overrides)
     except RequestError as error:
-        message = f"a default of the job is wrong: {error.message}"
+        message = f"a default or override of the job is wrong: {error.message}"
         raise UsageError(message) from error
 
 
 def check_inputs(config: JobConfig) -> None:
-    """Refuse wrong defaults and inputs that are missing or of no known format."""
+    """Refuse wrong defaults, overrides and inputs that are missing or of no known format."""
     new_parser(config)
     for path in config.inputs:
         if path != STREAM:
@@ -84,7 +92,10 @@ def open_source(config: JobConfig, state: StateFolder) -> Source:
     if STREAM in config.inputs:
         spool_standard_input(state.spool)
     paths = tuple(state.spool if path == STREAM else path for path in config.inputs)
-    return Source(config, paths, tuple(digest_file(path) for path in paths))
+    source = Source(config, paths, tuple(digest_file(path) for path in paths))
+    if config.selection.sample is None:
+        return source
+    return replace(source, threshold=config.selection.threshold(source.rows()))
 
 
 def digest_file(path: Path) -> str:

@@ -117,5 +117,7 @@ def spool_standard_input(path: Path) -> None:
 def state_path(config: JobConfig) -> Path:
     """Name the state folder of a job."""
     if config.output == STREAM:
-        return default_output(config.inputs[0]).with_suffix(".stdout.aobatch")
+        return default_output(config.inputs[0], config.selection.shard).with_suffix(
+            ".stdout.aobatch"
+        )
     return config.output.with_name(f"{config.output.name}.aobatch")

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 def stream_path(output: Path, line: int) -> Path:
     """Name the event file of a line; nothing from the request itself enters the name."""
-    return output.with_name(f"{output.name}.stream") / f"{line:06d}.sse"
+    return stream_folder(output) / f"{line:06d}.sse"
+
+
+def stream_folder(output: Path) -> Path:
+    """Name the folder of a job's event files."""
+    return output.with_name(f"{output.name}.stream")
 
 
 class EventFiles:

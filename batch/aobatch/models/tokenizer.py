@@ -1,6 +1,7 @@
 """Text to token ids and back: the one home of the tokenizers library."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from aobatch.api.errors import invalid_value
 from aobatch.arrays import TokenIds
-from aobatch.errors import ModelError
+from aobatch.errors import ModelError, RequestError
 from aobatch.models.checks.tokenizer import check_tokenizer
 from aobatch.models.checks.tokenizer_parts import TokenizerFile
 from aobatch.models.folder import ModelFolder
@@ -54,15 +55,57 @@ class VocabularyTokenizer:
 
     def encode(self, text: str) -> TokenIds:
         """Give the ids of a text, [N]; RequestError if the library cannot read it."""
-        try:
+        with _refusing_unreadable():
             ids = self._library.encode(text, add_special_tokens=False).ids
-        except BaseException as error:  # a panic of the library is no Exception
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                raise
-            # What the library says may quote the text, which belongs in no message.
-            reason = f"the tokenizer cannot read it ({type(error).__name__})."
-            raise invalid_value(reason, "prompt") from error
         return np.array(ids, np.int64)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Give the ids of several texts, on all cores; RequestError if one cannot be read."""
+        with _refusing_unreadable():
+            found = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, np.int64) for encoding in found]
+
+
+@contextmanager
+def _refusing_unreadable() -> Iterator[None]:
+    """Raise RequestError for whatever the library raises, which may be no Exception."""
+    try:
+        yield
+    except BaseException as error:  # a panic of the library is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        # What the library says may quote the text, which belongs in no message.
+        reason = f"the tokenizer cannot read it ({type(error).__name__})."
+        raise invalid_value(reason, "prompt") from error
+
+
+class ReadAhead:
+    """A tokenizer that takes texts in batches, ahead of being asked for each."""
+
+    MAX_CHARACTERS = 2**16
+    """Longer texts are read when they are asked for, which may turn out to be never."""
+
+    def __init__(self, tokenizer: VocabularyTokenizer) -> None:
+        self.token_bytes = tokenizer.token_bytes
+        self._tokenizer = tokenizer
+        self._known: Mapping[str, TokenIds] = {}
+
+    def read(self, texts: Iterable[str]) -> Mapping[str, TokenIds]:
+        """Encode texts, in any thread; errors wait until `encode` is asked for the text."""
+        short = [text for text in dict.fromkeys(texts) if len(text) <= self.MAX_CHARACTERS]
+        try:
+            return dict(zip(short, self._tokenizer.encode_batch(short), strict=True))
+        except RequestError:
+            return {}
+
+    def hold(self, known: Mapping[str, TokenIds]) -> None:
+        """Know the ids of these texts, in place of those before."""
+        self._known = known
+
+    def encode(self, text: str) -> TokenIds:
+        """Give the ids of a text, [N]."""
+        known = self._known.get(text)
+        return self._tokenizer.encode(text) if known is None else known
 
 
 def _token_bytes(file: TokenizerFile, path: Path, vocab_size: int) -> list[bytes]:

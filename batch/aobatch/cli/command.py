@@ -1,0 +1,78 @@
+"""Commands of this program: settings come from a file too, and the help ends with exit codes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aobatch.cli.exit_codes import exit_codes
+
+_SETTINGS_FILE = f"{__name__}.settings_file"
+
+
+def settings_file(ctx: click.Context) -> Path | None:
+    """Give the settings file that the command line names."""
+    path: Path | None = ctx.meta.get(_SETTINGS_FILE)
+    return path
+
+
+def _note_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
+    if path is not None:
+        ctx.meta[_SETTINGS_FILE] = path
+
+
+def _apply_settings(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    """Let the settings file give defaults; this option is read ahead of all others."""
+    from aobatch.cli.settings import defaults_for, find_settings
+
+    _note_file(ctx, parameter, path)
+    if not ctx.resilient_parsing:
+        ctx.default_map = defaults_for(ctx, find_settings(settings_file(ctx)))
+
+
+def _config_option(callback: Any) -> click.Option:  # noqa: ANN401 - as click declares it
+    return click.Option(
+        ["-C", "--config"],
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        is_eager=True,
+        expose_value=False,
+        callback=callback,
+        help="Settings; default: aobatch.toml here, or [tool.aobatch] of pyproject.toml.",
+    )
+
+
+ROOT_CONFIG_OPTION = _config_option(_note_file)
+CONFIG_OPTION = _config_option(_apply_settings)
+
+
+class Command(click.Command):
+    """A command whose options may stand in a settings file."""
+
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401 - click's own
+        exit_codes: Mapping[int, str] = exit_codes({0: "done"}),
+        **kwargs: Any,  # noqa: ANN401 - click's own
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.exit_codes = exit_codes
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Give the parameters, behind them the settings file and the help."""
+        parameters = super().get_params(ctx)
+        count = len(self.params)
+        return [*parameters[:count], CONFIG_OPTION, *parameters[count:]]
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what the exit codes mean."""
+        super().format_epilog(ctx, formatter)
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), text) for code, text in self.exit_codes.items()])
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command

@@ -1,0 +1,111 @@
+"""Settings files: aobatch.toml, or [tool.aobatch] of pyproject.toml, as defaults of options.
+
+Keys are the long names of options. Those ahead of all tables hold for every command that has such
+an option, those in a table such as [run] or [models.pull] for that command alone.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from aobatch.errors import UsageError
+
+FILE, PROJECT_FILE = Path("aobatch.toml"), Path("pyproject.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a settings file says."""
+
+    path: Path | None
+    """None if there is no file."""
+    values: Mapping[str, Any]
+
+
+def find_settings(named: Path | None) -> Settings:
+    """Read the named file, else that of the working folder; UsageError if it is no TOML."""
+    for path in [named] if named else [FILE, PROJECT_FILE]:
+        if named or path.is_file():
+            values: Any = _read(path)
+            if path.name == PROJECT_FILE.name:
+                values = values.get("tool", {}).get("aobatch")
+            if isinstance(values, dict):
+                return Settings(path, values)
+    return Settings(None, {})
+
+
+def defaults_for(ctx: click.Context, settings: Settings) -> dict[str, Any]:
+    """Give the settings of a command by the names of its parameters.
+
+    UsageError if anything in the file is wrong, so that a slip is found by whatever command comes
+    first.
+    """
+    from aobatch.cli.settings_check import check_settings
+
+    if settings.path is None:
+        return {}
+    check_settings(settings, ctx.find_root())
+    own: Mapping[str, Any] = settings.values
+    for name in path_of(ctx):
+        own = own.get(name, {})
+    options = options_of(ctx.command)
+    given = {key_of(name): value for name, value in settings.values.items()}
+    given |= {key_of(name): value for name, value in own.items()}
+    return {
+        str(option.name): value_for(option, given[name])
+        for name, option in options.items()
+        if name in given
+    }
+
+
+def leaves(ctx: click.Context) -> Iterator[click.Context]:
+    """Give a context for every command below that of ctx, groups left out."""
+    if not isinstance(ctx.command, click.Group):
+        yield ctx
+        return
+    for name in ctx.command.list_commands(ctx):
+        member = ctx.command.get_command(ctx, name)
+        if member is not None:
+            yield from leaves(click.Context(member, info_name=name, parent=ctx))
+
+
+def path_of(ctx: click.Context) -> tuple[str, ...]:
+    """Give the words that name a command behind that of the program."""
+    names = []
+    while ctx.parent is not None:
+        names.append(str(ctx.info_name))
+        ctx = ctx.parent
+    return tuple(reversed(names))
+
+
+def options_of(command: click.Command) -> dict[str, click.Option]:
+    """Give the options that a file may set, by their long names."""
+    options = [param for param in command.params if isinstance(param, click.Option)]
+    return {max(o.opts, key=len).lstrip("-"): o for o in options if o.expose_value}
+
+
+def value_for(option: click.Option, value: Any) -> Any:  # noqa: ANN401 - whatever TOML holds
+    """Give a value of the file as the option wants it."""
+    if not option.multiple:
+        return value
+    if isinstance(value, dict):
+        return tuple(value.items())
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def key_of(name: str) -> str:
+    """Give the way in which a key is compared: max_num_seqs is max-num-seqs."""
+    return name.replace("_", "-")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as stream:
+            return tomllib.load(stream)
+    except (OSError, ValueError) as error:
+        message = f"settings file {path} cannot be read: {error}"
+        raise UsageError(message) from error

@@ -1,0 +1,155 @@
+"""Laws of merging: shards put together are the job that was not divided."""
+
+import json
+from pathlib import Path
+
+import pytest
+from fakes import FakeBackend
+from job_files import requests, run, write_input
+
+from aobatch.errors import InputError, InputMissingError, JobError, UsageError
+from aobatch.job.config import JobConfig
+from aobatch.job.merge import merge_shards
+from aobatch.job.runner import run_job
+from aobatch.job.selection import Selection, Shard
+
+LINES = [
+    *requests(["a", "b", "fail c", "a"], user="ada"),
+    b"",
+    {"prompt": "d", "custom_id": "x", "model": "other"},
+    b"nonsense",
+    {"prompt": "e", "custom_id": "x"},
+    *requests(["a", "f", "a"], stream=True),
+    {"custom_id": "y", "method": "POST", "url": "/v1/completions", "body": {"prompt": "g"}},
+    {"prompt": "h", "model": "gone"},
+]
+"""12 lines that are not blank: right, wrong, repeated, failing, streamed, of two models."""
+
+
+def run_shards(folder: Path, count: int, suffix: str = ".jsonl", **fields: object) -> list[Path]:
+    """Run all shards of in.jsonl, the last one first."""
+    paths = []
+    for index in reversed(range(count)):
+        path = folder / f"part{index}{suffix}"
+        selection = Selection(shard=Shard(index, count), **fields)  # type: ignore[arg-type]
+        run_job(JobConfig((folder / "in.jsonl",), path, selection=selection), FakeBackend())
+        paths.append(path)
+    return paths
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 11, 12, 13, 40])
+def test_merged_bytes_are_those_of_the_whole(tmp_path: Path, count: int) -> None:
+    """Output and event files are the same, whatever the number of shards and their order."""
+    write_input(tmp_path / "in.jsonl", LINES)
+    run(tmp_path)
+
+    merge_shards(run_shards(tmp_path, count), tmp_path / "merged.jsonl")
+
+    assert (tmp_path / "merged.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+    events = [
+        {path.name: path.read_bytes() for path in (tmp_path / f"{name}.stream").iterdir()}
+        for name in ("out.jsonl", "merged.jsonl")
+    ]
+    assert len(events[0]) == 3
+    assert events[0] == events[1]
+
+
+def test_merged_report_is_that_of_the_whole(tmp_path: Path) -> None:
+    """Counts, sums and percentiles are equal; seconds are those of all shards."""
+    write_input(tmp_path / "in.jsonl", LINES)
+    whole = run(tmp_path).report
+
+    merge_shards(run_shards(tmp_path, 3), tmp_path / "merged.jsonl")
+
+    merged = json.loads((tmp_path / "merged.jsonl.usage.json").read_bytes())
+    expected = json.loads((tmp_path / "out.jsonl.usage.json").read_bytes())
+    spread = ("prompt_tokens", "completion_tokens", "seconds", "histograms")
+    for name in ("requests", "usage", "finish_reasons", *spread):
+        assert merged[name] == expected[name], name
+    for name in ("state", "lines", "created", "settings"):
+        assert merged["job"][name] == expected["job"][name], name
+    for name in ("by_model", "by_user"):
+        groups = [{group["name"]: group for group in report[name]} for report in (merged, expected)]
+        assert groups[0] == groups[1]
+    assert merged["statistics"]["num_steps"] == whole.statistics["num_steps"]
+
+
+def test_limited_and_compressed_shards_merge(tmp_path: Path) -> None:
+    """A limit holds for the whole; names say how shards and output are compressed."""
+    write_input(tmp_path / "in.jsonl", LINES)
+    run(tmp_path, selection=Selection(limit=7))
+
+    merge_shards(run_shards(tmp_path, 2, ".jsonl.gz", limit=7), tmp_path / "merged.jsonl")
+
+    assert (tmp_path / "merged.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+
+
+def test_merged_job_is_finished(tmp_path: Path) -> None:
+    """The whole job has nothing left to do when its shards were merged into its output."""
+    write_input(tmp_path / "in.jsonl", LINES)
+    merge_shards(run_shards(tmp_path, 2), tmp_path / "out.jsonl")
+    backend = FakeBackend()
+
+    outcome = run(tmp_path, backend)
+
+    assert outcome.was_finished
+    assert backend.opened == []
+
+
+def test_shards_of_different_jobs_are_refused(tmp_path: Path) -> None:
+    """Settings, models, inputs, division and choice of lines must be the same."""
+    write_input(tmp_path / "in.jsonl", LINES)
+    second, first = run_shards(tmp_path, 2)
+    source, out = (tmp_path / "in.jsonl",), tmp_path / "merged.jsonl"
+    half = Selection(shard=Shard(1, 2))
+    other = tmp_path / "other.jsonl"
+    wrong = [
+        (JobConfig(source, other, defaults={"n": 2}, selection=half), {}, "defaults is"),
+        (JobConfig(source, other, selection=half), {"fake": "fp_9", "other": "fp_2"}, "is fp_1 in"),
+        (JobConfig(source, other, selection=Selection(limit=3, shard=Shard(1, 2))), {}, "--limit"),
+        (JobConfig(source, other, selection=Selection(shard=Shard(1, 3))), {}, "different div"),
+        (JobConfig(source, other, selection=Selection(shard=Shard(0, 2))), {}, "not given"),
+        (JobConfig(source * 2, other, selection=half), {}, "inputs differ"),
+    ]
+    for config, fingerprints, words in wrong:
+        run_job(config, FakeBackend(**({"fingerprints": fingerprints} if fingerprints else {})))
+        with pytest.raises(InputError, match=words):
+            merge_shards([first, other], out)
+    for paths, words in (
+        ([first], "1 of 2 shards are not given"),
+        ([first, second, first], "twice"),
+    ):
+        with pytest.raises(JobError, match=words):
+            merge_shards(paths, out)
+
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed", "unfinished"])
+def test_damaged_shards_are_refused(tmp_path: Path, damage: str) -> None:
+    """A shard must be there, as it was written, with its state."""
+    write_input(tmp_path / "in.jsonl", LINES)
+    paths = run_shards(tmp_path, 2)
+    if damage == "missing":
+        paths[0].unlink()
+    elif damage == "changed":
+        paths[0].write_bytes(paths[0].read_bytes()[:-5])
+    else:
+        (tmp_path / f"{paths[0].name}.aobatch/done.json").unlink()
+
+    kinds = {"missing": InputMissingError}
+    with pytest.raises(kinds.get(damage, InputError)):
+        merge_shards(paths, tmp_path / "merged.jsonl")
+    assert not (tmp_path / "merged.jsonl").exists()
+
+
+def test_unfinished_job_is_not_overwritten(tmp_path: Path) -> None:
+    """Results of another job under the output's name are not lost."""
+    write_input(tmp_path / "in.jsonl", LINES)
+    paths = run_shards(tmp_path, 2)
+    backend = FakeBackend(explosion=KeyboardInterrupt(), explodes_at=4)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, backend)
+
+    with pytest.raises(UsageError, match="unfinished job"):
+        merge_shards(paths, tmp_path / "out.jsonl")
