@@ -41,7 +41,7 @@ def test_model_is_found_by_its_folder(tiny_fp32: ModelFolder) -> None:
     identity = backend().resolve(str(tiny_fp32.path))
 
     assert identity == ModelIdentity(
-        tiny_fp32.manifest.name, fingerprint(tiny_fp32), tiny_fp32.path
+        tiny_fp32.manifest.name, fingerprint(tiny_fp32), tiny_fp32.path, "fp32"
     )
 
 
