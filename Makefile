@@ -14,7 +14,7 @@ COMPILE := CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/lock/bin/pip-compile --qui
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run test crash-test check bench translate model format lock clean distclean help
+.PHONY: run test crash-test page-test check bench translate model docs man format lock clean distclean help
 
 run: $(VENV)/run.stamp ## run the main job, jobs/poems.jsonl, on the default model
 	$(AOBATCH) run jobs/poems.jsonl
@@ -43,6 +43,16 @@ check: $(VENV)/dev.stamp ## check format, style, types, layers and docs
 model: $(VENV)/run.stamp ## fetch and convert the default model, for use and as reference
 	$(AOBATCH) models pull $(MODEL)
 	$(AOBATCH) models pull $(MODEL) --precision fp32
+
+docs: $(VENV)/dev.stamp ## write docs/reference.md from the code
+	$(BIN)/python tests/docs_tables.py
+
+man: $(VENV)/run.stamp ## write the manual page, man/aobatch.1
+	@mkdir -p man
+	$(BIN)/python -m aobatch.cli.manual > man/aobatch.1
+
+page-test: $(VENV)/dev.stamp ## look at the report's page in Chromium, where it is installed
+	$(BIN)/python -m pytest -m browser
 
 format: $(VENV)/dev.stamp ## format the code
 	$(BIN)/ruff check --fix .

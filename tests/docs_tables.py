@@ -1,4 +1,8 @@
-"""Tables of the README that come from the code."""
+"""docs/reference.md, which comes from the code: `python tests/docs_tables.py` writes it."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import msgspec
@@ -6,7 +10,44 @@ import msgspec
 from aobatch.api.body import PARAMETERS
 from aobatch.cli.exit_codes import EXIT_CODES
 from aobatch.cli.main import aobatch
-from aobatch.cli.run import run
+
+PATH = Path(__file__).parents[1] / "docs" / "reference.md"
+PAGE = """# Reference
+
+Written from the code by `make docs`.
+
+## Parameters of a request
+
+A line is a bare request, the documented body with an optional `custom_id`, or an OpenAI batch
+envelope (`{{"custom_id", "method": "POST", "url": "/v1/completions", "body": {{…}}}}`); it is
+answered in its own style. A failed line carries
+`{{"line", "status_code", "error": {{"message", "type", "param", "code"}}}}`.
+
+{parameters}
+
+`metadata`, `store` and `service_tier` are accepted and ignored; any other unknown field is an
+error, unless `--ignore-unknown` is given. A model without infill tokens serves `suffix` by drawing
+at least eight candidates and keeping those under which the suffix is most probable; the report
+counts which of the two ways was taken (`suffixes_infilled`, `suffixes_resampled`). At temperature 0
+there is one candidate, so the suffix then decides nothing on such a model.
+
+## Commands
+
+{commands}
+
+## Exit codes
+
+{exit_codes}
+
+## Files of a job
+
+| file | what |
+|---|---|
+| `OUT` | one line for each line of the input; by default `poems.jsonl` gives `poems.out.jsonl` |
+| `OUT.usage.json` | the [usage report](usage-report.md) |
+| `OUT.stream/000014.sse` | the server-sent events of line 14, if it has `"stream": true` |
+| `OUT.aobatch/` | state of the job: its results, so that nothing is computed twice, and its end |
+"""
 
 
 def parameter_table() -> str:
@@ -20,22 +61,54 @@ def parameter_table() -> str:
     return "\n".join(rows)
 
 
-def option_table() -> str:
-    """Write the table of the options of `aobatch run`, in the words of its help, without itself."""
+def option_table(name: str, command: click.Command) -> str:
+    """Write the table of a command's options, in the words of its help, without itself."""
     # A command keeps the names of its help option as they were first asked for.
-    context = click.Context(run, **aobatch.context_settings)
-    parameters = run.get_params(context)
+    context = click.Context(command, info_name=name, **aobatch.context_settings)
+    parameters = command.get_params(context)
     options = [option for option in parameters if isinstance(option, click.Option)][:-1]
     records = [option.get_help_record(context) or ("", "") for option in options]
     cells = [(name, " ".join(text.split())) for name, text in records]
     rows = [f"| `{_escaped(name)}` | {_escaped(text)} |" for name, text in cells]
-    return "\n".join(["| option | does |", "|---|---|", *rows])
+    return "\n".join(["| option | does |", "|---|---|", *rows]) if rows else "No options."
+
+
+def commands(
+    group: click.Group, names: tuple[str, ...] = ()
+) -> Iterator[tuple[str, click.Command]]:
+    """Yield every command below a group with its whole name."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, (*names, name))
+        elif command is not None:
+            yield " ".join((*names, name)), command
+
+
+def command_sections() -> str:
+    """Write a section for each command: how it is called, what it does, its options."""
+    sections = []
+    for name, command in commands(aobatch):
+        context = click.Context(command, info_name=f"aobatch {name}", **aobatch.context_settings)
+        usage = " ".join(command.collect_usage_pieces(context))
+        sentence = (command.help or "").split("\n\n")[0].strip()
+        title = f"### `aobatch {name}`\n\n`aobatch {name} {usage}`: {sentence}"
+        sections.append(f"{title}\n\n{option_table(name, command)}")
+    return "\n\n".join(sections)
 
 
 def exit_code_table() -> str:
     """Write the table of exit codes."""
     rows = [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
     return "\n".join(["| code | meaning |", "|---|---|", *rows])
+
+
+def reference() -> str:
+    """Write the whole page."""
+    return PAGE.format(
+        commands=command_sections(), parameters=parameter_table(), exit_codes=exit_code_table()
+    )
 
 
 def _default(value: object) -> str:
@@ -49,3 +122,7 @@ def _default(value: object) -> str:
 def _escaped(cell: str) -> str:
     """Keep a bar from ending a cell."""
     return cell.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.exit(PATH.write_text(reference(), encoding="utf-8") < 0)

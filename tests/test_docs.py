@@ -22,13 +22,11 @@ def test_links_lead_to_files(path: Path) -> None:
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
-def test_tables_of_the_readme_are_those_of_the_code() -> None:
-    """Options, parameters and exit codes are listed as the code has them."""
-    from docs_tables import exit_code_table, option_table, parameter_table
+def test_the_reference_is_that_of_the_code() -> None:
+    """Commands, options, parameters and exit codes are listed as the code has them: `make docs`."""
+    from docs_tables import PATH, reference
 
-    assert option_table() in README
-    assert parameter_table() in README
-    assert exit_code_table() in README
+    assert reference() == PATH.read_text(encoding="utf-8")
 
 
 def test_tables_of_the_usage_report_are_those_of_the_code() -> None:
