@@ -141,7 +141,7 @@ def test_a_location_is_the_name_of_a_regular_file(
         pytest.param({"offset": "-1"}, id="negative-offset"),
         pytest.param({"offset": "1"}, id="beyond-the-end"),
         pytest.param({"offset": str(2**64)}, id="offset-that-wraps"),
-        pytest.param({"offset": "4٠"}, id="digits-of-another-script"),
+        pytest.param({"offset": "٠"}, id="digits-of-another-script"),
         pytest.param({"offset": "0x0"}, id="hexadecimal"),
         pytest.param({"length": str(2**62)}, id="huge-length"),
         pytest.param({"length": "15"}, id="short-length"),
