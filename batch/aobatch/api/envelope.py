@@ -1,6 +1,6 @@
 """The two styles of a line: a bare body with an optional custom_id, or a batch envelope."""
 
-from dataclasses import dataclass
+import msgspec
 
 from aobatch.api import errors, faults
 from aobatch.api.json_line import Decoded, is_unicode
@@ -15,8 +15,7 @@ ENVELOPE_FIELDS = ("custom_id", "method", "url", "body")
 """Any of the last three makes a line an envelope, and then all four must be there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True, gc=False):
     """What an output line repeats of its input line."""
 
     custom_id: str | None = None
@@ -42,7 +41,11 @@ def open_line(
         CUSTOM_ID.check("custom_id", custom_id)
     if identity.is_envelope:
         return _open_envelope(fields, ignores_unknown=ignores_unknown)
-    return {name: value for name, value in fields.items() if name != "custom_id"}
+    if "custom_id" not in fields:
+        return fields
+    body = fields.copy()
+    del body["custom_id"]
+    return body
 
 
 def _readable_custom_id(decoded: Decoded) -> str | None:

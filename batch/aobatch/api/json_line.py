@@ -3,17 +3,14 @@
 import json
 import math
 import re
-from dataclasses import dataclass
 from itertools import accumulate, islice
+
+import msgspec
 
 from aobatch.api import faults
 from aobatch.api.errors import invalid_type
+from aobatch.api.plain_json import MAX_DEPTH, MAX_PARTS, decode_plain
 from aobatch.errors import RequestError
-
-MAX_DEPTH = 64
-
-MAX_PARTS = 2**20
-"""Strings of a line, and arrays and objects: decoded, they take far more than their few bytes."""
 
 # Possessive, so that a line of quotes and backslashes costs no more than its length.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
@@ -28,8 +25,7 @@ class _NotJsonError(ValueError):
     """A number that the standard library reads and JSON does not have."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(msgspec.Struct, frozen=True, gc=False):
     """The object of a line, and what makes it unusable although its custom_id can be read."""
 
     fields: dict[str, object]
@@ -58,6 +54,12 @@ class LineDecoder:
 
     def decode(self, raw: bytes) -> Decoded:
         """Give the object; RequestError if the bytes are no UTF-8, too deep, or no JSON object."""
+        plain = decode_plain(raw)
+        if plain is not None:
+            return Decoded(plain)
+        return self._decode_strictly(raw)
+
+    def _decode_strictly(self, raw: bytes) -> Decoded:
         text = _decode_utf8(raw)
         check_structure(raw)
         self._repeated_keys.clear()

@@ -8,6 +8,7 @@ import msgspec
 from aobatch.api.body import CompletionBody
 
 _PERSON = b"aobatch-request"
+_HASH_MASK = 2**64 - 1
 
 
 class HashSet:
@@ -60,8 +61,8 @@ class KeyMaker:
         """Remember a custom_id; say whether no line before had it, which is so for None."""
         if custom_id is None:
             return True
-        digest = blake2b(custom_id.encode(), digest_size=8, person=b"aobatch-custom")
-        return self._seen.add(int.from_bytes(digest.digest()))
+        # Only this process compares them, so Python's own hash will do; it is signed.
+        return self._seen.add(hash(custom_id) & _HASH_MASK)
 
     def make_key(self, custom_id: str | None, body: CompletionBody) -> str:
         """Hash what a request says and its number among the equal ones, 32 hexadecimal digits."""

@@ -9,7 +9,7 @@ from aobatch.api import faults
 from aobatch.api.body import CompletionBody
 from aobatch.api.envelope import Identity, identify, open_line
 from aobatch.api.errors import ErrorObject, error_object
-from aobatch.api.json_line import LineDecoder
+from aobatch.api.json_line import Decoded, LineDecoder
 from aobatch.api.keys import KeyMaker
 from aobatch.api.validation import BodyValidator, Limits
 from aobatch.errors import RequestError
@@ -65,21 +65,37 @@ class Parser:
 
     def parse(self, line: int, raw: bytes) -> Request | FailedLine:
         """Give the request of a line, or its first error; never raises for what the line holds."""
-        identity = Identity()
         try:
             decoded = self._decoder.decode(raw)
-            identity = identify(decoded)
-            # A line that fails uses up its custom_id too: the output has each only once.
-            is_repeated = not self._keys.claim(identity.custom_id)
+        except RequestError as error:
+            return fail(line, Identity(), error)
+        return self._open(line, decoded, None)
+
+    def parse_fields(
+        self, line: int, fields: dict[str, object], error: RequestError | None = None
+    ) -> Request | FailedLine:
+        """Do the same for a line that is decoded already, with what was wrong about it, if any."""
+        return self._open(line, Decoded(fields), error)
+
+    def _open(
+        self, line: int, decoded: Decoded, known: RequestError | None
+    ) -> Request | FailedLine:
+        identity = identify(decoded)
+        custom_id = identity.custom_id
+        # A line that fails uses up its custom_id too: the output has each only once.
+        is_repeated = not self._keys.claim(custom_id)
+        try:
+            if known is not None:
+                raise known
             decoded.check()
-            if is_repeated and identity.custom_id is not None:
-                raise faults.duplicate_custom_id(identity.custom_id)
+            if is_repeated and custom_id is not None:
+                raise faults.duplicate_custom_id(custom_id)
             fields = open_line(decoded.fields, identity, ignores_unknown=self._ignores_unknown)
             body = self._validator.validate(fields)
         except RequestError as error:
             return fail(line, identity, error)
-        key = self._keys.make_key(identity.custom_id, body)
-        return Request(line, identity.custom_id, identity.is_envelope, body, key)
+        key = self._keys.make_key(custom_id, body)
+        return Request(line, custom_id, identity.is_envelope, body, key)
 
 
 def fail(line: int, identity: Identity, error: RequestError) -> FailedLine:

@@ -47,6 +47,7 @@ class BodyValidator:
         """Check defaults and overrides too; RequestError if one is wrong or unknown."""
         self._parameters = _limited(limits, ignores_unknown=ignores_unknown)
         self._required = [p for p in self._parameters.values() if p.default is msgspec.NODEFAULT]
+        self._checks = {p.name: (p.field, p.kind.check) for p in self._parameters.values()}
         self._known = self._parameters.keys() | IGNORED
         self._ignores_unknown = ignores_unknown
         self._defaults: dict[str, Any] = {}
@@ -80,11 +81,12 @@ class BodyValidator:
     def _checked(self, fields: Mapping[str, object]) -> tuple[dict[str, Any], set[str]]:
         values = {}
         given = set()
+        checks = self._checks
         for name, value in fields.items():
-            parameter = self._parameters.get(name)
             # Null says as little as leaving it out, except that a null prompt is a prompt.
-            if parameter is not None and (value is not None or name == "prompt"):
-                values[parameter.field] = parameter.kind.check(name, value)
+            if name in checks and (value is not None or name == "prompt"):
+                field, check = checks[name]
+                values[field] = check(name, value)
                 given.add(name)
         return values, given
 

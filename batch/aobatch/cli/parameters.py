@@ -3,8 +3,12 @@
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
+
+if TYPE_CHECKING:
+    from aobatch.formats.location import Location
 
 ANY_PATH = click.Path(readable=False, path_type=Path)
 """The name of a file; whether it can be used is the job's to say, by an exit code of its own."""
@@ -61,6 +65,38 @@ class Allowance(click.ParamType[str]):
         """Give its text; a settings file may hold a number."""
         del param, ctx
         return str(value)
+
+
+class FileLocation(click.ParamType["Location"]):
+    """A path or a URI."""
+
+    name = "file"
+
+    def convert(
+        self,
+        value: object,
+        param: click.Parameter | None,  # noqa: ARG002 - click's signature
+        ctx: click.Context | None,  # noqa: ARG002 - click's signature
+    ) -> "Location":
+        """Tell paths and URIs apart."""
+        from aobatch.formats.location import parse_location
+
+        return parse_location(value) if isinstance(value, str) else cast("Location", value)
+
+
+class ColumnName(click.ParamType[tuple[str, str]]):
+    """A field of requests and the name of its column, such as prompt=text."""
+
+    name = "field=name"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Split a pair at its first sign of equality."""
+        name, _, column = str(value).partition("=")
+        if not name or not column:
+            self.fail(f"{value!r} is not FIELD=NAME, such as prompt=text", param, ctx)
+        return name, column
 
 
 class NamedValue(click.ParamType[tuple[str, object]]):

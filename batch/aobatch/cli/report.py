@@ -1,15 +1,21 @@
 """`aobatch report`: the usage report of a job again, as a table, JSON, a page or Markdown."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from aobatch.cli.command import Command
 from aobatch.cli.console import say, show
 from aobatch.cli.exit_codes import exit_codes
+from aobatch.cli.file_options import state_dir_option
+from aobatch.cli.parameters import FileLocation
 from aobatch.cli.report_options import prices_option
 from aobatch.cli.tables import show_report
 from aobatch.errors import UsageError
+
+if TYPE_CHECKING:
+    from aobatch.formats.location import Location
 
 HELP = """Show the usage report of a job again.
 
@@ -30,7 +36,8 @@ STREAM = Path("-")
 @click.command(
     cls=Command, help=HELP, exit_codes=exit_codes({0: "the report is shown"}, 65, 66, 73, 74)
 )
-@click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("output", metavar="OUT", type=FileLocation())
+@state_dir_option
 @click.option(
     "--json",
     "json_path",
@@ -56,13 +63,15 @@ STREAM = Path("-")
 )
 @prices_option
 def report(
-    output: Path,
+    output: "Location",
+    state_dir: Path | None,
     json_path: Path | None,
     html_path: Path | None,
     markdown_path: Path | None,
     prices: Path | None,
 ) -> None:
     """Show the usage report of a job again."""
+    from aobatch.job.config import local_path
     from aobatch.job.facts import with_cost
     from aobatch.job.past_report import past_report
     from aobatch.job.prices import read_prices
@@ -73,7 +82,9 @@ def report(
     if [json_path, html_path, markdown_path].count(STREAM) > 1:
         message = "only one form of the report fits on standard output; name files for the others"
         raise UsageError(message)
-    found = with_cost(past_report(output), read_prices(prices) if prices else None)
+    found = with_cost(
+        past_report(local_path(output, state_dir)), read_prices(prices) if prices else None
+    )
     if json_path is not None:
         _put(json_path, report_json(found))
     if html_path is not None:

@@ -1,6 +1,6 @@
 """`aobatch run`: answer every request of the input files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
@@ -10,6 +10,7 @@ from aobatch.cli.console import log_format, say
 from aobatch.cli.ending import Ending
 from aobatch.cli.exit_codes import EXIT_CODES
 from aobatch.cli.failures import reported_failures
+from aobatch.cli.file_options import FileOptions, columns_of, file_options, input_files, plan
 from aobatch.cli.options import (
     cache_options,
     request_options,
@@ -17,12 +18,11 @@ from aobatch.cli.options import (
     selection_options,
     threads_option,
 )
-from aobatch.cli.parameters import ANY_PATH, Allowance, Duration
+from aobatch.cli.parameters import Allowance, Duration
 from aobatch.cli.report_options import ReportOptions, report_options
 from aobatch.cli.run_command import HELP, RunCommand
 from aobatch.cli.signals import interruptible, limited_time
 from aobatch.cli.tables import say_report
-from aobatch.errors import UsageError
 
 if TYPE_CHECKING:
     from aobatch.executors import Backend
@@ -30,11 +30,9 @@ if TYPE_CHECKING:
     from aobatch.job.runner import JobOutcome
 
 
-class RunOptions(ReportOptions):
+class RunOptions(FileOptions, ReportOptions):
     """What the command line gives."""
 
-    inputs: tuple[Path, ...]
-    output: Path | None
     model: str | None
     default: tuple[tuple[str, object], ...]
     override: tuple[tuple[str, object], ...]
@@ -58,14 +56,7 @@ class RunOptions(ReportOptions):
 
 
 @click.command(cls=RunCommand, help=HELP, exit_codes=EXIT_CODES)
-@click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=ANY_PATH)
-@click.option(
-    "-o",
-    "--output",
-    metavar="OUT",
-    type=ANY_PATH,
-    help="Where the answers go; - is standard output. Default: a.jsonl gives a.out.jsonl.",
-)
+@file_options
 @click.option("--restart", is_flag=True, help="Discard what an earlier run computed.")
 @click.option(
     "--retry-failed",
@@ -128,52 +119,51 @@ def _run(options: RunOptions, ending: Ending) -> None:
     from aobatch.job.speeds import note_run
 
     allowance = parse_allowance(options["max_failures"])
-    config = job_config(options)
-    ending.output = config.output
+    num_failed = num_lines = 0
     with (
         interruptible(),
         limited_time(options["time_limit"]),
         stage_progress(is_quiet=options["quiet"]) as stages,
     ):
         backend = open_backend(options, stages)
-        outcome = run_job(config, backend, job_progress(is_quiet=options["quiet"]))
-    ending.report = outcome.report
-    if not outcome.was_finished:
-        note_run(outcome.report, options["kv_cache_dtype"], options["threads"])
-    if not options["quiet"]:
-        say_outcome(outcome, config)
-    counts = outcome.report.requests
-    if not allowance.allows(counts.failed, counts.total):
+        for config in job_configs(options):
+            ending.output, ending.report = config.output, None
+            outcome = run_job(config, backend, job_progress(is_quiet=options["quiet"]))
+            ending.report = outcome.report
+            if not outcome.was_finished:
+                note_run(outcome.report, options["kv_cache_dtype"], options["threads"])
+            if not options["quiet"]:
+                say_outcome(outcome, config)
+            num_failed += outcome.report.requests.failed
+            num_lines += outcome.report.requests.total
+    if not allowance.allows(num_failed, num_lines):
         ending.message = (
-            f"{counts.failed:,} of {counts.total:,} lines failed, more than "
+            f"{num_failed:,} of {num_lines:,} lines failed, more than "
             f"--max-failures {options['max_failures']} allows"
         )
         say(ending.message, level="warning", event="end")
         raise click.exceptions.Exit(1)
 
 
-def job_config(options: RunOptions) -> "JobConfig":
-    """Say what the options ask for; UsageError if they do not go together."""
-    from aobatch.job.config import JobConfig, default_output
+def job_configs(options: RunOptions) -> "Sequence[JobConfig]":
+    """Say which jobs the options ask for; UsageError if they do not go together."""
+    from aobatch.job.config import JobConfig
     from aobatch.job.prices import read_prices
 
-    output = options["output"]
-    if output is None and len(options["inputs"]) > 1:
-        message = "several inputs go into one output: name it with --output"
-        raise UsageError(message)
-    selection = selection_of(options)
-    return JobConfig(
-        inputs=options["inputs"],
-        output=output or default_output(options["inputs"][0], selection.shard),
+    config = JobConfig(
+        inputs=input_files(options, options["output"], options["errors"]),
+        output=Path(),
+        columns=columns_of(options),
         model=options["model"],
         defaults=dict(options["default"]),
         overrides=dict(options["override"]),
-        selection=selection,
+        selection=selection_of(options),
         ignore_unknown=options["ignore_unknown"],
         is_restart=options["restart"],
         retries_failed=options["retry_failed"],
         prices=read_prices(options["prices"]) if options["prices"] else None,
     )
+    return plan(config, options)
 
 
 def open_backend(options: RunOptions, stages: Callable[[str, int, int], None]) -> "Backend":
@@ -200,8 +190,9 @@ def say_outcome(outcome: "JobOutcome", config: "JobConfig") -> None:
     from aobatch.job.config import STREAM
 
     if outcome.was_finished:
-        say(f"{config.output} was finished already", event="finished")
+        say(f"{config.published} was finished already", event="finished")
         return
     say_report(outcome.report)
     if config.output != STREAM:
-        say(f"answers in {config.output}, report in {config.output}.usage.json", event="finished")
+        where = f"answers in {config.published}, report in {config.published}.usage.json"
+        say(where, event="finished")

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from aobatch.cli.ending import conclude_usage_error
+from aobatch.cli.file_options import NAMES as FILE_NAMES
 from aobatch.cli.help import GroupedCommand
 from aobatch.cli.report_options import NAMES
 from aobatch.errors import UsageError
@@ -15,12 +16,18 @@ HELP = """Answer every request of the input files.
 Examples:
   aobatch run jobs/poems.jsonl
   aobatch run jobs/*.jsonl.gz -o answers.jsonl.zst --default max_tokens=64
+  aobatch run s3://bucket/in/ -o 's3://bucket/out/{stem}.out{ext}'
+  aobatch run reviews.parquet --column prompt=text --default max_tokens=64
   grep french jobs/all.jsonl | aobatch run - -o - | jq -r '.choices[0].text'
 
-IN is a file of one request a line (.jsonl, .ndjson, also with .gz .zst .bz2 .lz4), or - for
+IN is a file of one request a line (.jsonl, .ndjson, also with .gz .zst .bz2 .lz4) or a row
+(.parquet), a pattern or folder of such files, a URI (s3, gs, abfs, hf, fsspec+NAME), or - for
 standard input. The output has one line for each of them, in their order, and appears when the
 last one is answered. The same command goes on where it was stopped, and does nothing when it had
-finished.
+finished. What jobs wrote themselves is passed over among several files.
+
+The name of OUT may have {dir}, {stem} and {ext} of IN, {date} of the day on which the job began,
+{shard} and {shards}; with one of the first three, each input is a job of its own.
 """
 
 
@@ -28,7 +35,7 @@ class RunCommand(GroupedCommand):
     """The command with its options in groups."""
 
     option_groups = {  # noqa: RUF012 - declared as a ClassVar in GroupedCommand
-        "Files": ("output", "restart", "retry_failed", "max_failures", "time_limit"),
+        "Files": (*FILE_NAMES, "restart", "retry_failed", "max_failures", "time_limit"),
         "Lines": ("limit", "sample", "shard"),
         "Requests": (
             "model",

@@ -8,8 +8,11 @@ import click
 from aobatch.cli.command import Command
 from aobatch.cli.console import show
 from aobatch.cli.exit_codes import exit_codes
+from aobatch.cli.file_options import state_dir_option
+from aobatch.cli.parameters import FileLocation
 
 if TYPE_CHECKING:
+    from aobatch.formats.location import Location
     from aobatch.job.status import JobStatus
 
 HELP = """Say how far a running or interrupted job is.
@@ -25,22 +28,24 @@ OUT is the output of the job. A run that is at work is not disturbed.
 
 
 @click.command(cls=Command, help=HELP, exit_codes=exit_codes({0: "there is such a job"}, 65, 66))
-@click.argument("output", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("output", metavar="OUT", type=FileLocation())
+@state_dir_option
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
-def status(output: Path, *, as_json: bool) -> None:
+def status(output: "Location", state_dir: Path | None, *, as_json: bool) -> None:
     """Say how far a job is."""
     import msgspec
 
+    from aobatch.job.config import local_path
     from aobatch.job.status import job_status
 
-    found = job_status(output)
+    found = job_status(local_path(output, state_dir))
     if as_json:
         show(msgspec.json.encode(found).decode())
     else:
         show(_sentence(output, found))
 
 
-def _sentence(output: Path, found: "JobStatus") -> str:
+def _sentence(output: "Location", found: "JobStatus") -> str:
     share = f"{found.answered:,} of {found.lines:,} lines answered"
     failed = f", {found.failed:,} of them failed" if found.failed else ""
     tokens = f", {found.completion_tokens:,} new tokens in {_duration(found.seconds)}"

@@ -2,14 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack
 
 import click
 
 from aobatch.cli.command import Command
 from aobatch.cli.console import show
 from aobatch.cli.exit_codes import exit_codes
+from aobatch.cli.file_options import (
+    InputOptions,
+    column_option,
+    columns_of,
+    input_files,
+    inputs_argument,
+)
 from aobatch.cli.options import (
     cache_options,
     request_options,
@@ -17,7 +23,6 @@ from aobatch.cli.options import (
     selection_options,
     threads_option,
 )
-from aobatch.cli.parameters import ANY_PATH
 from aobatch.cli.signals import interruptible
 
 if TYPE_CHECKING:
@@ -44,10 +49,9 @@ lines all is checked that needs no tokenizer. The table has the first 20 bad lin
 """
 
 
-class ValidateOptions(TypedDict):
+class ValidateOptions(InputOptions):
     """What the command line gives."""
 
-    inputs: tuple[Path, ...]
     limit: int | None
     sample: int | None
     shard: str | None
@@ -71,7 +75,8 @@ class ValidateOptions(TypedDict):
         {0: "every line is right", 1: "some lines are bad"}, 65, 66, 69, 130, 143
     ),
 )
-@click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=ANY_PATH)
+@inputs_argument
+@column_option
 @selection_options
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of --sample.")
 @request_options
@@ -113,16 +118,20 @@ def validate(**options: Unpack[ValidateOptions]) -> None:
 def job_config(options: ValidateOptions) -> "JobConfig":
     """Say which job is meant; it has no output."""
     from aobatch.job.config import STREAM, JobConfig
+    from aobatch.job.source import check_columns
 
-    return JobConfig(
-        inputs=options["inputs"],
+    config = JobConfig(
+        inputs=input_files(options),
         output=STREAM,
         model=options["model"],
         defaults=dict(options["default"]),
         overrides=dict(options["override"]),
         selection=selection_of(options),
+        columns=columns_of(options),
         ignore_unknown=options["ignore_unknown"],
     )
+    check_columns(config)
+    return config
 
 
 def engine_config(options: ValidateOptions) -> "EngineConfig":

@@ -1,37 +1,52 @@
 """Files and rows: one module a format, found by a file's suffix."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
+
+import msgspec
 
 from aobatch.errors import RequestError, UsageError
+from aobatch.formats.columns import Columns
+from aobatch.formats.location import Location
 
 MAX_LINE_BYTES = 16 * 2**20
 """A longer line is not kept in memory; it becomes an error record."""
 
-FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl"}
+FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 """The module that reads and writes files of a suffix."""
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
 """What a second suffix says about the bytes of a file."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One request of a file: the JSON text of its body, or why there is none."""
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """One request of a file: the JSON text of its body or its fields, or why there are none."""
 
     number: int
     """Counted from 1 over all lines of the file, blank ones too."""
-    raw: bytes
+    raw: bytes = b""
     error: RequestError | None = None
+    fields: dict[str, Any] | None = None
+    """What a table says, in place of a text; beside an error, what could be read."""
 
 
 class Format(Protocol):
     """What a module of this package offers."""
 
-    def read_rows(self, path: Path, max_line_bytes: int) -> Iterator[Row]:
+    is_table: bool
+    """Whether its files have columns, each compressed by itself."""
+
+    def check(self, path: Location, columns: Columns) -> None:
+        """Refuse a file none of whose rows could be read; InputError says why."""
+        ...
+
+    def count_rows(self, path: Location, max_line_bytes: int) -> int:
+        """Count the rows by reading all of them; InputError if the file cannot be read."""
+        ...
+
+    def read_rows(self, path: Location, max_line_bytes: int, columns: Columns) -> Iterator[Row]:
         """Yield the rows of a file in order; InputError if the file itself cannot be read."""
         ...
 
@@ -44,9 +59,11 @@ class Format(Protocol):
         ...
 
 
-def read_rows(path: Path, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Row]:
+def read_rows(
+    path: Location, max_line_bytes: int = MAX_LINE_BYTES, columns: Columns | None = None
+) -> Iterator[Row]:
     """Yield the rows of a file in order; InputError if the file itself cannot be read."""
-    return find_format(path).read_rows(path, max_line_bytes)
+    return find_format(path).read_rows(path, max_line_bytes, columns or Columns())
 
 
 def write_records(records: Iterable[bytes], stream: BinaryIO, path: Path) -> None:
@@ -59,19 +76,29 @@ def read_records(path: Path) -> Iterator[bytes]:
     return find_format(path).read_records(path)
 
 
-def find_format(path: Path) -> Format:
+def find_format(path: Location) -> Format:
     """Give the module for a file's suffix; UsageError names the known suffixes."""
-    suffix = Path(split_compression(path)[0]).suffix.lower()
+    name, compression = split_compression(path)
+    suffix = Path(name).suffix.lower()
     if suffix not in FORMATS:
         message = (
-            f"{path} has no known suffix; known are {', '.join(FORMATS)}, "
-            f"each also with {', '.join(COMPRESSIONS)}"
+            f"{path} has no known suffix; known are {', '.join(FORMATS)}, those of lines "
+            f"also with {', '.join(COMPRESSIONS)}"
         )
         raise UsageError(message)
-    return cast("Format", import_module(f"{__name__}.{FORMATS[suffix]}"))
+    found = cast("Format", import_module(f"{__name__}.{FORMATS[suffix]}"))
+    if compression and found.is_table:
+        message = f"{path}: files of this format are compressed inside; leave {compression} out"
+        raise UsageError(message)
+    return found
 
 
-def split_compression(path: Path) -> tuple[str, str]:
+def is_known(path: Location) -> bool:
+    """Say whether a file's suffix is that of a format."""
+    return Path(split_compression(path)[0]).suffix.lower() in FORMATS
+
+
+def split_compression(path: Location) -> tuple[str, str]:
     """Split a file name into the part before its compression suffix and that suffix, or ''."""
     if path.suffix.lower() in COMPRESSIONS:
         return path.name.removesuffix(path.suffix), path.suffix

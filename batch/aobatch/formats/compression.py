@@ -10,19 +10,22 @@ import pyarrow as pa
 
 from aobatch.errors import InputError, InputMissingError
 from aobatch.formats import COMPRESSIONS
+from aobatch.formats.location import Location, Remote
+from aobatch.formats.remote import check_readable, open_stream, size_of
 
 
 @contextmanager
-def open_input(path: Path) -> Iterator[BinaryIO]:
+def open_input(path: Location) -> Iterator[BinaryIO]:
     """Open a file for reading its plain bytes; errors say what is wrong with the file."""
-    check_input(path)
-    if _compression(path) and not path.stat().st_size:
+    if isinstance(path, Path):
+        check_input(path)
+    num_bytes = path.stat().st_size if isinstance(path, Path) else size_of(path)
+    if _compression(path) and not num_bytes:
         message = f"{path} cannot be read to its end: it has no bytes, and compressed nothing has"
         raise InputError(message)
     try:
-        # By its bytes: a name need not be text.
         with (
-            pa.OSFile(os.fsencode(path)) as file,
+            _opened(path) as file,
             pa.input_stream(file, compression=_compression(path)) as stream,
         ):
             yield cast("BinaryIO", stream)
@@ -45,8 +48,11 @@ def open_output(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
             yield cast("BinaryIO", compressed)
 
 
-def check_input(path: Path) -> None:
+def check_input(path: Location) -> None:
     """Refuse what is not a regular file, which could not be read a second time."""
+    if isinstance(path, Remote):
+        check_readable(path)
+        return
     try:
         is_there = exists(path)
     except OSError as error:
@@ -72,5 +78,12 @@ def exists(path: Path) -> bool:
     return True
 
 
-def _compression(path: Path) -> str | None:
+def _opened(path: Location) -> pa.NativeFile:
+    if isinstance(path, Remote):
+        return pa.PythonFile(open_stream(path), "r")
+    # By its bytes: a name need not be text.
+    return pa.OSFile(os.fsencode(path))
+
+
+def _compression(path: Location) -> str | None:
     return COMPRESSIONS.get(path.suffix.lower())

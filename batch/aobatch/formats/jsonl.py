@@ -7,13 +7,31 @@ from typing import BinaryIO
 
 from aobatch.errors import RequestError
 from aobatch.formats import Row
-from aobatch.formats.compression import open_input, open_output
+from aobatch.formats.columns import Columns
+from aobatch.formats.compression import check_input, open_input, open_output
+from aobatch.formats.location import Location
+
+is_table = False
 
 CHUNK_BYTES = 2**18
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def read_rows(path: Path, max_line_bytes: int) -> Iterator[Row]:
+def check(path: Location, columns: Columns) -> None:  # noqa: ARG001 - a Format's signature
+    """Refuse what is no file; what is in it, its lines say."""
+    check_input(path)
+
+
+def count_rows(path: Location, max_line_bytes: int) -> int:
+    """Count the lines that are not blank; InputError if the file is damaged."""
+    return sum(1 for _ in read_rows(path, max_line_bytes))
+
+
+def read_rows(
+    path: Location,
+    max_line_bytes: int,
+    columns: Columns | None = None,  # noqa: ARG001 - a Format's signature
+) -> Iterator[Row]:
     """Yield a row for each line that is not blank; a line that is too long is an error row."""
     with open_input(path) as stream:
         for number, line in split_lines(stream, max_line_bytes):

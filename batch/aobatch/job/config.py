@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 from aobatch.api.request import Limits
 from aobatch.errors import UsageError
 from aobatch.formats import MAX_LINE_BYTES, split_compression
+from aobatch.formats.columns import Columns
+from aobatch.formats.location import Location, Remote
 from aobatch.job.prices import Prices
 from aobatch.job.selection import Selection, Shard
 
@@ -14,11 +17,15 @@ STREAM = Path("-")
 """Standard input among the inputs, standard output as the output."""
 
 
+STATE_FOLDER = Path("aobatch-state")
+"""Where the state of jobs whose output is remote is kept, unless they are told another place."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobConfig:
     """The inputs and output of a job and what its lines may leave out."""
 
-    inputs: tuple[Path, ...]
+    inputs: tuple[Location, ...]
     output: Path
     model: str | None = None
     """The model of lines that name none; None is the default model."""
@@ -30,6 +37,12 @@ class JobConfig:
     """Which of the lines are answered."""
     limits: Limits = field(default_factory=Limits)
     max_line_bytes: int = MAX_LINE_BYTES
+    errors: Path | None = None
+    """Where failed lines go as well."""
+    uploads: tuple[tuple[Path, Remote], ...] = ()
+    """Files of the job and where they are to be in the end, the output last."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """The columns of tables that give fields of other names."""
     ignore_unknown: bool = False
     is_restart: bool = False
     """Discard the results of an earlier run instead of going on from them."""
@@ -37,6 +50,16 @@ class JobConfig:
     """Compute requests again that ended with an error in an earlier run."""
     prices: Prices | None = None
     """What tokens cost, for the report."""
+
+    @property
+    def published(self) -> Location:
+        """Where whoever asked for the job finds its output."""
+        return self.uploads[-1][1] if self.uploads else self.output
+
+    @property
+    def table_columns(self) -> Columns:
+        """How columns of tables become fields."""
+        return Columns(self.columns, self.ignore_unknown, frozenset(self.defaults))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +89,15 @@ def parse_allowance(text: str) -> FailureAllowance:
     return FailureAllowance(amount, is_percentage)
 
 
-def default_output(source: Path, shard: Shard | None = None) -> Path:
+def local_path(output: Location, state_dir: Path | None) -> Path:
+    """Say where an output is written: there, or for a remote one, in a folder of this machine."""
+    if isinstance(output, Path):
+        return output
+    folder = f"{output.name}-{sha256(str(output).encode()).hexdigest()[:8]}"
+    return (state_dir or STATE_FOLDER) / folder / output.name
+
+
+def default_output(source: Location, shard: Shard | None = None) -> Location:
     """Name the output of an input file: a.jsonl.gz gives a.out.jsonl.gz beside it.
 
     Shards have names of their own, such as a.out-00000-of-00004.jsonl.gz.

@@ -68,6 +68,7 @@ def result_settings(config: JobConfig, backend: Backend) -> dict[str, str]:
         "defaults": _canonical(_without_texts(config.defaults)),
         "overrides": _canonical(_without_texts(config.overrides)),
         "limits": _canonical(config.limits),
+        "columns": _canonical(config.columns),
         "ignore_unknown": _canonical(config.ignore_unknown),
         **{name: _canonical(value) for name, value in backend.settings.items()},
     }

@@ -24,6 +24,8 @@ class Marker(msgspec.Struct, frozen=True):
     models: dict[str, str]
     report: UsageReport
     selection: Selection = Selection()
+    errors: str | None = None
+    """The digest of the file of failed lines, if there is one."""
 
 
 def mark_finished(path: Path, job: Job, report: UsageReport) -> None:
@@ -31,8 +33,9 @@ def mark_finished(path: Path, job: Job, report: UsageReport) -> None:
     output = digest_file(job.config.output)
     models = job.models.fingerprints
     selection = job.config.selection
-    marker = Marker(job.source.digests, output, dict(job.settings), models, report, selection)
-    write_marker(path, marker)
+    errors = digest_file(job.config.errors) if job.config.errors else None
+    inputs, settings = job.source.digests, dict(job.settings)
+    write_marker(path, Marker(inputs, output, settings, models, report, selection, errors))
 
 
 def write_marker(path: Path, marker: Marker) -> None:
@@ -62,7 +65,12 @@ def is_current(marker: Marker, source: Source) -> bool:
         and marker.selection == source.config.selection
         and output.is_file()
         and marker.output == digest_file(output)
+        and _has_errors(marker, source.config.errors)
     )
+
+
+def _has_errors(marker: Marker, errors: Path | None) -> bool:
+    return errors is None or (errors.is_file() and marker.errors == digest_file(errors))
 
 
 def refresh(report: UsageReport, output: Path) -> None:

@@ -14,6 +14,7 @@ from aobatch.job.atomic import replacing
 from aobatch.job.config import STREAM
 from aobatch.job.context import Job
 from aobatch.job.facts import finished_report
+from aobatch.job.failed_lines import FailedLines
 from aobatch.job.ledger import Record
 from aobatch.job.marker import write_report
 from aobatch.job.records import stored_error
@@ -23,24 +24,12 @@ from aobatch.text import escape
 
 def publish(job: Job) -> UsageReport:
     """Write the output and its usage report; InputError if an input changed meanwhile."""
-    tally = UsageTally()
     job.source.check_unchanged()
-    output = job.config.output
-    answers = Answers(job, tally)
-    if output == STREAM:
-        lines: Iterable[bytes] = answers.lines()
-        if sys.stdout.isatty():
-            lines = (escape(line.decode()).encode() for line in lines)
-        write_records(lines, sys.stdout.buffer, Path("stdout.jsonl"))
-        sys.stdout.flush()
-        return finished_report(job, tally)
-    with replacing(output) as stream:
-        write_records(answers.lines(), stream, output)
-        job.source.check_unchanged()
-        report = finished_report(job, tally)
-        # Before the output, so that the output is the newest file, as make wants it.
-        write_report(report, output)
-    is_all = not job.config.selection.is_partial  # a part is tried ahead of the whole
+    with FailedLines(job.config.errors) as failed_lines:
+        answers = Answers(job, UsageTally(), failed_lines)
+        report = _write(job, answers, failed_lines)
+    # A part is tried ahead of the whole, and standard output has no state.
+    is_all = job.config.output != STREAM and not job.config.selection.is_partial
     if is_all and answers.num_recorded < len(job.ledger):
         # Lines that are no longer in the input would pile up in a job that is run each night.
         requests = (line for line in job.source.lines() if isinstance(line, Request))
@@ -48,21 +37,43 @@ def publish(job: Job) -> UsageReport:
     return report
 
 
+def _write(job: Job, answers: "Answers", failed_lines: FailedLines) -> UsageReport:
+    output = job.config.output
+    if output == STREAM:
+        lines: Iterable[bytes] = answers.lines()
+        if sys.stdout.isatty():
+            lines = (escape(line.decode()).encode() for line in lines)
+        write_records(lines, sys.stdout.buffer, Path("stdout.jsonl"))
+        sys.stdout.flush()
+        failed_lines.publish()
+        return finished_report(job, answers.tally)
+    with replacing(output) as stream:
+        write_records(answers.lines(), stream, output)
+        job.source.check_unchanged()
+        report = finished_report(job, answers.tally)
+        # Before the output, so that the output is the newest file, as make wants it.
+        failed_lines.publish()
+        write_report(report, output)
+    return report
+
+
 class Answers:
     """The output lines of a job that has all results."""
 
-    def __init__(self, job: Job, tally: UsageTally) -> None:
+    def __init__(self, job: Job, tally: UsageTally, failed_lines: FailedLines) -> None:
         self.num_recorded = 0
         """Results of the ledger that were written."""
+        self.tally = tally
+        """What the lines so far add up to."""
         self._job = job
-        self._tally = tally
+        self._failed_lines = failed_lines
 
     def lines(self) -> Iterator[bytes]:
         """Yield the output line of every input line, adding each to the tally."""
         for line in self._job.source.lines():
             if isinstance(line, FailedLine):
-                self._tally.add_failure(line.error.code, None, None)
-                yield render_failure(line)
+                self.tally.add_failure(line.error.code, None, None)
+                yield self._failed_lines.add(render_failure(line))
             else:
                 yield self._answer(line)
 
@@ -70,12 +81,12 @@ class Answers:
         record = self._record_of(request)
         if isinstance(record, Record) and record.status_code == 200:
             completion = msgspec.json.decode(record.body, type=CountedCompletion)
-            self._tally.add_completion(completion, request.body.user, record.seconds)
+            self.tally.add_completion(completion, request.body.user, record.seconds)
             return render_success(request, record.body)
         error = stored_error(record) if isinstance(record, Record) else record
         model = self._job.models.asked_name(request.body.model)
-        self._tally.add_failure(error.code, model, request.body.user)
-        return render_failure(failed_line(request, error))
+        self.tally.add_failure(error.code, model, request.body.user)
+        return self._failed_lines.add(render_failure(failed_line(request, error)))
 
     def _record_of(self, request: Request) -> Record | RequestError:
         model = self._job.models.find(request.body.model)

@@ -23,6 +23,7 @@ from aobatch.job.publish import publish
 from aobatch.job.report import UsageReport
 from aobatch.job.source import check_inputs, open_source
 from aobatch.job.state import StateFolder, check_output, open_state
+from aobatch.job.upload import check_uploads, upload_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +44,14 @@ def run_job(config: JobConfig, backend: Backend, progress: Progress | None = Non
     """
     check_inputs(config)
     check_output(config)
+    check_uploads(config)
     with open_state(config) as state:
         source = open_source(config, state)
         marker = _earlier_end(state, config, backend)
         if marker is not None and is_current(marker, source) and not _is_retried(marker, config):
             report = with_cost(marker.report, config.prices)
             refresh(report, config.output)
+            upload_files(config, state)
             state.drop_spool()
             return JobOutcome(report, was_finished=True)
         state.reopen_job()
@@ -57,6 +60,7 @@ def run_job(config: JobConfig, backend: Backend, progress: Progress | None = Non
             report = _compute_and_publish(job)
         if config.output != STREAM:
             mark_finished(state.marker, job, report)
+            upload_files(config, state)
         state.drop_spool()
     return JobOutcome(report, was_finished=False)
 

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aobatch.api.errors import error_object
 from aobatch.api.request import FailedLine, Parser, Request
 from aobatch.errors import InputError, RequestError, UsageError
 from aobatch.formats import Row, find_format, read_rows
 from aobatch.formats.compression import check_input
+from aobatch.formats.location import Location, Remote
+from aobatch.formats.remote import identify
 from aobatch.job.config import STREAM, JobConfig
+from aobatch.job.selection import Selection
 from aobatch.job.state import StateFolder, spool_standard_input
 
 
@@ -20,9 +22,9 @@ class Source:
     """Lines of all inputs in order, numbered as if the files were one."""
 
     config: JobConfig
-    paths: tuple[Path, ...]
+    paths: tuple[Location, ...]
     digests: tuple[str, ...]
-    """sha256 of each input as it was when the job began."""
+    """Of each input as it was when the job began, see `identify_input`."""
     threshold: int = 0
     """Where the job's sample ends, if it answers one."""
 
@@ -30,12 +32,11 @@ class Source:
         """Parse every line anew and yield those of the job; the same bytes give the same keys."""
         parser = new_parser(self.config)
         for row, is_chosen in self._chosen():
-            if row.error is None:
-                # Others are parsed too, since equal requests before it are part of a line's key.
+            # Others are parsed too, since equal requests before it are part of a line's key.
+            if row.error is None and row.fields is None:
                 line = parser.parse(row.number, row.raw)
             else:
-                error = error_object(row.error)
-                line = FailedLine(row.number, None, False, error, row.error.status_code)
+                line = parser.parse_fields(row.number, row.fields or {}, row.error)
             if is_chosen:
                 yield line
 
@@ -44,13 +45,16 @@ class Source:
         first = 0
         for path in self.paths:
             number = 0
-            for row in read_rows(path, self.config.max_line_bytes):
+            for row in read_rows(path, self.config.max_line_bytes, self.config.table_columns):
                 number = row.number
-                yield Row(first + number, row.raw, row.error)
+                yield Row(first + number, row.raw, row.error, row.fields) if first else row
             first += number
 
     def count(self) -> int:
         """Count the lines of the job."""
+        if self.config.selection == Selection():
+            limit = self.config.max_line_bytes
+            return sum(find_format(path).count_rows(path, limit) for path in self.paths)
         return sum(is_chosen for _, is_chosen in self._chosen())
 
     def _chosen(self) -> Iterator[tuple[Row, bool]]:
@@ -59,7 +63,7 @@ class Source:
     def check_unchanged(self) -> None:
         """Refuse to go on if an input is not what it was when the job began."""
         for path, digest in zip(self.paths, self.digests, strict=True):
-            if digest_file(path) != digest:
+            if identify_input(path) != digest:
                 message = (
                     f"input {path} changed while the job ran; nothing was published, run again"
                 )
@@ -75,13 +79,22 @@ def new_parser(config: JobConfig) -> Parser:
         raise UsageError(message) from error
 
 
+def check_columns(config: JobConfig) -> None:
+    """Refuse columns where no input has any."""
+    files = [path for path in config.inputs if path != STREAM]
+    if config.columns and not any(find_format(path).is_table for path in files):
+        message = "--column is for tables such as Parquet, and no input is one"
+        raise UsageError(message)
+
+
 def check_inputs(config: JobConfig) -> None:
     """Refuse wrong defaults, overrides and inputs that are missing or of no known format."""
     new_parser(config)
+    config.table_columns.check()
     for path in config.inputs:
         if path != STREAM:
             check_input(path)
-            find_format(path)
+            find_format(path).check(path, config.table_columns)
         elif sys.stdin is None or sys.stdin.isatty():
             message = "standard input is closed or a terminal; pipe requests in, or name a file"
             raise UsageError(message)
@@ -92,10 +105,15 @@ def open_source(config: JobConfig, state: StateFolder) -> Source:
     if STREAM in config.inputs:
         spool_standard_input(state.spool)
     paths = tuple(state.spool if path == STREAM else path for path in config.inputs)
-    source = Source(config, paths, tuple(digest_file(path) for path in paths))
+    source = Source(config, paths, tuple(map(identify_input, paths)))
     if config.selection.sample is None:
         return source
     return replace(source, threshold=config.selection.threshold(source.rows()))
+
+
+def identify_input(path: Location) -> str:
+    """Give the sha256 of a file, or what its store says of a remote one."""
+    return identify(path) if isinstance(path, Remote) else digest_file(path)
 
 
 def digest_file(path: Path) -> str:

@@ -12,7 +12,7 @@ from aobatch.errors import OutputError, UsageError
 from aobatch.formats import find_format
 from aobatch.formats.compression import exists
 from aobatch.job.atomic import replacing, storage_errors, sync_folder
-from aobatch.job.config import STREAM, JobConfig, default_output
+from aobatch.job.config import STREAM, JobConfig, default_output, local_path
 from aobatch.job.lock import hold_lock
 
 
@@ -41,6 +41,11 @@ class StateFolder:
     def marker(self) -> Path:
         """What a finished job was, so that running it again does nothing."""
         return self.path / "done.json"
+
+    @property
+    def uploaded(self) -> Path:
+        """What a finished job has uploaded."""
+        return self.path / "uploaded.json"
 
     @property
     def spool(self) -> Path:
@@ -78,6 +83,8 @@ def open_state(config: JobConfig) -> Iterator[StateFolder]:
         return
     state = StateFolder(state_path(config))
     with storage_errors(state.path):
+        if config.output == STREAM:
+            state.path.parent.mkdir(parents=True, exist_ok=True)
         state.path.mkdir(mode=0o700, exist_ok=True)
         sync_folder(state.path.parent)
     with hold_lock(state.lock):
@@ -89,22 +96,31 @@ def open_state(config: JobConfig) -> Iterator[StateFolder]:
 def check_output(config: JobConfig) -> None:
     """Refuse an output that could not be published, before anything is computed for it."""
     output = config.output
-    if output == STREAM:
-        if sys.stdout is None:
-            message = "standard output is closed; name a file with --output"
-            raise OutputError(message)
-        return
-    find_format(output)
-    with storage_errors(output):
-        is_there = exists(output)
-    if is_there and not output.is_file():
-        message = f"output {output} is not a regular file; name a file"
+    if output != STREAM:
+        _check_file(output, config, "output")
+    elif sys.stdout is None:
+        message = "standard output is closed; name a file with --output"
         raise OutputError(message)
-    if not output.parent.is_dir():
-        message = f"folder {output.parent} of the output does not exist; create it"
+    if config.errors is not None:
+        _check_file(config.errors, config, "errors")
+        if config.errors == output:
+            message = f"errors {output} is also the output; name another file with --errors"
+            raise UsageError(message)
+
+
+def _check_file(path: Path, config: JobConfig, role: str) -> None:
+    find_format(path)
+    with storage_errors(path):
+        is_there = exists(path)
+    if is_there and not path.is_file():
+        message = f"{role} {path} is not a regular file; name a file"
         raise OutputError(message)
-    if is_there and any(path.exists() and output.samefile(path) for path in config.inputs):
-        message = f"output {output} is also an input; name another file with --output"
+    if not path.parent.is_dir():
+        message = f"folder {path.parent} of the {role} does not exist; create it"
+        raise OutputError(message)
+    inputs = [source for source in config.inputs if isinstance(source, Path)]
+    if is_there and any(source.exists() and path.samefile(source) for source in inputs):
+        message = f"{role} {path} is also an input; name another file with --{role}"
         raise UsageError(message)
 
 
@@ -117,7 +133,6 @@ def spool_standard_input(path: Path) -> None:
 def state_path(config: JobConfig) -> Path:
     """Name the state folder of a job."""
     if config.output == STREAM:
-        return default_output(config.inputs[0], config.selection.shard).with_suffix(
-            ".stdout.aobatch"
-        )
+        output = default_output(config.inputs[0], config.selection.shard)
+        return local_path(output, None).with_suffix(".stdout.aobatch")
     return config.output.with_name(f"{config.output.name}.aobatch")

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from aobatch.errors import InputMissingError
+from aobatch.errors import InputError, InputMissingError
 from aobatch.job.config import JobConfig
 from aobatch.job.database import reading
 from aobatch.job.lock import describe_holder
@@ -24,6 +24,8 @@ SELECT coalesce((SELECT value FROM facts WHERE name = 'lines'), 0),
        (SELECT coalesce(sum(prompt_tokens), 0) FROM results),
        (SELECT coalesce(sum(completion_tokens), 0) FROM results)
 """
+
+_BEGINNING = "SELECT value FROM settings WHERE name = 'created'"
 
 
 class JobStatus(msgspec.Struct, frozen=True):
@@ -65,6 +67,19 @@ def job_status(output: Path) -> JobStatus:
             numbers = (counts.total, counts.total, counts.failed, *tokens)
             return JobStatus("finished", *numbers, seconds, None)
         return _unfinished(state, holder)
+
+
+def began_at(output: Path) -> float | None:
+    """Give when an unfinished job of an output began, in Unix seconds, None if there is none."""
+    state = StateFolder(state_path(JobConfig((), output)))
+    if not state.ledger.exists() or read_marker(state.marker) is not None:
+        return None
+    try:
+        with reading(state.ledger) as connection:
+            row = connection.execute(_BEGINNING).fetchone()
+    except InputError:
+        return None
+    return float(row[0]) if row else None
 
 
 def _unfinished(state: StateFolder, holder: str | None) -> JobStatus:

@@ -1,0 +1,135 @@
+"""Parquet: one request a row, read in small batches, and answers in row groups."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aobatch.errors import InputError, RequestError
+from aobatch.formats import Row
+from aobatch.formats.columns import Columns
+from aobatch.formats.compression import check_input
+from aobatch.formats.location import Location, Remote
+from aobatch.formats.parquet_columns import Field, read_fields
+from aobatch.formats.parquet_output import RESPONSE, write_answers
+from aobatch.formats.parquet_schema import plan_fields
+from aobatch.formats.remote import open_places
+
+is_table = True
+
+BATCH_BYTES = 8 * 2**20
+MAX_BATCH_ROWS = 2048
+PROBE_ROWS = 16
+BUFFER_BYTES = 2**20
+MAX_THRIFT_STRING = 64 * 2**20
+MAX_THRIFT_ITEMS = 10**6
+
+
+def check(path: Location, columns: Columns) -> None:
+    """Refuse a file that is not Parquet, or whose columns cannot become requests."""
+    with _opened(path) as file:
+        plan_fields(file.schema_arrow, path, columns)
+
+
+def count_rows(path: Location, max_line_bytes: int) -> int:  # noqa: ARG001 - a Format's signature
+    """Count the rows by decoding all of them, so that a damaged file is found at once."""
+    with _opened(path) as file:
+        return sum(len(batch) for batch in _read_batches(file, None))
+
+
+def read_rows(path: Location, max_line_bytes: int, columns: Columns) -> Iterator[Row]:
+    """Yield a row for each row; one that is too long, or holds no text, is an error row."""
+    with _opened(path) as file:
+        fields = plan_fields(file.schema_arrow, path, columns)
+        number = 0
+        for batch in _read_batches(file, [field.column for field in fields]):
+            yield from _rows_of(batch, fields, number, max_line_bytes)
+            number += len(batch)
+
+
+def read_records(path: Path) -> Iterator[bytes]:
+    """Yield the records of an output."""
+    with _opened(path) as file:
+        for batch in _read_batches(file, [RESPONSE]):
+            for text in batch.column(0).to_pylist():
+                yield text.encode()
+
+
+def write_records(records: Iterable[bytes], stream: BinaryIO, path: Path) -> None:  # noqa: ARG001
+    """Write a row for each record."""
+    write_answers(records, stream)
+
+
+def _rows_of(
+    batch: pa.RecordBatch, fields: list[Field], number: int, max_line_bytes: int
+) -> Iterator[Row]:
+    is_large = batch.nbytes > max_line_bytes
+    for values, error in read_fields(batch, fields):
+        number += 1
+        if is_large and _size(values) > max_line_bytes:
+            message = f"The row is longer than {max_line_bytes} bytes and was not read."
+            error = RequestError(message, code="line_too_long")
+            values = {"custom_id": values.get("custom_id")}
+        yield Row(number, b"", error, values)
+
+
+def _size(value: object) -> int:
+    """Guess how long a value would be as JSON, at least."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, list) else 1
+
+
+def _read_batches(file: pq.ParquetFile, names: list[str] | None) -> Iterator[pa.RecordBatch]:
+    """Yield batches of rows that take some megabytes each, whatever a row group takes."""
+    for group in range(file.num_row_groups):
+        size = _batch_rows(file, group, names)
+        yield from file.iter_batches(size, row_groups=[group], columns=names, use_threads=False)
+
+
+def _batch_rows(file: pq.ParquetFile, group: int, names: list[str] | None) -> int:
+    metadata = file.metadata.row_group(group)
+    if metadata.num_rows <= PROBE_ROWS:
+        return PROBE_ROWS
+    # The size that a file states is that of dictionaries and repeats, which may unfold to more.
+    probe = next(
+        file.iter_batches(PROBE_ROWS, row_groups=[group], columns=names, use_threads=False)
+    )
+    row_bytes = max(probe.nbytes / PROBE_ROWS, metadata.total_byte_size / metadata.num_rows, 1)
+    return max(1, min(MAX_BATCH_ROWS, int(BATCH_BYTES / row_bytes)))
+
+
+@contextmanager
+def _opened(path: Location) -> Iterator[pq.ParquetFile]:
+    source = open_places(path) if isinstance(path, Remote) else _open_local(path)
+    try:
+        with pq.ParquetFile(
+            source,
+            buffer_size=BUFFER_BYTES,
+            page_checksum_verification=True,
+            thrift_string_size_limit=MAX_THRIFT_STRING,
+            thrift_container_size_limit=MAX_THRIFT_ITEMS,
+        ) as file:
+            yield file
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        message = f"{path} cannot be read to its end as Parquet: {reason}"
+        raise InputError(message) from error
+    finally:
+        source.close()
+
+
+def _open_local(path: Path) -> pa.NativeFile:
+    check_input(path)
+    try:
+        # Not mapped: a file that is cut while it is read would end the process.
+        return pa.OSFile(os.fsencode(path))
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror or error}"
+        raise InputError(message) from error

@@ -1,0 +1,212 @@
+"""Files that other machines keep, through pyarrow's file systems, and their failures as ours."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+from pyarrow import fs
+
+from aobatch.errors import BusyError, InputError, InputMissingError, JobError, OutputError
+from aobatch.formats.location import Remote
+
+CHUNK_BYTES = 8 * 2**20
+_BUCKET_STORES = {"s3", "gcs"}
+
+
+class GuardedFile:
+    """A remote file for pyarrow to read from; an error of the network ends the reading as ours."""
+
+    def __init__(self, remote: Remote, stream: pa.NativeFile) -> None:
+        self._remote = remote
+        self._stream = stream
+
+    def read(self, size: int | None = None) -> bytes:
+        """Read bytes."""
+        with _reading(self._remote):
+            return bytes(self._stream.read(size))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a place."""
+        with _reading(self._remote):
+            return int(self._stream.seek(offset, whence))
+
+    def tell(self) -> int:
+        """Give the place."""
+        return int(self._stream.tell())
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._stream.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return bool(self._stream.closed)
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def writable(self) -> bool:
+        """Say that it cannot be written."""
+        return False
+
+    def seekable(self) -> bool:
+        """Say that any place can be read."""
+        return bool(self._stream.seekable())
+
+
+def open_stream(remote: Remote) -> GuardedFile:
+    """Open a file for reading it from its start; BusyError if it cannot be reached now."""
+    with _reading(remote):
+        system, path = _open_system(remote)
+        return GuardedFile(remote, system.open_input_stream(path, compression=None))
+
+
+def open_places(remote: Remote) -> GuardedFile:
+    """Open a file for reading it at any place."""
+    with _reading(remote):
+        system, path = _open_system(remote)
+        return GuardedFile(remote, system.open_input_file(path))
+
+
+def size_of(remote: Remote) -> int | None:
+    """Give how many bytes a file has, None if its store does not say."""
+    with _reading(remote):
+        system, path = _open_system(remote)
+        size: int | None = system.get_file_info(path).size
+    return size
+
+
+def check_readable(remote: Remote) -> None:
+    """Refuse what is not there, or is a folder."""
+    with _reading(remote):
+        system, path = _open_system(remote)
+        kind = system.get_file_info(path).type
+    if kind == fs.FileType.NotFound:
+        message = f"input {remote} does not exist"
+        raise InputMissingError(message)
+    if kind == fs.FileType.Directory:
+        message = f"input {remote} is a folder; end its name with / to read the files in it"
+        raise InputError(message)
+
+
+def identify(remote: Remote) -> str:
+    """Name what a file holds: by what its store says of it, or by a hash of all its bytes.
+
+    Two questions to the store, where a hash would read the file once more.
+    """
+    with _reading(remote):
+        system, path = _open_system(remote)
+        info = system.get_file_info(path)
+        if info.type == fs.FileType.NotFound:
+            message = f"input {remote} does not exist"
+            raise InputMissingError(message)
+        with system.open_input_file(path) as file:
+            tag = (file.metadata() or {}).get("ETag", b"").decode()
+        if not tag and info.mtime_ns is None:
+            return _digest(remote)
+    facts = f"{remote} {info.size} {info.mtime_ns} {tag}"
+    return f"remote-{hashlib.sha256(facts.encode()).hexdigest()}"
+
+
+def modified_at(remote: Remote) -> float | None:
+    """Give when a file was last changed, in Unix seconds, None if its store does not say."""
+    with _reading(remote):
+        system, path = _open_system(remote)
+        nanoseconds = system.get_file_info(path).mtime_ns
+    return None if nanoseconds is None else nanoseconds / 1e9
+
+
+def list_files(remote: Remote) -> list[Remote]:
+    """Give all files below a folder, in the order of their names."""
+    with _reading(remote):
+        system, path = _open_system(remote)
+        selector = fs.FileSelector(path.rstrip("/"), recursive=True)
+        infos = system.get_file_info(selector)
+    parts = urlsplit(remote.uri)
+    prefix = path.rstrip("/")
+    names = sorted(info.path.removeprefix(prefix).lstrip("/") for info in infos if info.is_file)
+    folder = parts.path.rstrip("/")
+    return [Remote(parts._replace(path=f"{folder}/{name}").geturl()) for name in names]
+
+
+def check_writable(remote: Remote) -> None:
+    """Refuse an output that could not be uploaded; BusyError if its store cannot be reached now."""
+    with _writing(remote):
+        system, path = _open_system(remote)
+        if system.get_file_info(path).type == fs.FileType.Directory:
+            message = f"output {remote} is a folder; name a file"
+            raise OutputError(message)
+        bucket = path.partition("/")[0]
+        kind = system.get_file_info(bucket).type if system.type_name in _BUCKET_STORES else None
+        if kind == fs.FileType.NotFound:
+            message = f"bucket {bucket} of output {remote} does not exist; create it"
+            raise OutputError(message)
+
+
+def upload(source: Path, remote: Remote) -> None:
+    """Write a file under its URI; it appears there when all of it has arrived."""
+    with _writing(remote):
+        system, path = _open_system(remote)
+        with source.open("rb") as file, system.open_output_stream(path, compression=None) as stream:
+            while chunk := file.read(CHUNK_BYTES):
+                stream.write(chunk)
+        size = system.get_file_info(path).size
+    if size is not None and size != source.stat().st_size:
+        message = f"{remote} holds {size} bytes of {source} alone; run again"
+        raise BusyError(message)
+
+
+def _digest(remote: Remote) -> str:
+    system, path = _open_system(remote)
+    digest = hashlib.sha256()
+    with system.open_input_stream(path, compression=None) as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _open_system(remote: Remote) -> tuple[fs.FileSystem, str]:
+    try:
+        system, path = fs.FileSystem.from_uri(remote.uri)
+    except (pa.ArrowInvalid, ValueError, ImportError) as error:
+        # What the library says may repeat the keys in the URI.
+        message = (
+            f"{remote} cannot be opened ({type(error).__name__}); known are file, s3, gs, abfs, "
+            "hf and fsspec+NAME, each with what it needs installed"
+        )
+        raise InputError(message) from error
+    return system, path
+
+
+@contextmanager
+def _reading(remote: Remote) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        message = f"input {remote} does not exist"
+        raise InputMissingError(message) from error
+    except (OSError, RuntimeError) as error:
+        raise _explain(remote, error, InputError) from error
+
+
+@contextmanager
+def _writing(remote: Remote) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise _explain(remote, error, OutputError) from error
+
+
+def _explain(remote: Remote, error: Exception, permanent: type[JobError]) -> JobError:
+    """Say in one sentence what went wrong, and whether trying again may help."""
+    reason = " ".join(str(error).split())
+    if len(reason) > 300:
+        reason = f"{reason[:299]}…"
+    if isinstance(error, PermissionError | FileNotFoundError) or "ACCESS_DENIED" in reason:
+        return permanent(f"{remote} is refused: {reason}")
+    return BusyError(f"{remote} cannot be reached: {reason}; run again later")

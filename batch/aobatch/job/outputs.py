@@ -1,0 +1,176 @@
+"""Where the answers of inputs go: names from a template, and a job for each name."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from string import Formatter
+from urllib.parse import quote
+
+from aobatch.errors import UsageError
+from aobatch.formats import split_compression
+from aobatch.formats.location import Location, Remote, parse_location
+from aobatch.job.atomic import storage_errors
+from aobatch.job.config import STREAM, JobConfig, default_output, local_path
+from aobatch.job.report import report_path
+from aobatch.job.selection import Shard
+from aobatch.job.source import check_columns
+from aobatch.job.status import began_at
+
+FIELDS = ("dir", "stem", "ext", "date", "shard", "shards")
+OF_INPUTS = frozenset({"dir", "stem", "ext"})
+"""Fields that give each input an output of its own."""
+
+DAYS_BACK = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Where the command line says that results go."""
+
+    output: Location | None = None
+    """A name or a template; None is a name beside the only input."""
+    errors: Location | None = None
+    state_dir: Path | None = None
+
+
+def plan_jobs(config: JobConfig, targets: Targets) -> list[JobConfig]:
+    """Give the jobs that answer the inputs of one: one for all, or one for each input.
+
+    UsageError if a template has an unknown field, or two inputs would have one output.
+    """
+    output = targets.output
+    check_columns(config)
+    if output is None:
+        if len(config.inputs) > 1:
+            message = (
+                "several inputs go into one output: name it with --output, or give each its own "
+                "with --output '{dir}/{stem}.out{ext}'"
+            )
+            raise UsageError(message)
+        output = default_output(config.inputs[0], config.selection.shard)
+    used = _fields_of(output) | (_fields_of(targets.errors) if targets.errors else set())
+    groups = [(path,) for path in config.inputs] if used & OF_INPUTS else [config.inputs]
+    jobs = [
+        _plan(replace(config, inputs=group), replace(targets, output=output)) for group in groups
+    ]
+    _check_distinct(jobs)
+    return jobs
+
+
+def fill(template: Location, values: Mapping[str, str]) -> Location:
+    """Put values for the fields of a template."""
+    _fields_of(template)
+    if isinstance(template, Path):
+        return parse_location(str(template).format_map(values))
+    quoted = {name: quote(value, safe="/:%") for name, value in values.items()}
+    return Remote(template.uri.format_map(quoted))
+
+
+def _plan(config: JobConfig, targets: Targets) -> JobConfig:
+    assert targets.output is not None
+    values = _values_of(config.inputs[0], config.selection.shard)
+    values["date"] = _date_of(config, targets, values)
+    output = fill(targets.output, values)
+    errors = fill(targets.errors, values) if targets.errors else None
+    if isinstance(output, Path):
+        return replace(config, output=output, errors=_local_errors(output, errors, targets))
+    return _plan_remote(config, output, errors, targets.state_dir)
+
+
+def _plan_remote(
+    config: JobConfig, output: Remote, errors: Location | None, state_dir: Path | None
+) -> JobConfig:
+    local = local_path(output, state_dir)
+    with storage_errors(local.parent):
+        local.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    report = report_path(local)
+    uploads = [(report, output.with_name(report.name)), (local, output)]
+    if isinstance(errors, Remote):
+        uploads.insert(0, (local.with_name(errors.name), errors))
+        errors = local.with_name(errors.name)
+    return replace(config, output=local, errors=errors, uploads=tuple(uploads))
+
+
+def _local_errors(output: Path, errors: Location | None, targets: Targets) -> Path | None:
+    if isinstance(errors, Remote):
+        message = f"--errors {errors} needs an --output that is a URI too"
+        raise UsageError(message)
+    if targets.state_dir is not None:
+        message = (
+            f"--state-dir is for an output that is a URI; the state of {output} stands beside it"
+        )
+        raise UsageError(message)
+    return errors
+
+
+def _check_distinct(jobs: Sequence[JobConfig]) -> None:
+    inputs: dict[Path, Location] = {}
+    for job in jobs:
+        for path in (job.output, job.errors):
+            if path is None or path == STREAM:
+                continue
+            if path in inputs:
+                message = f"{inputs[path]} and {job.inputs[0]} would both write {path}; use {{dir}}"
+                raise UsageError(message)
+            inputs[path] = job.inputs[0]
+
+
+def _fields_of(template: Location) -> set[str]:
+    """Give the fields of a template; UsageError if one is unknown."""
+    text = str(template) if isinstance(template, Path) else template.uri
+    try:
+        parts = list(Formatter().parse(text))
+    except ValueError as error:
+        message = f"{template} is no template: {error}; write {{{{ for a brace"
+        raise UsageError(message) from error
+    for _, name, form, conversion in parts:
+        if name is not None and (name not in FIELDS or form or conversion):
+            known = ", ".join(f"{{{field}}}" for field in FIELDS)
+            message = f"{template} has an unknown field {{{name}}}; known are {known}"
+            raise UsageError(message)
+    return {name for _, name, _, _ in parts if name is not None}
+
+
+def _values_of(source: Location, shard: Shard) -> dict[str, str]:
+    values = {"shard": f"{shard.index:05d}", "shards": f"{shard.count:05d}"}
+    if source == STREAM:
+        return values | {"dir": ".", "stem": "stdin", "ext": ".jsonl"}
+    name, compression = split_compression(source)
+    plain = Path(name if isinstance(source, Path) else quote(name))
+    folder = str(source.parent) if isinstance(source, Path) else source.folder
+    return values | {"dir": folder, "stem": plain.stem, "ext": f"{plain.suffix}{compression}"}
+
+
+def _date_of(config: JobConfig, targets: Targets, values: Mapping[str, str]) -> str:
+    """Give the day on which the job began: today, or that of an interrupted run of it.
+
+    It is the same job if none of its inputs changed since.
+    """
+    assert targets.output is not None
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if epoch.isdecimal():
+        return datetime.fromtimestamp(int(epoch), UTC).date().isoformat()
+    today = datetime.fromtimestamp(time.time(), UTC).astimezone().date()
+    if "date" in _fields_of(targets.output):
+        for days in range(1, DAYS_BACK + 1):
+            day = (today - timedelta(days)).isoformat()
+            output = fill(targets.output, {**values, "date": day})
+            began = began_at(local_path(output, targets.state_dir))
+            if began is not None and all(_is_older(path, began) for path in config.inputs):
+                return day
+    return today.isoformat()
+
+
+def _is_older(path: Location, seconds: float) -> bool:
+    """Say whether a file is known not to have changed since a moment, in whole seconds."""
+    if path == STREAM:
+        return False
+    if isinstance(path, Path):
+        return path.exists() and path.stat().st_mtime < seconds + 1
+    from aobatch.formats.remote import modified_at
+
+    changed = modified_at(path)
+    return changed is not None and changed < seconds + 1
