@@ -1,6 +1,5 @@
 """Laws of the timeline: few points, whatever the length, over all runs of a job."""
 
-import sqlite3
 from itertools import pairwise
 from pathlib import Path
 
@@ -76,21 +75,6 @@ def test_runs_continue_each_other(tmp_path: Path, clock: Clock) -> None:
         Point(2, 5.0, 1, 0, 50, 30, 60),
         Point(2, 10.0, 2, 0, 100, 60, 120),
     ]
-    ledger.close()
-
-
-def test_ledger_of_an_earlier_version_gets_a_timeline(tmp_path: Path) -> None:
-    """A ledger without the table is read and goes on with it."""
-    path = tmp_path / "ledger.sqlite3"
-    Ledger(path).close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("DROP TABLE points")
-    connection.close()
-
-    ledger = Ledger(path)
-    ledger.add_point(Point(1, 2.0))
-
-    assert ledger.points() == [Point(1, 2.0)]
     ledger.close()
 
 
