@@ -134,6 +134,33 @@ def test_slips_name_file_and_key(runner: CliRunner, text: str, words: str) -> No
     assert result.stderr.count("\n") == 1
 
 
+def test_make_is_told_of_the_settings_file(
+    runner: CliRunner, seen: list[module.RunOptions]
+) -> None:
+    """The file that was found, or named, is among those that the output is made from."""
+    Path("in.jsonl").write_text('{"prompt": "a"}\n')
+    write("")
+    write("", "other.toml")
+    command = ["run", "in.jsonl", "--restart", "--depfile", "job.d"]
+    for options, name in (([], "aobatch.toml"), (["--config", "other.toml"], "other.toml")):
+        result = runner.invoke(aobatch, [*command, *options])
+        assert result.exit_code == 0, result.output
+        rule = Path("job.d").read_text().partition("\n\n")[0]
+        assert rule.split(" \\\n  ") == ["in.out.jsonl:", "in.jsonl", name]
+
+
+def test_make_follows_one_output_of_a_run(runner: CliRunner, seen: list[module.RunOptions]) -> None:
+    """A template that names several outputs, and an output elsewhere, have no dependency file."""
+    for name in ("a", "b"):
+        Path(f"{name}.jsonl").write_text('{"prompt": "a"}\n')
+    several = ["run", "a.jsonl", "b.jsonl", "-o", "{stem}.new{ext}"]
+    for command in (several, ["run", "a.jsonl", "-o", "s3://bucket/a.jsonl"]):
+        result = runner.invoke(aobatch, [*command, "--depfile", "job.d"])
+        assert result.exit_code == 2
+        assert "depfile" in result.stderr
+        assert not Path("job.d").exists()
+
+
 def test_every_command_reads_settings(runner: CliRunner) -> None:
     """No command is without --config and exit codes in its help."""
 

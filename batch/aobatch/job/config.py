@@ -50,6 +50,10 @@ class JobConfig:
     """Compute requests again that ended with an error in an earlier run."""
     prices: Prices | None = None
     """What tokens cost, for the report."""
+    depfile: Path | None = None
+    """Where to write, for make, which files the output is made from."""
+    settings_file: Path | None = None
+    """Where settings came from, which is one of these files."""
 
     @property
     def published(self) -> Location:
