@@ -31,6 +31,40 @@ at least eight candidates and keeping those under which the suffix is most proba
 counts which of the two ways was taken (`suffixes_infilled`, `suffixes_resampled`). At temperature 0
 there is one candidate, so the suffix then decides nothing on such a model.
 
+## Tables
+
+A row of a Parquet file has a column for each field that it gives: strings, integers, numbers and
+booleans as in JSON, lists for arrays, maps, structs or strings of JSON for objects. A custom_id
+may be an integer. A null leaves its field out; a null prompt is the null prompt. Columns of a
+batch envelope work too, with `body` a struct or a string of JSON. A column of a wrong type, or
+one that is no field, ends the run before a model is loaded; `--column prompt=text` says which
+column gives a field, and then all columns that are no field are ignored, as with
+`--ignore-unknown`.
+
+A Parquet output has a row for each line of the input: `custom_id`, `index` (counted from 0),
+`text` and `finish_reason` of the first choice, `prompt_tokens`, `completion_tokens`,
+`error_code`, `error_message`, and in `response` the whole line as JSON, with all choices.
+
+## Inputs and outputs
+
+An input may be a file, a quoted pattern (`'in/*.jsonl'`, `'in/**/*.parquet'`), a folder (all
+files of known suffixes below it, in the order of their paths, none that is hidden), a URI, or
+`-`. Of several files, those that a job wrote are passed over: `*.out.*`, `*.errors.*`, the output
+itself, and any file with a job's state beside it.
+
+The name of the output may have `{{dir}}`, `{{stem}}` and `{{ext}}` of the input, `{{date}}`,
+`{{shard}}` and `{{shards}}`; `{{{{` is a brace. With one of the first three, each input is a job
+of its own, one after the other. `{{date}}` is the day on which the job began: an interrupted job
+whose inputs have not changed since keeps its day, for 30 days; `SOURCE_DATE_EPOCH` sets it.
+
+URIs are those of pyarrow's file systems: s3, gs, abfs, hf, and fsspec+NAME for all that fsspec
+knows; keys and endpoints come from the usual variables or stand behind a question mark. Inputs
+are streamed, once for each of counting, computing and publishing; whether they changed is asked
+by ETag or size and time, and only a store that knows neither is read once more. The output and
+its state are kept in `aobatch-state/` or `--state-dir` and the output is uploaded when it is
+complete, after its report; a later run uploads what its store lost. The files of streams stay
+there.
+
 ## Commands
 
 {commands}
@@ -46,6 +80,7 @@ there is one candidate, so the suffix then decides nothing on such a model.
 | `OUT` | one line for each line of the input; by default `poems.jsonl` gives `poems.out.jsonl` |
 | `OUT.usage.json` | the [usage report](usage-report.md) |
 | `OUT.stream/000014.sse` | the server-sent events of line 14, if it has `"stream": true` |
+| `--errors FILE` | the lines of `OUT` that are errors, if asked for |
 | `OUT.aobatch/` | state of the job: its results, so that nothing is computed twice, and its end |
 """
 

@@ -45,6 +45,9 @@ def test_record_comes_back_as_it_was(ledger: Ledger) -> None:
     assert record(1).key in ledger
     assert record(2).key not in ledger
     assert ledger.find(record(2).key) is None
+    known = {record(1).key: record(1, b"\x00 body")}
+    assert ledger.find_all([record(2).key, record(1).key]) == known
+    assert ledger.find_all([]) == {}
 
 
 def test_results_outlive_the_process(path: Path) -> None:

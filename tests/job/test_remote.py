@@ -3,6 +3,9 @@
 import gzip
 import io
 import json
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -149,6 +152,29 @@ def test_unreachable_store_is_to_be_tried_again(store: Store) -> None:
 
     assert len(finished) == 1
     assert backend.opened == []
+    assert len(store.get("x.jsonl").splitlines()) == 3
+
+
+def test_upload_is_interrupted_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal ends a job that waits for a slow store, and the next run uploads."""
+    config = plan([store.put("in.jsonl", LINES)], store.uri("x.jsonl"))
+    upload, released = remote.upload, threading.Event()
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def upload_slowly(*_: object) -> None:
+        threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT)).start()
+        released.wait(60)
+
+    monkeypatch.setattr(remote, "upload", upload_slowly)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    assert time.monotonic() - started < 30
+    released.set()
+    monkeypatch.setattr(remote, "upload", upload)
+
+    assert run(config).was_finished
     assert len(store.get("x.jsonl").splitlines()) == 3
 
 

@@ -1,6 +1,6 @@
 """The results of a job: its only durable state, kept so that no later run computes them again."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +82,13 @@ class Ledger:
         query = f"SELECT {_COLUMNS} FROM results WHERE key = ?"
         rows = self._database.rows(query, bytes.fromhex(key))
         return Record(key, *rows[0]) if rows else None
+
+    def find_all(self, keys: Sequence[str]) -> dict[str, Record]:
+        """Give the results that there are of some requests, by their keys."""
+        places = ", ".join("?" * len(keys))
+        query = f"SELECT key, {_COLUMNS} FROM results WHERE key IN ({places})"
+        rows = self._database.rows(query, *map(bytes.fromhex, keys))
+        return {key.hex(): Record(key.hex(), *values) for key, *values in rows}
 
     def claim(self, settings: Mapping[str, str]) -> None:
         """Bind the results to settings; InputError names those that differ from an earlier run."""

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,9 @@ from aobatch.job.marker import write_report
 from aobatch.job.records import stored_error
 from aobatch.job.report import CountedCompletion, UsageReport, UsageTally
 from aobatch.text import escape
+
+GROUP_LINES = 32
+"""Lines whose results are looked up together; each may take megabytes."""
 
 
 def publish(job: Job) -> UsageReport:
@@ -70,15 +74,19 @@ class Answers:
 
     def lines(self) -> Iterator[bytes]:
         """Yield the output line of every input line, adding each to the tally."""
-        for line in self._job.source.lines():
-            if isinstance(line, FailedLine):
-                self.tally.add_failure(line.error.code, None, None)
-                yield self._failed_lines.add(render_failure(line))
-            else:
-                yield self._answer(line)
+        lines = self._job.source.lines()
+        while group := list(islice(lines, GROUP_LINES)):
+            keys = [line.key for line in group if isinstance(line, Request)]
+            records = self._job.ledger.find_all(keys)
+            for line in group:
+                if isinstance(line, FailedLine):
+                    self.tally.add_failure(line.error.code, None, None)
+                    yield self._failed_lines.add(render_failure(line))
+                else:
+                    yield self._answer(line, records.get(line.key))
 
-    def _answer(self, request: Request) -> bytes:
-        record = self._record_of(request)
+    def _answer(self, request: Request, found: Record | None) -> bytes:
+        record = self._check(request, found)
         if isinstance(record, Record) and record.status_code == 200:
             completion = msgspec.json.decode(record.body, type=CountedCompletion)
             self.tally.add_completion(completion, request.body.user, record.seconds)
@@ -88,11 +96,10 @@ class Answers:
         self.tally.add_failure(error.code, model, request.body.user)
         return self._failed_lines.add(render_failure(failed_line(request, error)))
 
-    def _record_of(self, request: Request) -> Record | RequestError:
+    def _check(self, request: Request, record: Record | None) -> Record | RequestError:
         model = self._job.models.find(request.body.model)
         if isinstance(model, RequestError):
             return model
-        record = self._job.ledger.find(request.key)
         if record is None:
             message = "an input changed while the job ran; nothing was published, run again"
             raise InputError(message)
