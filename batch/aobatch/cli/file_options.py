@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
-from aobatch.cli.parameters import ColumnName, FileLocation
+from aobatch.cli.parameters import ANY_PATH, ColumnName, FileLocation
 from aobatch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aobatch.job.config import JobConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
-NAMES = ("output", "errors", "column", "state_dir")
+NAMES = ("output", "errors", "depfile", "column", "state_dir")
 
 
 class InputOptions(TypedDict):
@@ -29,6 +29,7 @@ class FileOptions(InputOptions):
 
     output: "Location | None"
     errors: "Location | None"
+    depfile: Path | None
     state_dir: Path | None
 
 
@@ -63,6 +64,12 @@ _OPTIONS = (
     ),
     click.option(
         "--errors", metavar="FILE", type=FileLocation(), help="Write failed lines there as well."
+    ),
+    click.option(
+        "--depfile",
+        metavar="PATH",
+        type=ANY_PATH,
+        help="Where to write, for make, which files OUT is made from.",
     ),
     column_option,
     state_dir_option,

@@ -23,6 +23,7 @@ from aobatch.cli.report_options import ReportOptions, report_options
 from aobatch.cli.run_command import HELP, RunCommand
 from aobatch.cli.signals import interruptible, limited_time
 from aobatch.cli.tables import say_report
+from aobatch.errors import UsageError
 
 if TYPE_CHECKING:
     from aobatch.executors import Backend
@@ -162,8 +163,13 @@ def job_configs(options: RunOptions) -> "Sequence[JobConfig]":
         is_restart=options["restart"],
         retries_failed=options["retry_failed"],
         prices=read_prices(options["prices"]) if options["prices"] else None,
+        depfile=options["depfile"],
     )
-    return plan(config, options)
+    jobs = plan(config, options)
+    if config.depfile is not None and len(jobs) > 1:
+        message = "--depfile is for a run of one output; give every output a run, as make does"
+        raise UsageError(message)
+    return jobs
 
 
 def open_backend(options: RunOptions, stages: Callable[[str, int, int], None]) -> "Backend":

@@ -50,6 +50,8 @@ class JobConfig:
     """Compute requests again that ended with an error in an earlier run."""
     prices: Prices | None = None
     """What tokens cost, for the report."""
+    depfile: Path | None = None
+    """Where to write, for make, which files the output is made from."""
 
     @property
     def published(self) -> Location:

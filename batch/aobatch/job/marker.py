@@ -73,6 +73,11 @@ def _has_errors(marker: Marker, errors: Path | None) -> bool:
     return errors is None or (errors.is_file() and marker.errors == digest_file(errors))
 
 
+def model_folders(marker: Marker, config: JobConfig, backend: Backend) -> list[Path]:
+    """Give the folders of the models that a finished job used."""
+    return [backend.resolve(name or config.model).path for name in marker.models]
+
+
 def refresh(report: UsageReport, output: Path) -> None:
     """Make the files of a finished job newer than its inputs, as make wants them."""
     write_report(report, output)

@@ -2,6 +2,7 @@
 
 import time
 from copy import copy
+from pathlib import Path
 
 from aobatch.errors import ModelError, RequestError
 from aobatch.executors import Backend, ModelIdentity
@@ -50,6 +51,11 @@ class ModelDirectory:
     def fingerprints(self) -> dict[str, str]:
         """The fingerprints of what each name stood for."""
         return {name: model.fingerprint for name, model in self.found.items()}
+
+    @property
+    def folders(self) -> set[Path]:
+        """Where the models are."""
+        return {model.path for model in self.found.values()}
 
     def _look_up(self, name: str | None) -> ModelIdentity | RequestError:
         setting = "model" if name is None else f"model {name!r}"

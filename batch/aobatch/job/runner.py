@@ -7,6 +7,7 @@ from aobatch.executors import Backend
 from aobatch.job.compute import compute
 from aobatch.job.config import STREAM, JobConfig
 from aobatch.job.context import Job, begin_job
+from aobatch.job.depfile import check_depfile, write_depfile
 from aobatch.job.facts import with_cost
 from aobatch.job.in_flight import noting_deaths
 from aobatch.job.ledger import Ledger
@@ -15,6 +16,7 @@ from aobatch.job.marker import (
     has_same_settings,
     is_current,
     mark_finished,
+    model_folders,
     read_marker,
     refresh,
 )
@@ -45,10 +47,12 @@ def run_job(config: JobConfig, backend: Backend, progress: Progress | None = Non
     check_inputs(config)
     check_output(config)
     check_uploads(config)
+    check_depfile(config)
     with open_state(config) as state:
         source = open_source(config, state)
         marker = _earlier_end(state, config, backend)
         if marker is not None and is_current(marker, source) and not _is_retried(marker, config):
+            write_depfile(config, model_folders(marker, config, backend))
             report = with_cost(marker.report, config.prices)
             refresh(report, config.output)
             upload_files(config, state)
@@ -87,4 +91,6 @@ def _compute_and_publish(job: Job) -> UsageReport:
         compute(job)
     finally:
         job.progress.close()
+    # Before the output: whoever sees that one has the newest of what it hangs on.
+    write_depfile(job.config, job.models.folders)
     return publish(job)
