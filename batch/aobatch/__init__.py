@@ -6,17 +6,30 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from aobatch.engine.config import EngineConfig
     from aobatch.engine.engine import Engine
-    from aobatch.executors.local import LocalBackend
+    from aobatch.errors import JobError, RequestError
+    from aobatch.executors.local import LocalBackend, load_engine
     from aobatch.job.config import JobConfig
     from aobatch.job.runner import run_job
 
-__all__ = ["Engine", "EngineConfig", "JobConfig", "LocalBackend", "run_job"]
+__all__ = [
+    "Engine",
+    "EngineConfig",
+    "JobConfig",
+    "JobError",
+    "LocalBackend",
+    "RequestError",
+    "load_engine",
+    "run_job",
+]
 
 _HOMES = {
     "Engine": "aobatch.engine.engine",
     "EngineConfig": "aobatch.engine.config",
     "JobConfig": "aobatch.job.config",
+    "JobError": "aobatch.errors",
     "LocalBackend": "aobatch.executors.local",
+    "RequestError": "aobatch.errors",
+    "load_engine": "aobatch.executors.local",
     "run_job": "aobatch.job.runner",
 }
 

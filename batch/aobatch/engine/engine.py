@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from aobatch.api.in_memory import PromptLike, requests_of
 from aobatch.api.request import Request
 from aobatch.engine.config import EngineConfig, EngineStatistics
 from aobatch.engine.lane import Lane, LaneParts
@@ -87,6 +88,16 @@ class Engine:
                     yield from results.take(self._next_event(events, lanes))
                 else:
                     return
+
+    def complete(self, prompts: Iterable[PromptLike], **parameters: object) -> list[Result]:
+        """Compute a request for each prompt, results in the order of the prompts.
+
+        A prompt is a text or token ids, the parameters are those of a request: max_tokens=64,
+        temperature=0. RequestError says what is wrong with them; a prompt that the model cannot
+        take has an error in its result.
+        """
+        results = self.run(requests_of(prompts, parameters))
+        return sorted(results, key=lambda result: result.request.line)
 
     def _next_event(self, events: "SimpleQueue[Event]", lanes: list[Lane]) -> Event:
         """Wait for a lane; TimeoutError if the run that one is in takes too long."""

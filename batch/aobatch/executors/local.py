@@ -1,6 +1,7 @@
 """Requests computed in this process."""
 
 import hashlib
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -11,6 +12,7 @@ from aobatch.api.request import Request
 from aobatch.engine.config import EngineConfig
 from aobatch.engine.result import Result
 from aobatch.executors import Executor, ModelIdentity
+from aobatch.executors.memory import default_kv_cache_bytes
 from aobatch.executors.waiting import interruptible
 from aobatch.models.catalogue import ensure, find_card, resolve
 from aobatch.models.folder import CacheDtype, ModelFolder, open_folder
@@ -22,14 +24,22 @@ if TYPE_CHECKING:
     from aobatch.engine.streaming import Listener
 
 
+def _show_nothing(_stage: str, _done: int, _total: int) -> None:
+    """Ignore how far a stage is."""
+
+
 class LocalBackend:
     """Models of the catalogue on this machine."""
 
     def __init__(
-        self, config: EngineConfig, threads: int, progress: Callable[[str, int, int], None]
+        self,
+        config: EngineConfig | None = None,
+        threads: int | None = None,
+        progress: Callable[[str, int, int], None] = _show_nothing,
     ) -> None:
-        self._config = config
-        self._threads = threads
+        """Take half of the free memory and all cores, if nothing else is said."""
+        self._config = config or EngineConfig(kv_cache_bytes=default_kv_cache_bytes())
+        self._threads = threads or len(os.sched_getaffinity(0))
         self._progress = progress
 
     @property
@@ -57,17 +67,16 @@ class LocalBackend:
     @contextmanager
     def open(self, model: ModelIdentity) -> Iterator[Executor]:
         """Load a model."""
+        yield LocalExecutor(self.load(model))
+
+    def load(self, model: ModelIdentity) -> "Engine":
+        """Give an engine over a model."""
         folder = open_folder(model.path)
-        engine = interruptible(lambda: open_engine(folder, self._config, self._threads))
-        yield LocalExecutor(engine)
+        return interruptible(lambda: open_engine(folder, self._config, self._threads))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Another process opens models that are there already, so it has nothing to show.
         return LocalBackend, (self._config, self._threads, _show_nothing)
-
-
-def _show_nothing(_stage: str, _done: int, _total: int) -> None:
-    """Ignore how far a stage is."""
 
 
 class LocalExecutor:
@@ -95,6 +104,18 @@ def pull(
     from aobatch.runners.scoring import score_texts
 
     return ensure(name, progress, score_texts, precision)
+
+
+def load_engine(
+    model: str | None = None, config: EngineConfig | None = None, threads: int | None = None
+) -> "Engine":
+    """Open a model by name, alias or folder; the default one, if none is named.
+
+    The default model is fetched and converted if it is not here yet. RequestError if there is none
+    of that name, ModelError if it cannot be used.
+    """
+    backend = LocalBackend(config, threads)
+    return backend.load(backend.resolve(model))
 
 
 def open_engine(folder: ModelFolder, config: EngineConfig, threads: int) -> "Engine":
