@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import aobatch
 from aobatch.models.conversion import convert
 from aobatch.models.folder import ModelFolder
 from aobatch.models.importers.gguf import read_gguf
@@ -86,6 +89,24 @@ def tiny_fp32(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Mode
 def tiny_int8(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelFolder]:
     """Convert the tiny model to int8."""
     return _converted(tiny_gguf, tmp_path_factory.mktemp("models") / "tiny-int8", "int8")
+
+
+@pytest.fixture(scope="session")
+def tiny_home(tiny_int8: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder of models in which the tiny one has the name of the default model."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copytree(tiny_int8.path, home / "smollm2-135m-instruct")
+    return home
+
+
+@pytest.fixture(scope="session")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the command `aobatch` as it is installed: a file that needs nothing of the caller."""
+    path = tmp_path_factory.mktemp("bin") / "aobatch"
+    source = Path(aobatch.__file__).parents[1]
+    path.write_text(f'#!/bin/sh\nPYTHONPATH={source} exec {sys.executable} -m aobatch "$@"\n')
+    path.chmod(0o755)
+    return path
 
 
 def _converted(path: Path, target: Path, precision: str) -> ModelFolder:

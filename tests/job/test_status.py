@@ -83,6 +83,17 @@ def test_asking_does_not_keep_a_run_from_starting(tmp_path: Path) -> None:
         asking.communicate()
 
 
+def test_a_job_that_begins_has_nothing_yet(tmp_path: Path) -> None:
+    """A ledger without its tables, as it is for a moment, is that of a job with no line known."""
+    state = tmp_path / "out.jsonl.aobatch"
+    state.mkdir()
+    (state / "ledger.sqlite3").touch()
+
+    found = job_status(tmp_path / "out.jsonl")
+
+    assert (found.state, found.lines, found.answered, found.failed) == ("interrupted", 0, 0, 0)
+
+
 def test_output_without_a_job_is_unknown(tmp_path: Path) -> None:
     """A file that no job of ours wrote has no status."""
     with pytest.raises(InputMissingError, match="not the output of a job"):

@@ -99,6 +99,15 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
+def is_begun(path: Path) -> bool:
+    """Say whether a database has its tables; the file is there for a moment without them."""
+    if not path.exists():
+        return False
+    with reading(path) as connection:
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version > 0
+
+
 def _uri(path: Path) -> str:
     return f"{path.absolute().as_uri()}?mode=ro"
 

@@ -11,7 +11,7 @@ import msgspec
 
 from aobatch.errors import InputError, InputMissingError
 from aobatch.job.config import JobConfig
-from aobatch.job.database import reading
+from aobatch.job.database import is_begun, reading
 from aobatch.job.lock import describe_holder
 from aobatch.job.marker import read_marker
 from aobatch.job.state import StateFolder, state_path
@@ -85,7 +85,7 @@ def began_at(output: Path) -> float | None:
 def _unfinished(state: StateFolder, holder: str | None) -> JobStatus:
     lines = num_bad = num_results = num_failed = num_prompt = num_tokens = 0
     statistics: dict[str, float] = {}
-    if state.ledger.exists():
+    if is_begun(state.ledger):
         with reading(state.ledger) as connection:
             row = connection.execute(_COUNTS).fetchone()
             lines, num_bad, num_results, num_failed, num_prompt, num_tokens = row
