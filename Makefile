@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 AOBATCH := $(BIN)/aobatch
 MODEL := smollm2-135m-instruct
+AIRFLOW := 3.3.2
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 COMPILE := CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/lock/bin/pip-compile --quiet --upgrade \
@@ -14,7 +15,7 @@ COMPILE := CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/lock/bin/pip-compile --qui
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run test crash-test page-test check bench translate model docs man format lock clean distclean help
+.PHONY: run test crash-test page-test airflow-test check bench translate model docs man format lock clean distclean help
 
 run: $(VENV)/run.stamp ## run the main job, jobs/poems.jsonl, on the default model
 	$(AOBATCH) run jobs/poems.jsonl
@@ -31,6 +32,9 @@ test: $(VENV)/dev.stamp model ## run the whole test suite
 
 crash-test: $(VENV)/dev.stamp model ## kill, stop, starve and fuzz jobs for a long time
 	$(BIN)/python -m pytest -m long
+
+airflow-test: $(VENV)/dev.stamp $(VENV)/airflow.stamp ## run jobs/airflow in a real Airflow
+	$(BIN)/python -m pytest tests/airflow/dag_run.py
 
 check: $(VENV)/dev.stamp ## check format, style, types, layers and docs
 	$(BIN)/ruff format --check .
@@ -72,7 +76,7 @@ distclean: clean ## remove .venv and the converted models as well
 	rm -rf $(VENV) models/*/
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -86,4 +90,9 @@ $(VENV)/run.stamp: requirements.txt pyproject.toml | $(VENV)/bin/pip
 
 $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
 	$(INSTALL) --require-hashes --requirement requirements-dev.txt
+	@touch $@
+
+$(VENV)/airflow.stamp: | $(VENV)/bin/pip
+	$(PYTHON) -m venv $(VENV)/airflow
+	$(VENV)/airflow/bin/pip install --quiet --disable-pip-version-check "apache-airflow==$(AIRFLOW)"
 	@touch $@
