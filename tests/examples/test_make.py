@@ -77,7 +77,7 @@ def test_each_line_has_its_translation(start: Make) -> None:
 
     for name in NAMES:
         lines = (start.folder / f"texts/{name}.txt").read_text().split("\n")
-        answers = (start.folder / f"answers/{name}.jsonl").read_text().splitlines()
+        answers = (start.folder / f"answers/{name}.jsonl").read_bytes().splitlines()
         texts = iter([json.loads(answer)["choices"][0]["text"].strip() for answer in answers])
         assert start.translation(name) == [next(texts) if line.strip() else "" for line in lines]
         assert next(texts, None) is None
