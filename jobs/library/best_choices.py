@@ -15,7 +15,7 @@ def score(question: str, choice: dict[str, Any]) -> float:
     """Add up the logprobs of the tokens behind the question, without the one that was generated."""
     logprobs = choice["logprobs"]
     tokens = zip(logprobs["text_offset"], logprobs["token_logprobs"], strict=True)
-    return sum(logprob for offset, logprob in [*tokens][:-1] if offset >= len(question))
+    return sum(float(logprob) for offset, logprob in [*tokens][:-1] if offset >= len(question))
 
 
 def main(requests: Path, answers: Path) -> None:
