@@ -134,6 +134,21 @@ def test_slips_name_file_and_key(runner: CliRunner, text: str, words: str) -> No
     assert result.stderr.count("\n") == 1
 
 
+def test_make_is_told_of_the_settings_file(
+    runner: CliRunner, seen: list[module.RunOptions]
+) -> None:
+    """The file that was found, or named, is among those that the output is made from."""
+    Path("in.jsonl").write_text('{"prompt": "a"}\n')
+    write("")
+    write("", "other.toml")
+    command = ["run", "in.jsonl", "--restart", "--depfile", "job.d"]
+    for options, name in (([], "aobatch.toml"), (["--config", "other.toml"], "other.toml")):
+        result = runner.invoke(aobatch, [*command, *options])
+        assert result.exit_code == 0, result.output
+        rule = Path("job.d").read_text().partition("\n\n")[0]
+        assert rule.split(" \\\n  ") == ["in.out.jsonl:", "in.jsonl", name]
+
+
 def test_every_command_reads_settings(runner: CliRunner) -> None:
     """No command is without --config and exit codes in its help."""
 

@@ -1,6 +1,9 @@
 """Laws of jobs/kubernetes: the schema, what the manifests promise, what the image is made of."""
 
+import json
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -100,6 +103,37 @@ def test_there_are_as_many_pods_as_shards() -> None:
     assert job["completionMode"] == "Indexed"
     assert shard == f"--shard=auto/{job['completions']}"
     assert f"-*-of-{job['completions']:05d}.jsonl" in script
+
+
+def test_the_pods_give_the_answers_of_a_whole_run(
+    tmp_path: Path, command: Path, tiny_home: Path
+) -> None:
+    """The containers' commands, one an index and then the merge, leave the bytes of one run."""
+    lines = [f'{{"prompt": "p{number}", "max_tokens": 4}}\n' for number in range(30)]
+    for name in ("requests", "whole"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    environment = os.environ | {
+        "AOBATCH_MODELS": str(tiny_home),
+        "PATH": f"{command.parent}:{os.environ['PATH']}",
+        "SOURCE_DATE_EPOCH": "1700000000",
+    }
+
+    def execute(arguments: list[str], **variables: str) -> None:
+        # The volume and the file of the last message are where pods have them, and only there.
+        placed = [text.replace("/data/", f"{tmp_path}/") for text in arguments]
+        placed = [text.replace("/dev/termination-log", f"{tmp_path}/message") for text in placed]
+        subprocess.run(placed, env=environment | variables, check=True, timeout=120)
+
+    _, container = pod(EXAMPLES / "job.yaml")
+    for index in range(load(EXAMPLES / "job.yaml")["spec"]["completions"]):
+        execute(["aobatch", *container["args"]], JOB_COMPLETION_INDEX=str(index))
+        assert json.loads((tmp_path / "message").read_text())["exit_code"] == 0
+    execute(pod(EXAMPLES / "merge.yaml")[1]["command"])
+
+    execute(["aobatch", "run", "/data/whole.jsonl", "--quiet"])
+    merged = (tmp_path / "requests.out.jsonl").read_bytes()
+    assert merged == (tmp_path / "whole.out.jsonl").read_bytes()
+    assert len(merged.splitlines()) == 30
 
 
 def test_threads_are_those_that_the_pod_asks_for() -> None:

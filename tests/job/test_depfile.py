@@ -104,6 +104,17 @@ def test_names_that_make_cannot_take_are_refused_at_once(name: str) -> None:
         assert not Path(f"{output}.aobatch").exists()
 
 
+def test_a_settings_file_is_one_of_them() -> None:
+    """An output is old when the settings changed."""
+    Path("my settings.toml").write_text("")
+    os.utime("my settings.toml", (1000, 1000))
+    run("in.jsonl", "out.jsonl", settings_file=Path("my settings.toml"))
+
+    assert not is_made_again()
+    os.utime("my settings.toml", (4e9, 4e9))
+    assert is_made_again()
+
+
 def test_a_finished_job_writes_it_again() -> None:
     """A dependency file that was removed is back after a run that had nothing else to do."""
     run("in.jsonl", "out.jsonl")

@@ -9,11 +9,19 @@ import click
 from aobatch.cli.exit_codes import exit_codes
 
 _SETTINGS_FILE = f"{__name__}.settings_file"
+_SETTINGS_IN_USE = f"{__name__}.settings_in_use"
 
 
 def settings_file(ctx: click.Context) -> Path | None:
     """Give the settings file that the command line names."""
     path: Path | None = ctx.meta.get(_SETTINGS_FILE)
+    return path
+
+
+def settings_in_use() -> Path | None:
+    """Give the settings file that the command at work has read, named or found."""
+    ctx = click.get_current_context(silent=True)
+    path: Path | None = ctx.meta.get(_SETTINGS_IN_USE) if ctx else None
     return path
 
 
@@ -28,7 +36,9 @@ def _apply_settings(ctx: click.Context, parameter: click.Parameter, path: Path |
 
     _note_file(ctx, parameter, path)
     if not ctx.resilient_parsing:
-        ctx.default_map = defaults_for(ctx, find_settings(settings_file(ctx)))
+        settings = find_settings(settings_file(ctx))
+        ctx.meta[_SETTINGS_IN_USE] = settings.path
+        ctx.default_map = defaults_for(ctx, settings)
 
 
 def _config_option(callback: Any) -> click.Option:  # noqa: ANN401 - as click declares it

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, Unpack
 
 import click
 
+from aobatch.cli.command import settings_in_use
 from aobatch.cli.console import log_format, say
 from aobatch.cli.ending import Ending
 from aobatch.cli.exit_codes import EXIT_CODES
@@ -164,6 +165,7 @@ def job_configs(options: RunOptions) -> "Sequence[JobConfig]":
         retries_failed=options["retry_failed"],
         prices=read_prices(options["prices"]) if options["prices"] else None,
         depfile=options["depfile"],
+        settings_file=settings_in_use(),
     )
     jobs = plan(config, options)
     if config.depfile is not None and len(jobs) > 1:

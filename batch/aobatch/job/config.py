@@ -52,6 +52,8 @@ class JobConfig:
     """What tokens cost, for the report."""
     depfile: Path | None = None
     """Where to write, for make, which files the output is made from."""
+    settings_file: Path | None = None
+    """Where settings came from, which is one of these files."""
 
     @property
     def published(self) -> Location:

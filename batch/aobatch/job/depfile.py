@@ -26,7 +26,7 @@ def check_depfile(config: JobConfig) -> None:
     if not config.depfile.parent.is_dir():
         message = f"folder {config.depfile.parent} of --depfile does not exist; create it"
         raise OutputError(message)
-    for path in (config.output, *config.inputs):
+    for path in (config.output, *_named(config)):
         escape_for_make(path)
 
 
@@ -34,8 +34,7 @@ def write_depfile(config: JobConfig, models: Iterable[Path]) -> None:
     """Write what the output of a job hangs on, if the job is to have such a file."""
     if config.depfile is None:
         return
-    inputs = [path for path in config.inputs if path != STREAM]
-    paths = [escape_for_make(path) for path in [*inputs, *_files_of(models)]]
+    paths = [escape_for_make(path) for path in (*_named(config), *_files_of(models))]
     rule = " \\\n  ".join([f"{escape_for_make(config.output)}:", *paths])
     # Without a rule of its own, a file that is gone would stop make instead of a new run.
     gone = "".join(f"\n{path}:\n" for path in paths)
@@ -60,6 +59,11 @@ def _escaped(text: str) -> Iterator[str]:
             yield "\\" * num_backslashes + "\\"
         num_backslashes = num_backslashes + 1 if character == "\\" else 0
         yield BY_REFERENCE.get(character, character)
+
+
+def _named(config: JobConfig) -> list[Path]:
+    settings = [config.settings_file] if config.settings_file else []
+    return [path for path in config.inputs if path != STREAM] + settings
 
 
 def _files_of(models: Iterable[Path]) -> list[Path]:
