@@ -94,12 +94,9 @@ def test_marks_are_understood_or_refused() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_of_a_page_lead_to_files(page: str) -> None:
-    """Relative links and the files that a page names in `jobs/` are there."""
-    text = PAGES[page].read_text(encoding="utf-8")
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
-    named = set(re.findall(r"`(jobs/[\w./-]+)`", text))
+def test_files_that_a_page_names_are_there(page: str) -> None:
+    """Whatever a page shows in `jobs/` is in the repository, unless a command makes it."""
+    named = set(re.findall(r"`(jobs/[\w./-]+)`", PAGES[page].read_text(encoding="utf-8")))
     made = {name for name in named if re.search(r"\.out\.|/translations/|/answers/", name)}
 
-    assert [link for link in links if not (PAGES[page].parent / link).exists()] == []
     assert [name for name in named - made if not (ROOT / name).exists()] == []

@@ -120,7 +120,7 @@ def test_another_model_makes_every_answer_old(start: Make, tiny_home: Path) -> N
     assert [plan.count(f"--output answers/{name}.jsonl") for name in NAMES] == [1] * len(NAMES)
 
 
-def test_ctrl_c_in_the_middle_loses_nothing(start: Make, folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_in_the_middle_loses_nothing(start: Make, folder: Path) -> None:
     """Make and both jobs end, no target is there, and the next make gives the bytes of a whole run.
 
     Results of before the interruption are not computed again.
