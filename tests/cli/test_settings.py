@@ -149,6 +149,18 @@ def test_make_is_told_of_the_settings_file(
         assert rule.split(" \\\n  ") == ["in.out.jsonl:", "in.jsonl", name]
 
 
+def test_make_follows_one_output_of_a_run(runner: CliRunner, seen: list[module.RunOptions]) -> None:
+    """A template that names several outputs, and an output elsewhere, have no dependency file."""
+    for name in ("a", "b"):
+        Path(f"{name}.jsonl").write_text('{"prompt": "a"}\n')
+    several = ["run", "a.jsonl", "b.jsonl", "-o", "{stem}.new{ext}"]
+    for command in (several, ["run", "a.jsonl", "-o", "s3://bucket/a.jsonl"]):
+        result = runner.invoke(aobatch, [*command, "--depfile", "job.d"])
+        assert result.exit_code == 2
+        assert "depfile" in result.stderr
+        assert not Path("job.d").exists()
+
+
 def test_every_command_reads_settings(runner: CliRunner) -> None:
     """No command is without --config and exit codes in its help."""
 

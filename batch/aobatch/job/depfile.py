@@ -17,10 +17,10 @@ def check_depfile(config: JobConfig) -> None:
     """Refuse a dependency file that could not be written, before anything is computed."""
     if config.depfile is None:
         return
-    if config.output == STREAM:
+    if config.output == STREAM or config.uploads:
         message = "make follows files: name one with --output, or leave out --depfile"
         raise UsageError(message)
-    if config.depfile in (config.output, *config.inputs):
+    if config.depfile in (config.output, config.errors, *config.inputs):
         message = f"--depfile {config.depfile} is a file of the job; name another one"
         raise UsageError(message)
     if not config.depfile.parent.is_dir():
@@ -62,8 +62,9 @@ def _escaped(text: str) -> Iterator[str]:
 
 
 def _named(config: JobConfig) -> list[Path]:
-    settings = [config.settings_file] if config.settings_file else []
-    return [path for path in config.inputs if path != STREAM] + settings
+    """Give the files that the job names; make knows none of those that are elsewhere."""
+    paths = (*config.inputs, config.settings_file)
+    return [path for path in paths if isinstance(path, Path) and path != STREAM]
 
 
 def _files_of(models: Iterable[Path]) -> list[Path]:

@@ -46,8 +46,8 @@ def run_job(config: JobConfig, backend: Backend, progress: Progress | None = Non
     """
     check_inputs(config)
     check_output(config)
-    check_uploads(config)
     check_depfile(config)
+    check_uploads(config)
     with open_state(config) as state:
         source = open_source(config, state)
         marker = _earlier_end(state, config, backend)
