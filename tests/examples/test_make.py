@@ -163,6 +163,8 @@ def test_a_failing_recipe_leaves_no_half_target(start: Make, folder: Path) -> No
 
     assert "1 of 5 lines failed" in said
     assert not (folder / "answers/market.jsonl").exists()
+    (failed,) = (folder / "answers/market.errors.jsonl").read_bytes().splitlines()
+    assert json.loads(failed)["error"]["code"] == "context_length_exceeded"
     assert not (folder / "translations/market.txt").exists()
     assert all(start.translation(name) for name in NAMES if name != "market")
     assert "1 of 5 lines failed" in start("-k", code=2)
