@@ -54,5 +54,29 @@ def _start(folder: Path, text: str) -> subprocess.Popen[str]:
     (folder / "slow_module.py").write_text(SLOW_MODULE)
     (folder / "importing.py").write_text(text)
     return subprocess.Popen(
-        [sys.executable, folder / "importing.py"], stdout=subprocess.PIPE, text=True
+        [sys.executable, folder / "importing.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+
+
+def test_signals_on_each_others_heels_are_told_by_no_traceback(tmp_path: Path) -> None:
+    """Of two that come while native code keeps the command from both, one stops it in silence."""
+    busy = """
+from aobatch.cli.signals import interruptible
+try:
+    with interruptible():
+        print("busy", flush=True)
+        sum(range(40_000_000))
+except KeyboardInterrupt as stop:
+    print(type(stop).__name__)
+"""
+    process = _start(tmp_path, busy)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "busy\n"
+
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+
+    assert process.communicate(timeout=30) == ("Interrupted\n", "")

@@ -102,22 +102,22 @@ def test_disks_of_some_sizes_with_a_model(
 
 SHAPES: dict[str, list[object]] = {
     "lock": [],
-    "spool": [{"prompt": 1.5, "user": "u" * 500} for _ in range(300)],
-    "output": [{"prompt": 1.5} for _ in range(1000)],
-    "ledger": [{"prompt": f"long {i} " * 600} for i in range(20)],
-    "report": [{"prompt": "a", "model": "gone", "user": f"{i} " * 120} for i in range(300)],
-    "stream": [{"prompt": "streamed " * 14000, "stream": True}],
+    "spool": [{"prompt": 1.5, "user": "u" * 500} for _ in range(700)],
+    "output": [{"prompt": 1.5, "custom_id": f"{i:500}"} for i in range(600)],
+    "ledger": [{"prompt": f"long {i} " * 600} for i in range(100)],
+    "report": [{"prompt": "a", "model": "gone", "user": f"{i} " * 120} for i in range(800)],
+    "stream": [{"prompt": "streamed " * 40000, "stream": True}],
 }
-"""Jobs of which another file each is the first to become larger than 96 KiB, or than nothing."""
+"""Jobs of which another file each is the first to become larger than 256 KiB, or than nothing."""
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     "sizes",
     [
-        pytest.param((98304,), id="short"),
+        pytest.param((262144,), id="short"),
         pytest.param(
-            (512, 4096, 8192, 16384, 32768, 49152, 65536, 98304, 131072, 262144),
+            (512, 4096, 8192, 16384, 32768, 49152, 65536, 98304, 131072, 262144, 524288),
             id="long",
             marks=pytest.mark.long,
         ),

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -41,7 +42,7 @@ def limited_time(seconds: float | None) -> Iterator[None]:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """Turn the first signal in the block into Interrupted; a second one kills."""
-    handlers = {number: signal.getsignal(number) for number in STOPPING}
+    handlers, hook = {number: signal.getsignal(number) for number in STOPPING}, sys.unraisablehook
     # nohup and a shell's background jobs ignore signals on purpose.
     caught = [number for number in STOPPING if handlers[number] not in {signal.SIG_IGN, None}]
     for number in caught:
@@ -51,6 +52,7 @@ def interruptible() -> Iterator[None]:
     finally:
         for number in caught:
             signal.signal(number, handlers[number])
+        sys.unraisablehook = hook
 
 
 def die_by(number: int) -> NoReturn:
@@ -65,6 +67,8 @@ def _end_time(_number: int, frame: FrameType | None) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    # Another signal that came before this one was obeyed would be told in a traceback, not obeyed.
+    sys.unraisablehook = lambda _: None
     for other in STOPPING:
         if signal.getsignal(other) == _interrupt:
             signal.signal(other, signal.SIG_DFL)
