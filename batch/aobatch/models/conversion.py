@@ -8,7 +8,6 @@ import onnx_ir as ir
 
 from aobatch.arrays import Floats, TokenIds
 from aobatch.errors import ModelError
-from aobatch.models import precision as precisions
 from aobatch.models.claim import put_in_place, workspace
 from aobatch.models.digest import file_digest
 from aobatch.models.folder import (
@@ -31,8 +30,10 @@ from aobatch.models.manifest import (
 )
 from aobatch.models.progress import Progress
 from aobatch.models.quality import Scorer, chunks_of, measure, quality_text
+from aobatch.models.recipes import recipes
 from aobatch.models.spec import Checkpoint
 from aobatch.models.tokenizer import VocabularyTokenizer
+from aobatch.models.weight_file import WeightFile
 
 
 def convert(
@@ -71,9 +72,10 @@ def convert(
 def _write_graph(checkpoint: Checkpoint, folder: Path, precision: str, progress: Progress) -> None:
     folder.mkdir()
     (folder / TOKENIZER).write_bytes(checkpoint.tokenizer_json)
-    graph = DecoderGraph(checkpoint, precisions.find(precision))
-    model = graph.build(lambda done, total: progress(f"converting to {precision}", done, total))
-    ir.save(model, folder / GRAPH, external_data=f"{GRAPH}.data")
+    with WeightFile(folder / f"{GRAPH}.data") as weights:
+        graph = DecoderGraph(checkpoint, recipes(precision, checkpoint.spec)[0], weights)
+        model = graph.build(lambda done, total: progress(f"converting to {precision}", done, total))
+    ir.save(model, folder / GRAPH)
 
 
 def _measure(
