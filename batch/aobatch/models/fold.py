@@ -1,11 +1,11 @@
 """Constants folded into weights, so that the graph does less when it runs.
 
-Gains of RMSNorm go into the matrices behind it, attention's scale into q (or its norm), the
-embedding's into the table, and, where a precision asks for it, a rotation of the residual stream
-into everything that reads or writes it. RMSNorm without gain commutes with a rotation, so the model
-computes the same; but outlier channels are spread evenly, which is what makes 8-bit activations
-accurate (QuaRot, SpinQuant). Norms behind the blocks have gains that do not commute: such a family
-is not rotated.
+Attention's scale goes into q (or its norm), the embedding's into the table, and, where a precision
+asks for it, a rotation of the residual stream into everything that reads or writes it, behind the
+gains of RMSNorm. RMSNorm without gain commutes with a rotation, so the model computes the same; but
+outlier channels are spread evenly, which is what makes 8-bit activations accurate (QuaRot,
+SpinQuant). Norms behind the blocks have gains that do not commute: such a family is not rotated,
+and gains stay where they are, since they damp the outliers of the stream.
 """
 
 from collections.abc import Iterator
@@ -82,7 +82,7 @@ def hadamard(size: int) -> Floats:
 
 
 def fold_layer(checkpoint: Checkpoint, index: int, turn: Floats | None) -> LayerWeights:
-    """Load one layer and fold gains, the attention scale and the rotation `turn` into it."""
+    """Load one layer and fold the attention scale, and the rotation `turn`, into it."""
     return _LayerFold(checkpoint, index, turn).folded()
 
 
@@ -92,8 +92,9 @@ def fold_embedding(checkpoint: Checkpoint, turn: Floats | None) -> Table:
 
 
 def fold_head(checkpoint: Checkpoint, turn: Floats | None) -> Table:
-    """Give the output head with the final gain and the rotation folded in."""
-    return Table(checkpoint, "head", turn, checkpoint.load("final_norm").astype(np.float64))
+    """Give the output head, with the final gain folded in if there is a rotation behind it."""
+    gain = 1.0 if turn is None else checkpoint.load("final_norm").astype(np.float64)
+    return Table(checkpoint, "head", turn, gain)
 
 
 class _LayerFold:
@@ -108,7 +109,6 @@ class _LayerFold:
     def folded(self) -> LayerWeights:
         """Give the layer."""
         spec = self._spec
-        mlp_gain = self._load("mlp_norm")
         head_norms = post_norms = None
         if spec.has_head_norms:
             scaled = _rounded(self._load("q_norm") * spec.attention_scale)
@@ -119,8 +119,8 @@ class _LayerFold:
         return LayerWeights(
             qkv=self._qkv(),
             o=self._writes("o"),
-            gate=Linear(self._reads(self._load("gate"), mlp_gain), self._bias("gate")),
-            up=Linear(self._reads(self._load("up"), mlp_gain), self._bias("up")),
+            gate=Linear(self._reads(self._load("gate"), "mlp_norm"), self._bias("gate")),
+            up=Linear(self._reads(self._load("up"), "mlp_norm"), self._bias("up")),
             down=self._writes("down"),
             head_norms=head_norms,
             post_norms=post_norms,
@@ -130,7 +130,7 @@ class _LayerFold:
         spec = self._spec
         scale = 1.0 if spec.has_head_norms else spec.attention_scale
         parts = [self._load("q") * scale, self._load("k"), self._load("v")]
-        weight = self._reads(np.concatenate(parts), self._load("attention_norm"))
+        weight = self._reads(np.concatenate(parts), "attention_norm")
         if not spec.biases & {"q", "k", "v"}:
             return Linear(weight, None)
         biases = [
@@ -146,8 +146,10 @@ class _LayerFold:
     def _bias(self, name: str) -> Weight | None:
         return _rounded(self._load(f"{name}_bias")) if name in self._spec.biases else None
 
-    def _reads(self, weight: Floats, gain: Floats) -> Weight:
-        return _rounded(weight * gain if self._turn is None else (weight * gain) @ self._turn)
+    def _reads(self, weight: Floats, gain: str) -> Weight:
+        if self._turn is None:
+            return _rounded(weight)
+        return _rounded((weight * self._load(gain)) @ self._turn)
 
     def _writes(self, name: str) -> Linear:
         weight, bias = self._load(name), self._bias(name)

@@ -49,7 +49,8 @@ class DecoderGraph:
         spec, graph = self._spec, self._graph
         table = fold_embedding(self._checkpoint, self._turn)
         residual = self._precision.embed(graph, table, self._input_ids)
-        normed = graph.norm(residual, self._unit_gain(), spec.norm_epsilon, "embedded")
+        gain = self._gain("layers.0.attention_norm")
+        normed = graph.norm(residual, gain, spec.norm_epsilon, "embedded")
         for index in range(spec.num_layers):
             weights = fold_layer(self._checkpoint, index, self._turn)
             residual, normed = self._layer(index, weights, residual, normed)
@@ -69,7 +70,8 @@ class DecoderGraph:
         out = self._precision.free(graph, attended, weights.o.weight, f"{name}.o")
         out = self._with_bias(out, weights.o, f"{name}.o")
         out = self._post_norm(out, attention_gain, f"{name}.attention_output")
-        residual, normed = self._add_and_norm(residual, out, f"{name}.mlp_input")
+        gain = self._gain(f"{name}.mlp_norm")
+        residual, normed = self._add_and_norm((residual, out), gain, f"{name}.mlp_input")
         multiply = self._precision.normed(graph, normed, f"{name}.mlp_input")
         gate = self._linear(multiply, weights.gate, f"{name}.gate")
         up = self._linear(multiply, weights.up, f"{name}.up")
@@ -77,7 +79,9 @@ class DecoderGraph:
         out = self._precision.spread(graph, gated, weights.down.weight, f"{name}.down")
         out = self._with_bias(out, weights.down, f"{name}.down")
         out = self._post_norm(out, mlp_gain, f"{name}.mlp_output")
-        return self._add_and_norm(residual, out, f"{name}.output")
+        is_last = index + 1 == self._spec.num_layers
+        gain = self._gain("final_norm" if is_last else f"layers.{index + 1}.attention_norm")
+        return self._add_and_norm((residual, out), gain, f"{name}.output")
 
     def _activated(self, gate: ir.Value, name: str) -> ir.Value:
         if self._spec.activation == "silu":
@@ -102,11 +106,11 @@ class DecoderGraph:
         return self._graph.norm(x, weight, self._spec.norm_epsilon, name)
 
     def _add_and_norm(
-        self, residual: ir.Value, x: ir.Value, name: str
+        self, terms: tuple[ir.Value, ir.Value], gain: ir.Value, name: str
     ) -> tuple[ir.Value, ir.Value]:
         outputs = self._graph.node_with_outputs(
             "SkipSimplifiedLayerNormalization",
-            [residual, x, self._unit_gain()],
+            [*terms, gain],
             4,
             name=name,
             epsilon=self._spec.norm_epsilon,
@@ -120,5 +124,8 @@ class DecoderGraph:
         logits = multiply(fold_head(self._checkpoint, self._turn), "logits")
         graph.output(logits, "logits", _FLOAT, ["R", self._spec.vocab_size])
 
-    def _unit_gain(self) -> ir.Value:
+    def _gain(self, name: str) -> ir.Value:
+        """Give a norm's gain, or ones if it was folded with a rotation."""
+        if self._turn is None:
+            return self._graph.weight(name, self._checkpoint.load(name))
         return self._graph.shared("unit.gain", np.ones(self._spec.hidden_size, np.float32))

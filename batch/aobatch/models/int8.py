@@ -2,9 +2,9 @@
 
 Weights are int8 with a scale a column; activations are uint8 with zero point 128, the pair that
 runs on VNNI as integers, so a result depends on its own row alone. After RMSNorm a rotated row is
-nearly Gaussian with RMS 1, and one constant scale (clipped at 4) serves every row. Where a family
-cannot be rotated, and at the inputs of `o` and `down`, rows take their own maximum; `down`'s after
-a Hadamard block whose inverse is in the weight.
+nearly Gaussian with RMS 1, and one constant scale (clipped at 4) serves every row. Elsewhere rows
+take their own maximum: at the inputs of `o`, at those of `down` behind Hadamard blocks whose inverse
+is in the weight, and behind such blocks after RMSNorm too where a family cannot be rotated.
 """
 
 import numpy as np
@@ -17,12 +17,13 @@ from aobatch.models.writer import MICROSOFT, GraphWriter
 
 _CLIP = 4.0
 _LEVELS = 127
-_BLOCK = 64
+_SPREAD_BLOCK, _NORMED_BLOCK = 64, 128
 
 
 class Int8:
     """W8A8 in a rotated residual stream."""
 
+    name = "int8"
     rotates = True
 
     def embed(self, graph: GraphWriter, table: Table, ids: ir.Value) -> ir.Value:
@@ -45,22 +46,33 @@ class Int8:
 
     def spread(self, graph: GraphWriter, x: ir.Value, weight: Weight, name: str) -> ir.Value:
         """Turn blocks of up to 64 inputs by a Hadamard matrix first, so that outliers spread."""
-        block = min(_BLOCK, weight.shape[1] & -weight.shape[1])
-        turned = _turn_blocks(graph, x, block, name)
-        return self.free(graph, turned, _turned_columns(weight, block), name)
+        width = weight.shape[1]
+        block = _block(width, _SPREAD_BLOCK)
+        turned = _turn_blocks(graph, x, (width, block), name)
+        return _by_row(graph, turned, name, block)(weight, name)
 
 
-class RowInt8(Int8):
-    """W8A8 where the residual stream cannot be rotated: every row takes its own maximum."""
+class BlockInt8(Int8):
+    """W8A8 where the residual stream cannot be rotated."""
 
     rotates = False
 
+    def __init__(self, hidden_size: int) -> None:
+        self._hidden_size = hidden_size
+
     def normed(self, graph: GraphWriter, x: ir.Value, name: str) -> Multiply:
-        """Quantise every row by its own maximum."""
-        return _by_row(graph, x, name)
+        """Turn blocks of up to 128 inputs, then quantise every row by its own maximum."""
+        block = _block(self._hidden_size, _NORMED_BLOCK)
+        turned = _turn_blocks(graph, x, (self._hidden_size, block), name)
+        return _by_row(graph, turned, name, block)
 
 
-def _by_row(graph: GraphWriter, x: ir.Value, name: str) -> Multiply:
+def _block(size: int, most: int) -> int:
+    """Give the largest power of two that divides a width, up to a limit."""
+    return min(most, size & -size)
+
+
+def _by_row(graph: GraphWriter, x: ir.Value, name: str, block: int = 1) -> Multiply:
     unit = _shared(graph, "unit.scale", 1 / _LEVELS)
     size = graph.node("Abs", x, name=f"{name}.abs")
     peak = graph.node("ReduceMax", size, _last_axis(graph), name=f"{name}.peak", keepdims=1)
@@ -68,34 +80,40 @@ def _by_row(graph: GraphWriter, x: ir.Value, name: str) -> Multiply:
     quantised = graph.node("QuantizeLinear", units, unit, _zero_point(graph), name=f"{name}.q")
 
     def multiply(weight: Weight | Table, name: str) -> ir.Value:
-        product = _integer_matmul(graph, (quantised, unit), weight, f"{name}.product")
+        product = _integer_matmul(graph, (quantised, unit), weight, f"{name}.product", block)
         return graph.node("Mul", product, peak, name=name)
 
     return multiply
 
 
-def _turn_blocks(graph: GraphWriter, x: ir.Value, block: int, name: str) -> ir.Value:
-    blocks = graph.shared(f"blocks.{block}.shape", np.array([0, -1, block]))
+def _turn_blocks(graph: GraphWriter, x: ir.Value, sizes: tuple[int, int], name: str) -> ir.Value:
+    """Turn blocks of the columns of rows by a Hadamard matrix; sizes are a row's and a block's."""
+    width, block = sizes
+    # No size is left to be inferred: there may be no rows at all.
+    shape = np.array([0, width // block, block])
+    blocks = graph.shared(f"blocks.{width}.{block}.shape", shape)
+    rows = graph.shared(f"rows.{width}.shape", np.array([0, width]))
     matrix = graph.shared(f"hadamard.{block}", hadamard(block).astype(np.float32))
     split = graph.node("Reshape", x, blocks, name=f"{name}.blocks")
     mixed = graph.node("MatMul", split, matrix, name=f"{name}.mixed")
-    like = graph.shared("rows.shape", np.array([0, -1]))
-    return graph.node("Reshape", mixed, like, name=f"{name}.joined")
-
-
-def _turned_columns(weight: Weight, block: int) -> Weight:
-    outputs, inputs = weight.shape
-    turned = weight.reshape(outputs, -1, block) @ hadamard(block)
-    return np.asarray(turned.reshape(outputs, inputs))
+    return graph.node("Reshape", mixed, rows, name=f"{name}.joined")
 
 
 def _integer_matmul(
-    graph: GraphWriter, quantised: tuple[ir.Value, ir.Value], weight: Weight | Table, name: str
+    graph: GraphWriter,
+    quantised: tuple[ir.Value, ir.Value],
+    weight: Weight | Table,
+    name: str,
+    block: int = 1,
 ) -> ir.Value:
-    """Multiply integers, which come with their scale, by a weight [out, in]."""
+    """Multiply integers, which come with their scale, by a weight whose blocks are turned too."""
     outputs, inputs = weight.shape
     columns, scales = np.empty((inputs, outputs), np.int8), np.empty(outputs)
-    for start, rows in row_blocks(weight):
+    turn = hadamard(block)
+    for start, block_rows in row_blocks(weight):
+        rows = block_rows
+        if block > 1:
+            rows = (rows.reshape(-1, block) @ turn).reshape(rows.shape)
         own = np.abs(rows).max(axis=1) / _LEVELS
         own[own == 0] = 1
         columns[:, start : start + len(rows)] = np.round(rows / own[:, None]).astype(np.int8).T

@@ -20,6 +20,7 @@ _INTEGER_ACTIVATIONS = 4
 class Nbits8:
     """Every product by MatMulNBits."""
 
+    name = "nbits8"
     rotates = False
 
     def embed(self, graph: GraphWriter, table: Table, ids: ir.Value) -> ir.Value:

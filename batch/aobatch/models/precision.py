@@ -17,6 +17,8 @@ Multiply: TypeAlias = Callable[[Weight | Table, str], ir.Value]
 class Precision(Protocol):
     """One way to store and multiply the weights of a decoder."""
 
+    name: str
+    """What progress calls it."""
     rotates: bool
     """Whether the residual stream is to be rotated before weights are stored."""
 
@@ -40,6 +42,7 @@ class Precision(Protocol):
 class Fp32:
     """Everything as float32: the reference."""
 
+    name = "fp32"
     rotates = False
 
     def embed(self, graph: GraphWriter, table: Table, ids: ir.Value) -> ir.Value:

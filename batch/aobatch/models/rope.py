@@ -74,7 +74,6 @@ def angles(rope: Rope, head_dim: int, num_positions: int) -> np.ndarray:
     return np.asarray(np.arange(num_positions)[:, None] * frequencies[None])
 
 
-
 def _frequencies(theta: float, head_dim: int) -> np.ndarray:
     return np.asarray(theta ** -(np.arange(0, head_dim, 2) / head_dim))
 

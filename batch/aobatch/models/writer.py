@@ -51,9 +51,7 @@ class GraphWriter:
             return self._tape.initializer(ir.tensor(np.ascontiguousarray(array), name=name))
         return self.table(name, array.shape, [array])
 
-    def table(
-        self, name: str, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]
-    ) -> ir.Value:
+    def table(self, name: str, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]) -> ir.Value:
         """Store a constant array that comes some rows at a time."""
         if self._weights is None:
             return self.weight(name, np.concatenate([*blocks]))
@@ -106,9 +104,7 @@ class GraphWriter:
             stash_type=1,
         )
 
-    def split(
-        self, x: ir.Value, sizes: ir.Value, outputs: int, *, name: str
-    ) -> Sequence[ir.Value]:
+    def split(self, x: ir.Value, sizes: ir.Value, outputs: int, *, name: str) -> Sequence[ir.Value]:
         """Cut the columns of rows into parts of these sizes."""
         values = self._tape.op_multi_out(
             "Split", [x, sizes], {"axis": -1}, num_outputs=outputs, name=name

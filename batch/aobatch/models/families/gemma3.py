@@ -50,7 +50,9 @@ def spec_from_config(fields: Fields, vocab_size: int) -> DecoderSpec:
     pattern = fields.integer("_sliding_window_pattern", *_PATTERNS, _PATTERN)
     pattern = fields.integer("sliding_window_pattern", *_PATTERNS, pattern)
     window = fields.integer("sliding_window", *WINDOWS)
-    windows = config_windows(fields, spec.num_layers, window, lambda index: (index + 1) % pattern > 0)
+    windows = config_windows(
+        fields, spec.num_layers, window, lambda index: (index + 1) % pattern > 0
+    )
     width = fields.number("query_pre_attn_scalar", *_SCALARS, 256)
     return _gemma(spec, width, windows, ropes)
 

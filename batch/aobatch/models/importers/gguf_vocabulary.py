@@ -58,11 +58,8 @@ def tokenizer_json(vocabulary: Vocabulary, source: str) -> bytes:
     """
     parts = _byte_level(vocabulary, source) if vocabulary.splitting else _pieces(vocabulary)
     user_defined = vocabulary.user_defined or {}
-    added = sorted(
-        [_AddedToken(index, token) for token, index in vocabulary.special.items()]
-        + [_AddedToken(index, token, special=False) for token, index in user_defined.items()],
-        key=lambda token: token.id,
-    )
+    added = [_AddedToken(index, token) for token, index in vocabulary.special.items()]
+    added += [_AddedToken(index, token, special=False) for token, index in user_defined.items()]
     document = {
         "version": "1.0",
         "truncation": None,
@@ -98,7 +95,9 @@ def _pieces(vocabulary: Vocabulary) -> dict[str, Any]:
         "normalizer": {"type": "Sequence", "normalizers": [*ahead, spaces]},
         "pre_tokenizer": None,
         "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": _model(vocabulary, unk_token=vocabulary.unknown, fuse_unk=True, byte_fallback=True),
+        "model": _model(
+            vocabulary, unk_token=vocabulary.unknown, fuse_unk=True, byte_fallback=True
+        ),
     }
 
 

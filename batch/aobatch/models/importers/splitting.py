@@ -46,7 +46,14 @@ _LLAMA = Splitting(_by_regex(_LLAMA3), ignores_merges=True)
 _QWEN = Splitting(_by_regex(_QWEN2), normalizer={"type": "NFC"})
 
 SPLITTINGS: Mapping[str, Splitting] = {
-    **dict.fromkeys(("gpt-2", "gpt2", "phi-2",), _GPT2),
+    **dict.fromkeys(
+        (
+            "gpt-2",
+            "gpt2",
+            "phi-2",
+        ),
+        _GPT2,
+    ),
     **dict.fromkeys(("smollm", "starcoder", "refact"), _SINGLE_DIGITS),
     **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "dbrx", "smaug-bpe"), _LLAMA),
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), _QWEN),
