@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import onnx_ir as ir
+from msgspec.structs import replace
 
 from aobatch.arrays import Floats, TokenIds
 from aobatch.errors import ModelError
@@ -56,31 +56,27 @@ def convert(
     A precision other than fp32 is measured against fp32 by `scorer`; of the ways to compute in it
     the first that the gate allows is taken. Raises ModelError if there is none.
     """
-    ways = recipes(precision, checkpoint.spec)
     with workspace(target) as work:
         folder = reference = work / "model"
         if precision != "fp32":
             reference = work / "reference"
             write_graph(checkpoint, reference, Fp32(), progress)
-        for recipe, way in ways.items():
+        for recipe, way in recipes(precision, checkpoint.spec).items():
             shutil.rmtree(folder, ignore_errors=True)
             write_graph(checkpoint, folder, way, progress)
             measured = _measure(checkpoint, folder, reference, scorer, progress)
-            if measured.own is None or measured.own.is_close:
-                break
-        else:
-            message = (
-                f"the converted model is too far from fp32 (KL {measured.own.kl:.4f}, at most "
-                f"{MAX_KL}); use --precision fp32"
-            )
-            raise ModelError(message)
-        manifest = _manifest(checkpoint, folder, measured)
-        named = msgspec.structs.replace(
-            manifest, name=target.name, precision=precision, recipe=recipe
-        )
-        write_manifest(folder / MANIFEST, named)
-        put_in_place(folder, target)
-    return open_folder(target)
+            if measured.is_close:
+                manifest = _manifest(checkpoint, folder, measured)
+                names = {"name": target.name, "precision": precision, "recipe": recipe}
+                write_manifest(folder / MANIFEST, replace(manifest, **names))
+                open_folder(folder)  # a model that would be refused replaces none
+                put_in_place(folder, target)
+                return open_folder(target)
+    message = (
+        f"the converted model is too far from fp32 (KL {measured.kl:.4f}, at most {MAX_KL}); use "
+        "--precision fp32"
+    )
+    raise ModelError(message)
 
 
 def write_graph(
@@ -102,6 +98,16 @@ class _Measured:
 
     own: Quality | None
     int8_cache: Int8Cache
+
+    @property
+    def kl(self) -> float:
+        """How far the folder's own graph is from fp32."""
+        return self.own.kl if self.own else 0.0
+
+    @property
+    def is_close(self) -> bool:
+        """Whether the folder can be used."""
+        return self.own is None or self.own.is_close
 
 
 def _measure(

@@ -3,8 +3,8 @@
 Weights are int8 with a scale a column; activations are uint8 with zero point 128, the pair that
 runs on VNNI as integers, so a result depends on its own row alone. After RMSNorm a rotated row is
 nearly Gaussian with RMS 1, and one constant scale (clipped at 4) serves every row. Elsewhere rows
-take their own maximum: at the inputs of `o`, at those of `down` behind Hadamard blocks whose inverse
-is in the weight, and behind such blocks after RMSNorm too where a family cannot be rotated.
+take their own maximum: at the inputs of `o`, at those of `down` behind Hadamard blocks whose
+inverse is in the weight, and behind such blocks after RMSNorm too where a family cannot be rotated.
 """
 
 import numpy as np

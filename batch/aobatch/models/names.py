@@ -43,7 +43,8 @@ _SAFETENSORS: Mapping[str, str] = {
     "down": "mlp.down_proj",
 }
 # With norms behind the blocks, the name of the one ahead of a feed-forward block is taken.
-_SAFETENSORS_POST_NORMS: Mapping[str, str] = _SAFETENSORS | {
+_SAFETENSORS_POST_NORMS: Mapping[str, str] = {
+    **_SAFETENSORS,
     "attention_post_norm": "post_attention_layernorm",
     "mlp_norm": "pre_feedforward_layernorm",
     "mlp_post_norm": "post_feedforward_layernorm",

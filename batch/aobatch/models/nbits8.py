@@ -1,4 +1,4 @@
-"""The precision nbits8: weights as 8-bit integers in blocks of 32, activations as ONNX Runtime does.
+"""The precision nbits8: weights as 8-bit integers, each block of 32 of them with its own scale.
 
 The kernel rounds each block of 32 activations of a row by its own maximum.
 """

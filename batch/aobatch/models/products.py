@@ -31,8 +31,8 @@ def products_of(graph: Path) -> Counter[Product]:
     products: Counter[Product] = Counter()
     for node in model.graph:
         if node.op_type == "MatMulNBits":
-            sizes = (node.attributes[name].as_int() for name in ("K", "N"))
-            products[Product(*sizes, is_integer=False, is_blocked=True)] += 1
+            depth, width = (node.attributes[name].as_int() for name in ("K", "N"))
+            products[Product(depth, width, is_integer=False, is_blocked=True)] += 1
         weight = node.inputs[1] if node.op_type in ("MatMul", "MatMulIntegerToFloat") else None
         if weight is not None and weight.is_initializer() and weight.shape is not None:
             depth, width = weight.shape.numpy()

@@ -7,8 +7,7 @@ from aobatch.models.fields import Fields, shown
 from aobatch.models.spec import DecoderSpec
 
 # What says nothing of what a model computes when it completes texts.
-INERT = frozenset(
-    """
+_INERT_NAMES = """
     _attn_implementation _attn_implementation_autoset _from_model_config _name_or_path
     add_cross_attention architectures attention_dropout attn_implementation bad_words_ids
     begin_suppress_tokens bos_token_id cache_implementation chunk_size_feed_forward
@@ -23,8 +22,8 @@ INERT = frozenset(
     task_specific_params temperature tf_legacy_loss tokenizer_class top_k top_p torch_dtype
     torchscript transformers.js_config transformers_version typical_p unsloth_fixed
     unsloth_version use_bfloat16 use_cache
-    """.split()
-)
+"""
+INERT = frozenset(_INERT_NAMES.split())
 
 WINDOWS = (1, 2**24)
 _KINDS = {"full_attention": False, "sliding_attention": True}

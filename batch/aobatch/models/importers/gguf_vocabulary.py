@@ -1,6 +1,8 @@
 """A GGUF's vocabulary and merges as a tokenizer.json, and its special tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from itertools import chain, repeat
 from typing import Any
 
 import msgspec
@@ -57,18 +59,24 @@ def tokenizer_json(vocabulary: Vocabulary, source: str) -> bytes:
     Raises ModelError for an unknown splitting rule.
     """
     parts = _byte_level(vocabulary, source) if vocabulary.splitting else _pieces(vocabulary)
-    user_defined = vocabulary.user_defined or {}
-    added = [_AddedToken(index, token) for token, index in vocabulary.special.items()]
-    added += [_AddedToken(index, token, special=False) for token, index in user_defined.items()]
-    document = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "post_processor": None,
-        **parts,
-    }
-    return msgspec.json.encode(document)
+    plain = {"version": "1.0", "truncation": None, "padding": None, "post_processor": None}
+    content = BytesIO()
+    content.write(b'{"added_tokens":[')
+    # There may be many, so they are not all described at the same time.
+    for separator, token in zip(
+        chain([b""], repeat(b",")), _added_tokens(vocabulary), strict=False
+    ):
+        content.write(separator + msgspec.json.encode(token))
+    content.write(b"]," + msgspec.json.encode({**plain, **parts})[1:])
+    return content.getvalue()
+
+
+def _added_tokens(vocabulary: Vocabulary) -> Iterator[_AddedToken]:
+    """Describe the tokens that a text is searched for."""
+    for token, index in vocabulary.special.items():
+        yield _AddedToken(index, token)
+    for token, index in (vocabulary.user_defined or {}).items():
+        yield _AddedToken(index, token, special=False)
 
 
 def _byte_level(vocabulary: Vocabulary, source: str) -> dict[str, Any]:
