@@ -5,25 +5,21 @@ from pathlib import Path
 import msgspec
 
 from aobatch.errors import ModelError
+from aobatch.models.checks import printable
+from aobatch.models.checks.files import read_regular
 from aobatch.models.fields import Fields
 
-_MAX_BYTES = 32 * 2**20
+_MAX_BYTES = 16 * 2**20
 
 
 def read_fields(path: Path) -> Fields:
     """Read a file that holds one JSON object; ModelError if it is missing or anything else."""
+    content = read_regular(path, _MAX_BYTES, follows_links=True)
     try:
-        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
-            message = f"{path} is missing, or no file of at most {_MAX_BYTES} bytes"
-            raise ModelError(message)
-        content = msgspec.json.decode(path.read_bytes(), type=dict[str, object])
-    except OSError as error:
-        message = f"{path} cannot be read: {error.strerror}"
+        return Fields(msgspec.json.decode(content, type=dict[str, object]), str(path))
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        message = f"{path} is no JSON object ({printable(str(error))})"
         raise ModelError(message) from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        message = f"{path} is no JSON object ({error})"
-        raise ModelError(message) from error
-    return Fields(content, str(path))
 
 
 def read_optional_fields(path: Path) -> Fields:

@@ -6,7 +6,7 @@ from pathlib import Path
 from aobatch.models import families
 from aobatch.models.digest import file_digest
 from aobatch.models.importers.json_files import read_fields
-from aobatch.models.importers.safetensors_weights import find_weights, load_stored
+from aobatch.models.importers.safetensors_weights import find_weights, load_tensor
 from aobatch.models.importers.tokenizer_file import read_tokenizer
 from aobatch.models.names import safetensors_name
 from aobatch.models.shapes import check_presence, check_shapes, decoder_shapes
@@ -30,18 +30,19 @@ def read_safetensors(folder: Path) -> Checkpoint:
     family = families.find(config.text("model_type").removesuffix("_text"), config.source)
     stored = find_weights(folder)
     check_presence(_EMBEDDING, stored, config)
-    spec = family.spec_from_config(config, stored[_EMBEDDING].shape[0])
+    spec = family.spec_from_config(config, stored[_EMBEDDING].stored.shape[0])
     check_config(config)
-    files = sorted({weight.path for weight in stored.values()})
+    files = sorted({tensor.path for tensor in stored.values()})
     check_spec(spec, config, memory_budget(sum(path.stat().st_size for path in files)))
     names = _stored_names(spec)
     expected = {names[name]: shape for name, shape in decoder_shapes(spec).items()}
     unneeded = (*_UNNEEDED, *((_HEAD,) if spec.is_tied else ()))
-    check_shapes(expected, {n: w.shape for n, w in stored.items()}, config, unneeded)
+    shapes = {name: tensor.stored.shape for name, tensor in stored.items()}
+    check_shapes(expected, shapes, config, unneeded)
     tokenizer, tokens = read_tokenizer(folder, config, spec.vocab_size)
 
     def load(name: str, start: int = 0, stop: int | None = None) -> Weight:
-        weight = load_stored(stored[names[name]], names[name], start, stop)
+        weight = load_tensor(stored[names[name]], start, stop)
         return weight + family.GAIN_OFFSET if name.endswith("norm") else weight
 
     return Checkpoint(
