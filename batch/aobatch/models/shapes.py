@@ -37,7 +37,7 @@ def _layer_shapes(spec: DecoderSpec) -> dict[str, Shape]:
         "up": (intermediate, hidden),
         "down": (hidden, intermediate),
     }
-    shapes |= {f"{name}_bias": shapes[name][:1] for name in spec.biases}
+    shapes |= {f"{name}_bias": shapes[name][:1] for name in sorted(spec.biases)}
     if spec.has_head_norms:
         shapes |= {"q_norm": (spec.head_dim,), "k_norm": (spec.head_dim,)}
     if spec.has_post_norms:
