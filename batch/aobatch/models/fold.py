@@ -16,7 +16,7 @@ import numpy as np
 from aobatch.arrays import Floats
 from aobatch.models.spec import Checkpoint, Weight
 
-_BLOCK = 2**22
+_BLOCK = 2**20
 """Numbers of a table that are folded at a time."""
 
 
