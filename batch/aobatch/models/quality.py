@@ -13,7 +13,7 @@ from aobatch.models.manifest import Quality
 
 CHUNK = 256
 _MAX_LOGITS = 2**28
-_SLICE = 2**22
+_SLICE = 2**19
 
 
 class Scorer(Protocol):
@@ -53,7 +53,8 @@ def measure(
             logprobs = _log_softmax(expected[rows])
             probabilities, best = np.exp(logprobs), expected[rows].argmax(axis=1)
             for place, logits in enumerate(found):
-                kl[place] += (probabilities * (logprobs - _log_softmax(logits[rows]))).sum()
+                distance = logprobs - _log_softmax(logits[rows])
+                kl[place] += (probabilities * distance).sum(dtype=np.float64)
                 agreement[place] += (best == logits[rows].argmax(axis=1)).sum()
         num_tokens += len(expected)
         advance(num_tokens)
@@ -88,13 +89,14 @@ def affordable(chunks: Sequence[TokenIds], vocab_size: int) -> list[TokenIds]:
 
 
 def _row_slices(logits: Logits) -> Iterator[slice]:
-    """Yield slices of rows that are small enough to be worked on in double precision."""
+    """Yield slices of rows that stay in the processor's caches."""
     step = max(1, _SLICE // logits.shape[1])
     for start in range(0, len(logits), step):
         yield slice(start, start + step)
 
 
 def _log_softmax(logits: Logits) -> Floats:
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+    """Give log-probabilities in single precision, whose sum is taken in double."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    sums = np.exp(shifted).sum(axis=1, keepdims=True, dtype=np.float64)
+    return np.asarray(shifted - np.log(sums).astype(np.float32))
