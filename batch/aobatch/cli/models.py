@@ -55,6 +55,7 @@ PULL_HELP = """Fetch a model of the list and convert it.
 Examples:
   aobatch models pull smollm2-135m-instruct
   aobatch models pull smollm2-135m-instruct --precision fp32
+  aobatch models pull gemma-3-270m --accept-licence
 """
 
 
@@ -81,11 +82,12 @@ def pull(name: str, precision: str | None, *, accept_licence: bool, quiet: bool)
         say(f"{folder.manifest.name} is ready in {folder.path}")
 
 
-IMPORT_HELP = """Convert the GGUF file at PATH into a model called NAME.
+IMPORT_HELP = """Convert the GGUF file or safetensors folder at PATH into a model called NAME.
 
 \b
 Examples:
   aobatch models import model-q8_0.gguf mine
+  aobatch models import Qwen3-0.6B/ mine --precision nbits8
   aobatch run jobs/poems.jsonl -m mine
 """
 
