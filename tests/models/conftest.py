@@ -24,9 +24,13 @@ class DistortingScorer(TextScorer):
     def __init__(self, graph_name: str) -> None:
         self._graph_name = graph_name
 
+    def reference(self, graph: Path, texts: Sequence[TokenIds]) -> Iterator[Logits]:
+        """Yield the logits of the first text."""
+        yield from super().reference(graph, texts[:1])
+
     def __call__(self, graph: Path, texts: Sequence[TokenIds]) -> Iterator[Logits]:
         """Yield the logits of the first text, true or threefold."""
-        is_distorted = graph.name == self._graph_name and graph.parent.name != "reference"
+        is_distorted = graph.name == self._graph_name
         for logits in super().__call__(graph, texts[:1]):
             yield logits * (3 if is_distorted else 1)
 

@@ -135,21 +135,21 @@ def test_folder_that_is_no_model_is_not_found(home: Path, tmp_path: Path) -> Non
 def test_imports_cannot_take_the_names_of_others(home: Path, tiny_gguf: Path, name: str) -> None:
     """An imported model's name is a plain one that no card has."""
     with pytest.raises(ModelError, match="cannot name an imported model"):
-        catalogue.import_gguf(
+        catalogue.import_model(
             tiny_gguf, name, precision="fp32", progress=ignore, scorer=score_texts
         )
 
 
 def test_an_imported_model_is_listed(home: Path, tiny_gguf: Path) -> None:
     """An imported GGUF is there under its name, behind the cards."""
-    folder: ModelFolder = catalogue.import_gguf(
+    folder: ModelFolder = catalogue.import_model(
         tiny_gguf, "mine", precision="fp32", progress=ignore, scorer=score_texts
     )
     rows = catalogue.list_models()
 
     assert folder == catalogue.resolve("mine")
-    assert [row.name for row in rows] == ["smollm2-135m-instruct", "mine"]
-    assert [row.is_ready for row in rows] == [False, True]
+    assert [row.name for row in rows] == ["smollm2-135m-instruct", "gemma-3-270m", "mine"]
+    assert [row.is_ready for row in rows] == [False, False, True]
 
 
 def test_the_alias_of_the_documented_model_is_the_default() -> None:

@@ -228,10 +228,12 @@ def test_the_library_sees_no_more_than_was_checked(tmp_path: Path) -> None:
     assert VocabularyTokenizer(path, 512).encode("abc").size > 0
 
 
-def test_other_than_byte_level_vocabularies_are_named(tmp_path: Path) -> None:
-    """A vocabulary of another kind passes the check, and is told to be unsupported."""
+def test_vocabularies_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    """A vocabulary of pieces that do not fall back on bytes passes the check, but has no bytes."""
     path = tmp_path / "tokenizer.json"
-    path.write_text(json.dumps(document(KINDS["gemma"])))
+    gemma = document(KINDS["gemma"])
+    gemma["model"]["byte_fallback"] = False
+    path.write_text(json.dumps(gemma))
 
-    with pytest.raises(ModelError, match="only byte-level vocabularies"):
+    with pytest.raises(ModelError, match="only vocabularies of bytes, or of pieces that fall"):
         VocabularyTokenizer(path, 512)

@@ -1,17 +1,21 @@
 """`aobatch models`: list, fetch, convert and inspect models."""
 
+import sys
 from pathlib import Path
 
 import click
 
 from aobatch.cli.command import Group
 from aobatch.cli.completing import model_names
-from aobatch.cli.console import say, show
+from aobatch.cli.console import say, show, shows_bars
 from aobatch.cli.exit_codes import exit_codes
 from aobatch.cli.signals import interruptible
 from aobatch.text import escape
 
 MODEL_CODES = exit_codes({0: "the model is ready"}, 69, 73, 74, 130, 143)
+
+PRECISIONS = ("int8", "nbits8", "fp32")
+"""Those of `models.recipes`, which takes long to load."""
 
 
 @click.group(cls=Group)
@@ -51,6 +55,7 @@ PULL_HELP = """Fetch a model of the list and convert it.
 Examples:
   aobatch models pull smollm2-135m-instruct
   aobatch models pull smollm2-135m-instruct --precision fp32
+  aobatch models pull gemma-3-270m --accept-licence
 """
 
 
@@ -58,26 +63,31 @@ Examples:
 @click.argument("name", shell_complete=model_names)
 @click.option(
     "--precision",
-    type=click.Choice(["int8", "fp32"]),
+    type=click.Choice(PRECISIONS),
     help="Other than the list's own: makes a model called NAME-PRECISION.",
 )
+@click.option(
+    "--accept-licence", is_flag=True, help="Accept the terms of the model, if it has any."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-def pull(name: str, precision: str | None, *, quiet: bool) -> None:
+def pull(name: str, precision: str | None, *, accept_licence: bool, quiet: bool) -> None:
     """Fetch a model of the list and convert it."""
     from aobatch.cli.progress import stage_progress
     from aobatch.executors.local import pull as pull_model
 
+    _settle_licence(name, is_accepted=accept_licence)
     with interruptible(), stage_progress(is_quiet=quiet) as progress:
         folder = pull_model(name, progress, precision)
     if not quiet:
         say(f"{folder.manifest.name} is ready in {folder.path}")
 
 
-IMPORT_HELP = """Convert the GGUF file at PATH into a model called NAME.
+IMPORT_HELP = """Convert the GGUF file or safetensors folder at PATH into a model called NAME.
 
 \b
 Examples:
   aobatch models import model-q8_0.gguf mine
+  aobatch models import Qwen3-0.6B/ mine --precision nbits8
   aobatch run jobs/poems.jsonl -m mine
 """
 
@@ -87,20 +97,22 @@ Examples:
 @click.argument("name")
 @click.option(
     "--precision",
-    type=click.Choice(["int8", "fp32"]),
+    type=click.Choice(PRECISIONS),
     default="int8",
     show_default=True,
     help="How the weights are kept.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 def import_(path: Path, name: str, precision: str, *, quiet: bool) -> None:
-    """Convert the GGUF file at PATH into a model called NAME."""
+    """Convert a GGUF file or a safetensors folder at PATH into a model called NAME."""
     from aobatch.cli.progress import stage_progress
-    from aobatch.models.catalogue import import_gguf
+    from aobatch.models.catalogue import import_model
     from aobatch.runners.scoring import score_texts
 
     with interruptible(), stage_progress(is_quiet=quiet) as progress:
-        folder = import_gguf(path, name, precision=precision, progress=progress, scorer=score_texts)
+        folder = import_model(
+            path, name, precision=precision, progress=progress, scorer=score_texts
+        )
     if not quiet:
         say(f"{folder.manifest.name} is ready in {folder.path}")
 
@@ -128,3 +140,18 @@ def inspect(name: str) -> None:
         raise ModelError(error.message) from error
     facts = {"path": str(folder.path), **msgspec.to_builtins(folder.manifest)}
     show(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode())
+
+
+def _settle_licence(name: str, *, is_accepted: bool) -> None:
+    """Show the terms of a model that has any, and remember it if they are accepted."""
+    from aobatch.models.catalogue import find_card, models_home
+    from aobatch.models.licence import accept, needs_acceptance
+
+    card = find_card(name)
+    if card is None or not needs_acceptance(card, models_home()):
+        return
+    say(*card.notice.strip().splitlines())
+    if not is_accepted and sys.stdin is not None and sys.stdin.isatty() and shows_bars():
+        is_accepted = click.confirm("Do you accept these terms?", err=True)
+    if is_accepted:
+        accept(card, models_home())

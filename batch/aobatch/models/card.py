@@ -41,6 +41,8 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     languages: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     default: bool = False
+    notice: str = ""
+    """Terms that have to be accepted before the model is used; empty if there are none."""
 
 
 @cache

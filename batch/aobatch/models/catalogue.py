@@ -10,6 +10,7 @@ from aobatch.models.card import Card, cards, checkout
 from aobatch.models.claim import claim, workspace
 from aobatch.models.download import download
 from aobatch.models.folder import MANIFEST, ModelFolder, has_file, open_folder
+from aobatch.models.licence import check_accepted
 from aobatch.models.progress import Progress
 from aobatch.models.quality import Scorer
 
@@ -65,6 +66,8 @@ def resolve(name: str | None) -> ModelFolder:
     that this aobatch reads, and ModelError if it is known but was not pulled.
     """
     card = find_card(name)
+    if card:
+        check_accepted(card, models_home())
     folder = models_home() / (card.name if card else str(name))
     if has_file(folder, MANIFEST) and folder.parent == models_home():
         return _opened(folder)
@@ -88,6 +91,7 @@ def ensure(
     card = find_card(name)
     if card is None:
         return resolve(name)
+    check_accepted(card, models_home())
     target = models_home() / card.name
     if precision not in (None, card.precision):
         target = target.with_name(f"{card.name}-{precision}")
@@ -114,24 +118,23 @@ def _pull(card: Card, target: Path, precision: str, progress: Progress, scorer: 
         convert(checkpoint, target, precision=precision, scorer=scorer, progress=progress)
 
 
-def import_gguf(
+def import_model(
     path: Path, name: str, *, precision: str, progress: Progress, scorer: Scorer
 ) -> ModelFolder:
-    """Convert a GGUF file of the user's to a model of that name; ModelError if it cannot be."""
+    """Convert a GGUF file or a safetensors folder of the user's to a model of that name.
+
+    Raises ModelError if it cannot be.
+    """
     from aobatch.models.conversion import convert
-    from aobatch.models.importers.gguf import read_gguf
+    from aobatch.models.importers.checkpoint import read_checkpoint
 
     if find_card(name) or not _is_plain(name):
         message = f"{name!r} cannot name an imported model; choose another name without slashes"
         raise ModelError(message)
-    if not path.is_file():
-        message = f"{path} is not a file; give the path of a GGUF file"
-        raise ModelError(message)
+    checkpoint = read_checkpoint(path)
     target = models_home() / name
     with claim(target, progress):
-        return convert(
-            read_gguf(path), target, precision=precision, scorer=scorer, progress=progress
-        )
+        return convert(checkpoint, target, precision=precision, scorer=scorer, progress=progress)
 
 
 def _models_home() -> Path:

@@ -1,14 +1,17 @@
 """A checkpoint into a model folder: graph, tokenizer, description, and the quality gate."""
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
+from msgspec.structs import replace
 
 from aobatch.arrays import Floats, TokenIds
 from aobatch.errors import ModelError
-from aobatch.models import precision as precisions
 from aobatch.models.claim import put_in_place, workspace
 from aobatch.models.digest import file_digest
 from aobatch.models.folder import (
@@ -29,10 +32,13 @@ from aobatch.models.manifest import (
     Quality,
     write_manifest,
 )
+from aobatch.models.precision import Fp32, Precision
 from aobatch.models.progress import Progress
-from aobatch.models.quality import Scorer, chunks_of, measure, quality_text
+from aobatch.models.quality import Scorer, affordable, chunks_of, measure, quality_text
+from aobatch.models.recipes import recipes
 from aobatch.models.spec import Checkpoint
 from aobatch.models.tokenizer import VocabularyTokenizer
+from aobatch.models.weight_file import WeightFile
 
 
 def convert(
@@ -47,68 +53,96 @@ def convert(
 
     The caller has claimed the target.
 
-    A precision other than fp32 is measured against fp32 by `scorer`. Raises ModelError if it is
-    further away than the gate allows.
+    A precision other than fp32 is measured against fp32 by `scorer`; of the ways to compute in it
+    the first that the gate allows is taken. Raises ModelError if there is none.
     """
     with workspace(target) as work:
-        folder = work / "model"
-        _write_graph(checkpoint, folder, precision, progress)
-        reference = folder
+        folder = reference = work / "model"
         if precision != "fp32":
             reference = work / "reference"
-            _write_graph(checkpoint, reference, "fp32", progress)
-        tokenizer = VocabularyTokenizer(folder / TOKENIZER, checkpoint.spec.vocab_size)
-        chunks = chunks_of(tokenizer.encode(quality_text()), checkpoint.spec.context_length)
-        measured = _measure(folder, reference, chunks, scorer, progress)
-        write_manifest(
-            folder / MANIFEST, _manifest(checkpoint, folder, target.name, precision, measured)
-        )
-        open_folder(folder)  # a model that would be refused replaces none
-        put_in_place(folder, target)
-    return open_folder(target)
+            write_graph(checkpoint, reference, Fp32(), progress)
+        for recipe, way in recipes(precision, checkpoint.spec).items():
+            shutil.rmtree(folder, ignore_errors=True)
+            write_graph(checkpoint, folder, way, progress)
+            measured = _measure(checkpoint, folder, reference, scorer, progress)
+            if measured.is_close:
+                manifest = _manifest(checkpoint, folder, measured)
+                names = {"name": target.name, "precision": precision, "recipe": recipe}
+                write_manifest(folder / MANIFEST, replace(manifest, **names))
+                open_folder(folder)  # a model that would be refused replaces none
+                put_in_place(folder, target)
+                return open_folder(target)
+    message = (
+        f"the converted model is too far from fp32 (KL {measured.kl:.4f}, at most {MAX_KL}); use "
+        "--precision fp32"
+    )
+    raise ModelError(message)
 
 
-def _write_graph(checkpoint: Checkpoint, folder: Path, precision: str, progress: Progress) -> None:
+def write_graph(
+    checkpoint: Checkpoint, folder: Path, precision: Precision, progress: Progress
+) -> None:
+    """Write graph, weights and tokenizer into a new folder; weights are never all in memory."""
     folder.mkdir()
     (folder / TOKENIZER).write_bytes(checkpoint.tokenizer_json)
-    graph = DecoderGraph(checkpoint, precisions.find(precision))
-    model = graph.build(lambda done, total: progress(f"converting to {precision}", done, total))
-    ir.save(model, folder / GRAPH, external_data=f"{GRAPH}.data")
+    stage = f"converting to {precision.name}"
+    with WeightFile(folder / f"{GRAPH}.data") as weights:
+        graph = DecoderGraph(checkpoint, precision, weights)
+        model = graph.build(lambda done, total: progress(stage, done, total))
+    ir.save(model, folder / GRAPH)
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """How close the graphs of a folder are to fp32; the folder's own may be the reference."""
+
+    own: Quality | None
+    int8_cache: Int8Cache
+
+    @property
+    def kl(self) -> float:
+        """How far the folder's own graph is from fp32."""
+        return self.own.kl if self.own else 0.0
+
+    @property
+    def is_close(self) -> bool:
+        """Whether the folder can be used."""
+        return self.own is None or self.own.is_close
 
 
 def _measure(
-    folder: Path,
-    reference: Path,
-    chunks: Sequence[TokenIds],
-    scorer: Scorer,
-    progress: Progress,
-) -> tuple[Quality | None, Int8Cache]:
-    """Add the graph over an int8 cache; measure both graphs, unless one is the reference.
-
-    Raises ModelError if the first one is too far away; the second one is then only not kept.
-    """
+    checkpoint: Checkpoint, folder: Path, reference: Path, scorer: Scorer, progress: Progress
+) -> _Measured:
+    """Add the graph over an int8 cache, unless it is too far away; measure both graphs."""
+    chunks = _chunks(checkpoint, folder)
     # Every other chunk, so that half of the text judges scales that do not know it.
     _write_int8_cache_graph(folder, chunks[::2], scorer, progress)
     graphs = [INT8_CACHE_GRAPH, GRAPH]
     if reference == folder:
         # The reference is slow, and all that is in question here is its cache.
         graphs, chunks = graphs[:1], chunks[1::2] or chunks
+    chunks = affordable(chunks, checkpoint.spec.vocab_size)
+    num_tokens = sum(map(len, chunks))
     int8_cache, *own = measure(
-        scorer(reference / GRAPH, chunks),
+        scorer.reference(reference / GRAPH, chunks),
         [scorer(folder / graph, chunks) for graph in graphs],
-        lambda done: progress("measuring quality", done, len(chunks)),
+        lambda done: progress("measuring quality", done, num_tokens),
     )
-    for quality in own:
-        if not quality.is_close:
-            message = (
-                f"the converted model is too far from fp32 (KL {quality.kl:.4f}, at most "
-                f"{MAX_KL}); use --precision fp32"
-            )
-            raise ModelError(message)
     if not int8_cache.is_close:
         (folder / INT8_CACHE_GRAPH).unlink()
     digest = file_digest(folder / INT8_CACHE_GRAPH) if int8_cache.is_close else ""
-    return (own[0] if own else None), Int8Cache(int8_cache, digest)
+    return _Measured(own[0] if own else None, Int8Cache(int8_cache, digest))
+
+
+def _chunks(checkpoint: Checkpoint, folder: Path) -> list[TokenIds]:
+    """Cut the shipped text into chunks that begin as the model's documents do."""
+    tokenizer = VocabularyTokenizer(folder / TOKENIZER, checkpoint.spec.vocab_size)
+    start = np.array([checkpoint.document_start_token_id])
+    return chunks_of(
+        tokenizer.encode(quality_text()),
+        checkpoint.spec.context_length,
+        start if checkpoint.adds_document_start else None,
+    )
 
 
 def _write_int8_cache_graph(
@@ -122,19 +156,13 @@ def _write_int8_cache_graph(
     write_int8_cache_graph(folder / GRAPH, folder / INT8_CACHE_GRAPH, channel_scales(followed()))
 
 
-def _manifest(
-    checkpoint: Checkpoint,
-    folder: Path,
-    name: str,
-    precision: str,
-    measured: tuple[Quality | None, Int8Cache],
-) -> Manifest:
+def _manifest(checkpoint: Checkpoint, folder: Path, measured: _Measured) -> Manifest:
     spec = checkpoint.spec
     return Manifest(
         format=FORMAT,
-        name=name,
+        name=checkpoint.name,
         family=spec.family,
-        precision=precision,
+        precision="",
         licence=checkpoint.licence,
         source=checkpoint.source,
         source_sha256=checkpoint.sha256,
@@ -150,8 +178,8 @@ def _manifest(
         adds_document_start=checkpoint.adds_document_start,
         infill_token_ids=checkpoint.infill_token_ids,
         digest=_digest(folder),
-        quality=measured[0],
-        int8_cache=measured[1],
+        quality=measured.own,
+        int8_cache=measured.int8_cache,
     )
 
 

@@ -1,6 +1,7 @@
 """Fields of a model file's description, each read as what it has to be."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from math import isfinite
 from typing import NoReturn
 
 from aobatch.errors import ModelError
@@ -18,10 +19,21 @@ class Fields:
 
     def __init__(self, values: Mapping[str, object], source: str) -> None:
         self._values = values
+        self._asked: set[str] = set()
         self.source = source
 
     def __contains__(self, key: str) -> bool:
+        return self._values.get(key) is not None
+
+    def is_stated(self, key: str) -> bool:
+        """Say whether a field is there, be it only as null."""
         return key in self._values
+
+    def get(self, key: str, default: object = None) -> object:
+        """Give whatever a field holds."""
+        self._asked.add(key)
+        value = self._values.get(key)
+        return default if value is None else value
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
         """Give an integer from low to high."""
@@ -65,13 +77,43 @@ class Fields:
                 self._refuse(f"{key}[{index}]", _integer(low, high), item)
             yield item
 
+    def section(self, key: str) -> "Fields":
+        """Give the fields of an object."""
+        value = self._value(key, None)
+        if not isinstance(value, Mapping):
+            self._refuse(key, "an object", value)
+        return Fields(value, f"{self.source}: {key!r}")
+
+    def numbers(self, key: str) -> Iterator[float]:
+        """Give the finite numbers of an array one by one."""
+        for index, item in enumerate(self._items(key)):
+            if type(item) not in (int, float) or not isfinite(item):  # type: ignore[arg-type]
+                self._refuse(f"{key}[{index}]", "a finite number", item)
+            yield float(item)  # type: ignore[arg-type]
+
+    def strings(self) -> dict[str, str]:
+        """Give every field, each a short text."""
+        return {key: self.text(key) for key in self._values}
+
+    def check_all_read(self, prefix: str = "", ignored: Container[str] = ()) -> None:
+        """Raise ModelError if a field of that prefix says something and nobody asked for it.
+
+        What nobody knows may change what a model computes.
+        """
+        for key, value in self._values.items():
+            if key.startswith(prefix) and key not in self._asked and key not in ignored and value:
+                self.refuse(
+                    f"{shown(key)} is {shown(value)}, which is not known here and may change what "
+                    "the model computes; take it out of the description if it does not"
+                )
+
     def refuse(self, reason: str) -> NoReturn:
         """Raise the error that says what is wrong with this file."""
         message = f"{self.source}: {reason}"
         raise ModelError(message)
 
     def _value(self, key: str, default: object) -> object:
-        value = self._values.get(key, default)
+        value = self.get(key, default)
         if value is None:
             self.refuse(f"{key!r} is missing; the file is incomplete")
         return value

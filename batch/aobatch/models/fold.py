@@ -1,11 +1,14 @@
 """Constants folded into weights, so that the graph does less when it runs.
 
-Gains of RMSNorm go into the matrices behind it, 1/sqrt(head_dim) into q, and, where a precision
-asks for it, a rotation of the residual stream into everything that reads or writes it. RMSNorm
-without gain commutes with a rotation, so the model computes the same; but outlier channels are
-spread evenly, which is what makes 8-bit activations accurate (QuaRot, SpinQuant).
+Attention's scale goes into q (or its norm), the embedding's into the table, and, where a precision
+asks for it, a rotation of the residual stream into everything that reads or writes it, behind the
+gains of RMSNorm. RMSNorm without gain commutes with a rotation, so the model computes the same; but
+outlier channels are spread evenly, which is what makes 8-bit activations accurate (QuaRot,
+SpinQuant). Norms behind the blocks have gains that do not commute: such a family is not rotated,
+and gains stay where they are, since they damp the outliers of the stream.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,16 +16,56 @@ import numpy as np
 from aobatch.arrays import Floats
 from aobatch.models.spec import Checkpoint, Weight
 
+_BLOCK = 2**20
+"""Numbers of a table that are folded at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A matrix [out, in] after folding, and what is added behind it, [out]."""
+
+    weight: Weight
+    bias: Weight | None
+
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One decoder layer after folding; every matrix is [out, in]."""
+    """One decoder layer after folding."""
 
-    qkv: Weight
-    o: Weight
-    gate: Weight
-    up: Weight
-    down: Weight
+    qkv: Linear
+    o: Linear
+    gate: Linear
+    up: Linear
+    down: Linear
+    head_norms: tuple[Weight, Weight] | None
+    """Gains of q and k, [head_dim]."""
+    post_norms: tuple[Weight, Weight] | None
+    """Gains behind attention and the feed-forward block, [hidden]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The embedding or the output head, [V, hidden], folded some rows at a time."""
+
+    checkpoint: Checkpoint
+    name: str
+    turn: Floats | None
+    scale: Floats | float
+    """What each row is multiplied by before it is turned."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.checkpoint.spec.vocab_size, self.checkpoint.spec.hidden_size
+
+    def blocks(self) -> Iterator[Weight]:
+        """Yield the rows as float32, block after block."""
+        num_rows, width = self.shape
+        step = max(1, _BLOCK // width)
+        for start in range(0, num_rows, step):
+            rows = self.checkpoint.load(self.name, start, start + step).astype(np.float64)
+            rows *= self.scale
+            yield _rounded(rows if self.turn is None else rows @ self.turn)
 
 
 def rotation(size: int, seed: int = 0) -> Floats:
@@ -39,39 +82,81 @@ def hadamard(size: int) -> Floats:
 
 
 def fold_layer(checkpoint: Checkpoint, index: int, turn: Floats | None) -> LayerWeights:
-    """Load one layer and fold gains, the attention scale and the rotation `turn` into it."""
-
-    def load(name: str) -> Floats:
-        return checkpoint.load(f"layers.{index}.{name}").astype(np.float64)
-
-    def reads(weight: Floats, gain: Floats) -> Weight:
-        return _rounded(weight * gain if turn is None else (weight * gain) @ turn)
-
-    def writes(weight: Floats) -> Weight:
-        return _rounded(weight if turn is None else turn.T @ weight)
-
-    attention_gain, mlp_gain = load("attention_norm"), load("mlp_norm")
-    scaled_q = load("q") / np.sqrt(checkpoint.spec.head_dim)
-    return LayerWeights(
-        qkv=reads(np.concatenate([scaled_q, load("k"), load("v")]), attention_gain),
-        o=writes(load("o")),
-        gate=reads(load("gate"), mlp_gain),
-        up=reads(load("up"), mlp_gain),
-        down=writes(load("down")),
-    )
+    """Load one layer and fold the attention scale, and the rotation `turn`, into it."""
+    return _LayerFold(checkpoint, index, turn).folded()
 
 
-def fold_embedding(checkpoint: Checkpoint, turn: Floats | None) -> Weight:
-    """Load the token embedding [V, hidden] in the rotated residual stream."""
-    table = checkpoint.load("embedding").astype(np.float64)
-    return _rounded(table if turn is None else table @ turn)
+def fold_embedding(checkpoint: Checkpoint, turn: Floats | None) -> Table:
+    """Give the token embedding in the rotated residual stream."""
+    return Table(checkpoint, "embedding", turn, checkpoint.spec.embedding_scale)
 
 
-def fold_head(checkpoint: Checkpoint, turn: Floats | None) -> Weight:
-    """Load the output head [V, hidden] with the final gain and the rotation folded in."""
-    head = checkpoint.load("head").astype(np.float64)
-    head *= checkpoint.load("final_norm")
-    return _rounded(head if turn is None else head @ turn)
+def fold_head(checkpoint: Checkpoint, turn: Floats | None) -> Table:
+    """Give the output head, with the final gain folded in if there is a rotation behind it."""
+    gain = 1.0 if turn is None else checkpoint.load("final_norm").astype(np.float64)
+    return Table(checkpoint, "head", turn, gain)
+
+
+class _LayerFold:
+    """The weights of one layer, each loaded once."""
+
+    def __init__(self, checkpoint: Checkpoint, index: int, turn: Floats | None) -> None:
+        self._checkpoint = checkpoint
+        self._spec = checkpoint.spec
+        self._index = index
+        self._turn = turn
+
+    def folded(self) -> LayerWeights:
+        """Give the layer."""
+        spec = self._spec
+        head_norms = post_norms = None
+        if spec.has_head_norms:
+            scaled = _rounded(self._load("q_norm") * spec.attention_scale)
+            head_norms = scaled, _rounded(self._load("k_norm"))
+        if spec.has_post_norms:
+            names = ("attention_post_norm", "mlp_post_norm")
+            post_norms = _rounded(self._load(names[0])), _rounded(self._load(names[1]))
+        return LayerWeights(
+            qkv=self._qkv(),
+            o=self._writes("o"),
+            gate=Linear(self._reads(self._load("gate"), "mlp_norm"), self._bias("gate")),
+            up=Linear(self._reads(self._load("up"), "mlp_norm"), self._bias("up")),
+            down=self._writes("down"),
+            head_norms=head_norms,
+            post_norms=post_norms,
+        )
+
+    def _qkv(self) -> Linear:
+        spec = self._spec
+        scale = 1.0 if spec.has_head_norms else spec.attention_scale
+        parts = [self._load("q") * scale, self._load("k"), self._load("v")]
+        weight = self._reads(np.concatenate(parts), "attention_norm")
+        if not spec.biases & {"q", "k", "v"}:
+            return Linear(weight, None)
+        biases = [
+            self._load(f"{name}_bias") if name in spec.biases else np.zeros(len(part))
+            for name, part in zip("qkv", parts, strict=True)
+        ]
+        biases[0] *= scale
+        return Linear(weight, _rounded(np.concatenate(biases)))
+
+    def _load(self, name: str) -> Floats:
+        return self._checkpoint.load(f"layers.{self._index}.{name}").astype(np.float64)
+
+    def _bias(self, name: str) -> Weight | None:
+        return _rounded(self._load(f"{name}_bias")) if name in self._spec.biases else None
+
+    def _reads(self, weight: Floats, gain: str) -> Weight:
+        if self._turn is None:
+            return _rounded(weight)
+        return _rounded((weight * self._load(gain)) @ self._turn)
+
+    def _writes(self, name: str) -> Linear:
+        weight, bias = self._load(name), self._bias(name)
+        if self._turn is None:
+            return Linear(_rounded(weight), bias)
+        turned = None if bias is None else _rounded(bias @ self._turn)
+        return Linear(_rounded(self._turn.T @ weight), turned)
 
 
 def _rounded(weight: Floats) -> Weight:

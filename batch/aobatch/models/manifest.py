@@ -80,6 +80,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """sha256 over the graph, its data and the tokenizer."""
     int8_cache: Int8Cache
     quality: Quality | None = None
+    recipe: str = ""
+    """Which of the precision's ways to compute was close enough."""
 
     @property
     def kv_bytes_per_token(self) -> int:

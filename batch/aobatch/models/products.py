@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from aobatch.models.nbits8 import matmul_nbits
 from aobatch.models.writer import MICROSOFT, GraphWriter
 
 MAX_BYTES = 1 << 30
@@ -20,6 +21,8 @@ class Product:
     depth: int
     width: int
     is_integer: bool
+    is_blocked: bool = False
+    """Whether float rows meet 8-bit weights with a scale a block."""
 
 
 def products_of(graph: Path) -> Counter[Product]:
@@ -27,6 +30,9 @@ def products_of(graph: Path) -> Counter[Product]:
     model = ir.load(graph)
     products: Counter[Product] = Counter()
     for node in model.graph:
+        if node.op_type == "MatMulNBits":
+            depth, width = (node.attributes[name].as_int() for name in ("K", "N"))
+            products[Product(depth, width, is_integer=False, is_blocked=True)] += 1
         weight = node.inputs[1] if node.op_type in ("MatMul", "MatMulIntegerToFloat") else None
         if weight is not None and weight.is_initializer() and weight.shape is not None:
             depth, width = weight.shape.numpy()
@@ -53,7 +59,7 @@ def product_model(products: Counter[Product]) -> tuple[bytes, float]:
 
 
 def _size(product: Product) -> int:
-    return product.depth * product.width * (1 if product.is_integer else 4)
+    return product.depth * product.width * (1 if product.is_integer or product.is_blocked else 4)
 
 
 def _add(graph: GraphWriter, product: Product, inputs: dict[str, ir.Value], index: int) -> None:
@@ -74,6 +80,9 @@ def _add(graph: GraphWriter, product: Product, inputs: dict[str, ir.Value], inde
             name=f"node.{index}",
             domain=MICROSOFT,
         )
+    elif product.is_blocked:
+        rows = generator.random(shape[::-1], np.float32)
+        value = matmul_nbits(graph, inputs[name], rows, f"node.{index}")
     else:
         weight = graph.weight(f"weight.{index}", generator.random(shape, np.float32))
         value = graph.node("MatMul", inputs[name], weight, name=f"node.{index}")

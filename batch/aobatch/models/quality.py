@@ -12,6 +12,8 @@ from aobatch.errors import ModelError
 from aobatch.models.manifest import Quality
 
 CHUNK = 256
+_MAX_LOGITS = 2**28
+_SLICE = 2**19
 
 
 class Scorer(Protocol):
@@ -19,6 +21,10 @@ class Scorer(Protocol):
 
     def __call__(self, graph: Path, texts: Sequence[TokenIds]) -> Iterator[Logits]:
         """Yield all logits of each text, [N, V]."""
+        ...
+
+    def reference(self, graph: Path, texts: Sequence[TokenIds]) -> Iterator[Logits]:
+        """Yield the same of a float32 graph, in as little memory as can be."""
         ...
 
     def caches(self, graph: Path, texts: Sequence[TokenIds]) -> Iterator[Mapping[str, Floats]]:
@@ -36,39 +42,61 @@ def measure(
     candidates: Sequence[Iterator[Logits]],
     advance: Callable[[int], None],
 ) -> list[Quality]:
-    """Compare graphs' logits with a reference's over the same chunks, candidate by candidate.
+    """Compare graphs' logits with a reference's over the same tokens, candidate by candidate.
 
-    `advance(chunks)` follows the work.
+    `advance(tokens)` follows the work.
     """
     kl, agreement = np.zeros(len(candidates)), np.zeros(len(candidates))
     num_tokens = 0
-    for index, (expected, *found) in enumerate(zip(reference, *candidates, strict=True), start=1):
-        logprobs = _log_softmax(expected)
-        probabilities, best = np.exp(logprobs), expected.argmax(axis=1)
-        for place, logits in enumerate(found):
-            kl[place] += (probabilities * (logprobs - _log_softmax(logits))).sum()
-            agreement[place] += (best == logits.argmax(axis=1)).sum()
+    for expected, *found in zip(reference, *candidates, strict=True):
+        for rows in _row_slices(expected):
+            logprobs = _log_softmax(expected[rows])
+            probabilities, best = np.exp(logprobs), expected[rows].argmax(axis=1)
+            for place, logits in enumerate(found):
+                distance = logprobs - _log_softmax(logits[rows])
+                kl[place] += (probabilities * distance).sum(dtype=np.float64)
+                agreement[place] += (best == logits[rows].argmax(axis=1)).sum()
         num_tokens += len(expected)
-        advance(index)
+        advance(num_tokens)
     return [
         Quality(round(float(k), 5), round(float(a), 4), num_tokens)
         for k, a in zip(kl / num_tokens, agreement / num_tokens, strict=True)
     ]
 
 
-def chunks_of(token_ids: TokenIds, context_length: int = CHUNK) -> list[TokenIds]:
+def chunks_of(
+    token_ids: TokenIds, context_length: int = CHUNK, start: TokenIds | None = None
+) -> list[TokenIds]:
     """Cut a text into whole chunks that the context holds; what is left over is not used.
 
-    Raises ModelError if there is nothing to cut.
+    Each has `start` ahead, the tokens that begin every document of a model. Raises ModelError if
+    there is nothing to cut.
     """
     if not len(token_ids):
         message = "the vocabulary has no token for any letter of English; it cannot be used"
         raise ModelError(message)
-    length = min(CHUNK, context_length, len(token_ids))
-    return list(token_ids[: len(token_ids) // length * length].reshape(-1, length))
+    ahead = np.empty(0, np.int64) if start is None else start
+    length = max(1, min(CHUNK, context_length, len(token_ids) + len(ahead)) - len(ahead))
+    chunks = token_ids[: len(token_ids) // length * length].reshape(-1, length)
+    return [np.concatenate([ahead, chunk]) for chunk in chunks]
+
+
+def affordable(chunks: Sequence[TokenIds], vocab_size: int) -> list[TokenIds]:
+    """Choose chunks, far apart, whose logits are not too many to be compared."""
+    most = max(1, _MAX_LOGITS // (vocab_size * len(chunks[0])))
+    places = np.linspace(0, len(chunks) - 1, min(most, len(chunks)))
+    return [chunks[int(place)] for place in places]
+
+
+def _row_slices(logits: Logits) -> Iterator[slice]:
+    """Yield slices of rows that stay in the processor's caches."""
+    step = max(1, _SLICE // logits.shape[1])
+    for start in range(0, len(logits), step):
+        yield slice(start, start + step)
 
 
 def _log_softmax(logits: Logits) -> Floats:
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+    """Give log-probabilities in single precision, whose sum is taken in double."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    sums = np.exp(shifted).sum(axis=1, keepdims=True, dtype=np.float64)
+    return np.asarray(shifted - np.log(sums).astype(np.float32))

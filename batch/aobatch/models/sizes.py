@@ -1,16 +1,19 @@
 """The sizes of a decoder as a file states them, within the bounds that every family keeps."""
 
+from collections.abc import Callable, Mapping
+from math import sqrt
+
 from aobatch.models.fields import Fields
-from aobatch.models.spec import DecoderSpec
+from aobatch.models.rope import rope_from_config, rope_from_gguf
+from aobatch.models.spec import DecoderSpec, LayerAttention, Rope
 
 _LAYERS = (1, 512)
 _HIDDEN = (1, 65_536)
 _INTERMEDIATE = (1, 1_048_576)
 _HEADS = (1, 1024)
-_HEAD_DIM = (16, 1024)
-_CONTEXT = (1, 2**24)
+HEAD_DIM = (16, 1024)
+CONTEXT = (1, 2**24)
 _EPSILON = (1e-12, 1.0)
-_ROPE_BASE = (1.0, 1e12)
 _MAX_VOCABULARY = 2**21
 _HEAD_DIM_MULTIPLE = 16  # GroupQueryAttention turns vectors of 16 numbers
 
@@ -21,6 +24,21 @@ _ROTARY_BYTES, _ROTATION_BYTES = 16, 32
 # How many bytes of memory a byte of a file may ask for, and what any file may ask for.
 _EXPANSION, _ALLOWANCE = 8, 64 * 2**20
 
+_GGUF_KEYS: Mapping[str, str] = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "max_position_embeddings": "context_length",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+}
+"""What GGUF files call the sizes of a config.json, behind the name of the family."""
+
+ReadRope = Callable[[int], Rope]
+"""Gives the rotary positions of heads of a width."""
+
 
 def memory_budget(file_size: int) -> int:
     """Give the bytes that one array made from a file of that size may take."""
@@ -29,27 +47,53 @@ def memory_budget(file_size: int) -> int:
 
 def gguf_spec(fields: Fields, family: str, vocab_size: int) -> DecoderSpec:
     """Read the sizes under the names that GGUF files of every family have, prefixed by it."""
-
-    def integer(key: str, bounds: tuple[int, int], default: int | None = None) -> int:
-        return fields.integer(f"{family}.{key}", *bounds, default)
-
-    num_heads = integer("attention.head_count", _HEADS)
-    hidden_size = integer("embedding_length", _HIDDEN)
-    head_dim = integer("attention.key_length", _HEAD_DIM, hidden_size // num_heads)
+    names = {name: f"{family}.{key}" for name, key in _GGUF_KEYS.items()}
+    spec = _plain_spec(
+        fields, names, (family, vocab_size), lambda width: rope_from_gguf(fields, family, width)
+    )
     for same in ("attention.value_length", "rope.dimension_count"):
-        integer(same, (head_dim, head_dim), head_dim)
+        fields.integer(f"{family}.{same}", spec.head_dim, spec.head_dim, spec.head_dim)
+    return spec
+
+
+def config_spec(
+    fields: Fields, family: str, vocab_size: int, rope: Rope | None = None
+) -> DecoderSpec:
+    """Read the sizes under the names that a config.json of every family has.
+
+    The rotary positions too, unless the caller has read them.
+    """
+    names = {name: name for name in _GGUF_KEYS}
+    fields.integer("vocab_size", vocab_size, vocab_size)
+    return _plain_spec(
+        fields, names, (family, vocab_size), lambda width: rope or rope_from_config(fields, width)
+    )
+
+
+def _plain_spec(
+    fields: Fields, names: Mapping[str, str], head: tuple[str, int], rope: ReadRope
+) -> DecoderSpec:
+    """Read the sizes of a decoder without anything special, each under the name that it has."""
+
+    def integer(name: str, bounds: tuple[int, int], default: int | None = None) -> int:
+        return fields.integer(names[name], *bounds, default)
+
+    num_heads = integer("num_attention_heads", _HEADS)
+    hidden_size = integer("hidden_size", _HIDDEN)
+    head_dim = integer("head_dim", HEAD_DIM, hidden_size // num_heads)
+    num_layers = integer("num_hidden_layers", _LAYERS)
     return DecoderSpec(
-        family=family,
-        vocab_size=vocab_size,
+        *head,
         hidden_size=hidden_size,
-        intermediate_size=integer("feed_forward_length", _INTERMEDIATE),
-        num_layers=integer("block_count", _LAYERS),
+        intermediate_size=integer("intermediate_size", _INTERMEDIATE),
+        num_layers=num_layers,
         num_heads=num_heads,
-        num_kv_heads=integer("attention.head_count_kv", _HEADS, num_heads),
+        num_kv_heads=integer("num_key_value_heads", _HEADS, num_heads),
         head_dim=head_dim,
-        context_length=integer("context_length", _CONTEXT),
-        norm_epsilon=fields.number(f"{family}.attention.layer_norm_rms_epsilon", *_EPSILON),
-        rope_theta=fields.number(f"{family}.rope.freq_base", *_ROPE_BASE, 10000.0),
+        context_length=integer("max_position_embeddings", CONTEXT),
+        norm_epsilon=fields.number(names["rms_norm_eps"], *_EPSILON),
+        attentions=(LayerAttention(rope(head_dim)),) * num_layers,
+        attention_scale=1 / sqrt(head_dim),
     )
 
 

@@ -1,19 +1,39 @@
 """What one decoder is made of, whatever file it came from."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Weight: TypeAlias = NDArray[np.floating]
-"""A weight matrix [out, in], or a gain [hidden]."""
+"""A weight matrix [out, in], or a gain or bias [out]."""
+
+Activation: TypeAlias = Literal["silu", "gelu_tanh"]
+"""What the gate of a feed-forward block goes through."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotary positions: the base of the frequencies, and what each of them is divided by."""
+
+    theta: float
+    divisors: tuple[float, ...] = ()
+    """One a frequency, [head_dim / 2]; empty if none is divided."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerAttention:
+    """How one layer attends."""
+
+    rope: Rope
+    window: int = 0
+    """How many of the last tokens a token sees, itself among them; 0 for all."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderSpec:
-    """The sizes and constants that a decoder graph is built from."""
+    """The sizes, constants and traits that a decoder graph is built from."""
 
     family: str
     vocab_size: int
@@ -25,7 +45,28 @@ class DecoderSpec:
     head_dim: int
     context_length: int
     norm_epsilon: float
-    rope_theta: float
+    attentions: tuple[LayerAttention, ...]
+    """One a layer."""
+    attention_scale: float
+    """What products of queries and keys are multiplied by."""
+    embedding_scale: float = 1.0
+    activation: Activation = "silu"
+    is_tied: bool = False
+    """Whether the output head is the embedding."""
+    biases: frozenset[str] = frozenset()
+    """Which of q, k, v, o, gate, up and down add a bias."""
+    has_head_norms: bool = False
+    """Whether each head's queries and keys are normed before they are turned."""
+    has_post_norms: bool = False
+    """Whether what a block adds to the residual stream is normed."""
+
+
+class WeightLoader(Protocol):
+    """Gives weights by their canonical names, read when they are asked for."""
+
+    def __call__(self, name: str, start: int = 0, stop: int | None = None) -> Weight:
+        """Give rows start to stop of a weight as float32."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +74,11 @@ class Checkpoint:
     """A decoder as its importer found it.
 
     `load(name)` gives a weight by its canonical name (`embedding`, `final_norm`, `head`,
-    `layers.0.q`, …; see a module of `families`) as float32 [out, in], read when it is asked for.
+    `layers.0.q`, …; see `shapes`) as float32 [out, in].
     """
 
     spec: DecoderSpec
-    load: Callable[[str], Weight]
+    load: WeightLoader
     tokenizer_json: bytes
     eos_token_ids: tuple[int, ...]
     document_start_token_id: int

@@ -1,7 +1,9 @@
 """Text to token ids and back: the one home of the tokenizers library."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +16,11 @@ from aobatch.errors import ModelError, RequestError
 from aobatch.models.checks.tokenizer import check_tokenizer
 from aobatch.models.checks.tokenizer_parts import TokenizerFile
 from aobatch.models.folder import ModelFolder
+
+SPACE = "▁"
+"""What pieces of text have in place of a space."""
+
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
 
 
 class Tokenizer(Protocol):
@@ -111,21 +118,36 @@ class ReadAhead:
 def _token_bytes(file: TokenizerFile, path: Path, vocab_size: int) -> list[bytes]:
     # Models pad their vocabulary with ids that stand for nothing.
     table = [b""] * vocab_size
-    byte_of = byte_level_alphabet()
-    added = {token.content: token.id for token in file.added_tokens}
+    has_pieces = file.model.byte_fallback is True
+    added = {token.content: token for token in file.added_tokens}
     for token, index in file.model.vocab.items():
-        if token in added:
-            continue
-        try:
-            table[index] = bytes([byte_of[character] for character in token])
-        except KeyError as error:
-            message = f"{path} has the token {token!r}; only byte-level vocabularies are supported"
-            raise ModelError(message) from error
-    for token, index in added.items():
-        table[index] = token.encode()
+        if token not in added:
+            table[index] = _piece(token) if has_pieces else _bytes_of(token, path)
+    for token, description in added.items():
+        is_piece = has_pieces and description.special is not True
+        table[description.id] = _piece(token) if is_piece else token.encode()
     return table
 
 
+def _piece(token: str) -> bytes:
+    """Give what a piece of text stands for: a byte by its number, or itself with spaces."""
+    byte = _BYTE.fullmatch(token)
+    return bytes.fromhex(byte[1]) if byte else token.replace(SPACE, " ").encode()
+
+
+def _bytes_of(token: str, path: Path) -> bytes:
+    byte_of = byte_level_alphabet()
+    try:
+        return bytes([byte_of[character] for character in token])
+    except KeyError as error:
+        message = (
+            f"{path} has the token {token!r}; only vocabularies of bytes, or of pieces that fall "
+            "back on bytes, are supported"
+        )
+        raise ModelError(message) from error
+
+
+@cache
 def byte_level_alphabet() -> dict[str, int]:
     """Map the printable stand-ins of byte-level BPE to their bytes (GPT-2's table)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]

@@ -1,6 +1,6 @@
 """A thin pen for ONNX graphs: inputs, weights and nodes with readable names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -8,17 +8,25 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
-Attribute: TypeAlias = int | float | ir.DataType
+from aobatch.models.weight_file import WeightFile
+
+Attribute: TypeAlias = int | float | str | ir.DataType
 """What a node's attribute may be."""
 
 MICROSOFT = "com.microsoft"
 """The operator domain of ONNX Runtime's own kernels."""
 
 
+_SMALL = 1024
+"""Bytes below which a constant stays in the graph."""
+
+
 class GraphWriter:
     """Writes one graph, node by node."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, weights: WeightFile | None = None) -> None:
+        """Begin a graph, whose large weights go into a file of their own if there is one."""
+        self._weights = weights
         opsets = {"": 20, MICROSOFT: 1}
         self._graph = ir.Graph([], [], nodes=[], opset_imports=opsets, name=name)
         self._tape = Tape(self._graph)
@@ -39,7 +47,15 @@ class GraphWriter:
 
     def weight(self, name: str, array: NDArray[Any]) -> ir.Value:
         """Store a constant array."""
-        return self._tape.initializer(ir.tensor(np.ascontiguousarray(array), name=name))
+        if self._weights is None or array.nbytes < _SMALL:
+            return self._tape.initializer(ir.tensor(np.ascontiguousarray(array), name=name))
+        return self.table(name, array.shape, [array])
+
+    def table(self, name: str, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]) -> ir.Value:
+        """Store a constant array that comes some rows at a time."""
+        if self._weights is None:
+            return self.weight(name, np.concatenate([*blocks]))
+        return self._tape.initializer(self._weights.append(name, shape, blocks))
 
     def shared(self, name: str, array: NDArray[Any]) -> ir.Value:
         """Store a constant array that several nodes read, once."""
@@ -72,6 +88,26 @@ class GraphWriter:
         """Add a node of the Microsoft domain with several outputs."""
         values = self._tape.op_multi_out(
             kind, inputs, attributes, num_outputs=outputs, domain=MICROSOFT, name=name
+        )
+        for index, value in enumerate(values):
+            value.name = f"{name}.{index}"
+        return values
+
+    def norm(self, x: ir.Value, gain: ir.Value, epsilon: float, name: str) -> ir.Value:
+        """Divide rows by their root mean square and multiply them by a gain."""
+        return self.node(
+            "SimplifiedLayerNormalization",
+            *(x, gain),
+            name=f"{name}.normed",
+            axis=-1,
+            epsilon=epsilon,
+            stash_type=1,
+        )
+
+    def split(self, x: ir.Value, sizes: ir.Value, outputs: int, *, name: str) -> Sequence[ir.Value]:
+        """Cut the columns of rows into parts of these sizes."""
+        values = self._tape.op_multi_out(
+            "Split", [x, sizes], {"axis": -1}, num_outputs=outputs, name=name
         )
         for index, value in enumerate(values):
             value.name = f"{name}.{index}"

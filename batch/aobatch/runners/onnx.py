@@ -18,18 +18,36 @@ from aobatch.models.checks.decoder import check_decoder
 from aobatch.models.manifest import GraphSizes
 from aobatch.runners import Chunk
 from aobatch.runners.binding import Batch, Binding, KeyValueCache
-from aobatch.runners.session import Interruption, SessionOptions, integer_entries, open_session
+from aobatch.runners.session import (
+    UNPACKED,
+    Interruption,
+    SessionOptions,
+    integer_entries,
+    open_session,
+)
 from aobatch.runners.splitting import splits_freely
 
 
 class OnnxRunner:
     """Runs a graph of `models.graph`; see `ModelRunner` for what its methods promise."""
 
-    def __init__(self, graph: Path, threads: int, sizes: GraphSizes | None = None) -> None:
-        """Open a model.onnx; ModelError if it is not such a graph, of these sizes if given."""
+    def __init__(
+        self,
+        graph: Path,
+        threads: int,
+        sizes: GraphSizes | None = None,
+        *,
+        stays_mapped: bool = False,
+    ) -> None:
+        """Open a model.onnx; ModelError if it is not such a graph, of these sizes if given.
+
+        Float weights that stay mapped are not packed into memory, which makes small batches slow.
+        """
         sizes = check_decoder(graph, sizes)
         entries = integer_entries()
         self.multiplies_slowly = bool(entries)
+        if stays_mapped:
+            entries = (*entries, UNPACKED)
         self._session = open_session(graph, SessionOptions(threads, entries))
         inputs = {value.name: value for value in self._session.get_inputs()}
         dtype = np.dtype(np.int8 if inputs["past.0.key"].type == "tensor(int8)" else np.float32)

@@ -17,6 +17,9 @@ from aobatch.models.writer import MICROSOFT, GraphWriter
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _FORMAT = {"session.load_model_format": "ONNX"}
+UNPACKED = ("session.disable_prepacking", "1")
+"""The entry under which float weights are used where they are, in a mapped file."""
+
 _SLOW_BUT_RIGHT = {"session.x64quantprecision": "1"}
 
 

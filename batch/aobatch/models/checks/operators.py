@@ -28,11 +28,11 @@ OURS = GraphRules(
     _operators(
         {
             "": """
-                Abs Cast Div Gather MatMul Mul QuantizeLinear ReduceMax Reshape
-                SimplifiedLayerNormalization
+                Abs Add Cast Div Gather Gelu MatMul Mul QuantizeLinear ReduceMax Reshape
+                SimplifiedLayerNormalization Split
             """,
             MICROSOFT: """
-                GroupQueryAttention MatMulIntegerToFloat QuickGelu
+                GroupQueryAttention MatMulIntegerToFloat MatMulNBits QuickGelu
                 SkipSimplifiedLayerNormalization
             """,
         }

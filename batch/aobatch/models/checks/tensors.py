@@ -86,7 +86,7 @@ class TensorCheck:
         offset = self._integer(tensor, entries.get("offset", "0"))
         if self._integer(tensor, entries.get("length", str(num_bytes))) != num_bytes:
             raise self._refusal(tensor, f"needs {num_bytes} bytes, not {entries['length']}")
-        size = owned_size(path)
+        size = self._size(path)
         if offset + num_bytes > size:
             end = offset + num_bytes
             raise self._refusal(tensor, f"ends at byte {end} of {location}, which has {size}")
@@ -94,6 +94,13 @@ class TensorCheck:
         self._unclaimed[location] = self._unclaimed.get(location, size) - num_bytes
         if self._unclaimed[location] < 0:
             raise self._refusal(tensor, f"shares the bytes of other tensors in {location}")
+
+    def _size(self, path: Path) -> int:
+        try:
+            return owned_size(path)
+        except ModelError as error:
+            message = f"{self._graph} needs a file beside it, and {error}"
+            raise ModelError(message) from error
 
     def _integer(self, tensor: TensorProto, text: str) -> int:
         if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS):

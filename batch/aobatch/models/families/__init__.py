@@ -6,27 +6,23 @@ from typing import Protocol
 
 from aobatch.errors import ModelError
 from aobatch.models.fields import Fields
-from aobatch.models.shapes import Shape
 from aobatch.models.spec import DecoderSpec
 
 
 class Family(Protocol):
     """What a module of this package offers."""
 
+    GGUF_PAIRS_NEIGHBOURS: bool
+    """Whether GGUF files order the rows of q and k for a rotation of neighbouring pairs."""
+    GAIN_OFFSET: float
+    """What has to be added to the gains of norms in safetensors files."""
+
     def spec_from_gguf(self, fields: Fields, vocab_size: int) -> DecoderSpec:
-        """Read the sizes from a GGUF's metadata."""
+        """Read sizes and traits from a GGUF's metadata."""
         ...
 
-    def shapes(self, spec: DecoderSpec) -> dict[str, Shape]:
-        """Say which canonical weights there are, and their shapes."""
-        ...
-
-    def gguf_name(self, name: str) -> str:
-        """Say under which name a GGUF stores a canonical weight."""
-        ...
-
-    def gguf_heads(self, name: str, spec: DecoderSpec) -> int | None:
-        """Say over how many heads a GGUF interleaves the rows of a weight; None if it does not."""
+    def spec_from_config(self, fields: Fields, vocab_size: int) -> DecoderSpec:
+        """Read sizes and traits from a config.json."""
         ...
 
 

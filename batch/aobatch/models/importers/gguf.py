@@ -1,36 +1,56 @@
 """GGUF files as checkpoints: metadata, dequantised weights, vocabulary."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from aobatch.models import families
 from aobatch.models.digest import file_digest
+from aobatch.models.fields import Fields
 from aobatch.models.importers.gguf_check import GgufFile, check_gguf
 from aobatch.models.importers.gguf_tokens import read_vocabulary
 from aobatch.models.importers.gguf_vocabulary import special_tokens, tokenizer_json
 from aobatch.models.importers.gguf_weights import load_weight
-from aobatch.models.shapes import check_presence, check_shapes
+from aobatch.models.names import gguf_biases, gguf_name
+from aobatch.models.rope import with_divisors
+from aobatch.models.shapes import check_presence, check_shapes, decoder_shapes
 from aobatch.models.sizes import check_spec, memory_budget
 from aobatch.models.spec import Checkpoint, DecoderSpec, Weight
+from aobatch.models.traits import require
+
+_HEAD, _DIVISORS = "output.weight", "rope_freqs.weight"
+_LEAST_DIVISOR = 1e-3
+
+# What the family's part of the metadata says that follows from the rest, or shapes training alone.
+_INERT = frozenset(
+    (
+        *("vocab_size", "tensor_data_layout", "rope.scaling.finetuned"),
+        "rope.scaling.original_context_length",
+    )
+)
 
 
 def read_gguf(path: Path) -> Checkpoint:
     """Open a GGUF file; weights are dequantised one at a time when they are asked for.
 
-    Nothing is taken on trust: raises ModelError if the file is not GGUF or contradicts itself, its
-    family is unknown or its vocabulary is not byte-level BPE.
+    Nothing is taken on trust: raises ModelError if the file is not GGUF or contradicts itself, or
+    if it asks for anything that is not supported.
     """
     file = check_gguf(path)
     fields = file.fields
-    family = families.find(fields.text("general.architecture"), str(path))
-    spec = family.spec_from_gguf(fields, _num_rows(file, family.gguf_name("embedding")))
+    name = fields.text("general.architecture")
+    family = families.find(name, str(path))
+    spec = family.spec_from_gguf(fields, _num_rows(file))
+    spec = replace(spec, is_tied=_HEAD not in file.tensors, biases=gguf_biases(file.tensors))
+    _check_family_fields(fields, name)
     check_spec(spec, fields, memory_budget(file.size))
-    stored = _stored_names(file, family, spec)
+    stored = _stored_names(file, spec)
+    spec = _with_divisors(file, spec)
     vocabulary = read_vocabulary(fields, spec.vocab_size)
     tokens = special_tokens(fields, vocabulary)
 
-    def load(name: str) -> Weight:
-        weight = load_weight(path, file.tensors[stored[name]])
-        heads = family.gguf_heads(name, spec)
+    def load(name: str, start: int = 0, stop: int | None = None) -> Weight:
+        weight = load_weight(path, file.tensors[stored[name]], start, stop)
+        heads = _heads(name, spec) if family.GGUF_PAIRS_NEIGHBOURS else None
         return weight if heads is None else _half_split(weight, heads)
 
     return Checkpoint(
@@ -39,8 +59,8 @@ def read_gguf(path: Path) -> Checkpoint:
         tokenizer_json=tokenizer_json(vocabulary, str(path)),
         eos_token_ids=tokens.end,
         document_start_token_id=tokens.document_start,
+        adds_document_start=tokens.adds_document_start,
         infill_token_ids=tokens.infill,
-        adds_document_start=fields.flag("tokenizer.ggml.add_bos_token", default=False),
         name=fields.text("general.name", path.stem),
         licence=fields.text("general.license", "unknown"),
         source=path.name,
@@ -48,21 +68,47 @@ def read_gguf(path: Path) -> Checkpoint:
     )
 
 
-def _num_rows(file: GgufFile, name: str) -> int:
+def _check_family_fields(fields: Fields, family: str) -> None:
+    """Raise ModelError if the family's part of the metadata says anything that is not known."""
+    require(fields, f"{family}.attention.causal", value=True)
+    fields.check_all_read(f"{family}.", {f"{family}.{key}" for key in _INERT})
+
+
+def _num_rows(file: GgufFile) -> int:
     """Count the embedding's rows: a vocabulary may be padded beyond the tokens that have names."""
+    name = gguf_name("embedding")
     check_presence(name, file.tensors, file.fields)
     return file.tensors[name].shape[0]
 
 
-def _stored_names(file: GgufFile, family: families.Family, spec: DecoderSpec) -> dict[str, str]:
+def _stored_names(file: GgufFile, spec: DecoderSpec) -> dict[str, str]:
     """Say where each canonical weight is; ModelError if one is missing or has another shape."""
-    shapes = family.shapes(spec)
-    stored = {name: family.gguf_name(name) for name in shapes}
-    if stored["head"] not in file.tensors:
-        stored["head"] = stored["embedding"]  # the head is tied to the embedding
+    shapes = decoder_shapes(spec)
+    stored = {name: gguf_name(name) for name in shapes}
+    if spec.is_tied:
+        stored["head"] = stored["embedding"]
     expected = {stored[name]: shape for name, shape in shapes.items()}
+    if _DIVISORS in file.tensors:
+        expected[_DIVISORS] = (spec.head_dim // 2,)
     check_shapes(expected, {x.name: x.shape for x in file.tensors.values()}, file.fields)
     return stored
+
+
+def _with_divisors(file: GgufFile, spec: DecoderSpec) -> DecoderSpec:
+    """Divide rotary frequencies by what the file has for them."""
+    if _DIVISORS not in file.tensors:
+        return spec
+    divisors = load_weight(file.path, file.tensors[_DIVISORS])
+    if not (divisors >= _LEAST_DIVISOR).all():
+        file.fields.refuse(f"{_DIVISORS!r} holds numbers below {_LEAST_DIVISOR}")
+    layers = tuple(replace(x, rope=with_divisors(x.rope, divisors)) for x in spec.attentions)
+    return replace(spec, attentions=layers)
+
+
+def _heads(name: str, spec: DecoderSpec) -> int | None:
+    """Say over how many heads the rows of a weight are turned; None if they are not."""
+    counts = {"q": spec.num_heads, "k": spec.num_kv_heads}
+    return counts.get(name.rpartition(".")[2].removesuffix("_bias"))
 
 
 def _half_split(weight: Weight, heads: int) -> Weight:

@@ -1,7 +1,8 @@
-"""A GGUF's vocabulary and merges as a tokenizer.json."""
+"""A GGUF's vocabulary and merges as a tokenizer.json, and its special tokens."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from itertools import chain, repeat
 from typing import Any
 
 import msgspec
@@ -9,55 +10,29 @@ import msgspec
 from aobatch.errors import ModelError
 from aobatch.models.fields import Fields
 from aobatch.models.importers.gguf_tokens import Vocabulary
-
-# The names under which models end a document or a turn.
-_END_NAMES = frozenset(
-    ("<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<end_of_turn>", "</s>")
+from aobatch.models.importers.special import (
+    DOCUMENT_SEPARATOR,
+    END_NAMES,
+    INFILL_NAMES,
+    SpecialTokens,
 )
-_DOCUMENT_SEPARATOR = "<|endoftext|>"
+from aobatch.models.importers.splitting import BYTE_LEVEL, SPLITTINGS
 
-# Metadata keys of infill tokens, and the names they have in vocabularies.
-_INFILL_TOKENS: Mapping[str, tuple[str, ...]] = {
-    "fim_pre": ("<|fim_prefix|>", "<fim_prefix>", "<fim-prefix>"),
-    "fim_suf": ("<|fim_suffix|>", "<fim_suffix>", "<fim-suffix>"),
-    "fim_mid": ("<|fim_middle|>", "<fim_middle>", "<fim-middle>"),
-}
-
-_BYTE_LEVEL = {
-    "type": "ByteLevel",
-    "add_prefix_space": False,
-    "trim_offsets": True,
-    "use_regex": True,
-}
-_DIGITS = {"type": "Digits", "individual_digits": True}
-
-# How each named pre-tokenizer splits text before the merges.
-_PRE_TOKENIZERS: Mapping[str, list[dict[str, Any]]] = {
-    "smollm": [_DIGITS, _BYTE_LEVEL],
-    "gpt-2": [_BYTE_LEVEL],
-}
-
-
-@dataclass(frozen=True, slots=True)
-class SpecialTokens:
-    """The ids that end a completion, start a document, and mark an infill."""
-
-    end: tuple[int, ...]
-    document_start: int
-    infill: tuple[int, ...]
-    """Ahead of a prefix, a suffix and the middle; empty if the model has no such tokens."""
+_SPACE = "▁"
+"""What pieces have in place of a space."""
+_ENDS = ("eot", "eom")
 
 
 class _AddedToken(msgspec.Struct, frozen=True, gc=False):
-    """A special token, as a tokenizer.json describes it."""
+    """A token that a text is searched for first, as a tokenizer.json describes it."""
 
     id: int
     content: str
+    special: bool = True
     single_word: bool = False
     lstrip: bool = False
     rstrip: bool = False
     normalized: bool = False
-    special: bool = True
 
 
 def special_tokens(fields: Fields, vocabulary: Vocabulary) -> SpecialTokens:
@@ -66,12 +41,16 @@ def special_tokens(fields: Fields, vocabulary: Vocabulary) -> SpecialTokens:
     Raises ModelError if the metadata names none that ends a text, or an id that does not exist.
     """
     tokens = vocabulary.tokens
-    end = {index for token, index in vocabulary.special.items() if token in _END_NAMES}
+    end = {index for token, index in vocabulary.special.items() if token in END_NAMES}
     end.add(_token_id(fields, "eos", vocabulary))
+    end |= {_token_id(fields, role, vocabulary) for role in _ENDS if _key(role) in fields}
     start = _token_id(fields, "bos", vocabulary, min(end))
-    if not fields.flag("tokenizer.ggml.add_bos_token", default=False):
-        start = tokens.get(_DOCUMENT_SEPARATOR, start)
-    return SpecialTokens(tuple(sorted(end)), start, _infill_tokens(fields, vocabulary))
+    # Vocabularies of pieces begin a text with a token of its own unless they say otherwise.
+    is_pieces = vocabulary.user_defined is not None
+    adds_start = fields.flag("tokenizer.ggml.add_bos_token", default=is_pieces)
+    if not adds_start:
+        start = tokens.get(DOCUMENT_SEPARATOR, start)
+    return SpecialTokens(tuple(sorted(end)), start, adds_start, _infill_tokens(fields, vocabulary))
 
 
 def tokenizer_json(vocabulary: Vocabulary, source: str) -> bytes:
@@ -79,43 +58,78 @@ def tokenizer_json(vocabulary: Vocabulary, source: str) -> bytes:
 
     Raises ModelError for an unknown splitting rule.
     """
+    parts = _byte_level(vocabulary, source) if vocabulary.splitting else _pieces(vocabulary)
+    plain = {"version": "1.0", "truncation": None, "padding": None, "post_processor": None}
+    content = BytesIO()
+    content.write(b'{"added_tokens":[')
+    # There may be many, so they are not all described at the same time.
+    for separator, token in zip(
+        chain([b""], repeat(b",")), _added_tokens(vocabulary), strict=False
+    ):
+        content.write(separator + msgspec.json.encode(token))
+    content.write(b"]," + msgspec.json.encode({**plain, **parts})[1:])
+    return content.getvalue()
+
+
+def _added_tokens(vocabulary: Vocabulary) -> Iterator[_AddedToken]:
+    """Describe the tokens that a text is searched for."""
+    for token, index in vocabulary.special.items():
+        yield _AddedToken(index, token)
+    for token, index in (vocabulary.user_defined or {}).items():
+        yield _AddedToken(index, token, special=False)
+
+
+def _byte_level(vocabulary: Vocabulary, source: str) -> dict[str, Any]:
     rule = vocabulary.splitting
-    if rule not in _PRE_TOKENIZERS:
-        known = ", ".join(_PRE_TOKENIZERS)
+    if rule not in SPLITTINGS:
+        known = ", ".join(SPLITTINGS)
         message = f"{source}: splitting rule {rule!r} is not supported ({known})"
         raise ModelError(message)
-    document = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [_AddedToken(index, token) for token, index in vocabulary.special.items()],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": _PRE_TOKENIZERS[rule]},
-        "post_processor": None,
-        "decoder": _BYTE_LEVEL,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": vocabulary.tokens,
-            "merges": vocabulary.merges,
-        },
+    splitting = SPLITTINGS[rule]
+    return {
+        "normalizer": splitting.normalizer,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": splitting.pre_tokenizers},
+        "decoder": BYTE_LEVEL,
+        "model": _model(vocabulary, ignore_merges=splitting.ignores_merges),
     }
-    return msgspec.json.encode(document)
+
+
+def _pieces(vocabulary: Vocabulary) -> dict[str, Any]:
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
+    ahead = [{"type": "Prepend", "prepend": _SPACE}] if vocabulary.adds_space else []
+    back = {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "}
+    decoders = [back, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": [*ahead, spaces]},
+        "pre_tokenizer": None,
+        "decoder": {"type": "Sequence", "decoders": decoders},
+        "model": _model(
+            vocabulary, unk_token=vocabulary.unknown, fuse_unk=True, byte_fallback=True
+        ),
+    }
+
+
+def _model(vocabulary: Vocabulary, **settings: object) -> Mapping[str, object]:
+    plain: dict[str, object] = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+    }
+    return plain | settings | {"vocab": vocabulary.tokens, "merges": vocabulary.merges}
 
 
 def _infill_tokens(fields: Fields, vocabulary: Vocabulary) -> tuple[int, ...]:
     found = []
-    for role, names in _INFILL_TOKENS.items():
+    for role, names in INFILL_NAMES.items():
         named = [vocabulary.tokens[name] for name in names if name in vocabulary.tokens]
         if named or _key(role) in fields:
             found.append(_token_id(fields, role, vocabulary, *named[:1]))
-    return tuple(found) if len(found) == len(_INFILL_TOKENS) else ()
+    return tuple(found) if len(found) == len(INFILL_NAMES) else ()
 
 
 def _token_id(fields: Fields, role: str, vocabulary: Vocabulary, default: int | None = None) -> int:

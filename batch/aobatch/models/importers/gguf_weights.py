@@ -13,24 +13,27 @@ from aobatch.models.spec import Weight
 _CHUNK = 2**22
 
 
-def load_weight(path: Path, tensor: StoredTensor) -> Weight:
-    """Dequantise a tensor, some rows at a time so that only the result is large.
+def load_weight(
+    path: Path, tensor: StoredTensor, start: int = 0, stop: int | None = None
+) -> Weight:
+    """Dequantise rows start to stop, some at a time so that only the result is large.
 
     Raises ModelError for a type that cannot be read, or for a number that is not finite.
     """
-    rows, columns = prod(tensor.shape[:-1]), tensor.shape[-1]
-    row_bytes = tensor.num_bytes // rows
+    num_rows, columns = prod(tensor.shape[:-1]), tensor.shape[-1]
+    row_bytes = tensor.num_bytes // num_rows
+    rows = range(num_rows)[start:stop]
     step = max(1, _CHUNK // columns)
-    weight = np.empty((rows, columns), np.float32)
-    with open_bytes(path, tensor.position) as reader:
-        for start in range(0, rows, step):
-            part = weight[start : start + step]
+    weight = np.empty((len(rows), columns), np.float32)
+    with open_bytes(path, tensor.position + start * row_bytes) as reader:
+        for first in range(0, len(rows), step):
+            part = weight[first : first + step]
             data = np.frombuffer(reader.take(len(part) * row_bytes, "a tensor"), np.uint8)
             part[:] = _dequantise(path, tensor, data.reshape(len(part), row_bytes))
             if not np.isfinite(part).all():
                 message = f"{path}: weight {tensor.name!r} holds numbers that are not finite"
                 raise ModelError(message)
-    return weight.reshape(tensor.shape)
+    return weight.reshape(-1, *tensor.shape[1:])
 
 
 def _dequantise(path: Path, tensor: StoredTensor, data: np.ndarray) -> np.ndarray:

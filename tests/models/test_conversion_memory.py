@@ -1,0 +1,90 @@
+"""Laws of conversion: weights go through memory, they do not stay there."""
+
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from family_files import published
+
+from aobatch.models.conversion import write_graph
+from aobatch.models.importers.checkpoint import read_checkpoint
+from aobatch.models.precision import Fp32
+from aobatch.models.recipes import PRECISIONS, recipes
+from aobatch.models.shapes import decoder_shapes
+from aobatch.models.spec import Checkpoint, Weight
+from aobatch.models.weight_file import WeightFile
+
+NUM_LAYERS = 48
+VOCAB_SIZE = 2**17
+
+
+class LargeCheckpoint:
+    """The tiny gemma's kind of model, with many tokens and layers; its weights are made up."""
+
+    def __init__(self, folder: Path) -> None:
+        tiny = read_checkpoint(published("gemma3", folder / "tiny"))
+        spec = replace(
+            tiny.spec,
+            vocab_size=VOCAB_SIZE,
+            num_layers=NUM_LAYERS,
+            attentions=tiny.spec.attentions * (NUM_LAYERS // 6),
+            intermediate_size=4096,
+        )
+        self._shapes = decoder_shapes(spec)
+        self.checkpoint = replace(tiny, spec=spec, load=self.load)
+
+    def load(self, name: str, start: int = 0, stop: int | None = None) -> Weight:
+        """Give rows of a weight."""
+        rows, *columns = self._shapes[name]
+        return np.full((len(range(rows)[start:stop]), *columns), 0.01, np.float32)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Checkpoint:
+    """Give a model whose float32 weights take 220 MB, of which the table is 34."""
+    return LargeCheckpoint(tmp_path).checkpoint
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_peak_is_a_part_of_the_weights(
+    precision: str, large: Checkpoint, tmp_path: Path
+) -> None:
+    """Conversion needs the largest matrix and what is made of it, whatever the number of layers."""
+    way = next(iter(recipes(precision, large.spec).values()))
+    tracemalloc.start()
+    write_graph(large, tmp_path / "graph", way, lambda *_: None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    table = 4 * large.spec.vocab_size * large.spec.hidden_size
+    assert peak < 1.5 * table + 32 * 2**20
+    assert (tmp_path / "graph/model.onnx").stat().st_size < 2**20
+
+
+def test_the_file_holds_what_was_written(tmp_path: Path) -> None:
+    """Arrays that come whole or in rows are read back by ONNX as they were."""
+    chance = np.random.default_rng(0)
+    first, second = chance.random((7, 5), np.float32), chance.integers(0, 9, (300, 3), np.int8)
+
+    def rows() -> Iterator[np.ndarray]:
+        yield from np.split(second, 3)
+
+    with WeightFile(tmp_path / "data") as file:
+        stored = [file.append("a", (7, 5), [first]), file.append("b", (300, 3), rows())]
+    for expected, tensor in zip((first, second), stored, strict=True):
+        assert isinstance(tensor, ir.ExternalTensor)
+        np.testing.assert_array_equal(expected, tensor.numpy())
+
+
+def test_conversion_is_the_same_every_time(tmp_path: Path) -> None:
+    """Two conversions of one model give the same bytes."""
+    checkpoint = read_checkpoint(published("qwen2", tmp_path / "tiny"))
+    for name in ("one", "two"):
+        write_graph(checkpoint, tmp_path / name, Fp32(), lambda *_: None)
+
+    for file in ("model.onnx", "model.onnx.data"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()

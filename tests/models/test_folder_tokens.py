@@ -1,0 +1,101 @@
+"""Laws of a folder's special tokens: what ends a text, begins a document, and marks infill."""
+
+import json
+from pathlib import Path
+
+import pytest
+from family_files import change_config, published
+
+from aobatch.models.importers.json_files import read_fields
+from aobatch.models.importers.safetensors import read_safetensors
+from aobatch.models.importers.special import SpecialTokens
+from aobatch.models.importers.tokenizer_file import read_tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Give a tiny llama as its author would publish it."""
+    return published("llama", tmp_path / "tiny")
+
+
+def change(path: Path, **values: object) -> None:
+    """Set fields of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def tokens(folder: Path) -> SpecialTokens:
+    """Read the special tokens of a folder."""
+    return read_tokenizer(folder, read_fields(folder / "config.json"), 512)[1]
+
+
+def test_every_file_may_name_ends(folder: Path) -> None:
+    """Ids of the generation's settings, of the model's and of the tokenizer's are all ends."""
+    change(folder / "generation_config.json", eos_token_id=[7, 9])
+    change_config(folder, eos_token_id=11)
+    change(folder / "tokenizer_config.json", eos_token={"content": "<|fim_middle|>"})
+
+    assert tokens(folder).end == (0, 3, 7, 9, 11)
+
+
+def test_ends_of_turns_are_ends(folder: Path) -> None:
+    """A special token of such a name ends a text though no file says so."""
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace("<|fim_suffix|>", "<|im_end|>"))
+
+    assert tokens(folder).end == (0, 2)
+    assert tokens(folder).infill == ()
+
+
+@pytest.mark.parametrize("wrong", [-1, 512, 1.5, "0", True, None, [[0]]])
+def test_ids_that_are_none_are_passed_by(wrong: object, folder: Path) -> None:
+    """What is no id of the vocabulary ends nothing."""
+    change(folder / "generation_config.json", eos_token_id=wrong)
+
+    assert tokens(folder).end == (0,)
+
+
+def test_the_post_processor_begins_documents(folder: Path) -> None:
+    """The token that it puts ahead of a text is added to prompts."""
+    template = {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": "<|fim_prefix|>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "pair": [],
+        "special_tokens": {},
+    }
+    first = {"type": "ByteLevel", "add_prefix_space": False}
+    change(
+        folder / "tokenizer.json",
+        post_processor={"type": "Sequence", "processors": [first, template]},
+    )
+
+    assert (tokens(folder).document_start, tokens(folder).adds_document_start) == (1, True)
+
+
+def test_the_tokenizers_settings_may_begin_documents(folder: Path) -> None:
+    """add_bos_token adds the token that is named as the first of a text."""
+    change(folder / "tokenizer_config.json", add_bos_token=True, bos_token="<|fim_suffix|>")
+    change(folder / "generation_config.json", bos_token_id=None)
+    change_config(folder, bos_token_id=None)
+
+    assert (tokens(folder).document_start, tokens(folder).adds_document_start) == (2, True)
+
+
+def test_nothing_is_added_where_nobody_says_so(folder: Path) -> None:
+    """An empty prompt begins with the token between documents, others with themselves."""
+    change(folder / "generation_config.json", bos_token_id=5)
+
+    assert (tokens(folder).document_start, tokens(folder).adds_document_start) == (0, False)
+
+
+def test_templates_are_never_read(folder: Path) -> None:
+    """A chat template may be anything; the model is read as without it."""
+    before = read_safetensors(folder)
+    change(folder / "tokenizer_config.json", chat_template="{{ cycler.__init__.__globals__ }}")
+    (folder / "chat_template.jinja").write_bytes(b"\xff{% for x in y %}")
+
+    after = read_safetensors(folder)
+    assert (before.spec, before.tokenizer_json) == (after.spec, after.tokenizer_json)
+    assert b"cycler" not in after.tokenizer_json
