@@ -1,0 +1,33 @@
+"""Laws of the ceiling's products: they are those of the graph, in every precision."""
+
+from pathlib import Path
+
+import pytest
+from family_files import published
+
+from aobatch.models.conversion import write_graph
+from aobatch.models.importers.checkpoint import read_checkpoint
+from aobatch.models.products import Product, products_of
+from aobatch.models.recipes import recipes
+from aobatch.runners.ceiling import Ceiling
+
+
+@pytest.mark.parametrize("precision", ["nbits8", "fp32"])
+def test_products_have_the_shapes_of_the_weights(precision: str, tmp_path: Path) -> None:
+    """Three layers of q, k and v together, o, gate, up and down, and one head."""
+    checkpoint = read_checkpoint(published("qwen3", tmp_path / "tiny"))
+    way = next(iter(recipes(precision, checkpoint.spec).values()))
+    write_graph(checkpoint, tmp_path / "graph", way, lambda *_: None)
+    graph = tmp_path / "graph/model.onnx"
+
+    def product(depth: int, width: int) -> Product:
+        return Product(depth, width, is_integer=False, is_blocked=precision == "nbits8")
+
+    assert products_of(graph) == {
+        product(64, 256): 3,
+        product(128, 64): 3,
+        product(64, 160): 6,
+        product(160, 64): 3,
+        product(64, 512): 1,
+    }
+    assert Ceiling(graph, 1, 1).tokens_per_second(8) > 0
