@@ -1,6 +1,5 @@
 """The usage report of a job again: as it was published, or of what an unfinished job has so far."""
 
-from ast import literal_eval
 from pathlib import Path
 
 import msgspec
@@ -82,7 +81,7 @@ def _unfinished_report(output: Path, state: StateFolder) -> UsageReport:
 def _models(settings: dict[str, str]) -> list[ModelFacts]:
     """Read the models that a ledger is bound to, see `ModelDirectory`."""
     names = {"model": "(the job's own)"} | {
-        setting: str(literal_eval(setting.removeprefix("model ")))
+        setting: setting.removeprefix("model ")[1:-1]
         for setting in settings
         if setting.startswith(("model '", 'model "'))
     }
