@@ -68,10 +68,12 @@ class Watch:
         output = _content(self.job.output)
         if output == self.reference.output != self.old:
             self.is_published = True
-        assert output == (self.reference.output if self.is_published else self.old)
+        expected = self.reference.output if self.is_published else self.old
+        self._demand(output == expected, "the output is neither the old nor the whole new one")
         recorded = self.job.recorded()
         # Once published, the results may be dropped: nothing is asked for again, see above.
-        assert self.is_published or self.recorded <= recorded, self.recorded - recorded
+        lost = set() if self.is_published else self.recorded - recorded
+        self._demand(not lost, f"results are lost: {lost}")
         self.recorded |= recorded
 
     def check_end(self, log_start: int) -> None:
@@ -80,21 +82,26 @@ class Watch:
         self._check_files()
         end = self.job.log_size()
         assert self.job.run() == 0, self.job.messages.read_text()
-        assert self.job.log_size() == end
+        self._demand(self.job.log_size() == end, "a finished job computes")
         self._check_files()
 
     def _check_taken(self, log_start: int) -> None:
         taken = self.job.taken(log_start)
-        assert len(taken) == len({*taken})
-        assert self.recorded & {*taken} == set()
-        assert not (self.is_published and taken)
+        self._demand(len(taken) == len({*taken}), "requests are computed twice in one run")
+        again = self.recorded & {*taken}
+        self._demand(not again, f"recorded requests are computed again: {again}")
+        self._demand(not (self.is_published and taken), "a published job computes")
 
     def _check_files(self) -> None:
         job, reference = self.job, self.reference
-        assert job.output.read_bytes() == reference.output
-        assert job.streams() == reference.streams
-        assert report_of(job) == reference.report
-        assert job.names() == reference.names
+        self._demand(job.output.read_bytes() == reference.output, "the output differs")
+        self._demand(job.streams() == reference.streams, "the event files differ")
+        self._demand(report_of(job) == reference.report, "the report counts differently")
+        odd = job.names() ^ reference.names
+        self._demand(not odd, f"there are other files: {odd}")
+
+    def _demand(self, is_right: bool, otherwise: str) -> None:
+        assert is_right, f"{otherwise}, see {self.job.folder}"
 
 
 def _content(path: Path) -> bytes | None:
