@@ -126,7 +126,7 @@ def make_nothing(_path: Path) -> None:
     ("make", "code", "words"),
     [
         (make_pipe, 65, "is not a regular file; pipe it in"),
-        (make_folder, 65, "is a folder"),
+        (make_folder, 66, "holds no file of requests"),
         (make_loop, 65, "cannot be read: Too many levels of symbolic links"),
         (make_nothing, 66, "does not exist"),
     ],
@@ -134,7 +134,7 @@ def make_nothing(_path: Path) -> None:
 def test_inputs_that_are_no_files_are_refused(
     tmp_path: Path, make: Callable[[Path], None], code: int, words: str
 ) -> None:
-    """What could not be read twice is refused at once, and nothing is made."""
+    """What could not be read twice, or holds nothing, is refused at once, and nothing is made."""
     job = new_job(tmp_path / "job")
     job.source.unlink()
     make(job.source)
