@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from crash_job import HANG_SECONDS, CrashJob
-from crash_laws import Reference, Watch
+from crash_laws import Watch
 
 POLL_SECONDS = 0.001
 
@@ -52,12 +52,12 @@ class Attempt:
         self._poll(lambda: _identities(self.job) != self._before)
         time.sleep(self.draw.uniform(0, 0.02))
 
-    def choose_plan(self) -> "Callable[[Attempt], None]":
+    def choose_plan(self) -> Callable[[], None]:
         """Choose how the instant of the kill is found."""
-        any_time, publishing = Attempt.wait_any_time, Attempt.wait_for_publishing
+        any_time, publishing = self.wait_any_time, self.wait_for_publishing
         if self._share_left == 0:
-            return self.draw.choice([any_time, publishing, Attempt.wait_for_end])
-        decoding = [Attempt.wait_in_decode] * 3 + [Attempt.wait_for_commit] * 2
+            return self.draw.choice([any_time, publishing, self.wait_for_end])
+        decoding = [self.wait_in_decode] * 3 + [self.wait_for_commit] * 2
         return self.draw.choice([any_time, *decoding, publishing])
 
     def kill(self) -> int:
@@ -90,23 +90,19 @@ class Attempt:
             time.sleep(POLL_SECONDS)
 
 
-def kill_until_done(
-    job: CrashJob, reference: Reference, draw: random.Random, old: bytes | None
-) -> Counter[str]:
-    """Kill the runs of a job until one ends; count the kills by phase and by plan."""
-    watch = Watch(job, reference, old)
-    if old is not None:
-        job.output.write_bytes(old)
+def kill_until_done(watch: Watch, draw: random.Random, most: int) -> Counter[str]:
+    """Kill the runs of a job, at most so many, until one ends; count the kills by phase."""
+    if watch.old is not None:
+        watch.job.output.write_bytes(watch.old)
     kills: Counter[str] = Counter()
     while True:
         attempt = Attempt(watch, draw)
-        plan = attempt.choose_plan()
-        plan(attempt)
+        attempt.choose_plan()() if kills.total() < most else attempt.wait_for_end()
         if attempt.kill() == 0:
             watch.check_end(attempt.log_start)
             return kills
         watch.check_death(attempt.log_start)
-        kills.update(["any", attempt.phase(), plan.__name__])
+        kills[attempt.phase()] += 1
 
 
 def _identities(job: CrashJob) -> list[tuple[int, ...] | None]:

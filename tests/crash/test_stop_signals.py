@@ -17,7 +17,7 @@ from request_mix import mixed_lines
 from aobatch.models.folder import ModelFolder
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LINES = mixed_lines(80, 300)
+LINES = mixed_lines(80, 180)
 
 
 @pytest.fixture(scope="module")
