@@ -1,7 +1,10 @@
 """Laws of requests that are computed in a process of their own."""
 
 import json
+import os
+import signal
 from dataclasses import dataclass, replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -74,6 +77,26 @@ def test_results_are_those_of_this_process(
     assert [result.usage for result in found] == [result.usage for result in expected]
     assert [str(result.error) for result in found] == [str(result.error) for result in expected]
     assert isolated.statistics["decode_steps"] > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_that_stop_a_run_convict_no_request(
+    tiny_fp32: ModelFolder, backend: LocalBackend, number: signal.Signals
+) -> None:
+    """What a whole process group is sent leaves it to the parent to stop, and no process dies."""
+    lines = [b'{"prompt":"a","max_tokens":1}', b'{"prompt":"b","max_tokens":400}']
+    parser = Parser({}, Limits())
+    requests = [parser.parse(line, raw) for line, raw in enumerate(lines, 1)]
+    results = IsolatedExecutor(backend, backend.resolve(str(tiny_fp32.path))).run(requests)
+    found = [next(results)]
+
+    (child,) = active_children()
+    os.kill(child.pid, number)
+    child.join(0.2)
+    assert child.exitcode in {None, 0}
+
+    found += results
+    assert [result.error for result in found] == [None, None]
 
 
 @pytest.mark.parametrize("kind", ["missing", "sinking"])

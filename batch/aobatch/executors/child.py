@@ -76,8 +76,8 @@ def _is_memory(error: BaseException) -> bool:
 
 
 def _obey_parent() -> None:
-    """Leave signals of the terminal to the parent, and end when it does."""
-    for number in (signal.SIGINT, signal.SIGHUP):
+    """Leave signals that stop a run to the parent, and end when it does."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None:
