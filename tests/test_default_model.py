@@ -1,6 +1,8 @@
 """Laws on the real default model: the reference's numbers, int8 close to them, rows independent."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +146,15 @@ def test_a_row_alone_is_the_row_in_a_batch(
     alone = computed([5], 2)
     for rows, threads in ((range(1, 8), 2), (range(64), 2), (range(1, 8), 1)):
         np.testing.assert_array_equal(alone, computed([*rows], threads))
+
+
+@pytest.mark.usefixtures("folders")
+def test_a_model_that_is_here_is_found_without_the_runtime() -> None:
+    """A finished job, which looks up its model and opens none, loads no numeric library."""
+    look_up = (
+        "import sys; from aobatch.executors.local import pull; pull(None, print); "
+        "print({'numpy', 'onnx_ir', 'onnxruntime', 'tokenizers'} & {*sys.modules})"
+    )
+    found = subprocess.run([sys.executable, "-c", look_up], capture_output=True, check=True)
+
+    assert found.stdout == b"set()\n"

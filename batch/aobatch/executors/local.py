@@ -14,7 +14,7 @@ from aobatch.engine.result import Result
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.executors.memory import default_kv_cache_bytes
 from aobatch.executors.waiting import interruptible
-from aobatch.models.catalogue import ensure, find_card, resolve
+from aobatch.models.catalogue import ensure, find_card, find_ready, resolve
 from aobatch.models.folder import CacheDtype, ModelFolder, open_folder
 from aobatch.models.manifest import Manifest
 
@@ -101,6 +101,9 @@ def pull(
     name: str | None, progress: Callable[[str, int, int], None], precision: str | None = None
 ) -> ModelFolder:
     """Give a model of the catalogue, fetched and converted if it is not here yet."""
+    if ready := find_ready(name, precision):
+        return ready
+    # A model that is here, and a finished job with it, is not to wait for the runtime.
     from aobatch.runners.scoring import score_texts
 
     return ensure(name, progress, score_texts, precision)

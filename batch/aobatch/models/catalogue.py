@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aobatch.api import faults
 from aobatch.errors import ModelError
@@ -12,7 +13,9 @@ from aobatch.models.download import download
 from aobatch.models.folder import MANIFEST, ModelFolder, has_file, open_folder
 from aobatch.models.licence import check_accepted
 from aobatch.models.progress import Progress
-from aobatch.models.quality import Scorer
+
+if TYPE_CHECKING:  # models that are here are found without numpy
+    from aobatch.models.quality import Scorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,28 +85,38 @@ def resolve(name: str | None) -> ModelFolder:
 
 
 def ensure(
-    name: str | None, progress: Progress, scorer: Scorer, precision: str | None = None
+    name: str | None, progress: Progress, scorer: "Scorer", precision: str | None = None
 ) -> ModelFolder:
     """Give a model as `resolve` does, after fetching and converting it if it is a card's.
 
     A precision other than the card's own makes a model of its own, `NAME-PRECISION`.
     """
-    card = find_card(name)
-    if card is None:
-        return resolve(name)
+    ready, card = find_ready(name, precision), find_card(name)
+    if ready is not None or card is None:
+        return ready or resolve(name)
     check_accepted(card, models_home())
-    target = models_home() / card.name
-    if precision not in (None, card.precision):
-        target = target.with_name(f"{card.name}-{precision}")
-    if not _is_current(target):
-        with claim(target, progress):
-            # Whoever had the claim before may have made it.
-            if not _is_current(target):
-                _pull(card, target, precision or card.precision, progress, scorer)
+    target = _target(card, precision)
+    with claim(target, progress):
+        # Whoever had the claim before may have made it.
+        if not _is_current(target):
+            _pull(card, target, precision or card.precision, progress, scorer)
     return open_folder(target)
 
 
-def _pull(card: Card, target: Path, precision: str, progress: Progress, scorer: Scorer) -> None:
+def find_ready(name: str | None, precision: str | None = None) -> ModelFolder | None:
+    """Give a card's model as `ensure` does, None if it must be fetched first."""
+    card = find_card(name)
+    target = None if card is None else _target(card, precision)
+    return open_folder(target) if target is not None and _is_current(target) else None
+
+
+def _target(card: Card, precision: str | None) -> Path:
+    if precision in (None, card.precision):
+        return models_home() / card.name
+    return models_home() / f"{card.name}-{precision}"
+
+
+def _pull(card: Card, target: Path, precision: str, progress: Progress, scorer: "Scorer") -> None:
     # Conversion loads much that a model which is here does not need.
     from aobatch.models.conversion import convert
     from aobatch.models.importers.gguf import read_gguf
@@ -119,7 +132,7 @@ def _pull(card: Card, target: Path, precision: str, progress: Progress, scorer: 
 
 
 def import_model(
-    path: Path, name: str, *, precision: str, progress: Progress, scorer: Scorer
+    path: Path, name: str, *, precision: str, progress: Progress, scorer: "Scorer"
 ) -> ModelFolder:
     """Convert a GGUF file or a safetensors folder of the user's to a model of that name.
 
