@@ -46,7 +46,7 @@ SURROUNDINGS = {
     "no standard error": shell('exec "$@" 2>&-'),
     "no streams, no session": ("setsid", "--wait", *shell('exec "$@" <&- >&- 2>&-')),
     "full streams": shell('exec "$@" >/dev/full 2>/dev/full'),
-    "16 descriptors": shell('ulimit -n 16; exec "$@"'),
+    "32 descriptors": shell('ulimit -n 32; exec "$@"'),
     "no environment": ("env", "-u", "HOME", "-u", "USER", "LC_ALL=C", "PATH=/nowhere", "TZ=No/Way"),
     "no folders": ("env", *NOWHERE),
     "ASCII alone": ("env", "LC_ALL=C", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0"),
