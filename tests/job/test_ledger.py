@@ -91,6 +91,18 @@ def test_full_group_is_committed(ledger: Ledger, path: Path) -> None:
     assert num_committed(path) == module.COMMIT_WRITES
 
 
+def test_facts_bring_no_commit_nearer(
+    ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand bad lines that are noted leave a result to the next commit."""
+    monkeypatch.setattr(module, "COMMIT_SECONDS", 60)
+    ledger.add(record(1))
+    for number in range(1000):
+        ledger.note({"bad lines": number})
+
+    assert num_committed(path) == 0
+
+
 def test_lone_result_is_committed_in_time(
     ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,13 +42,18 @@ class Database:
         with self._lock, _storage_errors(self._path):
             return self._connection.execute(query, values).fetchall()
 
-    def write(self, statement: str, rows: Iterable[tuple[SqlValue, ...]] = ((),)) -> None:
-        """Execute a statement for each row, durable after the next commit; without rows, once."""
+    def write(
+        self, statement: str, rows: Iterable[tuple[SqlValue, ...]] = ((),), *, counts: bool = True
+    ) -> None:
+        """Execute a statement for each row, durable after the next commit; without rows, once.
+
+        A write that does not count brings no commit nearer, but for the time that goes by.
+        """
         with self._lock, _storage_errors(self._path):
             if not self._connection.in_transaction:
                 self._begin()
             self._connection.executemany(statement, rows)
-            self._num_pending += 1
+            self._num_pending += counts
             if self._num_pending >= COMMIT_WRITES:
                 self._commit()
 

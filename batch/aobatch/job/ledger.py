@@ -140,7 +140,9 @@ class Ledger:
 
     def note(self, facts: Mapping[str, int]) -> None:
         """Keep numbers for those who ask how far the job is, in place of earlier ones."""
-        self._database.write("INSERT OR REPLACE INTO facts VALUES (?, ?)", facts.items())
+        # Each bad line is noted, and none is worth a flush of the disk.
+        statement = "INSERT OR REPLACE INTO facts VALUES (?, ?)"
+        self._database.write(statement, facts.items(), counts=False)
 
     def points(self) -> list[Point]:
         """Give the points of the timeline, in their order."""
