@@ -12,7 +12,9 @@ from job_files import PROMPTS, output, requests, run, write_input
 from aobatch.errors import InputError, JobError, ModelError, StorageError, UsageError
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.job.config import JobConfig
+from aobatch.job.progress import Silent
 from aobatch.job.runner import run_job
+from aobatch.job.source import Source
 
 
 def test_output_keeps_input_order(tmp_path: Path) -> None:
@@ -217,3 +219,43 @@ def test_files_are_numbered_as_one(tmp_path: Path) -> None:
     run_job(JobConfig((first, second), tmp_path / "out.jsonl"), FakeBackend())
 
     assert [line.get("line") for line in output(tmp_path)] == [None, 2, 4, None]
+
+
+class Counter(Silent):
+    """Counts the lines that a job says it has answered."""
+
+    def __init__(self) -> None:
+        self.num_lines = 0
+
+    def advance(self, num_lines: int, num_tokens: int) -> None:  # noqa: ARG002 - the protocol's
+        """Count."""
+        self.num_lines += num_lines
+
+
+@pytest.mark.parametrize("prompts", [["a", "b"], ["a", "raise now", "b"]], ids=["fine", "failing"])
+def test_progress_counts_each_line_once(tmp_path: Path, prompts: list[str]) -> None:
+    """Bad lines and answers add up to the lines, also where requests are computed apart."""
+    write_input(tmp_path / "in.jsonl", [b"{", *requests(prompts), b"["])
+    counter = Counter()
+
+    run_job(JobConfig((tmp_path / "in.jsonl",), tmp_path / "out.jsonl"), FakeBackend(), counter)
+
+    assert counter.num_lines == len(prompts) + 2
+
+
+def test_job_without_suspects_is_read_no_more_than_twice_around_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines are parsed to be computed and to be published, and not once more for nothing."""
+    write_input(tmp_path / "in.jsonl", requests(PROMPTS))
+    lines, readings = Source.lines, []
+
+    def counted(source: Source) -> object:
+        readings.append(source)
+        return lines(source)
+
+    monkeypatch.setattr(Source, "lines", counted)
+
+    run(tmp_path)
+
+    assert len(readings) == 2

@@ -24,10 +24,10 @@ def compute(job: Job) -> None:
     process of their own, so that none of them stops the others.
     """
     suspects = job.ledger.suspects(DEATHS_BEFORE_ISOLATION)
-    is_first = True
+    bad_lines = BadLines(job)
     for is_isolated in (False, True):
-        while True:
-            reading = ModelReading(job, suspects, is_isolated, is_first)
+        while suspects or not is_isolated:
+            reading = ModelReading(job, suspects, is_isolated, bad_lines)
             try:
                 _compute_model(job, reading)
             except EngineFailureError as failure:
@@ -35,7 +35,23 @@ def compute(job: Job) -> None:
             else:
                 if reading.is_last:
                     break
-            is_first = False
+
+
+class BadLines:
+    """Counts the lines that are answered without a model, each once over all readings."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._count = 0
+        self._last_line = 0
+
+    def pass_over(self, line: FailedLine) -> None:
+        """Count a line if no reading has come so far before."""
+        if line.line > self._last_line:
+            self._last_line = line.line
+            self._count += 1
+            self._job.progress.advance(1, 0)
+            self._job.ledger.note({"bad lines": self._count})
 
 
 @dataclass(slots=True)
@@ -46,17 +62,16 @@ class ModelReading:
     suspects: set[str]
     is_isolated: bool
     """Whether the suspects are to be computed, or the others."""
-    is_first: bool
+    bad_lines: BadLines
     model: ModelIdentity | None = None
     num_requests: int = 0
-    num_bad: int = 0
     is_last: bool = True
 
     def requests(self) -> Iterator[Request]:
         """Yield the requests to compute now, as late as they are asked for."""
         for line in self.job.source.lines():
             if isinstance(line, FailedLine):
-                self._pass_over()
+                self.bad_lines.pass_over(line)
                 continue
             model = self._model_of(line)
             if model is None:
@@ -68,13 +83,6 @@ class ModelReading:
                 yield line
             else:
                 self.is_last = False
-
-    def _pass_over(self) -> None:
-        """Count a bad line, which is answered without a model, once."""
-        if self.is_first:
-            self.num_bad += 1
-            self.job.progress.advance(1, 0)
-            self.job.ledger.note({"bad lines": self.num_bad})
 
     def _model_of(self, request: Request) -> ModelIdentity | None:
         model = self.job.models.find(request.body.model)
