@@ -119,3 +119,9 @@ class RequestError(AobatchError):
 
 def _restore(message: str, code: ErrorCode, param: str | None, status_code: int) -> RequestError:
     return RequestError(message, code=code, param=param, status_code=status_code)
+
+
+def unwritable_output(error: OSError) -> StorageError:
+    """Say that standard output does not take what is written to it."""
+    reason = error.strerror or str(error)
+    return StorageError(f"standard output cannot be written: {reason}; make room and run again")

@@ -105,3 +105,24 @@ def test_second_signal_kills_at_once() -> None:
 
     assert process.wait(10) == -signal.SIGTERM
     process.stdout.close()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_full_standard_output_of_any_command_is_told(unbuffered: str) -> None:
+    """What a command prints and nobody takes is one sentence and code 74, also at the very end."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "aobatch", "completion", "bash"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=environment,
+        )
+
+    assert result.returncode == 74
+    assert result.stderr == (
+        "aobatch: error: standard output cannot be written: No space left on device; "
+        "make room and run again\n"
+    )

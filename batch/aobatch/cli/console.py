@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 import click
 
+from aobatch.errors import unwritable_output
 from aobatch.text import escape
 
 LAYOUT = "\n\t"
@@ -67,15 +68,16 @@ def write_error(line: str) -> None:
     try:
         click.echo(line, err=True, color=color_choice())
     except OSError:
-        _drop_standard_error()
+        _drop(2)
 
 
 def show(text: str, end: str = "\n") -> None:
     """Write text to standard output: as it is into a file or pipe, harmless on a terminal."""
     if sys.stdout is not None and sys.stdout.isatty():
         text = escape(text, kept=LAYOUT + JOINERS)
-    # Names of files may hold bytes that are no characters.
-    click.echo((text + end).encode(errors="surrogateescape"), nl=False)
+    with standard_output():
+        # Names of files may hold bytes that are no characters.
+        click.echo((text + end).encode(errors="surrogateescape"), nl=False)
 
 
 def color_choice() -> bool | None:
@@ -89,8 +91,27 @@ def shows_bars() -> bool:
     return not logs_json() and sys.stderr is not None and sys.stderr.isatty()
 
 
-def _drop_standard_error() -> None:
+def flush_results() -> None:
+    """Write out what standard output still holds; StorageError if it does not take that."""
+    if sys.stdout is not None:
+        with standard_output():
+            sys.stdout.flush()
+
+
+@contextmanager
+def standard_output() -> Iterator[None]:
+    """Say in one sentence that standard output does not take what the block writes."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop(sys.stdout.fileno())
+        raise unwritable_output(error) from error
+
+
+def _drop(descriptor: int) -> None:
     # What is still buffered would fail once more when the interpreter ends, as exit code 120.
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    os.dup2(nowhere, descriptor)
     os.close(nowhere)

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import click
 
-from aobatch.cli.console import LAYOUT, Level, say
+from aobatch.cli.console import LAYOUT, Level, flush_results, say
 from aobatch.cli.signals import Interrupted, OutOfTime, die_by
 from aobatch.errors import AobatchError, BusyError, JobError, StorageError
 from aobatch.text import escape
@@ -36,6 +36,7 @@ def reported_failures(conclude: Conclusion = lambda code, _: code) -> Iterator[N
     """Say what went wrong in the block and leave with its exit code."""
     try:
         yield
+        flush_results()
     except (click.exceptions.NoArgsIsHelpError, click.Abort):
         raise
     except click.exceptions.Exit as end:
@@ -44,7 +45,7 @@ def reported_failures(conclude: Conclusion = lambda code, _: code) -> Iterator[N
     except click.UsageError as error:
         raise escaped(error) from error
     except (Exception, KeyboardInterrupt) as error:
-        failure = failure_of(error)
+        failure = failure_of(_cause(error))
         if not failure.is_silent:
             say(failure.message, level=failure.level, event="end")
         _trace(error)
@@ -90,6 +91,16 @@ def exit_code(error: Exception) -> int:
     if isinstance(error, JobError):
         return error.exit_code
     return StorageError.exit_code if isinstance(error, OSError) else JobError.exit_code
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Give the error, or that of standard output where it is that which failed."""
+    if isinstance(error, OSError | StorageError) and not isinstance(error, BrokenPipeError):
+        try:
+            flush_results()
+        except (StorageError, BrokenPipeError) as unwritten:
+            return unwritten
+    return error
 
 
 def _trace(error: BaseException) -> None:

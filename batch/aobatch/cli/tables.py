@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aobatch.cli.console import color_choice, logs_json, say, write_error
+from aobatch.cli.console import color_choice, logs_json, say, standard_output, write_error
 
 if TYPE_CHECKING:
     from aobatch.job.report import UsageReport
@@ -38,7 +38,8 @@ def say_report(report: "UsageReport") -> None:
 def show_report(report: "UsageReport") -> None:
     """Write the table to standard output."""
     for line in _painted(report):
-        click.echo(line, color=color_choice())
+        with standard_output():
+            click.echo(line, color=color_choice())
 
 
 def _painted(report: "UsageReport") -> Iterator[str]:

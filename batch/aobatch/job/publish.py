@@ -9,7 +9,7 @@ import msgspec
 
 from aobatch.api.request import FailedLine, Request
 from aobatch.api.response import failed_line, render_failure, render_success
-from aobatch.errors import InputError, RequestError
+from aobatch.errors import InputError, RequestError, unwritable_output
 from aobatch.formats import write_records
 from aobatch.job.atomic import replacing
 from aobatch.job.config import STREAM
@@ -47,8 +47,7 @@ def _write(job: Job, answers: "Answers", failed_lines: FailedLines) -> UsageRepo
         lines: Iterable[bytes] = answers.lines()
         if sys.stdout.isatty():
             lines = (escape(line.decode()).encode() for line in lines)
-        write_records(lines, sys.stdout.buffer, Path("stdout.jsonl"))
-        sys.stdout.flush()
+        _write_to_standard_output(lines)
         failed_lines.publish()
         return finished_report(job, answers.tally)
     with replacing(output) as stream:
@@ -59,6 +58,16 @@ def _write(job: Job, answers: "Answers", failed_lines: FailedLines) -> UsageRepo
         failed_lines.publish()
         write_report(report, output)
     return report
+
+
+def _write_to_standard_output(lines: Iterable[bytes]) -> None:
+    try:
+        write_records(lines, sys.stdout.buffer, Path("stdout.jsonl"))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise unwritable_output(error) from error
 
 
 class Answers:
