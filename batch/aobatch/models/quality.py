@@ -1,11 +1,15 @@
 """How close a converted graph is to its fp32 reference, on a text that ships with the package."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aobatch.arrays import Floats, Logits, TokenIds
 from aobatch.errors import ModelError
@@ -48,16 +52,15 @@ def measure(
     """
     kl, agreement = np.zeros(len(candidates)), np.zeros(len(candidates))
     num_tokens = 0
-    for expected, *found in zip(reference, *candidates, strict=True):
-        for rows in _row_slices(expected):
-            logprobs = _log_softmax(expected[rows])
-            probabilities, best = np.exp(logprobs), expected[rows].argmax(axis=1)
-            for place, logits in enumerate(found):
-                distance = logprobs - _log_softmax(logits[rows])
-                kl[place] += (probabilities * distance).sum(dtype=np.float64)
-                agreement[place] += (best == logits[rows].argmax(axis=1)).sum()
-        num_tokens += len(expected)
-        advance(num_tokens)
+    # The runs of a graph take all cores by themselves, the comparison has to be shared out.
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for expected, *found in zip(reference, *candidates, strict=True):
+            compare = partial(_compare, expected, found)
+            for distances, agreements in threads.map(compare, _row_slices(expected)):
+                kl += distances
+                agreement += agreements
+            num_tokens += len(expected)
+            advance(num_tokens)
     return [
         Quality(round(float(k), 5), round(float(a), 4), num_tokens)
         for k, a in zip(kl / num_tokens, agreement / num_tokens, strict=True)
@@ -86,6 +89,20 @@ def affordable(chunks: Sequence[TokenIds], vocab_size: int) -> list[TokenIds]:
     most = max(1, _MAX_LOGITS // (vocab_size * len(chunks[0])))
     places = np.linspace(0, len(chunks) - 1, min(most, len(chunks)))
     return [chunks[int(place)] for place in places]
+
+
+def _compare(
+    expected: Logits, found: Sequence[Logits], rows: slice
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Sum over rows, for each candidate, its distance and how often it has the same first token."""
+    logprobs = _log_softmax(expected[rows])
+    probabilities, best = np.exp(logprobs), expected[rows].argmax(axis=1)
+    distances, agreements = [], []
+    for logits in found:
+        distance = logprobs - _log_softmax(logits[rows])
+        distances.append((probabilities * distance).sum(dtype=np.float64))
+        agreements.append((best == logits[rows].argmax(axis=1)).sum())
+    return np.array(distances), np.array(agreements)
 
 
 def _row_slices(logits: Logits) -> Iterator[slice]:
