@@ -1,12 +1,15 @@
 """Laws of the measurements: every figure is there, and parts add up to the whole."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from aobatch.cli.main import aobatch
+from aobatch.formats import COMPRESSIONS, FORMATS
+from aobatch.job import file_benchmark
 from aobatch.models.folder import ModelFolder
 from aobatch.models.products import Product, products_of
 
@@ -46,6 +49,20 @@ def test_bench_takes_a_job_of_the_user(
     (job,) = measured(runner, tiny_int8, "--job", str(path))["jobs"]
 
     assert (job["kind"], job["num_requests"], job["new_tokens"]) == ("mine.jsonl", 5, 15)
+
+
+def test_bench_measures_each_kind_of_file(
+    runner: CliRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every suffix that a job reads and writes has its two rates."""
+    few = partial(file_benchmark.benchmark_files, num_rows=50)
+    monkeypatch.setattr(file_benchmark, "benchmark_files", few)
+    result = runner.invoke(aobatch, ["bench", "--files", "--json"])
+
+    speeds = json.loads(result.stdout)["files"]
+    suffixes = FORMATS.keys() - {".ndjson"}
+    assert {speed["suffix"] for speed in speeds} == suffixes | {f".jsonl{c}" for c in COMPRESSIONS}
+    assert all(s["requests_per_second"] > 0 < s["results_per_second"] for s in speeds)
 
 
 def test_products_are_those_of_the_layers(tiny_int8: ModelFolder) -> None:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import click
 
@@ -17,16 +17,28 @@ from aobatch.cli.signals import interruptible
 if TYPE_CHECKING:
     from aobatch.cli.measurements import Measurements
 
-HELP = """Measure jobs, decode steps and prefill, in tokens a second.
+HELP = """Measure jobs, decode steps and prefill in tokens a second, or files in rows a second.
 
 \b
 Examples:
   aobatch bench
   aobatch bench --job jobs/poems.jsonl --rounds 1 --json
+  aobatch bench --files
 
 The ceiling is what this machine would reach if a model were its matrix products alone. All
 figures are medians of rounds in which everything is measured in turn, since machines drift.
 """
+
+
+class BenchOptions(TypedDict):
+    """What the command line gives."""
+
+    model: str | None
+    job: Path | None
+    threads: int
+    rounds: int
+    files_alone: bool
+    as_json: bool
 
 
 @click.command(
@@ -53,22 +65,51 @@ figures are medians of rounds in which everything is measured in turn, since mac
     show_default=True,
     help="How often everything is measured in turn; medians count.",
 )
+@click.option(
+    "--files",
+    "files_alone",
+    is_flag=True,
+    help="Measure reading and writing 100,000 rows of each format instead, without a model.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def bench(model: str | None, job: Path | None, threads: int, rounds: int, *, as_json: bool) -> None:
+def bench(**options: Unpack[BenchOptions]) -> None:
     """Measure jobs, decode steps and prefill, in tokens a second."""
+    if options["files_alone"]:
+        _bench_files(as_json=options["as_json"])
+    else:
+        _bench_model(options)
+
+
+def _bench_files(*, as_json: bool) -> None:
+    from aobatch.cli.progress import stage_progress
+    from aobatch.job.file_benchmark import benchmark_files
+
+    with interruptible(), stage_progress(is_quiet=as_json) as stages:
+        speeds = benchmark_files(stages)
+    if as_json:
+        show(json.dumps({"files": [asdict(speed) for speed in speeds]}, indent=2))
+        return
+    show(f"{'file':<10} {'requests read/s':>15} {'results written/s':>17}")
+    for speed in speeds:
+        read, written = speed.requests_per_second, speed.results_per_second
+        show(f"{speed.suffix:<10} {read:>15,.0f} {written:>17,.0f}")
+
+
+def _bench_model(options: BenchOptions) -> None:
     from aobatch.cli.measurements import measure
     from aobatch.cli.progress import stage_progress
     from aobatch.executors.local import pull
     from aobatch.job.speeds import note_speed
 
-    with interruptible(), stage_progress(is_quiet=as_json) as stages:
-        folder = pull(model, stages)
-        figures = measure(folder, threads, rounds, job, stages)
+    with interruptible(), stage_progress(is_quiet=options["as_json"]) as stages:
+        folder = pull(options["model"], stages)
+        threads = options["threads"]
+        figures = measure(folder, threads, options["rounds"], options["job"], stages)
     note_speed(folder, "fp32", threads, figures.speed)
-    if as_json:
+    if options["as_json"]:
         show(json.dumps(_as_data(figures), indent=2))
-        return
-    _print(figures)
+    else:
+        _print(figures)
 
 
 def _as_data(figures: "Measurements") -> dict[str, object]:

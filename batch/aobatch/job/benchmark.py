@@ -4,7 +4,7 @@ import json
 import resource
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +63,8 @@ def benchmark_job(
         folder = Path(name)
         source = job or folder / "bench.jsonl"
         if job is None:
-            source.write_text(_requests(KINDS[kind]), encoding="utf-8")
+            lines = request_lines(NUM_REQUESTS, KINDS[kind])
+            source.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         config = JobConfig((source,), folder / "out.jsonl", model=str(model))
         report = run_job(config, backend).report
     counts = report.requests.total, report.usage.completion_tokens
@@ -93,16 +94,14 @@ def _speed(
     )
 
 
-def _requests(parameters: Mapping[str, object]) -> str:
-    """Write requests with different prompts, cut from the shipped text."""
+def request_lines(num_requests: int, parameters: Mapping[str, object]) -> Iterator[str]:
+    """Yield requests with different prompts, cut from the shipped text."""
     words = quality_text().split()
-    lines = []
-    for index in range(NUM_REQUESTS):
+    for index in range(num_requests):
         start = index * WORDS_PER_PROMPT % (len(words) - WORDS_PER_PROMPT)
         prompt = " ".join([f"{index}.", *words[start : start + WORDS_PER_PROMPT]])
         fixed = {"prompt": prompt, "max_tokens": NEW_TOKENS, "ignore_eos": True}
-        lines.append(json.dumps(fixed | dict(parameters)))
-    return "".join(f"{line}\n" for line in lines)
+        yield json.dumps(fixed | dict(parameters))
 
 
 def _peak_bytes() -> int:
