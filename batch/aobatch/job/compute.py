@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 
 from aobatch.api.request import FailedLine, Request
-from aobatch.errors import JobError, RequestError
+from aobatch.errors import JobError, ModelError, RequestError
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.executors.isolated import IsolatedExecutor
 from aobatch.job.context import Job
@@ -96,13 +96,29 @@ def _compute_model(job: Job, reading: ModelReading) -> None:
     first = next(requests, None)
     if first is None or reading.model is None:
         return
-    started = time.perf_counter()
-    with _opened(job, reading) as executor:
+    with ExitStack() as stack:
+        started = time.perf_counter()
+        try:
+            executor = stack.enter_context(_opened(job, reading))
+        except ModelError as error:
+            _give_up(job, reading, first, error)
+            return
         job.ledger.add_statistics({"load_seconds": time.perf_counter() - started})
         num_results = record_results(job, reading.model, executor, chain([first], requests))
     if num_results != reading.num_requests:
         message = f"{num_results} results for {reading.num_requests} requests came back"
         raise JobError(message)
+
+
+def _give_up(job: Job, reading: ModelReading, first: Request, error: ModelError) -> None:
+    """Go on without a model to which paths in lines lead; any other's defect ends the job."""
+    assert reading.model is not None
+    if not job.models.is_of_lines(reading.model):
+        raise error
+    job.progress.warn(f"lines that name model {reading.model.name} fail: {error}")
+    job.models.give_up(reading.model, error)
+    job.in_flight.end(first.key)
+    reading.is_last = False
 
 
 def _opened(job: Job, reading: ModelReading) -> AbstractContextManager[Executor]:

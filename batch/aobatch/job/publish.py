@@ -107,10 +107,10 @@ class Answers:
 
     def _check(self, request: Request, record: Record | None) -> Record | RequestError:
         model = self._job.models.find(request.body.model)
+        if record is not None:
+            self.num_recorded += 1
+            return record
         if isinstance(model, RequestError):
             return model
-        if record is None:
-            message = "an input changed while the job ran; nothing was published, run again"
-            raise InputError(message)
-        self.num_recorded += 1
-        return record
+        message = "an input changed while the job ran; nothing was published, run again"
+        raise InputError(message)

@@ -1,9 +1,11 @@
 """The model of each line: its name looked up once and held against earlier runs."""
 
+import os
 import time
 from copy import copy
 from pathlib import Path
 
+from aobatch.api import faults
 from aobatch.errors import ModelError, RequestError
 from aobatch.executors import Backend, ModelIdentity
 from aobatch.job.ledger import Ledger
@@ -25,6 +27,7 @@ class ModelDirectory:
         self._known = ledger.settings
         self._found: dict[str | None, ModelIdentity] = {}
         self._missing: dict[str | None, RequestError] = {}
+        self._given_up: dict[ModelIdentity, RequestError] = {}
 
     def find(self, name: str | None) -> ModelIdentity | RequestError:
         """Give the model of a name, or the error of the lines that ask for it.
@@ -33,7 +36,20 @@ class ModelDirectory:
         InputError if it is another model than in that run.
         """
         known = self._found.get(name) or self._missing.get(name)
-        return known or self._look_up(name)
+        model = known or self._look_up(name)
+        return model if isinstance(model, RequestError) else self._given_up.get(model, model)
+
+    def is_of_lines(self, model: ModelIdentity) -> bool:
+        """Say whether nothing but paths in lines leads to a model.
+
+        Whoever runs the job has installed those with plain names, and has to mend them.
+        """
+        names = (name for name, found in self._found.items() if found == model)
+        return all(name is not None and os.sep in name for name in names)
+
+    def give_up(self, model: ModelIdentity, error: ModelError) -> None:
+        """Let lines that name a model fail, since it cannot be opened."""
+        self._given_up[model] = faults.unusable_model(str(error))
 
     def asked_name(self, name: str | None) -> str | None:
         """Give the name that a response carries: the line's, the job's or the model's own."""
