@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aobatch.api.request import Request
@@ -15,13 +16,15 @@ from aobatch.executors import Executor, ModelIdentity
 from aobatch.executors.memory import default_kv_cache_bytes
 from aobatch.executors.waiting import interruptible
 from aobatch.models.catalogue import ensure, find_card, find_ready, resolve
-from aobatch.models.folder import CacheDtype, ModelFolder, open_folder
+from aobatch.models.exports.folder import ExportedFolder, open_export
+from aobatch.models.folder import MANIFEST, CacheDtype, ModelFolder, has_file, open_folder
 from aobatch.models.manifest import Manifest
 
 if TYPE_CHECKING:
     from aobatch.engine.engine import Engine
     from aobatch.engine.preparation import ModelLimits
     from aobatch.engine.streaming import Listener
+    from aobatch.runners import ModelRunner
 
 
 def _show_nothing(_stage: str, _done: int, _total: int) -> None:
@@ -71,7 +74,7 @@ class LocalBackend:
 
     def load(self, model: ModelIdentity) -> "Engine":
         """Give an engine over a model."""
-        folder = open_folder(model.path)
+        folder = open_model(model.path)
         return interruptible(lambda: open_engine(folder, self._config, self._threads))
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -121,19 +124,33 @@ def load_engine(
     return backend.load(backend.resolve(model))
 
 
+def open_model(path: Path) -> ModelFolder:
+    """Open a model where it was found: its folder, or a graph that another tool exported."""
+    return open_folder(path) if has_file(path, MANIFEST) else open_export(path)
+
+
 def open_engine(folder: ModelFolder, config: EngineConfig, threads: int) -> "Engine":
     """Open the graph and the tokenizer of a model folder behind an engine."""
     # A finished job, which opens no engine, is not to wait for the runtime.
     from aobatch.engine.engine import Engine
     from aobatch.models.tokenizer import load_tokenizer
     from aobatch.runners.lanes import session_threads
-    from aobatch.runners.onnx import OnnxRunner
 
     lanes = min(config.num_lanes, threads)
     config = replace(config, num_lanes=lanes)
-    manifest, graph = folder.manifest, folder.graph(config.kv_cache_dtype)
-    runner = OnnxRunner(graph, session_threads(threads, lanes), manifest.graph_sizes)
-    return Engine(runner, load_tokenizer(folder), limits_of(manifest), config)
+    runner = open_runner(folder, config.kv_cache_dtype, session_threads(threads, lanes))
+    return Engine(runner, load_tokenizer(folder), limits_of(folder.manifest), config)
+
+
+def open_runner(folder: ModelFolder, cache_dtype: CacheDtype, threads: int) -> "ModelRunner":
+    """Open a model folder's graph with the runner that it needs."""
+    from aobatch.runners.exported import ExportedRunner
+    from aobatch.runners.onnx import OnnxRunner
+
+    manifest, graph = folder.manifest, folder.graph(cache_dtype)
+    if isinstance(folder, ExportedFolder):
+        return ExportedRunner(graph, threads, folder.description.hints)
+    return OnnxRunner(graph, threads, manifest.graph_sizes)
 
 
 def limits_of(manifest: Manifest) -> "ModelLimits":

@@ -10,6 +10,8 @@ from aobatch.errors import ModelError
 from aobatch.models.card import Card, cards, checkout
 from aobatch.models.claim import claim, workspace
 from aobatch.models.download import download
+from aobatch.models.exports.choice import is_export
+from aobatch.models.exports.folder import open_export
 from aobatch.models.folder import MANIFEST, ModelFolder, has_file, open_folder
 from aobatch.models.licence import check_accepted
 from aobatch.models.progress import Progress
@@ -81,6 +83,8 @@ def resolve(name: str | None) -> ModelFolder:
         raise ModelError(message)
     if name and os.sep in name and has_file(Path(name), MANIFEST):
         return _opened(Path(name))
+    if name and os.sep in name and is_export(Path(name)):
+        return _opened_export(Path(name))
     raise faults.model_not_found(str(name), [row.name for row in list_models()])
 
 
@@ -167,6 +171,13 @@ def _is_plain(name: str) -> bool:
 def _opened(path: Path) -> ModelFolder:
     try:
         return open_folder(path)
+    except ModelError as error:
+        raise faults.unusable_model(str(error)) from error
+
+
+def _opened_export(path: Path) -> ModelFolder:
+    try:
+        return open_export(path)
     except ModelError as error:
         raise faults.unusable_model(str(error)) from error
 

@@ -26,6 +26,11 @@ class ModelFolder:
         """Bytes on disk."""
         return sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
 
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer's file."""
+        return self.path / TOKENIZER
+
     def graph(self, cache_dtype: CacheDtype = "fp32") -> Path:
         """Give the graph over such a cache; ModelError if the model does not bear int8."""
         if cache_dtype == "fp32":

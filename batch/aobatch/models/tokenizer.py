@@ -158,4 +158,4 @@ def byte_level_alphabet() -> dict[str, int]:
 
 def load_tokenizer(folder: ModelFolder) -> VocabularyTokenizer:
     """Open the tokenizer of a model folder."""
-    return VocabularyTokenizer(folder.path / "tokenizer.json", folder.manifest.vocab_size)
+    return VocabularyTokenizer(folder.tokenizer, folder.manifest.vocab_size)

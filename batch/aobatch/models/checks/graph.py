@@ -21,6 +21,7 @@ from onnx import (
 from aobatch.models.checks import refusal, shown
 from aobatch.models.checks.files import read_regular
 from aobatch.models.checks.limits import MAX_GRAPH_BYTES, MAX_STATIC_ELEMENTS
+from aobatch.models.checks.links import own_file
 from aobatch.models.checks.operators import GraphRules
 from aobatch.models.checks.tensors import TensorCheck
 from aobatch.models.checks.wire import WireError, WireReader
@@ -49,7 +50,7 @@ def check_graph(path: Path, rules: GraphRules) -> ModelProto:
 
 
 def _parse(path: Path) -> ModelProto:
-    content = read_regular(path, MAX_GRAPH_BYTES)
+    content = read_regular(own_file(path), MAX_GRAPH_BYTES)
     try:
         WireReader(content).check(ModelProto.DESCRIPTOR)
         model: ModelProto = ModelProto.FromString(content)

@@ -10,6 +10,7 @@ from aobatch.errors import ModelError
 from aobatch.models.checks import refusal, shown
 from aobatch.models.checks.files import neighbour, owned_size
 from aobatch.models.checks.limits import MAX_ELEMENTS, MAX_RANK
+from aobatch.models.checks.links import own_file
 
 _BITS: Mapping[int, int] = {
     TensorProto.BOOL: 8,
@@ -97,7 +98,7 @@ class TensorCheck:
 
     def _size(self, path: Path) -> int:
         try:
-            return owned_size(path)
+            return owned_size(own_file(path))
         except ModelError as error:
             message = f"{self._graph} needs a file beside it, and {error}"
             raise ModelError(message) from error

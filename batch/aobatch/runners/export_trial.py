@@ -1,0 +1,115 @@
+"""How an exported graph is to be computed: tried on itself, before anything is computed with it.
+
+The prompts alone, without any padding, are what is right. Padding is used if it gives the same
+numbers, and rows are computed together if each has the bits that it has alone.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from aobatch.arrays import Logits
+from aobatch.errors import ModelError
+from aobatch.models.exports.layout import Layout
+from aobatch.models.exports.unsupported import unusable
+from aobatch.runners import Chunk, ModelRunner
+from aobatch.runners.schedule import MAX_ROWS, Schedule
+
+_SIZES = (18, 3, 1, 9, 6)
+_NUM_ROWS = 17
+_CAPACITY = 64
+_SAME, _SIMILAR = 0.01, 0.3
+"""How far scores may be from others, in standard deviations: by rounding alone, and where a graph
+rounds by the largest value of all that it is given."""
+
+
+def settle(graph: Path, layout: Layout, scheduled: Callable[[Schedule], ModelRunner]) -> Schedule:
+    """Find the schedule of a graph; ModelError if its cache does not do what a cache is for."""
+    try:
+        return _settle(graph, layout, scheduled)
+    except (ModelError, MemoryError):
+        raise
+    except Exception as error:  # the library raises half a dozen unrelated types
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise unusable(graph, f"ONNX Runtime cannot compute it: {lines[0][:200]}") from error
+
+
+def _settle(graph: Path, layout: Layout, scheduled: Callable[[Schedule], ModelRunner]) -> Schedule:
+    exact = Schedule(pads=False, max_rows=1)
+    expected = _observed(scheduled(exact), range(len(_SIZES)))
+    if not _is_close(expected, _whole(scheduled(exact)), _SIMILAR):
+        reason = "tokens behind its cache do not give what the whole prompt gives"
+        raise unusable(graph, reason)
+    for pads in _paddings(layout):
+        alone = Schedule(pads=pads, max_rows=1)
+        found = _observed(scheduled(alone), range(len(_SIZES))) if pads else expected
+        if _is_close(found, expected, _SAME):
+            return _batched(layout, scheduled, alone, found)
+    return exact
+
+
+def _paddings(layout: Layout) -> tuple[bool, ...]:
+    """Give what is to be tried; without a mask, or without positions, padding cannot be right."""
+    says_lengths = layout.attention_mask is not None
+    can_pad = says_lengths and (layout.shares_buffers or layout.position_ids is not None)
+    return (True, False) if can_pad else (False,)
+
+
+def _batched(
+    layout: Layout,
+    scheduled: Callable[[Schedule], ModelRunner],
+    alone: Schedule,
+    expected: Logits,
+) -> Schedule:
+    """Give the schedule of many rows if no row feels the others, else that of one."""
+    together = Schedule(alone.pads, MAX_ROWS)
+    if layout.has_one_row:
+        return alone
+    for rows in (range(_NUM_ROWS), (1, 0), (2, 3, 4)):
+        found = _observed(scheduled(together), rows)
+        places = [row % len(_SIZES) for row in rows]
+        if not np.array_equal(found, expected[places]):
+            return alone
+    return together
+
+
+def _observed(runner: ModelRunner, rows: Sequence[int]) -> Logits:
+    """Compute prompts, a step behind each, and two more tokens; all scores, [rows, 3, V]."""
+    runner.reserve(len(rows), _CAPACITY, [])
+    prompts = [_prompt(row, runner.vocab_size) for row in rows]
+    sizes = np.array([len(prompt) for prompt in prompts])
+    chunks = [Chunk(slot, 0, prompt, 1) for slot, prompt in enumerate(prompts)]
+    found = [runner.prefill(chunks).copy()]
+    behind = [_tokens(row, runner.vocab_size, 3) for row in rows]
+    found.append(runner.decode(np.array([ids[0] for ids in behind]), sizes).copy())
+    chunks = [Chunk(s, int(sizes[s]) + 1, ids[1:], 1) for s, ids in enumerate(behind)]
+    found.append(runner.prefill(chunks).copy())
+    return np.stack(found, axis=1)
+
+
+def _whole(runner: ModelRunner) -> Logits:
+    """Compute the same positions, each prompt and what follows at once; [rows, 3, V]."""
+    found = []
+    for row in range(len(_SIZES)):
+        runner.reserve(1, _CAPACITY, [])
+        prompt = _prompt(row, runner.vocab_size)
+        whole = np.concatenate([prompt, _tokens(row, runner.vocab_size, 3)])
+        scores = runner.prefill([Chunk(0, 0, whole, 4)])
+        found.append(scores[[0, 1, 3]])
+    return np.stack(found)
+
+
+def _prompt(row: int, vocab_size: int) -> np.ndarray:
+    return _tokens(row, vocab_size, _SIZES[row % len(_SIZES)] + 3)[3:]
+
+
+def _tokens(row: int, vocab_size: int, count: int) -> np.ndarray:
+    """Give token ids that are the same for rows of the same place."""
+    return np.random.default_rng(row % len(_SIZES)).integers(0, vocab_size, count)
+
+
+def _is_close(found: Logits, expected: Logits, bound: float) -> bool:
+    """Say whether every row of scores is as close to another as the bound says."""
+    distance = np.sqrt(np.square(found - expected, dtype=np.float64).mean(axis=-1))
+    return bool((distance <= bound * expected.std(axis=-1, dtype=np.float64)).all())
