@@ -43,15 +43,16 @@ class ExportRuns:
         """Give the same with memory of its own, for another thread."""
         return ExportRuns(self._session, self._layout, self._interruption)
 
-    def sharing(self, cache: SlotCache, chunks: Sequence[Chunk]) -> list[NDArray[Any]]:
+    def sharing(
+        self, cache: SlotCache, chunks: Sequence[Chunk], shape: Shape
+    ) -> list[NDArray[Any]]:
         """Compute chunks of neighbouring slots in place; give the wanted scores of each, [n, V].
 
         All begin, or all are a step behind others, or there is one.
         """
-        num_new = max(len(chunk.token_ids) for chunk in chunks)
-        width = max(chunk.start for chunk in chunks)
         # One token alone would take another kernel than beside longer prompts.
-        num_new = num_new if width else max(2, num_new)
+        num_new = shape.num_new or max(2, *(len(chunk.token_ids) for chunk in chunks))
+        width = max(chunk.start for chunk in chunks)
         frame = Frame(width, num_new, kept_logits(self._layout, chunks, num_new))
         feeds = feeds_of(self._layout, chunks, frame, is_left_padded=False)
         binding = _Binding(self._session, feeds)

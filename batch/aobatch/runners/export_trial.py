@@ -5,16 +5,17 @@ numbers, and rows are computed together if each has the bits that it has alone.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from aobatch.arrays import Logits
-from aobatch.errors import ModelError
 from aobatch.models.exports.layout import Layout
 from aobatch.models.exports.unsupported import unusable
 from aobatch.runners import Chunk, ModelRunner
 from aobatch.runners.schedule import MAX_ROWS, Schedule
+from aobatch.runners.session import RunError
 
 _SIZES = (18, 3, 1, 9, 6)
 _NUM_ROWS = 17
@@ -26,34 +27,27 @@ rounds by the largest value of all that it is given."""
 
 def settle(graph: Path, layout: Layout, scheduled: Callable[[Schedule], ModelRunner]) -> Schedule:
     """Find the schedule of a graph; ModelError if its cache does not do what a cache is for."""
+    exact, rows = Schedule(pads=False, max_rows=1), range(len(_SIZES))
     try:
-        return _settle(graph, layout, scheduled)
-    except (ModelError, MemoryError):
-        raise
-    except Exception as error:  # the library raises half a dozen unrelated types
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise unusable(graph, f"ONNX Runtime cannot compute it: {lines[0][:200]}") from error
+        expected, whole = _observed(scheduled(exact), rows), _whole(scheduled(exact))
+    except RunError as error:
+        raise unusable(graph, f"ONNX Runtime cannot compute it: {error}") from error
+    if not _is_close(expected, whole, _SIMILAR):
+        raise unusable(graph, "tokens behind its cache do not give what the whole prompt gives")
+    if _may_pad(layout):
+        padded = Schedule(pads=True, max_rows=1)
+        # Kernels that keep a window alone refuse padding.
+        with suppress(RunError):
+            found = _observed(scheduled(padded), rows)
+            if _is_close(found, expected, _SAME):
+                return _batched(layout, scheduled, padded, found)
+    return _batched(layout, scheduled, exact, expected)
 
 
-def _settle(graph: Path, layout: Layout, scheduled: Callable[[Schedule], ModelRunner]) -> Schedule:
-    exact = Schedule(pads=False, max_rows=1)
-    expected = _observed(scheduled(exact), range(len(_SIZES)))
-    if not _is_close(expected, _whole(scheduled(exact)), _SIMILAR):
-        reason = "tokens behind its cache do not give what the whole prompt gives"
-        raise unusable(graph, reason)
-    for pads in _paddings(layout):
-        alone = Schedule(pads=pads, max_rows=1)
-        found = _observed(scheduled(alone), range(len(_SIZES))) if pads else expected
-        if _is_close(found, expected, _SAME):
-            return _batched(layout, scheduled, alone, found)
-    return exact
-
-
-def _paddings(layout: Layout) -> tuple[bool, ...]:
-    """Give what is to be tried; without a mask, or without positions, padding cannot be right."""
-    says_lengths = layout.attention_mask is not None
-    can_pad = says_lengths and (layout.shares_buffers or layout.position_ids is not None)
-    return (True, False) if can_pad else (False,)
+def _may_pad(layout: Layout) -> bool:
+    """Say whether padding can be right: where a graph is told lengths, and places."""
+    says_places = layout.shares_buffers or layout.position_ids is not None
+    return says_places and layout.attention_mask is not None
 
 
 def _batched(
@@ -66,7 +60,7 @@ def _batched(
     together = Schedule(alone.pads, MAX_ROWS)
     if layout.has_one_row:
         return alone
-    for rows in (range(_NUM_ROWS), (1, 0), (2, 3, 4)):
+    for rows in (range(_NUM_ROWS), (0, 5, 10), (1, 6, 0), (2, 3)):
         found = _observed(scheduled(together), rows)
         places = [row % len(_SIZES) for row in rows]
         if not np.array_equal(found, expected[places]):

@@ -115,7 +115,7 @@ class ExportedRunner:
 
     def _compute(self, chunks: Sequence[Chunk], shape: Shape) -> list[Logits]:
         if self._layout.shares_buffers:
-            return self._runs.sharing(self._cache, chunks)
+            return self._runs.sharing(self._cache, chunks, shape)
         return self._runs.lengthening(self._cache, chunks, shape)
 
     def _max_rows(self, size: int) -> int:

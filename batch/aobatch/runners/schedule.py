@@ -48,9 +48,9 @@ def sharing_shape(chunk: Chunk, schedule: Schedule) -> Shape:
     several tokens behind others are computed alone (see `runs`), for the kernel takes one row then.
     """
     size = len(chunk.token_ids)
-    if not schedule.pads:
-        return Shape(chunk.start, size)
-    return Shape(1, size) if chunk.start else Shape(0, 0)
+    if chunk.start:
+        return Shape(1, size)
+    return Shape(0, 0 if schedule.pads else size)
 
 
 def runs(

@@ -91,6 +91,10 @@ def open_session(model: Path | bytes, options: SessionOptions) -> Session:
     return cast(Session, session)
 
 
+class RunError(RuntimeError):
+    """ONNX Runtime could not compute a run, or was told not to."""
+
+
 class Interruption:
     """A switch by which another thread ends runs early, within one operator of the graph."""
 
@@ -112,7 +116,7 @@ class Interruption:
         except Exception as error:  # the library raises half a dozen unrelated types
             if "allocate memory" in str(error) or "bad_alloc" in str(error):
                 raise MemoryError(_first_line(error)) from error
-            raise
+            raise RunError(_first_line(error)) from error
 
 
 def integer_entries() -> tuple[tuple[str, str], ...]:

@@ -101,6 +101,9 @@ def _chosen(folder: Path) -> Path:
     known = sorted((g for g in graphs if g.stem in names), key=lambda g: names.index(g.stem))
     if known or len(graphs) == 1:
         return (known or graphs)[0]
+    if not graphs:
+        message = f"{folder} has no {SUFFIX} file; export the model again"
+        raise ModelError(message)
     message = (
         f"{folder} has {len(graphs)} graphs of unknown names; name the one that is meant, such as "
         f"{graphs[0].relative_to(folder)}, by its path"
