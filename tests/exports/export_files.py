@@ -1,0 +1,53 @@
+"""Exported folders for tests, as other tools leave them, and what is known of them."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from aobatch.executors.local import open_runner
+from aobatch.models.exports.folder import open_export
+from aobatch.runners import Chunk, ModelRunner
+
+DATA = Path(__file__).parents[1] / "data"
+EXPORTS = (
+    "llama-optimum",
+    "qwen3-optimum",
+    "mistral-optimum",
+    "llama-genai",
+    "qwen2-genai",
+    "gemma3-genai",
+)
+"""Those in full precision, by family and tool."""
+CAPACITY = 128
+
+
+def exported(name: str, folder: Path) -> Path:
+    """Lay out an export as its tool leaves it."""
+    shutil.copytree(DATA / "exported" / name, folder)
+    shutil.copy(DATA / "tiny-llama/tokenizer.json", folder)
+    return folder
+
+
+def reference(name: str) -> dict[str, np.ndarray]:
+    """Give the reference numbers of an export's family."""
+    family, _, _ = name.partition("-")
+    return dict(np.load(DATA / f"tiny-{family}/expected.npz"))
+
+
+def runner_of(path: Path, threads: int = 1) -> ModelRunner:
+    """Open the runner of an export."""
+    return open_runner(open_export(path), "fp32", threads)
+
+
+def greedy(runner: ModelRunner, prompts: list[np.ndarray], count: int) -> list[list[int]]:
+    """Complete prompts of different lengths side by side, one greedy token after the other."""
+    runner.reserve(len(prompts), CAPACITY, [])
+    lengths = np.array([len(prompt) for prompt in prompts])
+    logits = runner.prefill([Chunk(slot, 0, prompt, 1) for slot, prompt in enumerate(prompts)])
+    found = [logits.argmax(axis=1)]
+    while len(found) < count:
+        logits = runner.decode(found[-1], lengths)
+        lengths += 1
+        found.append(logits.argmax(axis=1))
+    return np.stack(found, axis=1).tolist()
