@@ -7,6 +7,7 @@ runs it as it is.
 from pathlib import Path
 
 from aobatch.errors import ModelError
+from aobatch.models.exports.choice import is_export
 from aobatch.models.importers.gguf import read_gguf
 from aobatch.models.importers.safetensors import read_safetensors
 from aobatch.models.spec import Checkpoint
@@ -22,6 +23,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         files = sorted(path.glob("*.gguf"))
         if len(files) == 1:
             return read_gguf(files[0])
+        _refuse_export(path)
         message = (
             f"{path} has neither {_CONFIG} with safetensors files nor one GGUF file; give a folder "
             "as its author published it, or the path of a GGUF file"
@@ -30,4 +32,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         message = f"{path} does not exist; give the path of a GGUF file or of a safetensors folder"
         raise ModelError(message)
+    _refuse_export(path)
     return read_gguf(path)
+
+
+def _refuse_export(path: Path) -> None:
+    """Raise ModelError if there is a graph already, which needs no conversion."""
+    if is_export(path):
+        message = f"{path} is an exported graph; run it as it is with --model {path}"
+        raise ModelError(message)
