@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from aobatch.engine.config import EngineConfig
-from aobatch.executors.local import LocalBackend
+from aobatch.executors.local import LocalBackend, open_runner
 from aobatch.executors.memory import default_kv_cache_bytes
 from aobatch.job.benchmark import KINDS, JobSpeed, benchmark_job
 from aobatch.job.speeds import Speed as MachineSpeed
+from aobatch.models.exports.folder import ExportedFolder
 from aobatch.models.folder import ModelFolder
 from aobatch.runners.benchmark import BATCHES, PROMPTS, Speed, decode_speed, prefill_speed
 from aobatch.runners.ceiling import Ceiling
 from aobatch.runners.lanes import session_threads, with_siblings
-from aobatch.runners.onnx import OnnxRunner
 from aobatch.sampling.benchmark import SamplerSpeed, benchmark_sampler
 
 Item = TypeVar("Item")
@@ -78,12 +78,15 @@ class _Parts:
     """The parts of a job, open side by side."""
 
     def __init__(self, folder: ModelFolder, threads: int, lanes: int) -> None:
-        graph = folder.graph()
-        self._ceiling = Ceiling(graph, threads, lanes)
-        runner = OnnxRunner(graph, session_threads(threads, lanes))
+        # Products of graphs that other tools wrote have other names and shapes.
+        is_ours = not isinstance(folder, ExportedFolder)
+        self._ceiling = Ceiling(folder.graph(), threads, lanes) if is_ours else None
+        runner = open_runner(folder, "fp32", session_threads(threads, lanes))
         self._runners = with_siblings(runner, lanes)
 
     def ceilings(self) -> list[tuple[int, float]]:
+        if self._ceiling is None:
+            return []
         batches = [batch for batch in BATCHES if batch >= len(self._runners)]
         return [(batch, self._ceiling.tokens_per_second(batch)) for batch in batches]
 

@@ -75,7 +75,14 @@ class LocalBackend:
     def load(self, model: ModelIdentity) -> "Engine":
         """Give an engine over a model."""
         folder = open_model(model.path)
-        return interruptible(lambda: open_engine(folder, self._config, self._threads))
+        stage = f"opening {folder.manifest.source} of {folder.manifest.name}"
+        is_export = isinstance(folder, ExportedFolder)
+        if is_export:  # which of a folder's graphs it is was chosen, and trying it takes a while
+            self._progress(stage, 0, 1)
+        engine = interruptible(lambda: open_engine(folder, self._config, self._threads))
+        if is_export:
+            self._progress(stage, 1, 1)
+        return engine
 
     def __reduce__(self) -> tuple[object, ...]:
         # Another process opens models that are there already, so it has nothing to show.

@@ -68,5 +68,7 @@ def _named(config: JobConfig) -> list[Path]:
 
 
 def _files_of(models: Iterable[Path]) -> list[Path]:
-    folders = sorted({model for model in models if model.is_dir()})
+    # A graph that was exported may be named itself, or lie in a folder of the folder.
+    named = {model if model.is_dir() else model.parent for model in models if model.exists()}
+    folders = sorted(named | {model / "onnx" for model in named if (model / "onnx").is_dir()})
     return [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]

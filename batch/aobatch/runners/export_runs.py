@@ -63,30 +63,33 @@ class ExportRuns:
         return self._run(binding, chunks, frame)
 
     def lengthening(
-        self, cache: SlotCache, chunks: Sequence[Chunk], shape: Shape
+        self, cache: SlotCache, chunks: Sequence[Chunk], shape: Shape, min_tokens: int
     ) -> list[NDArray[Any]]:
         """Compute chunks of one shape behind copies of their past; give the wanted scores of each.
 
         A row's past stands at the right end of its width, right ahead of the new tokens, so that
-        windows that count columns count tokens.
+        windows that count columns count tokens. Where there are too few tokens, the last row is
+        computed again beside itself.
         """
-        num_new, width, count = shape.num_new, shape.width, len(chunks)
-        frame = Frame(width, num_new, kept_logits(self._layout, chunks, num_new))
-        feeds = feeds_of(self._layout, chunks, frame, is_left_padded=True)
-        binding = _Binding(self._session, feeds)
+        num_new, width, rows = shape.num_new, shape.width, list(chunks)
+        while len(rows) * num_new < min_tokens:
+            rows.append(rows[-1])
+        frame = Frame(width, num_new, kept_logits(self._layout, rows, num_new))
+        binding = _Binding(self._session, feeds_of(self._layout, rows, frame, is_left_padded=True))
         presents = []
         for index, tensor in enumerate(self._layout.caches):
-            past = self._take(tensor.past, tensor.shape(count, width), tensor.dtype)
-            present = self._take(tensor.present, tensor.shape(count, width + num_new), tensor.dtype)
-            cache.gather(index, past, [(chunk.slot, chunk.start) for chunk in chunks])
+            past = self._take(tensor.past, tensor.shape(len(rows), width), tensor.dtype)
+            shape_behind = tensor.shape(len(rows), width + num_new)
+            present = self._take(tensor.present, shape_behind, tensor.dtype)
+            cache.gather(index, past, [(chunk.slot, chunk.start) for chunk in rows])
             binding.add_input(tensor.past, past)
             binding.add_output(tensor.present, present)
             presents.append(present)
-        scores = self._run(binding, chunks, frame)
-        rows = [(chunk.slot, chunk.start, len(chunk.token_ids)) for chunk in chunks]
+        scores = self._run(binding, rows, frame)
+        targets = [(chunk.slot, chunk.start, len(chunk.token_ids)) for chunk in chunks]
         for index, present in enumerate(presents):
-            cache.scatter(index, present, width, rows)
-        return scores
+            cache.scatter(index, present, width, targets)
+        return scores[: len(chunks)]
 
     def _run(
         self, binding: "_Binding", chunks: Sequence[Chunk], frame: Frame

@@ -1,11 +1,13 @@
 """How an exported graph is to be computed: tried on itself, before anything is computed with it.
 
 The prompts alone, without any padding, are what is right. Padding is used if it gives the same
-numbers, and rows are computed together if each has the bits that it has alone.
+numbers, and rows are computed together if each has the bits that it has alone. What is tried is a
+sample: that it holds for all rows rests on kernels which sum row by row.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,10 @@ from aobatch.runners.schedule import MAX_ROWS, Schedule
 from aobatch.runners.session import RunError
 
 _SIZES = (18, 3, 1, 9, 6)
-_NUM_ROWS = 17
+"""Tokens of the prompts, which have the same number as the one of five before."""
+_NUM_PROMPTS = 9
+_BATCHES = ((*range(9), *range(8)), (0, 5, 0), (1, 6, 3), (2, 7), (4, 8))
+"""Rows that are computed together: of many lengths, and of one with others' tokens."""
 _CAPACITY = 64
 _SAME, _SIMILAR = 0.01, 0.3
 """How far scores may be from others, in standard deviations: by rounding alone, and where a graph
@@ -27,9 +32,9 @@ rounds by the largest value of all that it is given."""
 
 def settle(graph: Path, layout: Layout, scheduled: Callable[[Schedule], ModelRunner]) -> Schedule:
     """Find the schedule of a graph; ModelError if its cache does not do what a cache is for."""
-    exact, rows = Schedule(pads=False, max_rows=1), range(len(_SIZES))
+    exact = Schedule(pads=False, max_rows=1)
     try:
-        expected, whole = _observed(scheduled(exact), rows), _whole(scheduled(exact))
+        expected, whole = _alone(scheduled(exact)), _whole(scheduled(exact))
     except RunError as error:
         raise unusable(graph, f"ONNX Runtime cannot compute it: {error}") from error
     if not _is_close(expected, whole, _SIMILAR):
@@ -38,7 +43,7 @@ def settle(graph: Path, layout: Layout, scheduled: Callable[[Schedule], ModelRun
         padded = Schedule(pads=True, max_rows=1)
         # Kernels that keep a window alone refuse padding.
         with suppress(RunError):
-            found = _observed(scheduled(padded), rows)
+            found = _alone(scheduled(padded))
             if _is_close(found, expected, _SAME):
                 return _batched(layout, scheduled, padded, found)
     return _batched(layout, scheduled, exact, expected)
@@ -57,15 +62,26 @@ def _batched(
     expected: Logits,
 ) -> Schedule:
     """Give the schedule of many rows if no row feels the others, else that of one."""
-    together = Schedule(alone.pads, MAX_ROWS)
     if layout.has_one_row:
         return alone
-    for rows in (range(_NUM_ROWS), (0, 5, 10), (1, 6, 0), (2, 3)):
-        found = _observed(scheduled(together), rows)
-        places = [row % len(_SIZES) for row in rows]
-        if not np.array_equal(found, expected[places]):
-            return alone
-    return together
+    if _feel_nothing(scheduled(replace(alone, max_rows=MAX_ROWS)), expected):
+        return replace(alone, max_rows=MAX_ROWS)
+    if layout.shares_buffers:  # a row beside would need a slot
+        return alone
+    # Products of 4-bit weights have another kernel for a single token.
+    paired = replace(alone, min_tokens=2)
+    if _feel_nothing(scheduled(replace(paired, max_rows=MAX_ROWS)), _alone(scheduled(paired))):
+        return replace(paired, max_rows=MAX_ROWS)
+    return alone
+
+
+def _feel_nothing(runner: ModelRunner, expected: Logits) -> bool:
+    """Say whether rows of many batches have the bits that are expected of each."""
+    return all(np.array_equal(_observed(runner, rows), expected[list(rows)]) for rows in _BATCHES)
+
+
+def _alone(runner: ModelRunner) -> Logits:
+    return _observed(runner, range(_NUM_PROMPTS))
 
 
 def _observed(runner: ModelRunner, rows: Sequence[int]) -> Logits:
@@ -85,7 +101,7 @@ def _observed(runner: ModelRunner, rows: Sequence[int]) -> Logits:
 def _whole(runner: ModelRunner) -> Logits:
     """Compute the same positions, each prompt and what follows at once; [rows, 3, V]."""
     found = []
-    for row in range(len(_SIZES)):
+    for row in range(_NUM_PROMPTS):
         runner.reserve(1, _CAPACITY, [])
         prompt = _prompt(row, runner.vocab_size)
         whole = np.concatenate([prompt, _tokens(row, runner.vocab_size, 3)])
@@ -99,8 +115,7 @@ def _prompt(row: int, vocab_size: int) -> np.ndarray:
 
 
 def _tokens(row: int, vocab_size: int, count: int) -> np.ndarray:
-    """Give token ids that are the same for rows of the same place."""
-    return np.random.default_rng(row % len(_SIZES)).integers(0, vocab_size, count)
+    return np.random.default_rng(row).integers(0, vocab_size, count)
 
 
 def _is_close(found: Logits, expected: Logits, bound: float) -> bool:

@@ -116,7 +116,7 @@ class ExportedRunner:
     def _compute(self, chunks: Sequence[Chunk], shape: Shape) -> list[Logits]:
         if self._layout.shares_buffers:
             return self._runs.sharing(self._cache, chunks, shape)
-        return self._runs.lengthening(self._cache, chunks, shape)
+        return self._runs.lengthening(self._cache, chunks, shape, self.schedule.min_tokens)
 
     def _max_rows(self, size: int) -> int:
         """Say how many rows of chunks of a size a run may have."""

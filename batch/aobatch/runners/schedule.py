@@ -17,6 +17,8 @@ class Schedule:
     pads: bool
     """Whether rows of different lengths are padded, or computed together only if none need be."""
     max_rows: int
+    min_tokens: int = 1
+    """How many new tokens a run has at least; some kernels take one alone in another way."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
