@@ -55,6 +55,8 @@ def test_commands_end_as_the_page_says(
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs", ignore=shutil.ignore_patterns("*.out.*"))
     shutil.copytree(tiny_home, tmp_path / "models")
     shutil.copy(tiny_gguf, tmp_path / "story.gguf")
+    shutil.copytree(ROOT / "tests/data/exported/llama-optimum", tmp_path / "export")
+    shutil.copy(ROOT / "tests/data/tiny-llama/tokenizer.json", tmp_path / "export")
     environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
     environment |= {
         "AOBATCH_MODELS": str(tmp_path / "models"),

