@@ -16,6 +16,7 @@ from aobatch.executors import Executor, ModelIdentity
 from aobatch.executors.memory import default_kv_cache_bytes
 from aobatch.executors.waiting import interruptible
 from aobatch.models.catalogue import ensure, find_card, find_ready, resolve
+from aobatch.models.exports.choice import is_export
 from aobatch.models.exports.folder import ExportedFolder, open_export
 from aobatch.models.folder import MANIFEST, CacheDtype, ModelFolder, has_file, open_folder
 from aobatch.models.manifest import Manifest
@@ -133,7 +134,9 @@ def load_engine(
 
 def open_model(path: Path) -> ModelFolder:
     """Open a model where it was found: its folder, or a graph that another tool exported."""
-    return open_folder(path) if has_file(path, MANIFEST) else open_export(path)
+    if is_export(path) and not has_file(path, MANIFEST):
+        return open_export(path)
+    return open_folder(path)
 
 
 def open_engine(folder: ModelFolder, config: EngineConfig, threads: int) -> "Engine":
