@@ -3,27 +3,30 @@
 import json
 import os
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from export_files import exported
 
+import aobatch
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Lay out an export whose files are older than the clock's grain."""
-    folder = exported("llama-genai", tmp_path / "tiny")
-    for path in folder.iterdir():
-        os.utime(path, (10**9, 10**9))
-    return folder
+    """Lay out an export."""
+    return exported("llama-genai", tmp_path / "tiny")
 
 
-def run(command: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(
+    command: Path, folder: Path, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run the command beside the export."""
     return subprocess.run(
         [command, *arguments],
         cwd=folder.parent,
-        env=os.environ | {"XDG_CACHE_HOME": str(folder.parent / "cache")},
+        env=os.environ | {"XDG_CACHE_HOME": str(folder.parent / "cache")} | environment,
         capture_output=True,
         text=True,
         timeout=120,
@@ -78,3 +81,20 @@ def test_dry_runs_and_depfiles_know_exports(command: Path, folder: Path) -> None
     assert plan.returncode == done.returncode == 0
     named = (folder.parent / "out.d").read_text()
     assert all(str(path) in named for path in folder.iterdir())
+
+
+def test_a_known_export_is_found_without_heavy_libraries(command: Path, folder: Path) -> None:
+    """A finished job reads no weight again, and waits for no runtime."""
+    # What changed just now is not remembered; the time of a change cannot be set.
+    time.sleep(max(0, (folder / "model.onnx").stat().st_ctime + 2.1 - time.time()))
+    run(command, folder, "models", "inspect", "./tiny")
+    code = (
+        "import sys; from aobatch.executors.local import LocalBackend;"
+        "from aobatch.engine.config import EngineConfig;"
+        "LocalBackend(EngineConfig(), 1).resolve('./tiny');"
+        "print({'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'tokenizers'} & {*sys.modules})"
+    )
+    environment = {"PYTHONPATH": str(Path(aobatch.__file__).parents[1])}
+    found = run(Path(sys.executable), folder, "-c", code, **environment)
+
+    assert found.stdout == "set()\n", found.stderr

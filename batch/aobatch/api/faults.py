@@ -102,7 +102,8 @@ def model_not_found(name: str, known: Iterable[str]) -> RequestError:
 
 def unusable_model(reason: str) -> RequestError:
     """Say why the folder that a model's name leads to is no model; status 404."""
-    message = shorten(reason, LONGEST_REASON)
+    # It names a file by its whole path ahead of what is wrong with it.
+    message = shorten(reason, 2 * LONGEST_REASON)
     return RequestError(message, code="model_not_found", param="model", status_code=404)
 
 

@@ -10,7 +10,7 @@ from aobatch.errors import ModelError
 from aobatch.models.card import Card, cards, checkout
 from aobatch.models.claim import claim, workspace
 from aobatch.models.download import download
-from aobatch.models.exports.choice import is_export
+from aobatch.models.exports.choice import SUFFIX, is_export
 from aobatch.models.exports.folder import open_export
 from aobatch.models.folder import MANIFEST, ModelFolder, has_file, open_folder
 from aobatch.models.licence import check_accepted
@@ -83,7 +83,7 @@ def resolve(name: str | None) -> ModelFolder:
         raise ModelError(message)
     if name and os.sep in name and has_file(Path(name), MANIFEST):
         return _opened(Path(name))
-    if name and os.sep in name and is_export(Path(name)):
+    if name and (os.sep in name or name.endswith(SUFFIX)) and is_export(Path(name)):
         return _opened_export(Path(name))
     raise faults.model_not_found(str(name), [row.name for row in list_models()])
 

@@ -28,6 +28,7 @@ def describe(folder: Path, graph: Path) -> Description:
     """
     if not (folder / TOKENIZER).exists():
         raise unusable(folder, f"it has no {TOKENIZER}, which says how the model splits text")
+    before = stamp(graph)
     _check_content(graph)
     facts = read_facts(folder)
     layout, data_names = read_export(graph, facts.hints)
@@ -35,6 +36,8 @@ def describe(folder: Path, graph: Path) -> Description:
     files = [graph, *data, folder / TOKENIZER, *(folder / name for name in _CONFIGS)]
     stamps = {str(path): stamp(path) for path in files}
     digest = _digest([path for path in files if stamps[str(path)]])
+    if any(stamp(Path(name)) != known for name, known in ((str(graph), before), *stamps.items())):
+        raise unusable(folder, "its files change while they are read; run again when they are done")
     return Description(
         folder=str(folder),
         graph=str(graph),
