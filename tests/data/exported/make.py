@@ -1,7 +1,8 @@
 """Export the tiny models with optimum and with the builder of onnxruntime-genai.
 
 Run by hand where these tools are: `python make.py optimum` with transformers 4, which takes the old
-names of a config's fields, and `python make.py genai` with transformers 5.
+names of a config's fields, and `python make.py genai llama qwen2` with transformers 5. The builder
+takes gemma3 with transformers 4 only (see README.md).
 """
 
 import json
@@ -37,9 +38,9 @@ def published(family: str, folder: Path) -> Path:
     return folder
 
 
-def main(tool: str) -> None:
-    """Export every family that this tool is to export."""
-    for family in EXPORTS[tool]:
+def main(tool: str, *families: str) -> None:
+    """Export some families, or every one that this tool is to export."""
+    for family in families or EXPORTS[tool]:
         with tempfile.TemporaryDirectory() as work:
             source = published(family, Path(work) / "source")
             target = Path(work) / "target"
@@ -54,4 +55,4 @@ def main(tool: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
