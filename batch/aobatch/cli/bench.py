@@ -17,7 +17,7 @@ from aobatch.cli.signals import interruptible
 if TYPE_CHECKING:
     from aobatch.cli.measurements import Measurements
 
-HELP = """Measure jobs, decode steps and prefill in tokens a second, or files in rows a second.
+HELP = """Measure jobs, decode steps and prefill, or files alone.
 
 \b
 Examples:
@@ -73,7 +73,7 @@ class BenchOptions(TypedDict):
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def bench(**options: Unpack[BenchOptions]) -> None:
-    """Measure jobs, decode steps and prefill in tokens a second, or files in rows a second."""
+    """Measure jobs, decode steps and prefill, or files alone."""
     if options["files_alone"]:
         _bench_files(as_json=options["as_json"])
     else:

@@ -33,7 +33,7 @@ class Commands(LazyGroup):
         ),
         "bench": (
             "aobatch.cli.bench",
-            "Measure jobs, decode steps and prefill in tokens a second, or files in rows a second.",
+            "Measure jobs, decode steps and prefill, or files alone.",
         ),
         "doctor": ("aobatch.cli.doctor", "Say whether this machine can run jobs."),
         "completion": (
