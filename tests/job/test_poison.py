@@ -13,7 +13,10 @@ from job_files import output, requests, run, write_input
 from aobatch.api.request import Limits, Parser
 from aobatch.errors import ModelError
 from aobatch.executors import ModelIdentity
+from aobatch.job.config import JobConfig
 from aobatch.job.in_flight import InFlight, noting_deaths
+from aobatch.job.progress import Silent
+from aobatch.job.runner import run_job
 
 FAKE_JOB = Path(__file__).with_name("fake_job.py")
 
@@ -39,6 +42,25 @@ def test_request_that_kills_its_process_gets_an_error(tmp_path: Path) -> None:
 
     assert ends == [-signal.SIGKILL, -signal.SIGKILL, 0]
     assert codes(tmp_path) == [None] * 4 + ["engine_crash"] + [None] * 4
+
+
+def test_requests_that_may_have_killed_are_announced_once(tmp_path: Path) -> None:
+    """Who watches hears how many of them are computed apart, and of an ordinary run nothing."""
+    write_input(tmp_path / "in.jsonl", requests(["a", "die now", "b", "c", "d"]))
+    assert [process(tmp_path) for _ in range(2)] == [-signal.SIGKILL] * 2
+
+    warnings: list[str] = []
+    for _ in range(2):
+        run_job(
+            JobConfig((tmp_path / "in.jsonl",), tmp_path / "out.jsonl"),
+            FakeBackend(),
+            Warned(warnings),
+        )
+
+    # The fake takes up three requests at a time.
+    assert warnings == [
+        "3 requests that may have killed earlier runs are computed in a process of their own"
+    ]
 
 
 def test_two_requests_that_kill_are_told_from_the_others(tmp_path: Path) -> None:
@@ -123,6 +145,17 @@ def test_requests_under_way_outlive_the_process(tmp_path: Path) -> None:
         assert in_flight.left_behind() == keys
 
     assert (tmp_path / "in-flight").read_bytes() == b""
+
+
+class Warned(Silent):
+    """Remembers what it is warned of."""
+
+    def __init__(self, warnings: list[str]) -> None:
+        self._warnings = warnings
+
+    def warn(self, message: str) -> None:
+        """Remember it."""
+        self._warnings.append(message)
 
 
 class Interrupted(FakeBackend):

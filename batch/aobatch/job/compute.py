@@ -93,6 +93,8 @@ class ModelReading:
 
 def _compute_model(job: Job, reading: ModelReading) -> None:
     requests = reading.requests()
+    if reading.is_isolated:
+        requests = _announced(job, requests)
     first = next(requests, None)
     if first is None or reading.model is None:
         return
@@ -119,6 +121,21 @@ def _give_up(job: Job, reading: ModelReading, first: Request, error: ModelError)
     job.models.give_up(reading.model, error)
     job.in_flight.end(first.key)
     reading.is_last = False
+
+
+def _announced(job: Job, requests: Iterator[Request]) -> Iterator[Request]:
+    """Say how many of the requests are computed apart since processes died while they were at them.
+
+    Of those at which this run's engine failed it was said when that happened.
+    """
+    found = list(requests)
+    suspects = job.ledger.suspects(DEATHS_BEFORE_ISOLATION)
+    if num_deadly := sum(request.key in suspects for request in found):
+        job.progress.warn(
+            f"{num_deadly:,} requests that may have killed earlier runs are computed in a process "
+            "of their own"
+        )
+    return iter(found)
 
 
 def _opened(job: Job, reading: ModelReading) -> AbstractContextManager[Executor]:
