@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from aobatch.errors import InputError, InputMissingError
 from aobatch.formats import COMPRESSIONS
+from aobatch.formats.bz2_output import compressed_bz2
 from aobatch.formats.location import Location, Remote
 from aobatch.formats.remote import check_readable, open_stream, size_of
 
@@ -43,6 +44,9 @@ def open_output(stream: BinaryIO, path: Path) -> Iterator[BinaryIO]:
     compression = _compression(path)
     if compression is None:
         yield stream
+    elif compression == "bz2":
+        with compressed_bz2(stream) as blocks:
+            yield cast("BinaryIO", blocks)
     else:
         with pa.output_stream(stream, compression=compression) as compressed:
             yield cast("BinaryIO", compressed)
