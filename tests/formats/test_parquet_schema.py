@@ -51,6 +51,15 @@ def test_unknown_columns_are_refused_unless_columns_are_chosen(tmp_path: Path) -
     assert [row.fields for row in renamed] == [{"prompt": "a", "temperature": 1.0}]
 
 
+def test_table_without_a_field_has_its_rows(tmp_path: Path) -> None:
+    """Where the job gives the prompt, each row is a request, whatever its columns are called."""
+    path = write_table(tmp_path / "in.parquet", {"id": list(range(50))}, row_group_size=20)
+
+    rows = rows_of(path, Columns(ignores_unknown=True, optional=frozenset({"prompt"})))
+
+    assert [(row.number, row.fields) for row in rows] == [(n, {}) for n in range(1, 51)]
+
+
 def test_columns_are_mapped(tmp_path: Path) -> None:
     """A mapped column gives its field, in place of one of the field's own name."""
     path = write_table(

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -89,8 +90,13 @@ def _size(value: object) -> int:
 def _read_batches(file: pq.ParquetFile, names: list[str] | None) -> Iterator[pa.RecordBatch]:
     """Yield batches of rows that take some megabytes each, whatever a row group takes."""
     for group in range(file.num_row_groups):
-        size = _batch_rows(file, group, names)
-        yield from file.iter_batches(size, row_groups=[group], columns=names, use_threads=False)
+        size, num_rows = _batch_rows(file, group, names), 0
+        for batch in file.iter_batches(size, row_groups=[group], columns=names, use_threads=False):
+            num_rows += len(batch)
+            yield batch
+        if num_rows != (stated := file.metadata.row_group(group).num_rows):
+            message = f"row group {group} states {stated} rows and has {num_rows}"
+            raise pa.ArrowInvalid(message)
 
 
 def _batch_rows(file: pq.ParquetFile, group: int, names: list[str] | None) -> int:
@@ -98,10 +104,10 @@ def _batch_rows(file: pq.ParquetFile, group: int, names: list[str] | None) -> in
     if metadata.num_rows <= PROBE_ROWS:
         return PROBE_ROWS
     # The size that a file states is that of dictionaries and repeats, which may unfold to more.
-    probe = next(
-        file.iter_batches(PROBE_ROWS, row_groups=[group], columns=names, use_threads=False)
-    )
-    row_bytes = max(probe.nbytes / PROBE_ROWS, metadata.total_byte_size / metadata.num_rows, 1)
+    batches = file.iter_batches(PROBE_ROWS, row_groups=[group], columns=names, use_threads=False)
+    # A damaged group may have none of the rows that it states.
+    probed = max((batch.nbytes for batch in islice(batches, 1)), default=0)
+    row_bytes = max(probed / PROBE_ROWS, metadata.total_byte_size / metadata.num_rows, 1)
     return max(1, min(MAX_BATCH_ROWS, int(BATCH_BYTES / row_bytes)))
 
 

@@ -1,6 +1,7 @@
 """Cells of Parquet columns as the values that JSON would give."""
 
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from typing import Any, TypeAlias
 
 import msgspec
@@ -32,7 +33,9 @@ def read_fields(
     names = [field.name for field in fields]
     columns = [field.read(field.name, batch.column(field.column)) for field in fields]
     has_errors = any(RequestError in set(map(type, column)) for column in columns)
-    for row in zip(*columns, strict=True):
+    # A table none of whose columns is a field has rows too.
+    rows = zip(*columns, strict=True) if columns else repeat((), batch.num_rows)
+    for row in rows:
         error = (
             next((cell for cell in row if type(cell) is RequestError), None) if has_errors else None
         )
