@@ -6,6 +6,7 @@ from pathlib import Path
 import click.testing
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "job"))
 
 from fakes import FakeBackend

@@ -81,14 +81,22 @@ def show(text: str, end: str = "\n") -> None:
 
 
 def color_choice() -> bool | None:
-    """Say that colours are unwanted, or leave it to whether a terminal is there."""
-    is_unwanted = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-    return False if is_unwanted else None
+    """Say whether colours are wanted, or leave it to whether a terminal is there."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return os.environ["FORCE_COLOR"] != "0"
+    return False if _is_dumb() else None
 
 
 def shows_bars() -> bool:
-    """Say whether a person watches standard error."""
-    return not logs_json() and sys.stderr is not None and sys.stderr.isatty()
+    """Say whether a person watches standard error, on a terminal that can draw over a line."""
+    is_watched = sys.stderr is not None and sys.stderr.isatty()
+    return is_watched and not logs_json() and not _is_dumb()
+
+
+def _is_dumb() -> bool:
+    return os.environ.get("TERM") == "dumb"
 
 
 def flush_results() -> None:

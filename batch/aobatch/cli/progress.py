@@ -3,9 +3,9 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import closing, contextmanager, suppress
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from tqdm import tqdm
 
@@ -14,19 +14,39 @@ from aobatch.job.progress import Progress, Silent
 from aobatch.text import escape
 
 LINE_SECONDS = 30.0
+ROOM = 2
+ERASE_LINE = "\x1b[K"
+
+
+if TYPE_CHECKING:
+    Tqdm: TypeAlias = tqdm[NoReturn]
+else:
+    Tqdm = tqdm
+
+
+class RoomyBar(Tqdm):
+    """A bar that leaves room for the ^C behind it, which would break its line."""
+
+    @property
+    def format_dict(self) -> MutableMapping[str, Any]:
+        """Give what the bar is drawn from."""
+        facts = super().format_dict
+        if facts["ncols"]:
+            facts["ncols"] = max(1, facts["ncols"] - ROOM)
+        return facts
 
 
 class Bar:
     """A bar on a terminal; one that was closed does not stop the job."""
 
     def __init__(self) -> None:
-        self._bar: tqdm[NoReturn] | None = None
+        self._bar: RoomyBar | None = None
         self._num_tokens = 0
 
     def start(self, total: int, known: int) -> None:
         """Draw the bar."""
         with suppress(OSError):
-            self._bar = tqdm(
+            self._bar = RoomyBar(
                 total=total, initial=known, unit="line", dynamic_ncols=True, leave=False
             )
 
@@ -41,13 +61,16 @@ class Bar:
     def warn(self, message: str) -> None:
         """Say it above the bar."""
         with suppress(OSError):
-            tqdm.write(f"aobatch: {message}", file=sys.stderr)
+            tqdm.write(escape(f"aobatch: {message}"), file=sys.stderr)
 
     def close(self) -> None:
         """Take the bar away."""
         if self._bar is not None:
             with suppress(OSError):
                 self._bar.close()
+                # The ^C behind the bar, too.
+                sys.stderr.write(ERASE_LINE)
+                sys.stderr.flush()
 
 
 class Lines:
@@ -101,7 +124,7 @@ class StageBars:
 
     def __init__(self) -> None:
         self._stage = ""
-        self._bar: tqdm[NoReturn] | None = None
+        self._bar: RoomyBar | None = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show how far a stage is."""
@@ -109,7 +132,7 @@ class StageBars:
             self.close()
             self._stage, self._bar = (
                 stage,
-                tqdm(total=total, desc=escape(stage), dynamic_ncols=True),
+                RoomyBar(total=total, desc=escape(stage), dynamic_ncols=True),
             )
         if self._bar is not None:
             self._bar.update(done - self._bar.n)

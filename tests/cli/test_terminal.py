@@ -1,0 +1,132 @@
+"""Laws of the command on a terminal: a bar that moves, Ctrl-C, and a clean line at the end."""
+
+import json
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from terminal import Terminal
+
+COMMAND = [sys.executable, str(Path(__file__).with_name("fake_command.py"))]
+SENTENCE = "aobatch: stopped by SIGINT; what is done is kept, run again"
+Opener = Callable[..., Terminal]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Give an input of 300 requests."""
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(f'{{"prompt":"p{number}"}}\n' for number in range(300)))
+    return path
+
+
+@pytest.fixture
+def on_terminal(source: Path) -> Iterator[Opener]:
+    """Give a function that runs the command on a terminal in the input's folder."""
+    opened: list[Terminal] = []
+
+    def run(delay: str, *arguments: str, **options: object) -> Terminal:
+        command = [*COMMAND, delay, *arguments]
+        opened.append(Terminal(command, source.parent, **options))  # type: ignore[arg-type]
+        return opened[-1]
+
+    yield run
+    for terminal in opened:
+        terminal.close()
+
+
+def bars(frame: list[str]) -> list[str]:
+    """Give the bars that a screen shows."""
+    return [line for line in frame if re.match(r" *\d+%\|", line)]
+
+
+def answered(terminal: Terminal) -> int:
+    """Give how many lines the bar says are answered."""
+    found = re.findall(r"(\d+)/300", "".join(bars(terminal.screen.lines())))
+    return int(found[-1]) if found else 0
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_interrupted_bar_leaves_a_sentence_and_the_next_run_goes_on(
+    on_terminal: Opener, source: Path, columns: int
+) -> None:
+    """The bar moves on one line, Ctrl-C takes it away, and the same command ends the job."""
+    first = on_terminal("0.01", "run", "in.jsonl", columns=columns)
+    first.watch(lambda terminal: answered(terminal) >= 6)
+    seen = answered(first)
+    first.watch(lambda terminal: answered(terminal) > seen)
+    first.type("\x03")
+
+    assert first.end() == -signal.SIGINT
+    assert all(len(bars(frame)) <= 1 for frame in first.frames)
+    assert "".join(first.screen.lines()) == SENTENCE
+    assert (first.screen.column, first.screen.shows_cursor) == (0, True)
+    assert (first.screen.unknown, first.screen.style) == ("", "")
+    assert first.modes_now() == first.modes
+
+    second = on_terminal("0.01", "run", "in.jsonl", columns=columns)
+    second.watch(lambda terminal: answered(terminal) > 0)
+    assert answered(second) >= seen
+    assert second.end() == 0
+    assert len(source.with_name("in.out.jsonl").read_bytes().splitlines()) == 300
+    assert bars(second.screen.lines()) == []
+    assert "report in in.out.jsonl.usage.json" in "".join(second.screen.lines())
+    assert (second.screen.column, second.screen.unknown, second.screen.style) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("variables", "has_bar", "has_colour"),
+    [
+        ({}, True, True),
+        ({"NO_COLOR": "1"}, True, False),
+        ({"NO_COLOR": "1", "FORCE_COLOR": "1"}, True, False),
+        ({"TERM": "dumb"}, False, False),
+    ],
+    ids=str,
+)
+def test_terminals_that_want_less_get_less(
+    on_terminal: Opener, variables: dict[str, str], has_bar: bool, has_colour: bool
+) -> None:
+    """A dumb terminal gets lines, one without colours a bar; no style stays behind."""
+    terminal = on_terminal("0.001", "run", "in.jsonl", **variables)
+
+    assert terminal.end() == 0
+    assert any(map(bars, terminal.frames)) == has_bar
+    assert (b"\x1b[2m" in terminal.raw) == has_colour
+    if not has_bar:
+        assert b"\x1b" not in terminal.raw
+        assert terminal.raw.count(b"\r") == terminal.raw.count(b"\r\n")
+    assert terminal.screen.style == ""
+
+
+def test_logs_for_programs_are_lines_on_a_terminal_too(on_terminal: Opener) -> None:
+    """Who asks for JSON gets nothing else, wherever it goes."""
+    terminal = on_terminal("0.001", "run", "in.jsonl", "--log-format", "json", columns=2000)
+
+    assert terminal.end() == 0
+    events = [json.loads(line)["event"] for line in terminal.screen.lines() if line]
+    assert events == ["start", "report", "finished"]
+
+
+def test_warning_stands_above_the_bar(on_terminal: Opener, source: Path) -> None:
+    """What goes wrong meanwhile is a line of its own that drives no terminal."""
+    source.write_text('{"prompt":"raise now"}\n' * 2)
+    terminal = on_terminal("0.001", "run", "in.jsonl", columns=200)
+
+    assert terminal.end() == 1
+    assert [line[:35] for line in terminal.screen.lines()][:1] == [
+        "aobatch: the engine failed (ValueEr"
+    ]
+    assert terminal.screen.unknown == ""
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["run", "-o", "out.jsonl"], []], ids=str)
+def test_nothing_to_do_is_no_wait_for_typing(on_terminal: Opener, arguments: list[str]) -> None:
+    """Without an input the command says how it is used, and does not read the keyboard."""
+    terminal = on_terminal("0", *arguments)
+
+    assert terminal.end() == 2
+    assert "Usage: aobatch" in "\n".join(terminal.screen.lines())
