@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -25,8 +25,8 @@ class Ending:
     summary_file: Path | None
     metrics_file: Path | None
     writes_line: bool
-    output: Path | None = None
-    report: "UsageReport | None" = None
+    jobs: "dict[Path, UsageReport | None]" = field(default_factory=dict)
+    """The report of each output that the run is to write, once it is published."""
     message: str | None = None
     """Why the exit code is not 0, where no exception says it."""
 
@@ -53,17 +53,18 @@ class Ending:
         """Write files, then the last line of all; give the exit code that is right by then."""
         if self.summary_file is None and self.metrics_file is None and not self.writes_line:
             return exit_code
-        from aobatch.job.summary import summarise, summary_line
+        from aobatch.job.summary import summarise_all, summary_line
 
         reason = message or self.message
         try:
-            self._write(summarise(exit_code, reason, self.output, self.report))
+            self._write(summarise_all(exit_code, reason, list(self.jobs.items())))
         except JobError as error:
             if str(error) != reason:
                 say(str(error), level="error", event="end")
             exit_code, reason = exit_code or error.exit_code, reason or str(error)
         if self.writes_line:
-            write_error(summary_line(summarise(exit_code, reason, self.output, self.report)))
+            summary = summarise_all(exit_code, reason, list(self.jobs.items()))
+            write_error(summary_line(summary))
         return exit_code
 
     def _write(self, summary: "Summary") -> None:
@@ -75,7 +76,8 @@ class Ending:
             from aobatch.job.reporting.metrics import check_metrics_extra, write_metrics
 
             check_metrics_extra()
-            write_metrics(self.metrics_file, summary, self.report)
+            (report,) = self.jobs.values() if len(self.jobs) == 1 else [None]
+            write_metrics(self.metrics_file, summary, report)
 
 
 def conclude_usage_error(arguments: Sequence[str], error: click.UsageError) -> NoReturn:

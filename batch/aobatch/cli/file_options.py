@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from aobatch.job.config import JobConfig
 
 F = TypeVar("F", bound=Callable[..., Any])
-NAMES = ("output", "errors", "depfile", "column", "state_dir")
+NAMES = ("input_file", "output", "errors", "depfile", "column", "stream_format", "state_dir")
+STREAM_FORMATS = ("jsonl", "jsonl.gz", "jsonl.zst", "jsonl.bz2", "jsonl.lz4", "parquet")
+"""The suffixes that `formats` knows, which takes longer to load."""
+
+_NAMED_INPUTS = f"{__name__}.named_inputs"
 
 
 class InputOptions(TypedDict):
@@ -22,6 +26,7 @@ class InputOptions(TypedDict):
 
     inputs: "tuple[Location, ...]"
     column: tuple[tuple[str, str], ...]
+    stream_format: str | None
 
 
 class FileOptions(InputOptions):
@@ -40,8 +45,35 @@ state_dir_option = click.option(
     help="Where the state of a job is whose OUT is a URI. Default: aobatch-state.",
 )
 
+
+def _with_others(
+    ctx: click.Context, argument: click.Parameter, inputs: "tuple[Location, ...]"
+) -> "tuple[Location, ...]":
+    """Put what stands behind -i ahead of the other inputs; there must be one."""
+    found: tuple[Location, ...] = ctx.meta.get(_NAMED_INPUTS, ()) + inputs
+    if not found and not ctx.resilient_parsing:
+        raise click.MissingParameter(ctx=ctx, param=argument)
+    return found
+
+
+def _note_inputs(ctx: click.Context, _: click.Parameter, inputs: "tuple[Location, ...]") -> None:
+    ctx.meta[_NAMED_INPUTS] = inputs
+
+
+input_option = click.option(
+    "-i",
+    "--input-file",
+    metavar="IN",
+    type=FileLocation(),
+    multiple=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_note_inputs,
+    help="An input, as vLLM's run-batch names it; may be repeated.",
+)
+
 inputs_argument = click.argument(
-    "inputs", metavar="IN...", nargs=-1, required=True, type=FileLocation()
+    "inputs", metavar="IN...", nargs=-1, type=FileLocation(), callback=_with_others
 )
 
 column_option = click.option(
@@ -52,8 +84,16 @@ column_option = click.option(
     help="The column of Parquet inputs that gives a field; may be repeated.",
 )
 
+format_option = click.option(
+    "--format",
+    "stream_format",
+    type=click.Choice(STREAM_FORMATS),
+    help="What standard input and output are, where IN or OUT is -. Default: jsonl.",
+)
+
 _OPTIONS = (
     inputs_argument,
+    input_option,
     click.option(
         "-o",
         "--output",
@@ -72,6 +112,7 @@ _OPTIONS = (
         help="Where to write, for make, which files OUT is made from.",
     ),
     column_option,
+    format_option,
     state_dir_option,
 )
 
@@ -88,6 +129,17 @@ def input_files(options: InputOptions, *written: "Location | None") -> "tuple[Lo
     from aobatch.job.inputs import expand_inputs
 
     return expand_inputs(options["inputs"], [path for path in written if path is not None])
+
+
+def stream_format_of(options: InputOptions, *written: "Location | None") -> str:
+    """Give what standard input and output are; UsageError if neither is used."""
+    from aobatch.job.config import STREAM
+
+    named = options["stream_format"]
+    if named is not None and STREAM not in {*options["inputs"], *written}:
+        message = "--format is for an IN or OUT that is -; of files, their names say it"
+        raise UsageError(message)
+    return named or "jsonl"
 
 
 def columns_of(options: InputOptions) -> dict[str, str]:

@@ -11,7 +11,14 @@ from aobatch.cli.console import log_format, say
 from aobatch.cli.ending import Ending
 from aobatch.cli.exit_codes import EXIT_CODES
 from aobatch.cli.failures import reported_failures
-from aobatch.cli.file_options import FileOptions, columns_of, file_options, input_files, plan
+from aobatch.cli.file_options import (
+    FileOptions,
+    columns_of,
+    file_options,
+    input_files,
+    plan,
+    stream_format_of,
+)
 from aobatch.cli.options import (
     cache_options,
     request_options,
@@ -24,6 +31,7 @@ from aobatch.cli.report_options import ReportOptions, report_options
 from aobatch.cli.run_command import HELP, RunCommand
 from aobatch.cli.signals import interruptible, limited_time
 from aobatch.cli.tables import say_report
+from aobatch.cli.validate import check_lines
 from aobatch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,12 +61,18 @@ class RunOptions(FileOptions, ReportOptions):
     max_failures: str
     time_limit: float | None
     step_timeout: float
+    dry_run: bool
     restart: bool
     retry_failed: bool
 
 
 @click.command(cls=RunCommand, help=HELP, exit_codes=EXIT_CODES)
 @file_options
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Compute and write nothing; say what is wrong with the lines, and what they will take.",
+)
 @click.option("--restart", is_flag=True, help="Discard what an earlier run computed.")
 @click.option(
     "--retry-failed",
@@ -108,19 +122,32 @@ class RunOptions(FileOptions, ReportOptions):
 @report_options
 def run(**options: Unpack[RunOptions]) -> None:
     """Answer every request of the input files."""
+    from aobatch.job.config import parse_allowance
+
     ending = Ending.of(options)
     with log_format(options["log_format"]), reported_failures(ending.conclude):
         ending.check()
-        _run(options, ending)
+        allowance = parse_allowance(options["max_failures"])
+        if options["dry_run"]:
+            lines = check_lines(options, as_json=False).lines
+            num_failed, num_lines = lines.bad, lines.total
+        else:
+            num_failed, num_lines = _run(options, ending)
+        if not allowance.allows(num_failed, num_lines):
+            ending.message = (
+                f"{num_failed:,} of {num_lines:,} lines failed, more than "
+                f"--max-failures {options['max_failures']} allows"
+            )
+            say(ending.message, level="warning", event="end")
+            raise click.exceptions.Exit(1)
 
 
-def _run(options: RunOptions, ending: Ending) -> None:
+def _run(options: RunOptions, ending: Ending) -> tuple[int, int]:
+    """Run the jobs; give how many lines failed, and of how many."""
     from aobatch.cli.progress import job_progress, stage_progress
-    from aobatch.job.config import parse_allowance
     from aobatch.job.runner import run_job
     from aobatch.job.speeds import note_run
 
-    allowance = parse_allowance(options["max_failures"])
     num_failed = num_lines = 0
     with (
         interruptible(),
@@ -128,23 +155,18 @@ def _run(options: RunOptions, ending: Ending) -> None:
         stage_progress(is_quiet=options["quiet"]) as stages,
     ):
         backend = open_backend(options, stages)
-        for config in job_configs(options):
-            ending.output, ending.report = config.output, None
+        configs = job_configs(options)
+        ending.jobs |= dict.fromkeys((config.output for config in configs), None)
+        for config in configs:
             outcome = run_job(config, backend, job_progress(is_quiet=options["quiet"]))
-            ending.report = outcome.report
+            ending.jobs[config.output] = outcome.report
             if not outcome.was_finished:
                 note_run(outcome.report, options["kv_cache_dtype"], options["threads"])
             if not options["quiet"]:
                 say_outcome(outcome, config)
             num_failed += outcome.report.requests.failed
             num_lines += outcome.report.requests.total
-    if not allowance.allows(num_failed, num_lines):
-        ending.message = (
-            f"{num_failed:,} of {num_lines:,} lines failed, more than "
-            f"--max-failures {options['max_failures']} allows"
-        )
-        say(ending.message, level="warning", event="end")
-        raise click.exceptions.Exit(1)
+    return num_failed, num_lines
 
 
 def job_configs(options: RunOptions) -> "Sequence[JobConfig]":
@@ -156,6 +178,7 @@ def job_configs(options: RunOptions) -> "Sequence[JobConfig]":
         inputs=input_files(options, options["output"], options["errors"]),
         output=Path(),
         columns=columns_of(options),
+        stream_format=stream_format_of(options, options["output"]),
         model=options["model"],
         defaults=dict(options["default"]),
         overrides=dict(options["override"]),

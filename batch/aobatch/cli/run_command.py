@@ -35,7 +35,7 @@ class RunCommand(GroupedCommand):
     """The command with its options in groups."""
 
     option_groups = {  # noqa: RUF012 - declared as a ClassVar in GroupedCommand
-        "Files": (*FILE_NAMES, "restart", "retry_failed", "max_failures", "time_limit"),
+        "Files": (*FILE_NAMES, "dry_run", "restart", "retry_failed", "max_failures", "time_limit"),
         "Lines": ("limit", "sample", "shard"),
         "Requests": (
             "model",

@@ -13,8 +13,11 @@ from aobatch.cli.file_options import (
     InputOptions,
     column_option,
     columns_of,
+    format_option,
     input_files,
+    input_option,
     inputs_argument,
+    stream_format_of,
 )
 from aobatch.cli.options import (
     cache_options,
@@ -49,8 +52,8 @@ lines all is checked that needs no tokenizer. The table has the first 20 bad lin
 """
 
 
-class ValidateOptions(InputOptions):
-    """What the command line gives."""
+class CheckOptions(InputOptions):
+    """What the command line gives of a job that is checked."""
 
     limit: int | None
     sample: int | None
@@ -65,6 +68,11 @@ class ValidateOptions(InputOptions):
     kv_cache_bytes: int | None
     kv_cache_dtype: Literal["fp32", "int8"]
     threads: int
+
+
+class ValidateOptions(CheckOptions):
+    """What the command line gives."""
+
     as_json: bool
 
 
@@ -76,7 +84,9 @@ class ValidateOptions(InputOptions):
     ),
 )
 @inputs_argument
+@input_option
 @column_option
+@format_option
 @selection_options
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of --sample.")
 @request_options
@@ -85,6 +95,13 @@ class ValidateOptions(InputOptions):
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 def validate(**options: Unpack[ValidateOptions]) -> None:
     """Check the lines of a job and say what it will take."""
+    found = check_lines(options, as_json=options["as_json"])
+    if found.lines.bad:
+        raise click.exceptions.Exit(1)
+
+
+def check_lines(options: CheckOptions, *, as_json: bool) -> "Validation":
+    """Show every bad line and what the others will take."""
     from aobatch.job.plan import plan_of
     from aobatch.job.speeds import known_speed
     from aobatch.job.validation import validate as validate_job
@@ -103,19 +120,18 @@ def validate(**options: Unpack[ValidateOptions]) -> None:
     with interruptible(), ErrorSpool() as spool:
         shown = ShownErrors()
         on_error: Callable[[BatchError], None] = shown.add
-        if options["as_json"]:
+        if as_json:
             on_error = spool.add
         found = validate_job(config, vocabularies, plan, on_error)
-        if options["as_json"]:
+        if as_json:
             for line in spool.lines(found):
                 show(line)
         else:
             shown.close(found)
-    if found.lines.bad:
-        raise click.exceptions.Exit(1)
+    return found
 
 
-def job_config(options: ValidateOptions) -> "JobConfig":
+def job_config(options: CheckOptions) -> "JobConfig":
     """Say which job is meant; it has no output."""
     from aobatch.job.config import STREAM, JobConfig
     from aobatch.job.source import check_columns
@@ -128,13 +144,14 @@ def job_config(options: ValidateOptions) -> "JobConfig":
         overrides=dict(options["override"]),
         selection=selection_of(options),
         columns=columns_of(options),
+        stream_format=stream_format_of(options),
         ignore_unknown=options["ignore_unknown"],
     )
     check_columns(config)
     return config
 
 
-def engine_config(options: ValidateOptions) -> "EngineConfig":
+def engine_config(options: CheckOptions) -> "EngineConfig":
     """Say how the engine would be configured."""
     from aobatch.engine.config import EngineConfig
     from aobatch.executors.memory import default_kv_cache_bytes

@@ -39,6 +39,8 @@ class JobConfig:
     max_line_bytes: int = MAX_LINE_BYTES
     errors: Path | None = None
     """Where failed lines go as well."""
+    stream_format: str = "jsonl"
+    """The suffixes that would say what standard input and output are."""
     uploads: tuple[tuple[Path, Remote], ...] = ()
     """Files of the job and where they are to be in the end, the output last."""
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -54,6 +56,11 @@ class JobConfig:
     """Where to write, for make, which files the output is made from."""
     settings_file: Path | None = None
     """Where settings came from, which is one of these files."""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether what goes to standard output can be read there."""
+        return self.stream_format == "jsonl"
 
     @property
     def published(self) -> Location:

@@ -15,7 +15,6 @@ from aobatch.formats.location import Location, Remote, parse_location
 from aobatch.job.atomic import storage_errors
 from aobatch.job.config import STREAM, JobConfig, default_output, local_path
 from aobatch.job.report import report_path
-from aobatch.job.selection import Shard
 from aobatch.job.source import check_columns
 from aobatch.job.status import began_at
 
@@ -71,7 +70,7 @@ def fill(template: Location, values: Mapping[str, str]) -> Location:
 
 def _plan(config: JobConfig, targets: Targets) -> JobConfig:
     assert targets.output is not None
-    values = _values_of(config.inputs[0], config.selection.shard)
+    values = _values_of(config)
     values["date"] = _date_of(config, targets, values)
     output = fill(targets.output, values)
     errors = fill(targets.errors, values) if targets.errors else None
@@ -134,10 +133,11 @@ def _fields_of(template: Location) -> set[str]:
     return {name for _, name, _, _ in parts if name is not None}
 
 
-def _values_of(source: Location, shard: Shard) -> dict[str, str]:
+def _values_of(config: JobConfig) -> dict[str, str]:
+    source, shard = config.inputs[0], config.selection.shard
     values = {"shard": f"{shard.index:05d}", "shards": f"{shard.count:05d}"}
     if source == STREAM:
-        return values | {"dir": ".", "stem": "stdin", "ext": ".jsonl"}
+        return values | {"dir": ".", "stem": "stdin", "ext": f".{config.stream_format}"}
     name, compression = split_compression(source)
     plain = Path(name if isinstance(source, Path) else quote(name))
     folder = str(source.parent) if isinstance(source, Path) else source.folder

@@ -1,9 +1,11 @@
 """Results in the order of the input lines, and the output that appears with all of them."""
 
+import io
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import msgspec
 
@@ -45,9 +47,9 @@ def _write(job: Job, answers: "Answers", failed_lines: FailedLines) -> UsageRepo
     output = job.config.output
     if output == STREAM:
         lines: Iterable[bytes] = answers.lines()
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and job.config.is_text:
             lines = (escape(line.decode()).encode() for line in lines)
-        _write_to_standard_output(lines)
+        _write_to_standard_output(lines, job.config.stream_format)
         failed_lines.publish()
         return finished_report(job, answers.tally)
     with replacing(output) as stream:
@@ -60,14 +62,25 @@ def _write(job: Job, answers: "Answers", failed_lines: FailedLines) -> UsageRepo
     return report
 
 
-def _write_to_standard_output(lines: Iterable[bytes]) -> None:
+def _write_to_standard_output(lines: Iterable[bytes], stream_format: str) -> None:
     try:
-        write_records(lines, sys.stdout.buffer, Path("stdout.jsonl"))
+        stream = cast("BinaryIO", _StandardOutput())
+        write_records(lines, stream, Path(f"stdout.{stream_format}"))
         sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
         raise unwritable_output(error) from error
+
+
+class _StandardOutput(io.BufferedIOBase):
+    """Standard output for writers that close what they write to."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        return sys.stdout.buffer.write(data)
 
 
 class Answers:

@@ -81,7 +81,8 @@ def new_parser(config: JobConfig) -> Parser:
 
 def check_columns(config: JobConfig) -> None:
     """Refuse columns where no input has any."""
-    files = [path for path in config.inputs if path != STREAM]
+    stream = Path(f"stdin.{config.stream_format}")
+    files = [stream if path == STREAM else path for path in config.inputs]
     if config.columns and not any(find_format(path).is_table for path in files):
         message = "--column is for tables such as Parquet, and no input is one"
         raise UsageError(message)
@@ -102,9 +103,10 @@ def check_inputs(config: JobConfig) -> None:
 
 def open_source(config: JobConfig, state: StateFolder) -> Source:
     """Take the digests of the inputs; standard input is kept as a file first."""
+    spool = state.spool(config.stream_format)
     if STREAM in config.inputs:
-        spool_standard_input(state.spool)
-    paths = tuple(state.spool if path == STREAM else path for path in config.inputs)
+        spool_standard_input(spool)
+    paths = tuple(spool if path == STREAM else path for path in config.inputs)
     source = Source(config, paths, tuple(map(identify_input, paths)))
     if config.selection.sample is None:
         return source

@@ -47,10 +47,9 @@ class StateFolder:
         """What a finished job has uploaded."""
         return self.path / "uploaded.json"
 
-    @property
-    def spool(self) -> Path:
-        """Standard input as a file, which can be read twice."""
-        return self.path / "stdin.jsonl"
+    def spool(self, stream_format: str) -> Path:
+        """Name the file that keeps standard input, so that it can be read twice."""
+        return self.path / f"stdin.{stream_format}"
 
     def reopen_job(self) -> None:
         """Discard what is known of the end of an earlier job, and keep its results."""
@@ -64,7 +63,7 @@ class StateFolder:
 
     def drop_spool(self) -> None:
         """Discard what a finished job no longer needs."""
-        self._drop(self.spool)
+        self._drop(*self.path.glob("stdin.*"))
 
     def _drop(self, *paths: Path) -> None:
         """Remove files for good, in this order."""
@@ -101,6 +100,9 @@ def check_output(config: JobConfig) -> None:
     elif sys.stdout is None:
         message = "standard output is closed; name a file with --output"
         raise OutputError(message)
+    elif sys.stdout.isatty() and not config.is_text:
+        message = f"{config.stream_format} is nothing for a terminal; redirect it to a file or pipe"
+        raise UsageError(message)
     if config.errors is not None:
         _check_file(config.errors, config, "errors")
         if config.errors == output:

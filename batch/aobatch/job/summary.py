@@ -2,10 +2,13 @@
 
 import errno
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from aobatch.errors import JobError
 from aobatch.job.atomic import storage_error, write_whole
@@ -15,8 +18,21 @@ from aobatch.job.report import UsageReport, report_path
 from aobatch.job.status import job_status
 
 MAX_MESSAGE = 1000
+_SUMMED = ("lines", "answered", "failed", "prompt_tokens", "completion_tokens", "seconds", "cost")
 INTERRUPTED = {75, 129, 130, 143}
 """Exit codes after which the same command goes on with the job."""
+
+
+class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """An output of a run that has several; numbers are null where nothing is known of them."""
+
+    output: str
+    lines: int | None = None
+    answered: int | None = None
+    failed: int | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    seconds: float | None = None
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +43,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     message: str | None
     """Why the exit code is not 0."""
     output: str | None
+    """Null if the run has several, or was stopped ahead of its work."""
     report: str | None
     """The file of the usage report."""
     lines: int | None = None
@@ -42,6 +59,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float | None = None
     cost: float | None = None
     currency: str | None = None
+    jobs: list[JobSummary] = []
+    """Of a run with several outputs: each of them, with what is known of it; elsewhere the sum."""
     version: str = ""
 
 
@@ -65,6 +84,38 @@ def summarise(
     )
 
 
+def summarise_all(
+    exit_code: int, message: str | None, jobs: Sequence[tuple[Path, UsageReport | None]]
+) -> Summary:
+    """Say how a run of any number of jobs ended: their sum, and each of several by itself."""
+    if len(jobs) < 2:
+        output, report = jobs[0] if jobs else (None, None)
+        return summarise(exit_code, message, output, report)
+    whole = summarise(exit_code, message, None, None)
+    parts = [summarise(exit_code, None, output, report) for output, report in jobs]
+    numbers = {name: _sum([getattr(part, name) for part in parts]) for name in _SUMMED}
+    codes = Counter[str]()
+    for part in parts:
+        codes.update(part.failed_by_code)
+    fields = [name for name in JobSummary.__struct_fields__ if name != "output"]
+    reports = [report for _, report in jobs if report is not None]
+    rates = [(r.usage.completion_tokens, r.tokens_per_second) for r in reports]
+    seconds = sum(tokens / rate for tokens, rate in rates if rate)
+    return replace(
+        whole,
+        **numbers,
+        failed_by_code=dict(codes.most_common()),
+        tokens_per_second=round(sum(tokens for tokens, _ in rates) / seconds, 3)
+        if seconds
+        else None,
+        currency=next((part.currency for part in parts if part.currency), None),
+        jobs=[
+            JobSummary(output=str(part.output), **{name: getattr(part, name) for name in fields})
+            for part in parts
+        ],
+    )
+
+
 def summary_line(summary: Summary) -> str:
     """Write a summary as one line of ASCII."""
     return json.dumps(msgspec.to_builtins(summary), separators=(",", ":"))
@@ -82,6 +133,11 @@ def write_anywhere(path: Path, content: bytes) -> None:
         if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EBUSY:
             raise
         _write_in_place(path, content)
+
+
+def _sum(numbers: Sequence[float | None]) -> float | None:
+    known = [number for number in numbers if number is not None]
+    return sum(known) if known else None
 
 
 def _state(exit_code: int) -> str:
