@@ -45,7 +45,7 @@ def test_summary_has_the_sum_and_each_job(
         ("c.out.jsonl", 0, 0, 0, 0, 0),
     ]
     assert [found[name] for name in names[1:]] == [4, 4, 2, 3, 7]
-    assert found["failed_by_code"] == {"integer_below_min_value": 1, "invalid_json_line": 1}
+    assert found["failed_by_code"] == {"missing_required_parameter": 1, "invalid_json_line": 1}
     assert found["seconds"] == pytest.approx(sum(job["seconds"] for job in found["jobs"]))
 
 

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fakes import FakeBackend
 from job_files import requests, run, write_input
@@ -72,6 +74,7 @@ def test_merged_report_is_that_of_the_whole(tmp_path: Path) -> None:
         groups = [{group["name"]: group for group in report[name]} for report in (merged, expected)]
         assert groups[0] == groups[1]
     assert merged["statistics"]["num_steps"] == whole.statistics["num_steps"]
+    assert merged["timeline"]["lines"][-1] == expected["timeline"]["lines"][-1] == 9
 
 
 def test_limited_and_compressed_shards_merge(tmp_path: Path) -> None:
@@ -82,6 +85,35 @@ def test_limited_and_compressed_shards_merge(tmp_path: Path) -> None:
     merge_shards(run_shards(tmp_path, 2, ".jsonl.gz", limit=7), tmp_path / "merged.jsonl")
 
     assert (tmp_path / "merged.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(("shards", "merged"), [(".parquet", ".parquet"), (".jsonl", ".parquet")])
+def test_tables_merge_into_the_table_of_the_whole(tmp_path: Path, shards: str, merged: str) -> None:
+    """Rows are those of the undivided job, numbered anew, whatever the shards' own files are."""
+    write_input(tmp_path / "in.jsonl", LINES)
+    run_job(JobConfig((tmp_path / "in.jsonl",), tmp_path / "whole.parquet"), FakeBackend())
+
+    merge_shards(run_shards(tmp_path, 3, shards), tmp_path / f"merged{merged}")
+
+    whole, found = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("whole", "merged"))
+    assert found.column("index").to_pylist() == list(range(12))
+    assert found.equals(whole)
+
+
+def test_shards_of_a_table_merge_into_lines(tmp_path: Path) -> None:
+    """Rows of a Parquet input are shared out as lines are."""
+    rows = {"prompt": [f"p{n}" for n in range(10)], "user": [None, "ada"] * 5}
+    pq.write_table(pa.table(rows), tmp_path / "in.parquet", row_group_size=3)
+    source = (tmp_path / "in.parquet",)
+    run_job(JobConfig(source, tmp_path / "whole.jsonl"), FakeBackend())
+    paths = [tmp_path / f"part{index}.parquet" for index in range(4)]
+    for index, path in enumerate(paths):
+        part = Selection(shard=Shard(index, 4))
+        run_job(JobConfig(source, path, selection=part), FakeBackend())
+
+    merge_shards(paths, tmp_path / "merged.jsonl")
+
+    assert (tmp_path / "merged.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
 def test_merged_job_is_finished(tmp_path: Path) -> None:

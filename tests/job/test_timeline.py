@@ -8,7 +8,7 @@ import pytest
 from aobatch.job import sampler
 from aobatch.job.ledger import Ledger
 from aobatch.job.reporting.courses import rates, run_starts, shares
-from aobatch.job.timeline import MAX_POINTS, Point, interval_after, thinned, timeline
+from aobatch.job.timeline import MAX_POINTS, Point, interval_after, joined, thinned, timeline
 
 WEEK = 7 * 86_400.0
 
@@ -76,6 +76,35 @@ def test_runs_continue_each_other(tmp_path: Path, clock: Clock) -> None:
         Point(2, 10.0, 2, 0, 100, 60, 120),
     ]
     ledger.close()
+
+
+def test_parts_follow_each_other() -> None:
+    """Joined parts last as long and count as much as they do together; each is a run of its own."""
+    parts = [
+        timeline(
+            [Point(1, 0.0), Point(1, 4.0, 8, 80, 40, 16, 32), Point(2, 5.0, 9, 90, 45, 20, 40)]
+        ),
+        timeline([]),
+        timeline([Point(1, 0.0), Point(1, 2.5, 6, 60, 10, 9, 10)]),
+    ]
+
+    whole = joined(parts)
+
+    assert whole.run == [1, 1, 2, 3, 3]
+    assert whole.seconds == [0, 4, 5, 5, 7.5]
+    assert (whole.lines[-1], whole.prompt_tokens[-1], whole.new_tokens[-1]) == (15, 150, 55)
+    assert (whole.rows[-1], whole.slots[-1]) == (29, 50)
+    assert run_starts(whole) == [5.0, 5.0]
+
+
+def test_long_parts_are_thinned_together() -> None:
+    """However many parts there are, the whole has no more points than one, and the same end."""
+    part = timeline([Point(1, float(second), second) for second in range(150)])
+
+    whole = joined([part] * 20)
+
+    assert len(whole.run) <= MAX_POINTS
+    assert (whole.run[-1], whole.seconds[-1], whole.lines[-1]) == (20, 149 * 20, 149 * 20)
 
 
 def test_thinning_keeps_both_ends() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from msgspec.structs import replace
 
 from aobatch.job.report import JobFacts, UsageReport, UsageTally
+from aobatch.job.timeline import joined
 
 
 def add_reports(
@@ -12,8 +13,8 @@ def add_reports(
 ) -> UsageReport:
     """Add reports up; the measures are tokens and seconds of each completed request.
 
-    Seconds are added too, so that tokens a second are those of one machine at work; parts that were
-    computed side by side have no course over time in common.
+    Seconds are added too, so that tokens a second are those of one machine at work, and the course
+    over time is that of the parts one after another, wherever they were computed.
     """
     tally = UsageTally()
     statistics: dict[str, float] = {}
@@ -24,7 +25,11 @@ def add_reports(
     for measure in measures:
         tally.add_measures(*measure)
     facts = [report.job for report in reports if report.job is not None]
-    return replace(tally.report(statistics), job=_whole(facts) if facts else None)
+    return replace(
+        tally.report(statistics),
+        timeline=joined(report.timeline for report in reports),
+        job=_whole(facts) if facts else None,
+    )
 
 
 def _whole(facts: Sequence[JobFacts]) -> JobFacts:

@@ -1,6 +1,7 @@
 """How a job went over time: a few hundred points at most, however long it takes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import add
 from typing import NamedTuple
 
 import msgspec
@@ -52,6 +53,19 @@ def timeline(points: Sequence[Point]) -> Timeline:
     """Put points into columns."""
     columns = zip(*points, strict=True)
     return Timeline(*map(list, columns))
+
+
+def joined(timelines: Iterable[Timeline]) -> Timeline:
+    """Put the courses of several parts of a job behind each other, as those of further runs."""
+    points: list[Point] = []
+    before = Point(run=0)
+    for part in timelines:
+        columns = [getattr(part, name) for name in Point._fields]
+        points += [Point(*map(add, before, values)) for values in zip(*columns, strict=True)]
+        before = points[-1] if points else before
+    while len(points) > MAX_POINTS:
+        points = thinned(points)
+    return timeline(points)
 
 
 def interval_after(seconds: float) -> float:
