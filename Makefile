@@ -15,7 +15,7 @@ COMPILE := CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/lock/bin/pip-compile --qui
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run test crash-test page-test airflow-test check bench translate model docs man format lock clean distclean help
+.PHONY: run test crash-test page-test airflow-test check bench translate model docs screenshot man format lock clean distclean help
 
 run: $(VENV)/run.stamp ## run the main job, jobs/poems.jsonl, on the default model
 	$(AOBATCH) run jobs/poems.jsonl
@@ -50,6 +50,9 @@ model: $(VENV)/run.stamp ## fetch and convert the default model, for use and as 
 
 docs: $(VENV)/dev.stamp ## write docs/reference.md from the code
 	$(BIN)/python tests/docs_tables.py
+
+screenshot: $(VENV)/dev.stamp model ## draw docs/run.svg, a run of the main job on a terminal
+	$(BIN)/python tests/screenshot.py
 
 man: $(VENV)/run.stamp ## write the manual page, man/aobatch.1
 	@mkdir -p man

@@ -47,7 +47,7 @@ class Bar:
         """Draw the bar."""
         with suppress(OSError):
             self._bar = RoomyBar(
-                total=total, initial=known, unit="line", dynamic_ncols=True, leave=False
+                total=total, initial=known, unit=" lines", dynamic_ncols=True, leave=False
             )
 
     def advance(self, num_lines: int, num_tokens: int) -> None:
