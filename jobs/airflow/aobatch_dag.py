@@ -11,6 +11,7 @@ Workers need the connection `fs_default`, whose path may be empty, and AOBATCH_M
 """
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -64,8 +65,9 @@ class AobatchOperator(BaseOperator):
         raise AirflowException(message)
 
     def on_kill(self) -> None:
-        """Let the run stop cleanly: what is done is kept."""
-        self.hook.send_sigterm()
+        """Let the run stop cleanly, also when time is up: what is done is kept, in 5 s at most."""
+        with suppress(ProcessLookupError):  # it has just ended by itself
+            self.hook.send_sigterm()
 
 
 @dag(schedule="0 2 * * *", start_date=datetime(2026, 11, 1, tzinfo=UTC), catchup=False)
