@@ -1,6 +1,5 @@
 """A checkpoint into a model folder: graph, tokenizer, description, and the quality gate."""
 
-import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,14 @@ from aobatch.errors import ModelError
 from aobatch.models.claim import put_in_place, workspace
 from aobatch.models.digest import file_digest
 from aobatch.models.folder import (
+    DATA,
+    FILES,
     GRAPH,
     INT8_CACHE_GRAPH,
     MANIFEST,
     TOKENIZER,
     ModelFolder,
+    folder_digest,
     open_folder,
 )
 from aobatch.models.graph import DecoderGraph
@@ -30,6 +32,7 @@ from aobatch.models.manifest import (
     Int8Cache,
     Manifest,
     Quality,
+    StoredFile,
     write_manifest,
 )
 from aobatch.models.precision import Fp32, Precision
@@ -86,7 +89,7 @@ def write_graph(
     folder.mkdir()
     (folder / TOKENIZER).write_bytes(checkpoint.tokenizer_json)
     stage = f"converting to {precision.name}"
-    with WeightFile(folder / f"{GRAPH}.data") as weights:
+    with WeightFile(folder / DATA) as weights:
         graph = DecoderGraph(checkpoint, precision, weights)
         model = graph.build(lambda done, total: progress(stage, done, total))
     ir.save(model, folder / GRAPH)
@@ -158,6 +161,7 @@ def _write_int8_cache_graph(
 
 def _manifest(checkpoint: Checkpoint, folder: Path, measured: _Measured) -> Manifest:
     spec = checkpoint.spec
+    files = _stored_files(folder)
     return Manifest(
         format=FORMAT,
         name=checkpoint.name,
@@ -177,15 +181,13 @@ def _manifest(checkpoint: Checkpoint, folder: Path, measured: _Measured) -> Mani
         document_start_token_id=checkpoint.document_start_token_id,
         adds_document_start=checkpoint.adds_document_start,
         infill_token_ids=checkpoint.infill_token_ids,
-        digest=_digest(folder),
+        digest=folder_digest(files),
         quality=measured.own,
         int8_cache=measured.int8_cache,
+        files=files,
     )
 
 
-def _digest(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for name in (GRAPH, f"{GRAPH}.data", TOKENIZER):
-        with (folder / name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+def _stored_files(folder: Path) -> dict[str, StoredFile]:
+    paths = [folder / name for name in FILES if (folder / name).exists()]
+    return {path.name: StoredFile(path.stat().st_size, file_digest(path)) for path in paths}

@@ -1,5 +1,8 @@
 """model.toml: what a model folder says about itself."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -54,6 +57,13 @@ class Int8Cache(msgspec.Struct, frozen=True):
     """sha256 of the graph; empty if it was too far from fp32 to be kept."""
 
 
+class StoredFile(msgspec.Struct, frozen=True):
+    """A file of the folder as conversion wrote it."""
+
+    bytes: int
+    sha256: str
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that is to be known of a model without opening its graph."""
 
@@ -82,6 +92,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quality: Quality | None = None
     recipe: str = ""
     """Which of the precision's ways to compute was close enough."""
+    files: dict[str, StoredFile] = {}
+    """The graphs, their data and the tokenizer by name; empty in folders of older versions."""
+    seal: str = ""
+    """sha256 of all that stands here beside it; empty in folders of older versions."""
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -137,8 +151,22 @@ def _checked(manifest: Manifest, path: Path) -> Manifest:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write a model.toml."""
+    """Write a model.toml, sealed."""
     fields = {
         key: value for key, value in msgspec.to_builtins(manifest).items() if value is not None
     }
+    fields["seal"] = _seal(fields)
     path.write_text(tomli_w.dumps(fields), encoding="utf-8")
+
+
+def is_as_written(path: Path) -> bool:
+    """Say whether a sealed model.toml is as it was written; ModelError if it cannot be read."""
+    read_manifest(path)
+    fields = msgspec.toml.decode(read_regular(path, MAX_MANIFEST_BYTES), type=dict[str, object])
+    return fields.get("seal") == _seal(fields)
+
+
+def _seal(fields: Mapping[str, object]) -> str:
+    """Give the checksum of the fields beside the seal, in whatever order they stand."""
+    sealed = {name: value for name, value in fields.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()

@@ -1,10 +1,13 @@
 """What one decoder is made of, whatever file it came from."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from aobatch.models.digest import files_digest
 
 Weight: TypeAlias = NDArray[np.floating]
 """A weight matrix [out, in], or a gain or bias [out]."""
@@ -88,4 +91,10 @@ class Checkpoint:
     name: str
     licence: str
     source: str
-    sha256: str
+    files: tuple[Path, ...]
+    """Where the weights lie."""
+
+    @property
+    def sha256(self) -> str:
+        """The checksum of the files, which are read through for it."""
+        return files_digest(self.files)

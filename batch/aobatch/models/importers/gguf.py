@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from aobatch.models import families
-from aobatch.models.digest import file_digest
 from aobatch.models.fields import Fields
 from aobatch.models.importers.gguf_check import GgufFile, check_gguf
 from aobatch.models.importers.gguf_tokens import read_vocabulary
@@ -64,7 +63,7 @@ def read_gguf(path: Path) -> Checkpoint:
         name=fields.text("general.name", path.stem),
         licence=fields.text("general.license", "unknown"),
         source=path.name,
-        sha256=file_digest(path),
+        files=(path,),
     )
 
 

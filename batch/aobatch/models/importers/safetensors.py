@@ -1,10 +1,8 @@
 """Folders of safetensors files as checkpoints: config.json, weights, tokenizer.json."""
 
-import hashlib
 from pathlib import Path
 
 from aobatch.models import families
-from aobatch.models.digest import file_digest
 from aobatch.models.importers.json_files import read_fields
 from aobatch.models.importers.safetensors_weights import find_weights, load_tensor
 from aobatch.models.importers.tokenizer_file import read_tokenizer
@@ -56,17 +54,10 @@ def read_safetensors(folder: Path) -> Checkpoint:
         name=folder.resolve().name,
         licence="unknown",
         source=folder.resolve().name,
-        sha256=_digest(files),
+        files=tuple(files),
     )
 
 
 def _stored_names(spec: DecoderSpec) -> dict[str, str]:
     names = {name: safetensors_name(name, spec) for name in decoder_shapes(spec)}
     return names | ({"head": names["embedding"]} if spec.is_tied else {})
-
-
-def _digest(files: list[Path]) -> str:
-    """Give the sha256 of one file, or of those of several in their order."""
-    if len(files) == 1:
-        return file_digest(files[0])
-    return hashlib.sha256("".join(map(file_digest, files)).encode()).hexdigest()
