@@ -9,6 +9,7 @@ from aobatch.cli.command import Group
 from aobatch.cli.completing import model_names
 from aobatch.cli.console import say, show, shows_bars
 from aobatch.cli.exit_codes import exit_codes
+from aobatch.cli.model_inspect import inspect
 from aobatch.cli.signals import interruptible
 from aobatch.text import escape
 
@@ -22,6 +23,8 @@ PRECISIONS = ("int8", "nbits8", "fp32")
 def models() -> None:
     """List, fetch, convert and inspect models."""
 
+
+models.add_command(inspect)
 
 LIST_HELP = """List the models that there are, and which of them are ready.
 
@@ -115,31 +118,6 @@ def import_(path: Path, name: str, precision: str, *, quiet: bool) -> None:
         )
     if not quiet:
         say(f"{folder.manifest.name} is ready in {folder.path}")
-
-
-INSPECT_HELP = """Print what is known of a model, as JSON.
-
-\b
-Examples:
-  aobatch models inspect smollm2-135m-instruct | jq .context_length
-"""
-
-
-@models.command(help=INSPECT_HELP, exit_codes=exit_codes({0: "it is printed"}, 69))
-@click.argument("name", shell_complete=model_names)
-def inspect(name: str) -> None:
-    """Print what is known of a model, as JSON."""
-    import msgspec
-
-    from aobatch.errors import ModelError, RequestError
-    from aobatch.models.catalogue import resolve
-
-    try:
-        folder = resolve(name)
-    except RequestError as error:
-        raise ModelError(error.message) from error
-    facts = {"path": str(folder.path), **msgspec.to_builtins(folder.manifest)}
-    show(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode())
 
 
 def _settle_licence(name: str, *, is_accepted: bool) -> None:

@@ -24,7 +24,7 @@ _ROTARY_BYTES, _ROTATION_BYTES = 16, 32
 # How many bytes of memory a byte of a file may ask for, and what any file may ask for.
 _EXPANSION, _ALLOWANCE = 8, 64 * 2**20
 
-_GGUF_KEYS: Mapping[str, str] = {
+GGUF_KEYS: Mapping[str, str] = {
     "hidden_size": "embedding_length",
     "intermediate_size": "feed_forward_length",
     "num_hidden_layers": "block_count",
@@ -47,7 +47,7 @@ def memory_budget(file_size: int) -> int:
 
 def gguf_spec(fields: Fields, family: str, vocab_size: int) -> DecoderSpec:
     """Read the sizes under the names that GGUF files of every family have, prefixed by it."""
-    names = {name: f"{family}.{key}" for name, key in _GGUF_KEYS.items()}
+    names = {name: f"{family}.{key}" for name, key in GGUF_KEYS.items()}
     spec = _plain_spec(
         fields, names, (family, vocab_size), lambda width: rope_from_gguf(fields, family, width)
     )
@@ -63,7 +63,7 @@ def config_spec(
 
     The rotary positions too, unless the caller has read them.
     """
-    names = {name: name for name in _GGUF_KEYS}
+    names = {name: name for name in GGUF_KEYS}
     fields.integer("vocab_size", vocab_size, vocab_size)
     return _plain_spec(
         fields, names, (family, vocab_size), lambda width: rope or rope_from_config(fields, width)

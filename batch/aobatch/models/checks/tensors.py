@@ -112,6 +112,12 @@ class TensorCheck:
         return refusal(self._graph, f"tensor {shown(tensor.name)} {what}")
 
 
+def stored_bytes(tensor: TensorProto) -> int:
+    """Give how many bytes the elements of a checked tensor take."""
+    num_bits: int = math.prod(tensor.dims) * _BITS[tensor.data_type]
+    return -(-num_bits // 8)
+
+
 def _inline_bytes(tensor: TensorProto) -> int:
     """Count the bytes of the elements that a tensor holds itself."""
     if tensor.HasField("raw_data"):
