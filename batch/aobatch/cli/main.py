@@ -26,7 +26,7 @@ class Commands(LazyGroup):
             "Show the usage report of a job again.",
         ),
         "merge": ("aobatch.cli.merge", "Put the outputs of all shards of a job together."),
-        "models": ("aobatch.cli.models", "List, fetch, convert and inspect models."),
+        "models": ("aobatch.cli.models", "List, fetch, convert, inspect and verify models."),
         "complete": (
             "aobatch.cli.complete",
             "Complete one prompt; - reads it from standard input.",

@@ -1,4 +1,4 @@
-"""`aobatch models`: list, fetch, convert and inspect models."""
+"""`aobatch models`: list, fetch, convert, inspect and verify models."""
 
 import sys
 from pathlib import Path
@@ -10,6 +10,7 @@ from aobatch.cli.completing import model_names
 from aobatch.cli.console import say, show, shows_bars
 from aobatch.cli.exit_codes import exit_codes
 from aobatch.cli.model_inspect import inspect
+from aobatch.cli.model_verify import verify
 from aobatch.cli.signals import interruptible
 from aobatch.text import escape
 
@@ -21,10 +22,11 @@ PRECISIONS = ("int8", "nbits8", "fp32")
 
 @click.group(cls=Group)
 def models() -> None:
-    """List, fetch, convert and inspect models."""
+    """List, fetch, convert, inspect and verify models."""
 
 
 models.add_command(inspect)
+models.add_command(verify)
 
 LIST_HELP = """List the models that there are, and which of them are ready.
 

@@ -1,0 +1,131 @@
+"""A model folder held against what it was when it was converted; nothing is computed."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from aobatch.api import faults
+from aobatch.errors import ModelError
+from aobatch.models.catalogue import find_card, list_models, models_home
+from aobatch.models.checks.decoder import check_decoder
+from aobatch.models.checks.tokenizer import check_tokenizer
+from aobatch.models.digest import file_digest
+from aobatch.models.folder import (
+    DATA,
+    GRAPH,
+    INT8_CACHE_GRAPH,
+    MANIFEST,
+    TOKENIZER,
+    ModelFolder,
+    folder_digest,
+    has_file,
+    read_folder,
+)
+from aobatch.models.manifest import StoredFile, is_as_written
+
+State: TypeAlias = Literal["ok", "failed", "not checked"]
+_AGAIN = "convert or import the model again"
+
+
+class Check(msgspec.Struct, frozen=True):
+    """Something that was looked at."""
+
+    name: str
+    state: State
+    found: str
+    advice: str = ""
+    """What to do if it failed, or so that it can be checked."""
+
+
+def locate(name: str) -> Path:
+    """Give the folder of a converted model by name, alias or path, whatever state it is in.
+
+    RequestError `model_not_found` (404) if there is none.
+    """
+    card = find_card(name)
+    for path in (models_home() / (card.name if card else name), Path(name)):
+        if has_file(path, MANIFEST):
+            return path.resolve()
+    raise faults.model_not_found(name, [row.name for row in list_models() if row.is_ready])
+
+
+def check_files(path: Path) -> Iterator[Check]:
+    """Look at the description, at each file and at the graphs; ModelError if there is no model."""
+    folder = read_folder(path)
+    yield _description(folder)
+    yield from _stored(folder) if folder.manifest.files else _digested(folder)
+    yield _attempted("graph", lambda: _graphs(folder))
+    yield _attempted("vocabulary", lambda: _vocabulary(folder))
+
+
+def _description(folder: ModelFolder) -> Check:
+    if not folder.manifest.seal:
+        advice = f"{_AGAIN}, and the description will be sealed"
+        return Check(MANIFEST, "not checked", "an older version wrote it, without a seal", advice)
+    if is_as_written(folder.path / MANIFEST):
+        return Check(MANIFEST, "ok", "as conversion wrote it")
+    return Check(MANIFEST, "failed", "it was edited since conversion", _AGAIN)
+
+
+def _stored(folder: ModelFolder) -> Iterator[Check]:
+    """Compare each file with what the description says of it."""
+    files = folder.manifest.files
+    for name in (GRAPH, DATA, TOKENIZER, INT8_CACHE_GRAPH):
+        if name in files:
+            yield _file(folder.path / name, files[name])
+    is_whole = {GRAPH, DATA, TOKENIZER} <= files.keys()
+    if not is_whole or folder_digest(files) != folder.manifest.digest:
+        yield Check("digest", "failed", f"{MANIFEST} contradicts itself", _AGAIN)
+
+
+def _file(path: Path, stored: StoredFile) -> Check:
+    try:
+        size = path.stat().st_size
+        is_same = size == stored.bytes and file_digest(path) == stored.sha256
+    except OSError as error:
+        return Check(path.name, "failed", f"it cannot be read: {error.strerror}", _AGAIN)
+    if is_same:
+        return Check(path.name, "ok", f"sha256 {stored.sha256[:12]}…, {size:,} bytes")
+    found = f"{size:,} bytes, and not the {stored.bytes:,} that conversion wrote"
+    return Check(path.name, "failed", found, _AGAIN)
+
+
+def _digested(folder: ModelFolder) -> Iterator[Check]:
+    """Compare all files at once, as far as older versions noted anything of them."""
+    try:
+        paths = [folder.path / name for name in (GRAPH, DATA, TOKENIZER)]
+        files = {path.name: StoredFile(path.stat().st_size, file_digest(path)) for path in paths}
+    except OSError as error:
+        yield Check("digest", "failed", f"a file cannot be read: {error.strerror}", _AGAIN)
+        return
+    if folder_digest(files) == folder.manifest.digest:
+        yield Check("digest", "ok", f"{GRAPH}, {DATA} and {TOKENIZER} are as conversion wrote them")
+    else:
+        yield Check("digest", "failed", f"{GRAPH}, {DATA} or {TOKENIZER} was changed", _AGAIN)
+    if digest := folder.manifest.int8_cache.digest:
+        path = folder.path / INT8_CACHE_GRAPH
+        is_same = path.is_file() and file_digest(path) == digest
+        found = "as conversion wrote it" if is_same else "it was changed or is missing"
+        yield Check(path.name, "ok" if is_same else "failed", found, "" if is_same else _AGAIN)
+
+
+def _graphs(folder: ModelFolder) -> str:
+    sizes = folder.manifest.graph_sizes
+    names = [GRAPH, *([INT8_CACHE_GRAPH] if folder.manifest.int8_cache.digest else [])]
+    for name in names:
+        check_decoder(folder.path / name, sizes)
+    return f"operators, weights and sizes of {' and '.join(names)} are in order"
+
+
+def _vocabulary(folder: ModelFolder) -> str:
+    file = check_tokenizer(folder.tokenizer, folder.manifest.vocab_size)
+    return f"{len(file.model.vocab):,} tokens and {len(file.added_tokens):,} added ones"
+
+
+def _attempted(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, "ok", look())
+    except ModelError as error:
+        return Check(name, "failed", str(error))

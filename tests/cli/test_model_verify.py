@@ -1,0 +1,53 @@
+"""Laws of `aobatch models verify`."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from aobatch.cli.main import aobatch
+from aobatch.models.folder import ModelFolder
+
+
+@pytest.fixture
+def folder(tiny_fp32: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a model of the models' folder that may be damaged."""
+    monkeypatch.setenv("AOBATCH_MODELS", str(tmp_path / "models"))
+    return Path(shutil.copytree(tiny_fp32.path, tmp_path / "models" / "tiny"))
+
+
+def test_sound_model_is_told_so(runner: CliRunner, folder: Path) -> None:
+    """Each check has a line that says ok, on standard output."""
+    result = runner.invoke(aobatch, ["models", "verify", "tiny"])
+
+    assert result.exit_code == 0, result.output
+    assert {line.split()[0] for line in result.stdout.splitlines()} == {"ok"}
+
+
+def test_damaged_model_ends_with_69(runner: CliRunner, folder: Path) -> None:
+    """The line of the file says FAILED and what to do; the JSON says the same."""
+    with (folder / "tokenizer.json").open("a") as file:
+        file.write("\n")
+
+    shown = runner.invoke(aobatch, ["models", "verify", str(folder)])
+    told = runner.invoke(aobatch, ["models", "verify", "tiny", "--json"])
+
+    assert shown.exit_code == told.exit_code == 69
+    (line,) = [line for line in shown.stdout.splitlines() if line.startswith("FAILED")]
+    assert "tokenizer.json" in line
+    assert "convert or import the model again" in line
+    result = json.loads(told.stdout)
+    assert result["is_right"] is False
+    assert [c["name"] for c in result["checks"] if c["state"] == "failed"] == ["tokenizer.json"]
+    assert told.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["gone", "./gone", "smollm2-135m-instruct"])
+def test_model_that_is_not_here_ends_with_69(runner: CliRunner, folder: Path, name: str) -> None:
+    """There is nothing to check, in one sentence."""
+    result = runner.invoke(aobatch, ["models", "verify", name])
+
+    assert result.exit_code == 69
+    assert f"'{name}' does not exist" in result.stderr
