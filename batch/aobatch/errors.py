@@ -6,6 +6,7 @@ AobatchError
 │   ├── InputError        65  an input file is not what it should be, or state of another job
 │   ├── InputMissingError 66  there is no such input
 │   ├── ModelError        69  a model is missing, broken, or cannot run here
+│   │   └── UnavailableModelError  it is known, but was not pulled, or its terms not accepted
 │   ├── OutputError       73  an output cannot be created
 │   ├── StorageError      74  disk full or another I/O error while writing
 │   └── BusyError         75  another run holds the job, or the time limit came: run again
@@ -76,6 +77,10 @@ class ModelError(JobError):
     """A model is missing, broken, or cannot run on this machine."""
 
     exit_code = 69
+
+
+class UnavailableModelError(ModelError):
+    """A model of the catalogue was not pulled, or its terms were not accepted."""
 
 
 class OutputError(JobError):

@@ -21,7 +21,8 @@ def compute(job: Job) -> None:
     """Fill the ledger; one model is open at a time, for one reading of the inputs each.
 
     Requests that may have killed a process, or at which the engine failed, come last and in a
-    process of their own, so that none of them stops the others.
+    process of their own, so that none of them stops the others. A model that lines name and that
+    cannot be opened fails these lines alone, unless there is no other.
     """
     suspects = job.ledger.suspects(DEATHS_BEFORE_ISOLATION)
     bad_lines = BadLines(job)
@@ -35,6 +36,7 @@ def compute(job: Job) -> None:
             else:
                 if reading.is_last:
                     break
+    job.models.check_any_usable()
 
 
 class BadLines:
@@ -103,7 +105,7 @@ def _compute_model(job: Job, reading: ModelReading) -> None:
         try:
             executor = stack.enter_context(_opened(job, reading))
         except ModelError as error:
-            _give_up(job, reading, first, error)
+            _give_up(job, reading, error)
             return
         job.ledger.add_statistics({"load_seconds": time.perf_counter() - started})
         num_results = record_results(job, reading.model, executor, chain([first], requests))
@@ -112,15 +114,24 @@ def _compute_model(job: Job, reading: ModelReading) -> None:
         raise JobError(message)
 
 
-def _give_up(job: Job, reading: ModelReading, first: Request, error: ModelError) -> None:
-    """Go on without a model to which paths in lines lead; any other's defect ends the job."""
-    assert reading.model is not None
-    if not job.models.is_of_lines(reading.model):
+def _give_up(job: Job, reading: ModelReading, error: ModelError) -> None:
+    """Go on without a model that is not the job's own and answered nothing yet; else raise."""
+    model = reading.model
+    assert model is not None
+    if not job.models.is_of_lines(model) or _has_answered(job, model):
         raise error
-    job.progress.warn(f"lines that name model {reading.model.name} fail: {error}")
-    job.models.give_up(reading.model, error)
-    job.in_flight.end(first.key)
+    job.progress.warn(f"lines that name model {model.name} fail: {error}")
+    job.models.give_up(model, error)
+    job.in_flight.take_open()
     reading.is_last = False
+
+
+def _has_answered(job: Job, model: ModelIdentity) -> bool:
+    requests = (line for line in job.source.lines() if isinstance(line, Request))
+    return any(
+        request.key in job.ledger and job.models.find(request.body.model) == model
+        for request in requests
+    )
 
 
 def _announced(job: Job, requests: Iterator[Request]) -> Iterator[Request]:

@@ -107,6 +107,11 @@ class Ledger:
         self._database.write("INSERT OR IGNORE INTO settings VALUES (?, ?)", settings.items())
         self.commit()
 
+    def unclaim(self, names: Iterable[str]) -> None:
+        """Let go of settings that no result hangs on."""
+        self._database.write("DELETE FROM settings WHERE name = ?", ((name,) for name in names))
+        self.commit()
+
     def add(self, record: Record) -> None:
         """Keep a result; it is durable after the next commit, a second from now at most."""
         values = (record.status_code, record.body, record.prompt_tokens, record.completion_tokens)

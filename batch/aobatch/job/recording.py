@@ -81,7 +81,7 @@ class _Proof:
             self._is_given = True
             return
         self._leading.append(result.request.key)
-        # A path in a line is no reason to end the job.
+        # A model that a line names is no reason to end the job.
         is_of_lines = self._job.models.is_of_lines(self._model)
         if len(self._leading) == MAX_LEADING_FAILURES and not is_of_lines:
             self._job.ledger.forget(self._leading)

@@ -1,12 +1,11 @@
 """The model of each line: its name looked up once and held against earlier runs."""
 
-import os
 import time
 from copy import copy
 from pathlib import Path
 
 from aobatch.api import faults
-from aobatch.errors import ModelError, RequestError
+from aobatch.errors import ModelError, RequestError, UnavailableModelError
 from aobatch.executors import Backend, ModelIdentity
 from aobatch.job.ledger import Ledger
 
@@ -27,7 +26,8 @@ class ModelDirectory:
         self._known = ledger.settings
         self._found: dict[str | None, ModelIdentity] = {}
         self._missing: dict[str | None, RequestError] = {}
-        self._given_up: dict[ModelIdentity, RequestError] = {}
+        self._given_up: dict[str | None, RequestError] = {}
+        self._failure: ModelError | None = None
 
     def find(self, name: str | None) -> ModelIdentity | RequestError:
         """Give the model of a name, or the error of the lines that ask for it.
@@ -35,21 +35,27 @@ class ModelDirectory:
         ModelError if the job's own model, or one that an earlier run of the job used, is missing;
         InputError if it is another model than in that run.
         """
-        known = self._found.get(name) or self._missing.get(name)
-        model = known or self._look_up(name)
-        return model if isinstance(model, RequestError) else self._given_up.get(model, model)
+        known = self._found.get(name) or self._missing.get(name) or self._given_up.get(name)
+        return known or self._look_up(name)
 
     def is_of_lines(self, model: ModelIdentity) -> bool:
-        """Say whether nothing but paths in lines leads to a model.
-
-        Whoever runs the job has installed those with plain names, and has to mend them.
-        """
-        names = (name for name, found in self._found.items() if found == model)
-        return all(name is not None and os.sep in name for name in names)
+        """Say whether a model is asked for by lines alone, and is not the job's own."""
+        names = {name for name, found in self._found.items() if found == model}
+        return not names & {None, self._default}
 
     def give_up(self, model: ModelIdentity, error: ModelError) -> None:
-        """Let lines that name a model fail, since it cannot be opened."""
-        self._given_up[model] = faults.unusable_model(str(error))
+        """Let lines that name a model fail with that error, since it cannot be opened."""
+        names = [name for name, found in self._found.items() if found == model]
+        self._ledger.unclaim(map(_setting, names))
+        for name in names:
+            del self._found[name]
+            self._given_up[name] = faults.unusable_model(str(error))
+        self._failure = error
+
+    def check_any_usable(self) -> None:
+        """Raise what is wrong with a model if the job has no other one: nothing was computed."""
+        if self._failure is not None and not self._found:
+            raise self._failure
 
     def asked_name(self, name: str | None) -> str | None:
         """Give the name that a response carries: the line's, the job's or the model's own."""
@@ -74,7 +80,7 @@ class ModelDirectory:
         return {model.path for model in self.found.values()}
 
     def _look_up(self, name: str | None) -> ModelIdentity | RequestError:
-        setting = "model" if name is None else f"model {name!r}"
+        setting = _setting(name)
         started = time.monotonic()
         try:
             model = self._backend.resolve(self._default if name is None else name)
@@ -85,6 +91,11 @@ class ModelDirectory:
                 message = f"{setting} answered lines in an earlier run and is gone: {error.message}"
                 raise ModelError(message) from error
             return self._note_missing(name, error)
+        except UnavailableModelError as error:
+            if name is None or name == self._default or setting in self._known:
+                raise
+            self._failure = error
+            return self._note_missing(name, faults.unusable_model(str(error)))
         self._ledger.claim({setting: model.fingerprint})
         # The first run may fetch and convert a model, which says nothing of the job's speed.
         self._ledger.add_statistics({"model_seconds": time.monotonic() - started})
@@ -99,3 +110,8 @@ class ModelDirectory:
         if len(name) <= MAX_NAME_LENGTH:
             self._missing[name] = error
         return error
+
+
+def _setting(name: str | None) -> str:
+    """Say under which name the ledger has the fingerprint of a model."""
+    return "model" if name is None else f"model {name!r}"

@@ -3,11 +3,12 @@
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 
+from aobatch.api.faults import unusable_model
 from aobatch.api.request import Request
 from aobatch.arrays import TokenIds
 from aobatch.engine.preparation import Preparation
 from aobatch.engine.sequence import SequenceGroup
-from aobatch.errors import ModelError, RequestError
+from aobatch.errors import ModelError, RequestError, UnavailableModelError
 from aobatch.executors.local import limits_of
 from aobatch.job.plan import Workload
 from aobatch.models.folder import ModelFolder
@@ -92,7 +93,7 @@ class Vocabularies:
         if name is not None and name in self._missing:
             return self._missing[name]
         try:
-            found = self._open(self._default if name is None else name)
+            found = self._open(name)
         except RequestError as error:
             if name is None:
                 raise ModelError(error.message) from error
@@ -104,8 +105,10 @@ class Vocabularies:
 
     def _open(self, name: str | None) -> Vocabulary | None:
         try:
-            folder = self._find(name)
+            folder = self._find(self._default if name is None else name)
         except ModelError as error:
+            if isinstance(error, UnavailableModelError) and name not in (None, self._default):
+                raise unusable_model(str(error)) from error  # as a run answers these lines
             note = f"{error}; tokens of its lines are not counted, nor held against its context"
             if note not in self.notes:
                 self.notes.append(note)

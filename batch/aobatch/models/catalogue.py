@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aobatch.api import faults
-from aobatch.errors import ModelError
+from aobatch.errors import ModelError, UnavailableModelError
 from aobatch.models.card import Card, cards, checkout
 from aobatch.models.claim import claim, workspace
 from aobatch.models.download import download
@@ -68,7 +68,7 @@ def resolve(name: str | None) -> ModelFolder:
     """Find a converted model by name, alias or folder path; None is the default model.
 
     Raises RequestError `model_not_found` (404) if there is none of that name or its folder is none
-    that this aobatch reads, and ModelError if it is known but was not pulled.
+    that this aobatch reads, and UnavailableModelError if it is known but was not pulled.
     """
     card = find_card(name)
     if card:
@@ -80,7 +80,8 @@ def resolve(name: str | None) -> ModelFolder:
         message = (
             f"model {card.name} is not here yet; get it with `aobatch models pull {card.name}`"
         )
-        raise ModelError(message)
+        # A run fetches the default model by itself.
+        raise (ModelError if card.default else UnavailableModelError)(message)
     if name and os.sep in name and has_file(Path(name), MANIFEST):
         return _opened(Path(name))
     if name and (os.sep in name or name.endswith(SUFFIX)) and is_export(Path(name)):

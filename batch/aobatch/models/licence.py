@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from aobatch.errors import ModelError, OutputError
+from aobatch.errors import OutputError, UnavailableModelError
 from aobatch.models.card import Card
 
 _FOLDER = ".accepted"
@@ -21,13 +21,13 @@ def needs_acceptance(card: Card, home: Path) -> bool:
 
 
 def check_accepted(card: Card, home: Path) -> None:
-    """Raise ModelError if a model's terms are still to be accepted."""
+    """Raise UnavailableModelError if a model's terms are still to be accepted."""
     if needs_acceptance(card, home):
         message = (
             f"{card.name} comes under the {card.licence}; read and accept them with "
             f"`aobatch models pull {card.name}`, or with --accept-licence where nobody can be asked"
         )
-        raise ModelError(message)
+        raise UnavailableModelError(message)
 
 
 def accept(card: Card, home: Path) -> None:
