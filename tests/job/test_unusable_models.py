@@ -145,7 +145,7 @@ def test_model_that_had_no_turn_before_fails_its_lines_alone(tmp_path: Path) -> 
 
 
 def test_validation_says_the_same_of_lines(tmp_path: Path) -> None:
-    """A model that is not here is the error of lines that name it, and a note if it is the job's."""
+    """A model that is not here is the error of lines that name it, a note if it is the job's."""
 
     def find(name: str | None) -> ModelFolder:
         message = f"model {name} is not here yet"

@@ -13,6 +13,7 @@ from aobatch.cli.command import Command
 from aobatch.cli.completing import model_names
 from aobatch.cli.console import show
 from aobatch.cli.exit_codes import exit_codes
+from aobatch.cli.model_source import usable_model
 from aobatch.cli.options import kv_cache_dtype_option, threads_option
 from aobatch.cli.signals import interruptible
 from aobatch.errors import UsageError
@@ -108,6 +109,8 @@ def complete(
             kv_cache_bytes=default_kv_cache_bytes(),
             kv_cache_dtype=kv_cache_dtype,
         )
+        if isinstance(model := body.get("model"), str):
+            body["model"] = usable_model(model, stages, is_quiet=False)
         backend = LocalBackend(config, threads, stages)
         completion = complete_one(body, backend, None if as_json else _print_piece)
     if as_json:

@@ -19,6 +19,7 @@ from aobatch.cli.file_options import (
     plan,
     stream_format_of,
 )
+from aobatch.cli.model_source import usable_model
 from aobatch.cli.options import (
     cache_options,
     request_options,
@@ -154,6 +155,7 @@ def _run(options: RunOptions, ending: Ending) -> tuple[int, int]:
         limited_time(options["time_limit"]),
         stage_progress(is_quiet=options["quiet"]) as stages,
     ):
+        options["model"] = usable_model(options["model"], stages, is_quiet=options["quiet"])
         backend = open_backend(options, stages)
         configs = job_configs(options)
         ending.jobs |= dict.fromkeys((config.output for config in configs), None)

@@ -19,6 +19,7 @@ from aobatch.cli.file_options import (
     inputs_argument,
     stream_format_of,
 )
+from aobatch.cli.model_source import known_model
 from aobatch.cli.options import (
     cache_options,
     request_options,
@@ -107,10 +108,10 @@ def check_lines(options: CheckOptions, *, as_json: bool) -> "Validation":
     from aobatch.job.validation import validate as validate_job
     from aobatch.job.validation_json import ErrorSpool
     from aobatch.job.vocabularies import Vocabularies
-    from aobatch.models.catalogue import resolve
 
+    options["model"], find = known_model(options["model"])
     config, engine = job_config(options), engine_config(options)
-    vocabularies = Vocabularies(resolve, options["model"], clamps=options["clamp_max_tokens"])
+    vocabularies = Vocabularies(find, options["model"], clamps=options["clamp_max_tokens"])
 
     def plan(vocabulary: "Vocabulary") -> "Plan":
         cache, threads = options["kv_cache_dtype"], options["threads"]
