@@ -1,23 +1,16 @@
 """`aobatch models`: list, fetch, convert, inspect and verify models."""
 
-import sys
 from pathlib import Path
 
 import click
 
 from aobatch.cli.command import Group
-from aobatch.cli.completing import model_names
-from aobatch.cli.console import say, show, shows_bars
-from aobatch.cli.exit_codes import exit_codes
+from aobatch.cli.console import say, show
 from aobatch.cli.model_inspect import inspect
+from aobatch.cli.model_pull import MODEL_CODES, PRECISIONS, pull
 from aobatch.cli.model_verify import verify
 from aobatch.cli.signals import interruptible
 from aobatch.text import escape
-
-MODEL_CODES = exit_codes({0: "the model is ready"}, 69, 73, 74, 130, 143)
-
-PRECISIONS = ("int8", "nbits8", "fp32")
-"""Those of `models.recipes`, which takes long to load."""
 
 
 @click.group(cls=Group)
@@ -25,6 +18,7 @@ def models() -> None:
     """List, fetch, convert, inspect and verify models."""
 
 
+models.add_command(pull)
 models.add_command(inspect)
 models.add_command(verify)
 
@@ -52,39 +46,6 @@ def list_() -> None:
     for cells in rows:
         line = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
         show(line.rstrip())
-
-
-PULL_HELP = """Fetch a model of the list and convert it.
-
-\b
-Examples:
-  aobatch models pull smollm2-135m-instruct
-  aobatch models pull smollm2-135m-instruct --precision fp32
-  aobatch models pull gemma-3-270m --accept-licence
-"""
-
-
-@models.command(help=PULL_HELP, exit_codes=MODEL_CODES)
-@click.argument("name", shell_complete=model_names)
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    help="Other than the list's own: makes a model called NAME-PRECISION.",
-)
-@click.option(
-    "--accept-licence", is_flag=True, help="Accept the terms of the model, if it has any."
-)
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-def pull(name: str, precision: str | None, *, accept_licence: bool, quiet: bool) -> None:
-    """Fetch a model of the list and convert it."""
-    from aobatch.cli.progress import stage_progress
-    from aobatch.executors.local import pull as pull_model
-
-    _settle_licence(name, is_accepted=accept_licence)
-    with interruptible(), stage_progress(is_quiet=quiet) as progress:
-        folder = pull_model(name, progress, precision)
-    if not quiet:
-        say(f"{folder.manifest.name} is ready in {folder.path}")
 
 
 IMPORT_HELP = """Convert the GGUF file or safetensors folder at PATH into a model called NAME.
@@ -120,18 +81,3 @@ def import_(path: Path, name: str, precision: str, *, quiet: bool) -> None:
         )
     if not quiet:
         say(f"{folder.manifest.name} is ready in {folder.path}")
-
-
-def _settle_licence(name: str, *, is_accepted: bool) -> None:
-    """Show the terms of a model that has any, and remember it if they are accepted."""
-    from aobatch.models.catalogue import find_card, models_home
-    from aobatch.models.licence import accept, needs_acceptance
-
-    card = find_card(name)
-    if card is None or not needs_acceptance(card, models_home()):
-        return
-    say(*card.notice.strip().splitlines())
-    if not is_accepted and sys.stdin is not None and sys.stdin.isatty() and shows_bars():
-        is_accepted = click.confirm("Do you accept these terms?", err=True)
-    if is_accepted:
-        accept(card, models_home())

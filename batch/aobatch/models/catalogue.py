@@ -18,6 +18,7 @@ from aobatch.models.progress import Progress
 
 if TYPE_CHECKING:  # models that are here are found without numpy
     from aobatch.models.quality import Scorer
+    from aobatch.models.spec import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +144,31 @@ def import_model(
 
     Raises ModelError if it cannot be.
     """
-    from aobatch.models.conversion import convert
     from aobatch.models.importers.checkpoint import read_checkpoint
 
-    if find_card(name) or not _is_plain(name):
-        message = f"{name!r} cannot name an imported model; choose another name without slashes"
-        raise ModelError(message)
-    checkpoint = read_checkpoint(path)
+    check_name(name)
+    return import_checkpoint(
+        read_checkpoint(path), name, precision=precision, progress=progress, scorer=scorer
+    )
+
+
+def import_checkpoint(
+    checkpoint: "Checkpoint", name: str, *, precision: str, progress: Progress, scorer: "Scorer"
+) -> ModelFolder:
+    """Convert what an importer found to a model of that name; ModelError if it cannot be."""
+    from aobatch.models.conversion import convert
+
+    check_name(name)
     target = models_home() / name
     with claim(target, progress):
         return convert(checkpoint, target, precision=precision, scorer=scorer, progress=progress)
+
+
+def check_name(name: str) -> None:
+    """Raise ModelError if a model that is imported cannot have that name."""
+    if find_card(name) or not _is_plain(name):
+        message = f"{name!r} cannot name an imported model; choose another name without slashes"
+        raise ModelError(message)
 
 
 def _models_home() -> Path:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from aobatch.models import families
 from aobatch.models.importers.json_files import read_fields
+from aobatch.models.importers.licence_file import read_licence
 from aobatch.models.importers.safetensors_weights import find_weights, load_tensor
 from aobatch.models.importers.tokenizer_file import read_tokenizer
 from aobatch.models.names import safetensors_name
@@ -52,7 +53,7 @@ def read_safetensors(folder: Path) -> Checkpoint:
         adds_document_start=tokens.adds_document_start,
         infill_token_ids=tokens.infill,
         name=folder.resolve().name,
-        licence="unknown",
+        licence=read_licence(folder),
         source=folder.resolve().name,
         files=tuple(files),
     )
