@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aobatch.engine.detokenizer import Detokenizer, decode, offsets, token_name
+from aobatch.engine.detokenizer import Detokenizer, as_asked, decode, offsets, token_name
 from aobatch.engine.result import Result
 from aobatch.engine.stopping import StopWatcher
 from aobatch.testing import speaking_script
@@ -43,6 +43,24 @@ def test_offsets_point_at_text_behind_lost_characters(tokens: list[bytes]) -> No
 
     for token, place in zip(tokens, offsets(tokens, 0), strict=True):
         assert token != b"A" or text[place] == "A"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "expected"),
+    [
+        ([b" ab", b" c"], "ab c", [b"ab", b" c"]),
+        ([b" ab", b" c"], " ab c", [b" ab", b" c"]),
+        ([b" ", b" a"], " a", [b" ", b"a"]),
+        ([b"<x>", b" a"], "<x>a", [b"<x>", b"a"]),
+        ([b" \xe6", b"\x98\xa5"], "春", [b"\xe6", b"\x98\xa5"]),
+        ([b"\xc3\xa9"], "e\u0301", [b"\xc3\xa9"]),
+        ([b" ", b"A"], "a", [b" ", b"A"]),
+        ([], "", []),
+    ],
+)
+def test_added_spaces_are_taken_away(tokens: list[bytes], text: str, expected: list[bytes]) -> None:
+    """Tokens of a prompt stand for the prompt as it was given, or else stay as they are."""
+    assert as_asked(tokens, text) == expected
 
 
 def test_token_names_never_collide() -> None:

@@ -46,6 +46,63 @@ def test_ends_of_turns_are_ends(folder: Path) -> None:
     assert tokens(folder).infill == ()
 
 
+@pytest.mark.parametrize(
+    ("name", "is_special", "ends"),
+    [
+        ("<|eot_id|>", True, True),
+        ("<end_of_turn>", True, True),
+        ("<end_of_turn>", False, True),
+        ("<|im_end|>", False, True),
+        ("▁<EOT>", True, True),
+        ("</s>", True, True),
+        ("</s>", False, False),
+        ("<|tool|>", True, False),
+    ],
+)
+def test_ends_of_turns_go_by_their_names(
+    folder: Path, name: str, *, is_special: bool, ends: bool
+) -> None:
+    """A tag that is also written in texts ends one only if the vocabulary calls it special."""
+    content = json.loads((folder / "tokenizer.json").read_text())
+    (token,) = [token for token in content["added_tokens"] if token["id"] == 2]
+    del content["model"]["vocab"][token["content"]]
+    token["content"], token["special"] = name, is_special
+    content["model"]["vocab"][name] = 2
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+    assert tokens(folder).end == ((0, 2) if ends else (0,))
+
+
+def test_the_map_of_special_tokens_names_ends_and_starts(folder: Path) -> None:
+    """special_tokens_map.json is one more file that may say so, as a text or an object."""
+    content = {"eos_token": {"content": "<|fim_middle|>"}, "bos_token": "<|fim_prefix|>"}
+    (folder / "special_tokens_map.json").write_text(json.dumps(content))
+    change(folder / "tokenizer_config.json", add_bos_token=True, bos_token=None)
+    change(folder / "generation_config.json", bos_token_id=None)
+    change_config(folder, bos_token_id=None)
+
+    assert tokens(folder).end == (0, 3)
+    assert (tokens(folder).document_start, tokens(folder).adds_document_start) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+        ("<PRE>", "<SUF>", "<MID>"),
+        ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+    ],
+)
+def test_infill_tokens_go_by_their_names(folder: Path, names: tuple[str, str, str]) -> None:
+    """However a family calls the tokens ahead of prefix, suffix and middle, they are found."""
+    text = (folder / "tokenizer.json").read_text()
+    for role, name in zip(("prefix", "suffix", "middle"), names, strict=True):
+        text = text.replace(f"<|fim_{role}|>", name)
+    (folder / "tokenizer.json").write_text(text)
+
+    assert tokens(folder).infill == (1, 2, 3)
+
+
 @pytest.mark.parametrize("wrong", [-1, 512, 1.5, "0", True, None, [[0]]])
 def test_ids_that_are_none_are_passed_by(wrong: object, folder: Path) -> None:
     """What is no id of the vocabulary ends nothing."""

@@ -47,6 +47,23 @@ def offsets(tokens: Iterable[bytes], start: int) -> list[int]:
     return places
 
 
+def as_asked(tokens: list[bytes], text: str) -> list[bytes]:
+    """Take away the spaces that vocabularies of pieces put ahead of a text and behind marks.
+
+    What differs from the text in another way stays as it is.
+    """
+    asked, place, found = text.encode("utf-8", "replace"), 0, []
+    if b"".join(tokens) == asked:
+        return tokens
+    for token in tokens:
+        is_added = token.startswith(b" ") and not asked.startswith(token, place)
+        found.append(token[1:] if is_added else token)
+        if not asked.startswith(found[-1], place):
+            return tokens
+        place += len(found[-1])
+    return found
+
+
 def token_name(token: bytes) -> str:
     r"""Write a token as text, or as `bytes:\xe2\x80` if its bytes are not text by themselves."""
     try:

@@ -7,7 +7,7 @@ import numpy as np
 
 from aobatch.api.response import Logprobs
 from aobatch.arrays import Floats, TokenIds
-from aobatch.engine.detokenizer import offsets, token_name
+from aobatch.engine.detokenizer import as_asked, offsets, token_name
 from aobatch.engine.sequence import SequenceGroup
 
 LOGPROB_OF_NOTHING = -9999.0
@@ -31,7 +31,10 @@ class Listing:
 
     def add(self, token_id: int, logprob: float, top: Top, place: int) -> None:
         """List a token that begins at code point `place`; its own entry comes first in its map."""
-        arrays, name, logprob = self._arrays, self._name(token_id), _finite(logprob)
+        self._add(self._name(token_id), logprob, top, place)
+
+    def _add(self, name: str, logprob: float, top: Top, place: int) -> None:
+        arrays, logprob = self._arrays, _finite(logprob)
         ranked = {name: logprob}
         for other_id, other_logprob in zip(*top, strict=True):
             # Two ids with the same bytes share a key: the more probable comes first and stays.
@@ -46,13 +49,14 @@ class Listing:
         ids = group.echoed_token_ids
         if not len(ids):
             return
-        places = offsets((self._token_bytes[token_id] for token_id in ids), 0)
-        self._arrays.tokens.append(self._name(int(ids[0])))
+        tokens = as_asked([self._token_bytes[token_id] for token_id in ids], group.prompt_text)
+        places = offsets(tokens, 0)
+        self._arrays.tokens.append(token_name(tokens[0]))
         self._arrays.token_logprobs.append(None)
         self._arrays.top_logprobs.append(None)
         self._arrays.text_offset.append(0)
-        for token_id, place, row in zip(ids[1:], places[1:], _prompt_rows(group), strict=False):
-            self.add(int(token_id), row[0], row[1], place)
+        for token, place, row in zip(tokens[1:], places[1:], _prompt_rows(group), strict=False):
+            self._add(token_name(token), row[0], row[1], place)
 
     def take(self) -> Logprobs:
         """Give what was listed since the last call."""

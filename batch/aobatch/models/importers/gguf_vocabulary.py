@@ -12,9 +12,10 @@ from aobatch.models.fields import Fields
 from aobatch.models.importers.gguf_tokens import Vocabulary
 from aobatch.models.importers.special import (
     DOCUMENT_SEPARATOR,
-    END_NAMES,
+    INFILL_KEYS,
     INFILL_NAMES,
     SpecialTokens,
+    is_end,
 )
 from aobatch.models.importers.splitting import BYTE_LEVEL, SPLITTINGS
 
@@ -36,12 +37,14 @@ class _AddedToken(msgspec.Struct, frozen=True, gc=False):
 
 
 def special_tokens(fields: Fields, vocabulary: Vocabulary) -> SpecialTokens:
-    """Find the end and start tokens in the metadata and among the special tokens.
+    """Find the end and start tokens in the metadata and among the tokens that are added.
 
     Raises ModelError if the metadata names none that ends a text, or an id that does not exist.
     """
     tokens = vocabulary.tokens
-    end = {index for token, index in vocabulary.special.items() if token in END_NAMES}
+    others = vocabulary.user_defined or {}
+    end = {i for token, i in vocabulary.special.items() if is_end(token, is_special=True)}
+    end |= {i for token, i in others.items() if is_end(token, is_special=False)}
     end.add(_token_id(fields, "eos", vocabulary))
     end |= {_token_id(fields, role, vocabulary) for role in _ENDS if _key(role) in fields}
     start = _token_id(fields, "bos", vocabulary, min(end))
@@ -127,8 +130,9 @@ def _infill_tokens(fields: Fields, vocabulary: Vocabulary) -> tuple[int, ...]:
     found = []
     for role, names in INFILL_NAMES.items():
         named = [vocabulary.tokens[name] for name in names if name in vocabulary.tokens]
-        if named or _key(role) in fields:
-            found.append(_token_id(fields, role, vocabulary, *named[:1]))
+        stated = role if _key(role) in fields else INFILL_KEYS[role]
+        if named or _key(stated) in fields:
+            found.append(_token_id(fields, stated, vocabulary, *named[:1]))
     return tuple(found) if len(found) == len(INFILL_NAMES) else ()
 
 

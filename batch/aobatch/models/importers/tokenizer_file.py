@@ -15,9 +15,9 @@ from aobatch.models.fields import Fields
 from aobatch.models.importers.json_files import read_optional_fields
 from aobatch.models.importers.special import (
     DOCUMENT_SEPARATOR,
-    END_NAMES,
     INFILL_NAMES,
     SpecialTokens,
+    is_end,
 )
 
 
@@ -39,9 +39,12 @@ def read_tokenizer(folder: Path, config: Fields, num_rows: int) -> tuple[bytes, 
     file = check_tokenizer(path, num_rows)
     content = read_regular(path, MAX_TOKENIZER_BYTES)
     tokens = file.model.vocab | {token.content: token.id for token in file.added_tokens}
-    special = {token.content: token.id for token in file.added_tokens if token.special is True}
     sources = _Sources(folder, config, tokens)
-    named = {index for token, index in special.items() if token in END_NAMES}
+    named = {
+        token.id
+        for token in file.added_tokens
+        if is_end(token.content, is_special=token.special is True)
+    }
     end = sorted({*sources.ids("eos"), *named})
     if not end:
         config.refuse("no file of the folder names the token that ends a text")
@@ -61,6 +64,7 @@ class _Sources:
         self._generation = read_optional_fields(folder / "generation_config.json")
         self._tokens = tokens
         self._ids = {*tokens.values()}
+        self._map = read_optional_fields(folder / "special_tokens_map.json")
         self.tokenizer = read_optional_fields(folder / "tokenizer_config.json")
 
     def ids(self, name: str) -> Iterator[int]:
@@ -70,10 +74,11 @@ class _Sources:
             for index in value if isinstance(value, list) else [value]:
                 if type(index) is int and index in self._ids:
                     yield index
-        value = self.tokenizer.get(f"{name}_token")
-        content = value.get("content") if isinstance(value, dict) else value
-        if isinstance(content, str) and content in self._tokens:
-            yield self._tokens[content]
+        for fields in (self.tokenizer, self._map):
+            value = fields.get(f"{name}_token")
+            content = value.get("content") if isinstance(value, dict) else value
+            if isinstance(content, str) and content in self._tokens:
+                yield self._tokens[content]
 
 
 def _infill(tokens: Mapping[str, int]) -> tuple[int, ...]:
