@@ -51,3 +51,17 @@ def test_model_that_is_not_here_ends_with_69(runner: CliRunner, folder: Path, na
 
     assert result.exit_code == 69
     assert f"'{name}' does not exist" in result.stderr
+
+
+def test_export_is_tried(runner: CliRunner, data: Path, tmp_path: Path) -> None:
+    """Of a graph that another tool wrote there is no record; whether it runs rightly is seen."""
+    folder = Path(shutil.copytree(data / "exported/llama-optimum", tmp_path / "export"))
+    shutil.copy(data / "tiny-llama/tokenizer.json", folder)
+
+    verified = runner.invoke(aobatch, ["models", "verify", str(folder)])
+    inspected = runner.invoke(aobatch, ["models", "inspect", str(folder)])
+
+    assert (verified.exit_code, inspected.exit_code) == (0, 0), verified.output
+    assert [line.split()[0] for line in verified.stdout.splitlines()] == ["-", "ok"]
+    assert "exported ONNX graph" in inspected.stdout
+    assert "with int8 cache" not in inspected.stdout

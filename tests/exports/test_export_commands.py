@@ -36,7 +36,7 @@ def run(
 
 def test_inspect_shows_what_is_known(command: Path, folder: Path) -> None:
     """As JSON: the graph that was chosen, its precision and its limits."""
-    facts = json.loads(run(command, folder, "models", "inspect", "./tiny").stdout)
+    facts = json.loads(run(command, folder, "models", "inspect", "./tiny", "--json").stdout)
 
     assert (facts["source"], facts["family"]) == ("model.onnx", "export-gqa")
     assert (facts["precision"], facts["context_length"]) == ("fp32", 512)

@@ -6,11 +6,12 @@ from pathlib import Path
 import msgspec
 
 from aobatch.errors import ModelError
+from aobatch.executors.local import open_runner
 from aobatch.executors.quality_check import check_quality
-from aobatch.models.folder import CacheDtype, ModelFolder, read_folder
+from aobatch.models.exports.folder import open_export
+from aobatch.models.folder import MANIFEST, CacheDtype, ModelFolder, has_file, read_folder
 from aobatch.models.progress import Progress
 from aobatch.models.verification import Check, check_files
-from aobatch.runners.onnx import OnnxRunner
 from aobatch.runners.self_test import self_test
 
 _AGAIN = "convert or import the model again"
@@ -27,7 +28,12 @@ class Verification(msgspec.Struct, frozen=True):
 
 
 def verify(path: Path, progress: Progress) -> Verification:
-    """Look at a model folder from its files to its quality; ModelError if it is none."""
+    """Look at a model folder from its files to its quality; ModelError if it is none.
+
+    Of an exported graph nobody knows what it was; whether it runs rightly can be seen.
+    """
+    if not has_file(path, MANIFEST):
+        return _verify_export(open_export(path))
     folder = read_folder(path)
     checks = list(check_files(path))
     checks += [_self_test(folder, cache) for cache in _caches(folder)]
@@ -36,6 +42,12 @@ def verify(path: Path, progress: Progress) -> Verification:
     else:
         found = "not measured, for something is wrong already"
         checks.append(Check("quality", "not checked", found, _AGAIN))
+    return Verification(folder.manifest.name, str(folder.path), _is_right(checks), checks)
+
+
+def _verify_export(folder: ModelFolder) -> Verification:
+    found = "an export has no record of what it was, and nothing to be compared with"
+    checks = [Check("files and quality", "not checked", found), _self_test(folder, "fp32")]
     return Verification(folder.manifest.name, str(folder.path), _is_right(checks), checks)
 
 
@@ -50,8 +62,7 @@ def _caches(folder: ModelFolder) -> tuple[CacheDtype, ...]:
 def _self_test(folder: ModelFolder, cache: CacheDtype) -> Check:
     name = "self-test" if cache == "fp32" else "self-test, int8 cache"
     try:
-        runner = OnnxRunner(folder.graph(cache), os.cpu_count() or 1, folder.manifest.graph_sizes)
-        wrong, compared = self_test(runner)
+        wrong, compared = self_test(open_runner(folder, cache, os.cpu_count() or 1))
     except ModelError as error:
         return Check(name, "failed", str(error))
     except Exception as error:  # noqa: BLE001 - the library raises half a dozen unrelated types

@@ -1,5 +1,6 @@
 """A model folder held against what it was when it was converted; nothing is computed."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -12,6 +13,7 @@ from aobatch.models.catalogue import find_card, list_models, models_home
 from aobatch.models.checks.decoder import check_decoder
 from aobatch.models.checks.tokenizer import check_tokenizer
 from aobatch.models.digest import file_digest
+from aobatch.models.exports.choice import is_export
 from aobatch.models.folder import (
     DATA,
     GRAPH,
@@ -40,7 +42,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 def locate(name: str) -> Path:
-    """Give the folder of a converted model by name, alias or path, whatever state it is in.
+    """Give the folder of a model by name, alias or path, or a graph, whatever state it is in.
 
     RequestError `model_not_found` (404) if there is none.
     """
@@ -48,6 +50,8 @@ def locate(name: str) -> Path:
     for path in (models_home() / (card.name if card else name), Path(name)):
         if has_file(path, MANIFEST):
             return path.resolve()
+    if os.sep in name and is_export(Path(name)):
+        return Path(name)
     raise faults.model_not_found(name, [row.name for row in list_models() if row.is_ready])
 
 
