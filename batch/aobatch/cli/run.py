@@ -1,12 +1,13 @@
 """`aobatch run`: answer every request of the input files."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
 import click
 
-from aobatch.cli.command import settings_in_use
+from aobatch.cli.command import is_given, settings_in_use
 from aobatch.cli.console import log_format, say
 from aobatch.cli.ending import Ending
 from aobatch.cli.exit_codes import EXIT_CODES
@@ -21,6 +22,7 @@ from aobatch.cli.file_options import (
 )
 from aobatch.cli.options import (
     cache_options,
+    executor_options,
     request_options,
     selection_of,
     selection_options,
@@ -58,6 +60,8 @@ class RunOptions(FileOptions, ReportOptions):
     kv_cache_dtype: Literal["fp32", "int8"]
     prefix_sharing: bool
     threads: int
+    executor: Literal["local", "ray"]
+    workers: int
     max_failures: str
     time_limit: float | None
     step_timeout: float
@@ -111,6 +115,7 @@ class RunOptions(FileOptions, ReportOptions):
     help="Compute the beginning that prompts have in common once.",
 )
 @threads_option
+@executor_options
 @click.option(
     "--step-timeout",
     metavar="DURATION",
@@ -153,14 +158,14 @@ def _run(options: RunOptions, ending: Ending) -> tuple[int, int]:
         interruptible(),
         limited_time(options["time_limit"]),
         stage_progress(is_quiet=options["quiet"]) as stages,
+        closing_backend(open_backend(options, stages)) as backend,
     ):
-        backend = open_backend(options, stages)
         configs = job_configs(options)
         ending.jobs |= dict.fromkeys((config.output for config in configs), None)
         for config in configs:
             outcome = run_job(config, backend, job_progress(is_quiet=options["quiet"]))
             ending.jobs[config.output] = outcome.report
-            if not outcome.was_finished:
+            if not outcome.was_finished and options["executor"] == "local":
                 note_run(outcome.report, options["kv_cache_dtype"], options["threads"])
             if not options["quiet"]:
                 say_outcome(outcome, config)
@@ -213,7 +218,26 @@ def open_backend(options: RunOptions, stages: Callable[[str, int, int], None]) -
         kv_cache_dtype=options["kv_cache_dtype"],
         step_seconds=options["step_timeout"],
     )
-    return LocalBackend(config, options["threads"], stages)
+    local = LocalBackend(config, options["threads"], stages)
+    if options["executor"] == "local":
+        return local
+    from aobatch.executors.ray.backend import RayBackend, RayOptions
+
+    return RayBackend(
+        local,
+        config,
+        RayOptions(
+            num_workers=options["workers"],
+            threads=options["threads"] if is_given("threads") else None,
+            keeps_cache_bytes=options["kv_cache_bytes"] is not None,
+            warn=lambda message: say(message, level="warning", event="worker"),
+        ),
+    )
+
+
+def closing_backend(backend: "Backend") -> "AbstractContextManager[Backend]":
+    """Give a block at whose end a backend lets go of what it holds, if it holds anything."""
+    return backend if isinstance(backend, AbstractContextManager) else nullcontext(backend)
 
 
 def say_outcome(outcome: "JobOutcome", config: "JobConfig") -> None:

@@ -1,0 +1,116 @@
+"""What a worker is: an engine that is kept full by whoever calls it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from aobatch.engine.config import EngineConfig
+from aobatch.errors import JobError, ModelError
+from aobatch.executors import ModelIdentity
+from aobatch.executors.local import LocalBackend, fingerprint
+from aobatch.executors.memory import available_memory
+from aobatch.executors.ray.mailbox import Mailbox
+from aobatch.executors.ray.messages import (
+    Failure,
+    Piece,
+    Ready,
+    Reply,
+    decode_order,
+    encode,
+    outcome_of,
+)
+from aobatch.models.folder import open_folder
+
+if TYPE_CHECKING:
+    from aobatch.engine.engine import Engine
+    from aobatch.engine.streaming import Delta
+
+
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """How a worker opens its engine; the driver sends it, the node fills in what it has."""
+
+    config: EngineConfig
+    threads: int
+    workers_per_node: int
+    """What the memory of a node is shared out among."""
+    keeps_cache_bytes: bool = False
+    """Whether the config says how much memory keys and values take."""
+
+    def open(self, model: ModelIdentity) -> "Engine":
+        """Open a model that is on this node; ModelError if it would give other results."""
+        config = self.config
+        if not self.keeps_cache_bytes:
+            share = available_memory() // 2 // self.workers_per_node
+            config = replace(config, kv_cache_bytes=share)
+        here = fingerprint(open_folder(model.path), config.kv_cache_dtype)
+        if here != model.fingerprint:
+            message = (
+                f"model {model.name} is {here} on a worker and {model.fingerprint} on the driver; "
+                "use one version of onnxruntime and of the model everywhere"
+            )
+            raise ModelError(message)
+        return LocalBackend(config, self.threads).load(model)
+
+
+class Worker:
+    """One engine in a process of Ray; its methods are called side by side."""
+
+    def __init__(self, opener: Opener, model: ModelIdentity) -> None:
+        self._opener = opener
+        self._model = model
+        self._engine: Engine | None = None
+        self._mailbox = Mailbox(self._wake)
+
+    def open(self) -> Ready | JobError:
+        """Open the engine, or say why that cannot be done."""
+        from ray import get_runtime_context
+
+        node = get_runtime_context().get_node_id()
+        try:
+            self._engine = self._opener.open(self._model)
+        except JobError as error:
+            return error
+        Thread(target=self._compute, args=(self._engine,), name="engine", daemon=True).start()
+        return Ready(node, os.getpid(), package_version())
+
+    def exchange(self, order: bytes) -> bytes:
+        """Take further requests, and give what has been done since the last call."""
+        decoded = decode_order(order)
+        if decoded.requests:
+            self._mailbox.add(decoded.requests)
+        items, failure = self._mailbox.collect(decoded.patience, decoded.interval)
+        return encode(Reply(items, dict(self._statistics()), failure))
+
+    def give_back(self, count: int) -> list[str]:
+        """Forget so many requests that the engine has not begun; give their keys."""
+        return self._mailbox.give_back(count)
+
+    def _compute(self, engine: "Engine") -> None:
+        def hear(delta: "Delta") -> None:
+            self._mailbox.put(Piece(delta.request.key, delta.choice))
+
+        try:
+            for result in engine.run(self._mailbox, hear):
+                self._mailbox.put(outcome_of(result))
+        except BaseException as error:  # noqa: BLE001 - the driver hears of it
+            text = f"{type(error).__name__}: {error}"
+            self._mailbox.fail(Failure(text, isinstance(error, MemoryError)))
+
+    def _statistics(self) -> Mapping[str, float]:
+        return asdict(self._engine.statistics) if self._engine else {}
+
+    def _wake(self) -> None:
+        if self._engine:
+            self._engine.wake()
+
+
+def package_version() -> str:
+    """Give the version of this package, empty if it is not installed."""
+    try:
+        return version("aobatch")
+    except PackageNotFoundError:
+        return ""
