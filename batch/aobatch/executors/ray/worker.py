@@ -1,6 +1,7 @@
 """What a worker is: an engine that is kept full by whoever calls it."""
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +28,10 @@ from aobatch.models.folder import open_folder
 if TYPE_CHECKING:
     from aobatch.engine.engine import Engine
     from aobatch.engine.streaming import Delta
+
+
+PARENT_SECONDS = 0.5
+"""How often a worker looks whether the process that started it is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ class Worker:
         self._opener = opener
         self._model = model
         self._engine: Engine | None = None
+        Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
         self._mailbox = Mailbox(self._wake)
 
     def open(self) -> Ready | JobError:
@@ -106,6 +112,13 @@ class Worker:
     def _wake(self) -> None:
         if self._engine:
             self._engine.wake()
+
+
+def _end_with_parent(parent: int) -> None:
+    """Let no worker outlive its node's Ray; by itself it may wait a minute for that to come back."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)
+    os._exit(1)
 
 
 def package_version() -> str:
