@@ -2,17 +2,18 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 
-from aobatch.engine.config import EngineConfig
-from aobatch.executors.local import LocalBackend
-from aobatch.executors.ray.backend import RayBackend, RayOptions
 from aobatch.executors.ray.cluster import connected
 from aobatch.executors.ray.pool import Member, Pool
+from aobatch.models.folder import ModelFolder
+
+if TYPE_CHECKING:
+    from ray_jobs import Place
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "crash")]
 
@@ -39,21 +40,11 @@ def members(monkeypatch: pytest.MonkeyPatch) -> list[Member]:
 
 
 @pytest.fixture
-def warnings() -> list[str]:
-    """Give a list of what backends warn of."""
-    return []
+def place(
+    ray: ModuleType, tmp_path: Path, tiny_fp32: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> "Place":
+    """Give a job of every parameter, and a place to run it in."""
+    from ray_jobs import Place, write_input
 
-
-@pytest.fixture
-def opened(ray: ModuleType, warnings: list[str]) -> object:
-    """Give a function that opens a backend of so many workers."""
-
-    @contextmanager
-    def open_backend(num_workers: int, slots: int = 16) -> Iterator[RayBackend]:
-        config = EngineConfig(max_num_seqs=slots, num_lanes=1)
-        local = LocalBackend(config, 1)
-        options = RayOptions(num_workers, 1, keeps_cache_bytes=False, warn=warnings.append)
-        with RayBackend(local, config, options) as backend:
-            yield backend
-
-    return open_backend
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    return Place(tmp_path, tiny_fp32.path, write_input(tmp_path / "in.jsonl", 80))

@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from request_mix import mixed_lines
 
+from aobatch.engine.config import EngineConfig
 from aobatch.executors import Backend
+from aobatch.executors.local import LocalBackend
+from aobatch.executors.ray.backend import RayBackend, RayOptions
 from aobatch.job.config import JobConfig
 from aobatch.job.progress import Silent
 from aobatch.job.runner import run_job
@@ -44,7 +47,7 @@ class Watching(Silent):
         self.num_lines = 0
         self._function = function
 
-    def advance(self, num_lines: int, num_tokens: int) -> None:
+    def advance(self, num_lines: int, _num_tokens: int) -> None:
         """Count an answer."""
         self.num_lines += num_lines
         self._function(self.num_lines)
@@ -56,18 +59,42 @@ def write_input(path: Path, num_good: int, max_tokens: int = 12, num_bad: int = 
     return path
 
 
-def run_product(
-    source: Path,
-    output: Path,
-    backend: Backend,
-    model: Path,
-    watch: Callable[[int], None] = lambda _: None,
-) -> Product:
-    """Run a job to its end."""
-    output.parent.mkdir(exist_ok=True)
-    config = JobConfig((source,), output, model=str(model))
-    run_job(config, backend, Watching(watch))
-    return read_product(output)
+@dataclass
+class Place:
+    """Where jobs of a test are, and the model that they use."""
+
+    folder: Path
+    model: Path
+    source: Path
+    warnings: list[str] = field(default_factory=list)
+    """What backends of Ray warned of."""
+
+    def run_local(self) -> Product:
+        """Run the job in this process."""
+        return self.run("local", LocalBackend(EngineConfig(max_num_seqs=8), 1))
+
+    def run_ray(
+        self, num_workers: int, watch: Callable[[int], None] = lambda _: None, slots: int = 16
+    ) -> Product:
+        """Run the job by workers of Ray."""
+        with self.open_ray(num_workers, slots) as backend:
+            return self.run(f"ray-{num_workers}", backend, watch)
+
+    def open_ray(self, num_workers: int, slots: int = 16) -> RayBackend:
+        """Give a backend of so many workers."""
+        config = EngineConfig(max_num_seqs=slots, num_lanes=1)
+        options = RayOptions(num_workers, 1, keeps_cache_bytes=False, warn=self.warnings.append)
+        return RayBackend(LocalBackend(config, 1), config, options)
+
+    def run(
+        self, name: str, backend: Backend, watch: Callable[[int], None] = lambda _: None
+    ) -> Product:
+        """Run the job to its end."""
+        output = self.folder / name / "out.jsonl"
+        output.parent.mkdir(exist_ok=True)
+        config = JobConfig((self.source,), output, model=str(self.model))
+        run_job(config, backend, Watching(watch))
+        return read_product(output)
 
 
 def read_product(output: Path) -> Product:

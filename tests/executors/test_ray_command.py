@@ -103,7 +103,7 @@ def listening_addresses(processes: list[int]) -> set[str]:
 @pytest.fixture
 def options(tmp_path: Path, tiny_home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     """Write an input, and use the tiny model with few slots, so that a run lasts a while."""
-    write_input(tmp_path / "in.jsonl", 1000, num_bad=6)
+    write_input(tmp_path / "in.jsonl", 600, num_bad=6)
     monkeypatch.setenv("AOBATCH_MODELS", str(tiny_home))
     return ("--max-num-seqs", "4", "--default", "max_tokens=12")
 

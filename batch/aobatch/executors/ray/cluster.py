@@ -4,13 +4,14 @@ import logging
 import os
 import secrets
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import ModuleType
 
 from aobatch.errors import BusyError, UsageError
+from aobatch.executors.ray.keeper import VARIABLE, session_folder
 
 ADDRESS = "RAY_ADDRESS"
 OBJECT_STORE_BYTES = 256 << 20
@@ -38,14 +39,9 @@ def connected(num_cpus: int) -> Iterator[ModuleType]:
         raise UsageError(message)
     with ExitStack() as stack:
         if address in {"", "local"}:
-            folder = stack.enter_context(
-                # Not below TMPDIR: paths of sockets have 107 bytes at most.
-                tempfile.TemporaryDirectory(
-                    prefix="aobatch-ray-", dir="/tmp", ignore_cleanup_errors=True
-                )
-            )
-            token = {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
-            stack.enter_context(_environment(_PRIVATE | token))
+            folder = stack.enter_context(session_folder())
+            session = {VARIABLE: str(folder), "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+            stack.enter_context(_environment(_PRIVATE, session))
         ray = _imported()
         if ray.is_initialized():  # whoever calls this package has its own
             yield ray
@@ -70,7 +66,7 @@ def _imported() -> ModuleType:
     return ray
 
 
-def _start(ray: ModuleType, num_cpus: int, folder: str) -> None:
+def _start(ray: ModuleType, num_cpus: int, folder: Path) -> None:
     ray.init(
         address="local",
         num_cpus=num_cpus,
@@ -79,7 +75,7 @@ def _start(ray: ModuleType, num_cpus: int, folder: str) -> None:
         log_to_driver=False,
         configure_logging=False,
         _node_ip_address="127.0.0.1",
-        _temp_dir=folder,
+        _temp_dir=str(folder),
     )
 
 
@@ -92,15 +88,18 @@ def _join(ray: ModuleType, address: str) -> None:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables while the block runs; those that are set already stay."""
-    added = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(added)
+def _environment(defaults: Mapping[str, str], values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables while the block runs; defaults are for those that nobody has set."""
+    before = dict(os.environ)
+    os.environ.update({**defaults, **before, **values})
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        for name in (*defaults, *values):
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                os.environ.pop(name, None)
 
 
 @contextmanager

@@ -115,7 +115,7 @@ class Worker:
 
 
 def _end_with_parent(parent: int) -> None:
-    """Let no worker outlive its node's Ray; by itself it may wait a minute for that to come back."""
+    """Let no worker outlive its node's Ray, which it may await for a minute otherwise."""
     while os.getppid() == parent:
         time.sleep(PARENT_SECONDS)
     os._exit(1)
