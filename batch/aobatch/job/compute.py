@@ -79,7 +79,8 @@ class ModelReading:
             self.model = self.model or model
             if model == self.model:
                 self.num_requests += 1
-                self.job.in_flight.begin(line.key)
+                if not self.job.backend.survives_requests:
+                    self.job.in_flight.begin(line.key)
                 yield line
             else:
                 self.is_last = False

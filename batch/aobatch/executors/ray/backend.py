@@ -38,6 +38,8 @@ class RayBackend:
     Ray is started, or joined, when the first model is opened, and left when the `with` block ends.
     """
 
+    survives_requests = True
+
     def __init__(self, local: LocalBackend, config: EngineConfig, options: RayOptions) -> None:
         self._local = local
         self._config = config

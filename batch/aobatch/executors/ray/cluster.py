@@ -1,5 +1,6 @@
 """The Ray that a job uses: that of RAY_ADDRESS, or one of its own on this machine."""
 
+import importlib
 import logging
 import os
 import secrets
@@ -62,8 +63,16 @@ def _imported() -> ModuleType:
     except ImportError as error:
         message = "--executor ray needs Ray; install it with: pip install 'aobatch[ray]'"
         raise UsageError(message) from error
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    _silence()
     return ray
+
+
+def _silence() -> None:
+    """Keep what Ray has to say out of standard output, where answers may go, and error."""
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    worker = importlib.import_module("ray._private.worker")
+    # No setting covers the errors of nodes: they are printed whatever log_to_driver is.
+    vars(worker)["print_to_stdstream"] = lambda *_args, **_kwargs: None
 
 
 def _start(ray: ModuleType, num_cpus: int, folder: Path) -> None:

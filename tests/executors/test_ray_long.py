@@ -1,0 +1,123 @@
+"""Long laws of jobs that workers of Ray compute: kills by the dozen, nodes that are lost."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ray_command import RayCommand
+from ray_jobs import Place, read_product, write_input
+
+from aobatch.executors.ray.pool import Member
+
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.long]
+
+NUM_LINES = 320
+NUM_WORKER_KILLS = 20
+NUM_DRIVER_KILLS = 5
+START_SECONDS = 60
+
+
+def test_twenty_kills_of_workers_change_no_byte(place: Place, members: list[Member]) -> None:
+    """Local, one worker, two, and two of which one is killed twenty times: the same answers."""
+    write_input(place.source, NUM_LINES)
+    expected = place.run_local()
+    draw = random.Random(1)
+    killed: list[int] = []
+
+    def kill_often(num_lines: int) -> None:
+        # One that has a single request left may be a trial, which would convict that rightly.
+        at_work = [m.process for m in members if len(m.assigned) > 1 and m.process not in killed]
+        if at_work and len(killed) < min(NUM_WORKER_KILLS, num_lines // 10):
+            killed.append(draw.choice(at_work))
+            os.kill(killed[-1], signal.SIGKILL)
+
+    assert place.run_ray(1) == expected
+    assert place.run_ray(2) == expected
+    (place.folder / "ray-2").rename(place.folder / "unhurt")
+    assert place.run_ray(2, kill_often) == expected
+    assert len(killed) == NUM_WORKER_KILLS
+
+
+def test_five_kills_of_the_driver_change_no_byte(
+    tmp_path: Path, command: Path, tiny_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job whose driver is killed five times goes on each time, and ends as a local one."""
+    monkeypatch.setenv("AOBATCH_MODELS", str(tiny_home))
+    write_input(tmp_path / "in.jsonl", 1500)
+    options = ("--max-num-seqs", "4")
+    for _ in range(NUM_DRIVER_KILLS):
+        run = RayCommand(command, tmp_path, *options)
+        run.wait_for_results()
+        run.process.kill()
+        run.finish()
+    assert RayCommand(command, tmp_path, *options).finish()[0] == 0
+    (tmp_path / "local").mkdir()
+    write_input(tmp_path / "local/in.jsonl", 1500)
+    assert RayCommand(command, tmp_path / "local", "local", *options).finish()[0] == 0
+
+    found = read_product(tmp_path / "out.jsonl")
+    assert found == read_product(tmp_path / "local/out.jsonl")
+    assert found.statistics["runs"] == NUM_DRIVER_KILLS + 1
+
+
+class Node:
+    """A node of a cluster on this machine."""
+
+    def __init__(self, *options: str) -> None:
+        command = (sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1")
+        self.process = subprocess.Popen(
+            [*command, "--disable-usage-stats", *options],
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def kill(self) -> None:
+        """Lose the node at once."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Node]]:
+    """Start a cluster of two nodes of one CPU each, and name it in the environment."""
+    port = random.randrange(20_000, 30_000)
+    head = Node("--head", f"--port={port}", "--include-dashboard=false")
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    started = [head]
+    try:
+        started.append(Node(f"--address=127.0.0.1:{port}"))
+        yield started
+    finally:
+        for node in reversed(started):
+            if node.process.poll() is None:
+                node.kill()
+
+
+def test_a_node_that_is_lost_costs_nothing(
+    tmp_path: Path,
+    command: Path,
+    tiny_home: Path,
+    nodes: list[Node],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of two nodes with a worker each, one is killed in the middle: every answer is there."""
+    monkeypatch.setenv("AOBATCH_MODELS", str(tiny_home))
+    write_input(tmp_path / "in.jsonl", 3000)
+    options = ("--max-num-seqs", "4")
+    run = RayCommand(command, tmp_path, *options)
+    run.wait_for_results()
+    nodes[1].kill()
+    code, printed, said = run.finish()
+    (tmp_path / "local").mkdir()
+    write_input(tmp_path / "local/in.jsonl", 3000)
+    assert RayCommand(command, tmp_path / "local", "local", *options).finish()[0] == 0
+
+    assert (code, printed) == (0, b""), said
+    assert b"is lost: its node is gone" in said
+    assert read_product(tmp_path / "out.jsonl") == read_product(tmp_path / "local/out.jsonl")
