@@ -146,9 +146,9 @@ class Pool:
             return None
         return event if event.member in self.members else None
 
-    def is_alive(self, node: str) -> bool:
-        """Say whether a node of the cluster is there."""
-        return any(n["NodeID"] == node and n["Alive"] for n in self._ray.nodes())
+    def nodes(self) -> set[str]:
+        """Give the nodes of the cluster that are there, as far as is known by now."""
+        return {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
 
     def close(self) -> None:
         """End all workers."""

@@ -184,22 +184,18 @@ class Round:
 
     def _lose(self, member: Member, reason: str) -> None:
         """Replace a worker that is lost; unless its node is, a request may be at fault."""
-        is_node_lost = member.is_ready and not self._pool.is_alive(member.node)
-        requests = self._drop(member)
+        requests, nodes = self._drop(member), self._pool.nodes()
         self._rules.warn(
-            f"worker {member.number} is lost: {'its node is gone' if is_node_lost else reason}; "
-            f"the {len(requests):,} requests that it had are computed again"
+            f"worker {member.number} is lost, {reason}; the {len(requests):,} requests that it had "
+            "are computed again"
         )
-        if is_node_lost:
-            self._put_back(requests)
-        elif self._is_trial and member.is_ready:
+        if self._is_trial and member.node in nodes:
             self.verdict = Failure(reason, lacks_memory=False)
             self._work.suspect(requests)
             return
-        else:
-            self._pool.tally.requests_returned += len(requests)
-            self._work.note_death(requests)
-            self._call_idle()
+        self._pool.tally.requests_returned += len(requests)
+        self._work.note_death(requests, member.node, nodes)
+        self._call_idle()
         self._replace()
 
     def _drop(self, member: Member) -> list[Request]:

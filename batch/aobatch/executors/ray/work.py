@@ -1,7 +1,7 @@
 """The requests of a run: which wait, which may have killed a worker, which are suspect."""
 
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence, Set
 
 from aobatch.api.request import Request
 from aobatch.engine.window import weight
@@ -16,7 +16,8 @@ class Work:
     def __init__(self, requests: Iterable[Request]) -> None:
         self._source: Iterator[Request] = iter(requests)
         self._returned: deque[Request] = deque()
-        self._deaths: Counter[str] = Counter()
+        self._deaths: dict[str, list[str]] = {}
+        """The nodes on which workers died that had a request."""
         self._num_out = 0
         self.num_returned = 0
         """Requests that came back, over the whole run."""
@@ -54,12 +55,17 @@ class Work:
         self._num_out -= len(self._returned) - before
         self.num_returned += len(self._returned) - before
 
-    def note_death(self, requests: Iterable[Request]) -> None:
-        """Take back what a worker had when it died; some of that may become suspect."""
+    def note_death(self, requests: Iterable[Request], node: str, alive: Set[str]) -> None:
+        """Take back what a worker had when it died; some of that may become suspect.
+
+        Deaths of nodes that are gone as a whole do not count.
+        """
         left = []
         for request in requests:
-            self._deaths[request.key] += 1
-            if self._deaths[request.key] >= DEATHS_BEFORE_ISOLATION:
+            nodes = [n for n in self._deaths.get(request.key, ()) if n in alive]
+            nodes += [node] if node in alive else []
+            self._deaths[request.key] = nodes
+            if len(nodes) >= DEATHS_BEFORE_ISOLATION:
                 self.suspect([request])
             else:
                 left.append(request)
