@@ -15,6 +15,8 @@ from aobatch.executors.ray.placement import share
 from aobatch.executors.ray.pool import Pool
 from aobatch.executors.ray.rounds import CHUNK, Rules
 from aobatch.executors.ray.worker import Opener
+from aobatch.models.digest import file_digest
+from aobatch.models.folder import MANIFEST
 
 MAX_IN_FLIGHT = 100_000
 """Requests that the driver remembers at once, unless slots need more."""
@@ -71,7 +73,13 @@ class RayBackend:
         options, config, ray = self._options, self._config, self._connected()
         own = share(_node_cpus(ray), options.num_workers, options.threads)
         config = replace(config, lookahead=min(config.lookahead, config.max_num_seqs))
-        opener = Opener(config, own.cpus, own.workers_per_node, options.keeps_cache_bytes)
+        opener = Opener(
+            config,
+            own.cpus,
+            own.workers_per_node,
+            file_digest(model.path / MANIFEST),
+            options.keeps_cache_bytes,
+        )
         pool = Pool(ray, opener, model, own.cpus)
         try:
             yield RayExecutor(pool, self._rules(config))

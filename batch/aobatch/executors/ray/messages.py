@@ -73,6 +73,11 @@ class Ready:
     """Of aobatch."""
 
 
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A worker's node does not have the model."""
+
+
 encode = msgspec.msgpack.Encoder().encode
 decode_order = msgspec.msgpack.Decoder(Order).decode
 decode_reply = msgspec.msgpack.Decoder(Reply).decode

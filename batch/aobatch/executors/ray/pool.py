@@ -11,6 +11,7 @@ from typing import Any
 from aobatch.api.request import Request
 from aobatch.engine.window import weight
 from aobatch.executors import ModelIdentity
+from aobatch.executors.ray.distribution import SentFile, send_model
 from aobatch.executors.ray.messages import Order, encode
 from aobatch.executors.ray.worker import Opener, Worker
 
@@ -104,6 +105,7 @@ class Pool:
         self._model = model
         self._options = {"num_cpus": num_cpus, "max_restarts": 0, "max_concurrency": CALLS}
         self._events: SimpleQueue[Event] = SimpleQueue()
+        self._files: list[SentFile] = []
         self.tally = Tally()
         self.ended: list[Member] = []
         """Those that were dropped."""
@@ -118,6 +120,12 @@ class Pool:
         self.members.append(member)
         self._call(member, "open", actor.open)
         return member
+
+    def send_model(self, member: Member) -> None:
+        """Send a worker the files of its model, which its node keeps."""
+        if not self._files:
+            self._files = send_model(self._ray, self._model.path)
+        self._call(member, "open", member.actor.open, self._files)
 
     def exchange(self, member: Member, order: Order) -> None:
         """Give a worker requests; an event tells what it has done."""

@@ -9,7 +9,15 @@ import msgspec
 from aobatch.api.request import Request
 from aobatch.engine.result import Result
 from aobatch.errors import BusyError, JobError, ModelError
-from aobatch.executors.ray.messages import Failure, Order, Outcome, Ready, decode_reply, result_of
+from aobatch.executors.ray.messages import (
+    Failure,
+    Missing,
+    Order,
+    Outcome,
+    Ready,
+    decode_reply,
+    result_of,
+)
 from aobatch.executors.ray.pool import WATCH_SECONDS, Event, Member, Pool
 from aobatch.executors.ray.streams import Streams
 from aobatch.executors.ray.work import Work
@@ -95,9 +103,12 @@ class Round:
         else:
             yield from self._take_in(member, event.value)
 
-    def _take_on(self, member: Member, answer: Ready | JobError) -> None:
+    def _take_on(self, member: Member, answer: Ready | Missing | JobError) -> None:
         if isinstance(answer, JobError):
             raise answer
+        if isinstance(answer, Missing):
+            self._pool.send_model(member)
+            return
         if answer.version != package_version():
             message = (
                 f"a worker has aobatch {answer.version} and the driver {package_version()}; "

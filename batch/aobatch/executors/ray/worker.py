@@ -2,9 +2,10 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,11 @@ from aobatch.errors import JobError, ModelError
 from aobatch.executors import ModelIdentity
 from aobatch.executors.local import LocalBackend, fingerprint
 from aobatch.executors.memory import available_memory
+from aobatch.executors.ray.distribution import SentFile, find_model, receive_model, sent_place
 from aobatch.executors.ray.mailbox import Mailbox
 from aobatch.executors.ray.messages import (
     Failure,
+    Missing,
     Piece,
     Ready,
     Reply,
@@ -23,6 +26,7 @@ from aobatch.executors.ray.messages import (
     encode,
     outcome_of,
 )
+from aobatch.models.catalogue import models_home
 from aobatch.models.folder import open_folder
 
 if TYPE_CHECKING:
@@ -42,23 +46,30 @@ class Opener:
     threads: int
     workers_per_node: int
     """What the memory of a node is shared out among."""
+    manifest: str
+    """The sha256 of the model's manifest, by which a node knows whether it has it."""
     keeps_cache_bytes: bool = False
     """Whether the config says how much memory keys and values take."""
 
-    def open(self, model: ModelIdentity) -> "Engine":
-        """Open a model that is on this node; ModelError if it would give other results."""
+    def places(self, model: ModelIdentity) -> list[Path]:
+        """Say where on a node the model may be: on shared storage, pulled there, or sent."""
+        home = models_home()
+        return [model.path, home / Path(model.name).name, sent_place(self.manifest)]
+
+    def open(self, model: ModelIdentity, path: Path) -> "Engine":
+        """Open a model in a folder of this node; ModelError if it would give other results."""
         config = self.config
         if not self.keeps_cache_bytes:
             share = available_memory() // 2 // self.workers_per_node
             config = replace(config, kv_cache_bytes=share)
-        here = fingerprint(open_folder(model.path), config.kv_cache_dtype)
+        here = fingerprint(open_folder(path), config.kv_cache_dtype)
         if here != model.fingerprint:
             message = (
                 f"model {model.name} is {here} on a worker and {model.fingerprint} on the driver; "
-                "use one version of onnxruntime and of the model everywhere"
+                "use one version of onnxruntime everywhere"
             )
             raise ModelError(message)
-        return LocalBackend(config, self.threads).load(model)
+        return LocalBackend(config, self.threads).load(replace(model, path=path))
 
 
 class Worker:
@@ -71,16 +82,22 @@ class Worker:
         Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
         self._mailbox = Mailbox(self._wake)
 
-    def open(self) -> Ready | JobError:
-        """Open the engine, or say why that cannot be done."""
-        from ray import get_runtime_context
+    def open(self, files: Sequence[SentFile] = ()) -> Ready | Missing | JobError:
+        """Open the engine, or say why that cannot be done; files are those of the model."""
+        import ray
 
-        node = get_runtime_context().get_node_id()
         try:
-            self._engine = self._opener.open(self._model)
+            places = self._opener.places(self._model)
+            if files:
+                receive_model(ray, files, places[-1])
+            path = find_model(places, self._opener.manifest)
+            if path is None:
+                return Missing()
+            self._engine = self._opener.open(self._model, path)
         except JobError as error:
             return error
         Thread(target=self._compute, args=(self._engine,), name="engine", daemon=True).start()
+        node = ray.get_runtime_context().get_node_id()
         return Ready(node, os.getpid(), package_version())
 
     def exchange(self, order: bytes) -> bytes:
