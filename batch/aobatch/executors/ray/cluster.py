@@ -5,27 +5,31 @@ import logging
 import os
 import secrets
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 from aobatch.errors import BusyError, UsageError
 from aobatch.executors.ray.keeper import VARIABLE, session_folder
+from aobatch.executors.ray.messages import first_line
 
 ADDRESS = "RAY_ADDRESS"
 OBJECT_STORE_BYTES = 256 << 20
 """Requests and results pass through in small pieces."""
 
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1"}
 _PRIVATE = {
-    "RAY_USAGE_STATS_ENABLED": "0",
     # Whatever its name says: it lets Ray listen on the loopback interface alone.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_AUTH_MODE": "token",
-    "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",
-    "RAY_DEDUP_LOGS": "0",
+    # Once a process: Ray remembers the first one.
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
 }
+"""What keeps others out; Ray reads it when it is imported."""
 
 
 @contextmanager
@@ -41,8 +45,8 @@ def connected(num_cpus: int) -> Iterator[ModuleType]:
     with ExitStack() as stack:
         if address in {"", "local"}:
             folder = stack.enter_context(session_folder())
-            session = {VARIABLE: str(folder), "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-            stack.enter_context(_environment(_PRIVATE, session))
+            session = {VARIABLE: str(folder)} | (_PRIVATE if _is_private() else {})
+            stack.enter_context(_environment(_QUIET, session))
         ray = _imported()
         if ray.is_initialized():  # whoever calls this package has its own
             yield ray
@@ -75,24 +79,37 @@ def _silence() -> None:
     vars(worker)["print_to_stdstream"] = lambda *_args, **_kwargs: None
 
 
+@cache
+def _is_private() -> bool:
+    """Say whether Ray can be told who may reach it: not if others have imported it first."""
+    return "ray" not in sys.modules
+
+
 def _start(ray: ModuleType, num_cpus: int, folder: Path) -> None:
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        configure_logging=False,
-        _node_ip_address="127.0.0.1",
-        _temp_dir=str(folder),
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder),
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        message = f"Ray does not start on this machine: {first_line(error)}; run again"
+        raise BusyError(message) from error
 
 
 def _join(ray: ModuleType, address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        message = f"no Ray cluster answers at {ADDRESS}={address}: {error}; run again when it does"
+        message = (
+            f"no Ray cluster answers at {ADDRESS}={address} ({first_line(error)}); start it, or "
+            f"unset {ADDRESS} for one on this machine"
+        )
         raise BusyError(message) from error
 
 

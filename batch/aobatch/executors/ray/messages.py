@@ -100,3 +100,9 @@ def result_of(request: Request, outcome: Outcome) -> Result:
             fault.message, code=fault.code, param=fault.param, status_code=fault.status_code
         )
     return Result(request, outcome.choices, outcome.usage, error, outcome.seconds)
+
+
+def first_line(error: BaseException) -> str:
+    """Say what an error of Ray is, which may explain itself at length."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"

@@ -16,6 +16,7 @@ from aobatch.executors.ray.messages import (
     Outcome,
     Ready,
     decode_reply,
+    first_line,
     result_of,
 )
 from aobatch.executors.ray.pool import WATCH_SECONDS, Event, Member, Pool
@@ -24,7 +25,7 @@ from aobatch.executors.ray.work import Work
 from aobatch.executors.ray.worker import package_version
 
 CHUNK = 64
-"""Requests that a worker is given at once."""
+"""Requests that a worker is given at once; more if it has room for very many."""
 PATIENCE_SECONDS = 1.0
 """How long a worker waits for its first result until it says that there is none."""
 INTERVAL_SECONDS = 0.05
@@ -95,7 +96,7 @@ class Round:
         if event.call == "exchange":
             member.is_busy = False
         if event.error is not None:
-            self._lose(member, f"it has died ({_first_line(event.error)})")
+            self._lose(member, f"it has died ({first_line(event.error)})")
         elif event.call == "open":
             self._take_on(member, event.value)
         elif event.call == "give_back":
@@ -147,9 +148,10 @@ class Round:
         rules = self._rules
         # Nobody is to have all requests of a small job before the others are there.
         room = (rules.num_slots if self._is_early else rules.capacity) - member.load
-        requests = self._work.take(min(room, CHUNK))
+        chunk = max(CHUNK, rules.capacity // 4)
+        requests = self._work.take(min(room, chunk))
         if requests or member.assigned:
-            if room > CHUNK and not self._work.is_handed_out:
+            if room > chunk and not self._work.is_handed_out:
                 order = Order(requests, 0.0, 0.0)
             else:
                 interval = INTERVAL_SECONDS + rules.num_workers / 2000
@@ -244,8 +246,3 @@ class Round:
 
     def _are_all_ready(self) -> bool:
         return sum(m.is_ready for m in self._pool.members) >= self._rules.num_workers
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"

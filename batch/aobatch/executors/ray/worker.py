@@ -79,6 +79,7 @@ class Worker:
         self._opener = opener
         self._model = model
         self._engine: Engine | None = None
+        self._started = 0.0
         Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
         self._mailbox = Mailbox(self._wake)
 
@@ -96,6 +97,7 @@ class Worker:
             self._engine = self._opener.open(self._model, path)
         except JobError as error:
             return error
+        self._started = time.monotonic()
         Thread(target=self._compute, args=(self._engine,), name="engine", daemon=True).start()
         node = ray.get_runtime_context().get_node_id()
         return Ready(node, os.getpid(), package_version())
@@ -124,7 +126,10 @@ class Worker:
             self._mailbox.fail(Failure(text, isinstance(error, MemoryError)))
 
     def _statistics(self) -> Mapping[str, float]:
-        return asdict(self._engine.statistics) if self._engine else {}
+        if self._engine is None:
+            return {}
+        # The run of a worker's engine never ends, and only an end is counted.
+        return asdict(self._engine.statistics) | {"run_seconds": time.monotonic() - self._started}
 
     def _wake(self) -> None:
         if self._engine:
