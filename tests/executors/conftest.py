@@ -15,7 +15,8 @@ from aobatch.models.folder import ModelFolder
 if TYPE_CHECKING:
     from ray_jobs import Place
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "crash")]
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS / name) for name in ("executors", "crash", "job")]
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Long laws of jobs that workers of Ray compute: kills by the dozen, nodes that are lost."""
 
+import json
 import os
 import random
 import signal
@@ -7,16 +8,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from many_lines import write_many_lines
 from ray_command import RayCommand
 from ray_jobs import Place, read_product, write_input
 
+from aobatch.engine.config import EngineConfig
+from aobatch.executors.ray.backend import RayBackend
 from aobatch.executors.ray.pool import Member
+from aobatch.executors.ray.watch import Rules
+from aobatch.models.folder import ModelFolder
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.long]
 
+DRIVER_JOB = Path(__file__).with_name("driver_job.py")
 NUM_LINES = 320
 NUM_WORKER_KILLS = 20
 NUM_DRIVER_KILLS = 5
@@ -53,6 +61,36 @@ def test_twenty_kills_of_workers_change_no_byte(place: Place, members: list[Memb
     (place.folder / "ray-2").rename(place.folder / "unhurt")
     assert place.run_ray(2, kill_often) == expected
     assert len(killed) == NUM_WORKER_KILLS
+
+
+def test_a_worker_that_stands_still_is_replaced(
+    place: Place, members: list[Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a worker has that says nothing is computed by others; itself it is ended."""
+    write_input(place.source, NUM_LINES)
+    expected = place.run_local()
+    rules = RayBackend._rules
+
+    def impatient(backend: RayBackend, config: EngineConfig) -> Rules:
+        return replace(rules(backend, config), silence_seconds=2.0)
+
+    monkeypatch.setattr(RayBackend, "_rules", impatient)
+    stopped: list[int] = []
+
+    def stop_one(num_lines: int) -> None:
+        at_work = [member.process for member in members if member.assigned and member.process]
+        if num_lines > 30 and at_work and not stopped:
+            stopped.append(at_work[0])
+            os.kill(at_work[0], signal.SIGSTOP)
+
+    found = place.run_ray(2, stop_one, slots=4)
+
+    assert found == expected
+    assert [text for text in place.warnings if "says nothing" in text]
+    deadline = time.monotonic() + START_SECONDS
+    while Path(f"/proc/{stopped[0]}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_five_kills_of_the_driver_change_no_byte(
@@ -135,3 +173,17 @@ def test_a_node_that_is_lost_costs_nothing(
     assert (code, printed) == (0, b""), said
     assert b"worker 1 is lost" in said
     assert read_product(tmp_path / "out.jsonl") == read_product(tmp_path / "local/out.jsonl")
+
+
+def test_a_million_requests_take_250_megabytes_of_the_driver(
+    tmp_path: Path, tiny_fp32: ModelFolder
+) -> None:
+    """What the driver keeps does not grow with the job; rates are shown, and not judged."""
+    few = write_many_lines(tmp_path / "few.jsonl", 3_000)
+    many = write_many_lines(tmp_path / "many.jsonl", 1_000_000)
+    command = [sys.executable, DRIVER_JOB, tiny_fp32.path, few, many]
+    result = subprocess.run(command, capture_output=True, check=True, timeout=3600)
+
+    taken = json.loads(result.stdout)
+    assert taken["total"] > 800_000
+    assert taken["growth"] <= 250e6, taken

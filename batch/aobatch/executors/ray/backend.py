@@ -13,7 +13,8 @@ from aobatch.executors.ray.cluster import connected
 from aobatch.executors.ray.executor import RayExecutor
 from aobatch.executors.ray.placement import share
 from aobatch.executors.ray.pool import Pool
-from aobatch.executors.ray.rounds import CHUNK, Rules
+from aobatch.executors.ray.rounds import CHUNK
+from aobatch.executors.ray.watch import Rules
 from aobatch.executors.ray.worker import Opener
 from aobatch.models.digest import file_digest
 from aobatch.models.folder import MANIFEST

@@ -13,8 +13,9 @@ from aobatch.engine.result import Result
 from aobatch.errors import RequestError
 from aobatch.executors.ray.messages import Failure
 from aobatch.executors.ray.pool import Pool
-from aobatch.executors.ray.rounds import Round, Rules
+from aobatch.executors.ray.rounds import Round
 from aobatch.executors.ray.streams import Streams
+from aobatch.executors.ray.watch import Rules
 from aobatch.executors.ray.work import Work
 
 if TYPE_CHECKING:
@@ -51,9 +52,10 @@ class RayExecutor:
     ) -> Generator[Result, None, None]:
         """Compute every request; results come as workers send them."""
         streams, work = Streams(listener), Work(requests)
-        yield from Round(self._pool, work, streams, self._rules).results()
-        if work.suspects:
-            yield from self._isolate(work.suspects, streams)
+        with self._pool.cluster_errors():
+            yield from Round(self._pool, work, streams, self._rules).results()
+            if work.suspects:
+                yield from self._isolate(work.suspects, streams)
 
     def _isolate(self, suspects: list[Request], streams: Streams) -> Iterator[Result]:
         """Compute suspects by a fresh worker for each group; a group that it dies of is halved."""

@@ -1,8 +1,9 @@
 """The workers of a job, as the driver sees them."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from types import ModuleType
@@ -10,9 +11,10 @@ from typing import Any
 
 from aobatch.api.request import Request
 from aobatch.engine.window import weight
+from aobatch.errors import BusyError
 from aobatch.executors import ModelIdentity
 from aobatch.executors.ray.distribution import SentFile, send_model
-from aobatch.executors.ray.messages import Order, encode
+from aobatch.executors.ray.messages import Order, encode, first_line
 from aobatch.executors.ray.worker import Opener, Worker
 
 WATCH_SECONDS = 1.0
@@ -157,6 +159,15 @@ class Pool:
     def nodes(self) -> set[str]:
         """Give the nodes of the cluster that are there, as far as is known by now."""
         return {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+
+    @contextmanager
+    def cluster_errors(self) -> Iterator[None]:
+        """Say in one sentence that the cluster itself is gone."""
+        try:
+            yield
+        except self._ray.exceptions.RayError as error:
+            message = f"the Ray cluster failed ({first_line(error)}); run again when it is back"
+            raise BusyError(message) from error
 
     def close(self) -> None:
         """End all workers."""

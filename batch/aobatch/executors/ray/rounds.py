@@ -1,8 +1,7 @@
 """A round: workers compute requests until each is answered."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import msgspec
 
@@ -19,8 +18,9 @@ from aobatch.executors.ray.messages import (
     first_line,
     result_of,
 )
-from aobatch.executors.ray.pool import WATCH_SECONDS, Event, Member, Pool
+from aobatch.executors.ray.pool import Event, Member, Pool
 from aobatch.executors.ray.streams import Streams
+from aobatch.executors.ray.watch import Rules, Watch
 from aobatch.executors.ray.work import Work
 from aobatch.executors.ray.worker import package_version
 
@@ -30,25 +30,8 @@ PATIENCE_SECONDS = 1.0
 """How long a worker waits for its first result until it says that there is none."""
 INTERVAL_SECONDS = 0.05
 """How long a worker gathers results; with many workers longer, for the driver's sake."""
-SILENCE_SECONDS = 60.0
-"""A worker that says nothing for so long is taken to be lost."""
-EARLY_SECONDS = 30.0
-"""How long workers that are there wait for the others before they take more than they compute."""
 MAX_FRUITLESS = 8
 """So many workers may be lost in a row without a result between them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """How a round goes about it."""
-
-    num_workers: int
-    num_slots: int
-    """Sequences that a worker decodes together."""
-    capacity: int
-    """Requests that a worker has at most."""
-    warn: Callable[[str], None]
-    silence_seconds: float = SILENCE_SECONDS
 
 
 class Round:
@@ -75,8 +58,7 @@ class Round:
         self._is_trial = is_trial
         self._idle: list[Member] = []
         self._num_fruitless = 0
-        self._started = self._looked = time.monotonic()
-        self._is_early = not is_trial
+        self._watch = Watch(pool, rules)
 
     def results(self) -> Iterator[Result]:
         """Yield results as they come; suspects are left in the work."""
@@ -147,7 +129,7 @@ class Round:
         """Give a worker what it has room for, or what another one has too much of."""
         rules = self._rules
         # Nobody is to have all requests of a small job before the others are there.
-        room = (rules.num_slots if self._is_early else rules.capacity) - member.load
+        room = (rules.num_slots if self._watch.is_early else rules.capacity) - member.load
         chunk = max(CHUNK, rules.capacity // 4)
         requests = self._work.take(min(room, chunk))
         if requests or member.assigned:
@@ -230,19 +212,5 @@ class Round:
         self._pool.start()
 
     def _look_around(self) -> None:
-        """Look after workers that say nothing, and after those that do not come."""
-        now = time.monotonic()
-        if now - self._looked < WATCH_SECONDS:
-            return
-        self._looked = now
-        if self._is_early and (self._are_all_ready() or now - self._started > EARLY_SECONDS):
-            self._is_early = False
-        for member in [*self._pool.members]:
-            is_late = member.is_busy and now - member.heard > self._rules.silence_seconds
-            # Twice in a row: after a pause of the driver itself, their answers are on the way.
-            if is_late and member.is_late:
-                self._lose(member, f"it says nothing for {now - member.heard:.0f} seconds")
-            member.is_late = is_late
-
-    def _are_all_ready(self) -> bool:
-        return sum(m.is_ready for m in self._pool.members) >= self._rules.num_workers
+        for member in self._watch.silent_members():
+            self._lose(member, f"it says nothing for {self._rules.silence_seconds:g} seconds")
