@@ -17,6 +17,8 @@ class RayCommand:
 
     def __init__(self, command: Path, folder: Path, *options: str) -> None:
         self.output = folder / "out.jsonl"
+        self.session = ""
+        """The folder of its Ray, once it has results."""
         self._mark = f"AOBATCHTEST={uuid.uuid4().hex}"
         name, value = self._mark.split("=")
         ray = ("--executor", "ray", "--workers", "2") if "local" not in options else ()
@@ -49,6 +51,7 @@ class RayCommand:
         """Wait until this run has added results to the ledger."""
         before = self._count_results()
         self.wait_until(lambda: self._count_results() > before)
+        self.session = self._find_session()
 
     def wait_for_processes_to_end(self) -> None:
         """Wait for all that the run has started."""
@@ -66,8 +69,21 @@ class RayCommand:
             return 0
 
     def _is_own(self, folder: Path) -> bool:
+        """Say whether a process has the mark in its environment, or a file of the session open.
+
+        Ray writes over the environments of some of its processes.
+        """
         try:
-            is_marked = self._mark.encode() in (folder / "environ").read_bytes()
-            return is_marked and "State:\tZ" not in (folder / "status").read_text()
+            if "State:\tZ" in (folder / "status").read_text():
+                return False
+            links = [str(link.readlink()) for link in (folder / "fd").iterdir()]
+            if self.session and any(link.startswith(self.session) for link in links):
+                return True
+            return self._mark.encode() in (folder / "environ").read_bytes()
         except OSError:
             return False
+
+    def _find_session(self) -> str:
+        links = [str(link.readlink()) for link in Path(f"/proc/{self.process.pid}/fd").iterdir()]
+        found = {"/".join(link.split("/")[:3]) for link in links if "/aobatch-ray-" in link}
+        return found.pop() if found else ""

@@ -53,6 +53,7 @@ def test_run_that_is_stopped_or_killed_leaves_nothing_but_its_results(
     code, printed, said = stopped.finish()
     seconds = time.monotonic() - started
 
+    assert stopped.session
     assert addresses
     assert all(address.endswith(LOOPBACK) for address in addresses), addresses
     assert (code, stopped.processes()) == (-signal.SIGINT, [])

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from aobatch.errors import BusyError, UsageError
-from aobatch.executors.ray.keeper import VARIABLE, session_folder
+from aobatch.executors.ray.keeper import session_folder
 from aobatch.executors.ray.messages import first_line
 
 ADDRESS = "RAY_ADDRESS"
@@ -45,8 +45,7 @@ def connected(num_cpus: int) -> Iterator[ModuleType]:
     with ExitStack() as stack:
         if address in {"", "local"}:
             folder = stack.enter_context(session_folder())
-            session = {VARIABLE: str(folder)} | (_PRIVATE if _is_private() else {})
-            stack.enter_context(_environment(_QUIET, session))
+            stack.enter_context(_environment(_QUIET, _PRIVATE if _is_private() else {}))
         ray = _imported()
         if ray.is_initialized():  # whoever calls this package has its own
             yield ray

@@ -10,14 +10,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-VARIABLE = "AOBATCH_RAY_SESSION"
-"""Set for all processes of a session, to the name of its folder."""
 ROOT = Path("/tmp")
 """Not TMPDIR: the path of a socket has 107 bytes at most."""
+ROUNDS, ROUND_SECONDS = 5, 0.2
 
 
 @contextmanager
@@ -36,12 +36,24 @@ def session_folder() -> Iterator[Path]:
 
 def clean_up(folder: Path) -> None:
     """End all processes of a session, and remove its folder."""
-    mark = f"{VARIABLE}={folder}".encode()
+    for _ in range(ROUNDS):  # one that is ended may have been starting another
+        for process in _processes(folder):
+            with suppress(OSError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(ROUND_SECONDS)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _processes(folder: Path) -> Iterator[int]:
+    """Find all processes that have a file of the folder open: each has its log there.
+
+    Neither their names nor their environments tell them, since Ray writes over both.
+    """
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if mark in (process / "environ").read_bytes().split(b"\0"):
-                os.kill(int(process.name), signal.SIGKILL)
-    shutil.rmtree(folder, ignore_errors=True)
+            links = [str(link.readlink()) for link in (process / "fd").iterdir()]
+            if int(process.name) != os.getpid() and any(x.startswith(f"{folder}/") for x in links):
+                yield int(process.name)
 
 
 if __name__ == "__main__":
