@@ -1,13 +1,12 @@
 """`aobatch run`: answer every request of the input files."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
 import click
 
-from aobatch.cli.command import is_given, settings_in_use
+from aobatch.cli.command import settings_in_use
 from aobatch.cli.console import log_format, say
 from aobatch.cli.ending import Ending
 from aobatch.cli.exit_codes import EXIT_CODES
@@ -29,6 +28,7 @@ from aobatch.cli.options import (
     threads_option,
 )
 from aobatch.cli.parameters import Allowance, Duration
+from aobatch.cli.ray_backend import closing_backend, ray_backend
 from aobatch.cli.report_options import ReportOptions, report_options
 from aobatch.cli.run_command import HELP, RunCommand
 from aobatch.cli.signals import interruptible, limited_time
@@ -221,23 +221,8 @@ def open_backend(options: RunOptions, stages: Callable[[str, int, int], None]) -
     local = LocalBackend(config, options["threads"], stages)
     if options["executor"] == "local":
         return local
-    from aobatch.executors.ray.backend import RayBackend, RayOptions
-
-    return RayBackend(
-        local,
-        config,
-        RayOptions(
-            num_workers=options["workers"],
-            threads=options["threads"] if is_given("threads") else None,
-            keeps_cache_bytes=options["kv_cache_bytes"] is not None,
-            warn=lambda message: say(message, level="warning", event="worker"),
-        ),
-    )
-
-
-def closing_backend(backend: "Backend") -> "AbstractContextManager[Backend]":
-    """Give a block at whose end a backend lets go of what it holds, if it holds anything."""
-    return backend if isinstance(backend, AbstractContextManager) else nullcontext(backend)
+    keeps_cache_bytes = options["kv_cache_bytes"] is not None
+    return ray_backend(local, config, options["workers"], keeps_cache_bytes=keeps_cache_bytes)
 
 
 def say_outcome(outcome: "JobOutcome", config: "JobConfig") -> None:
