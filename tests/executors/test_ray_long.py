@@ -136,6 +136,8 @@ class Node:
 @pytest.fixture
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Node]]:
     """Start a cluster of two nodes of one CPU each, and name it in the environment."""
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        monkeypatch.delenv(name)  # a Ray of other tests is private
     port = random.randrange(20_000, 30_000)
     head = Node("--head", f"--port={port}", "--include-dashboard=false")
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
