@@ -91,13 +91,12 @@ class Clock:
 
 def main(model: str, warm_up: str, source: str) -> None:
     """Run both jobs and print what the second one took."""
-    import ray
-
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     backend_module.Opener = InstantOpener  # type: ignore[misc]
     config, clock = EngineConfig(max_num_seqs=1024, lookahead=2048), Clock()
     options = RayOptions(NUM_WORKERS, 1, keeps_cache_bytes=False, warn=lambda _: None)
     with RayBackend(LocalBackend(config, 1), config, options) as backend:
+        ray = backend._connected()  # imported ahead of this, it would not be private
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         growth, total = [], 0
         for path in map(Path, (warm_up, source)):
             job = JobConfig((path,), default_output(path), model=model)

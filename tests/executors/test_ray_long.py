@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -138,6 +139,8 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Node]]:
     """Start a cluster of two nodes of one CPU each, and name it in the environment."""
     for name in [name for name in os.environ if name.startswith("RAY_")]:
         monkeypatch.delenv(name)  # a Ray of other tests is private
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     port = random.randrange(20_000, 30_000)
     head = Node("--head", f"--port={port}", "--include-dashboard=false")
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
