@@ -28,7 +28,7 @@ bench: $(VENV)/run.stamp ## measure tokens a second on this machine
 	$(AOBATCH) bench
 
 test: $(VENV)/dev.stamp model ## run the whole test suite
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 crash-test: $(VENV)/dev.stamp model ## kill, stop, starve and fuzz jobs for a long time
 	$(BIN)/python -m pytest -m long

@@ -29,6 +29,11 @@ class LoggedBackend:
         """Give those of the backend."""
         return self.backend.settings
 
+    @property
+    def survives_requests(self) -> bool:
+        """Say what the backend says."""
+        return self.backend.survives_requests
+
     def resolve(self, name: str | None) -> ModelIdentity:
         """Find what the backend finds."""
         return self.backend.resolve(name)

@@ -38,6 +38,7 @@ class FakeBackend:
 
     fingerprints: dict[str, str] = field(default_factory=lambda: {"fake": "fp_1", "other": "fp_2"})
     settings: dict[str, object] = field(default_factory=lambda: {"seed": 0})
+    survives_requests: bool = False
     explosion: BaseException | None = None
     """Raised instead of the result with number `explodes_at`."""
     explodes_at: int = -1

@@ -25,6 +25,12 @@ def settings_in_use() -> Path | None:
     return path
 
 
+def is_given(name: str) -> bool:
+    """Say whether an option of the command at work has a value from outside the program."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source not in {None, click.core.ParameterSource.DEFAULT}
+
+
 def _note_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
     if path is not None:
         ctx.meta[_SETTINGS_FILE] = path

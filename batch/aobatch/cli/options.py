@@ -110,6 +110,26 @@ selection_options = _together(
 """Which lines are answered."""
 
 
+executor_options = _together(
+    click.option(
+        "--executor",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="Compute in this process, or by workers of Ray: RAY_ADDRESS, else a local one.",
+    ),
+    click.option(
+        "--workers",
+        metavar="N",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Workers of --executor ray, each with the model; they share the CPUs.",
+    ),
+)
+"""Where requests are computed."""
+
+
 class SelectionOptions(TypedDict):
     """What the command line gives of them."""
 

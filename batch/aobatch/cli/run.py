@@ -22,12 +22,14 @@ from aobatch.cli.file_options import (
 from aobatch.cli.model_source import usable_model
 from aobatch.cli.options import (
     cache_options,
+    executor_options,
     request_options,
     selection_of,
     selection_options,
     threads_option,
 )
 from aobatch.cli.parameters import Allowance, Duration
+from aobatch.cli.ray_backend import closing_backend, ray_backend
 from aobatch.cli.report_options import ReportOptions, report_options
 from aobatch.cli.run_command import HELP, RunCommand
 from aobatch.cli.signals import interruptible, limited_time
@@ -59,6 +61,8 @@ class RunOptions(FileOptions, ReportOptions):
     kv_cache_dtype: Literal["fp32", "int8"]
     prefix_sharing: bool
     threads: int
+    executor: Literal["local", "ray"]
+    workers: int
     max_failures: str
     time_limit: float | None
     step_timeout: float
@@ -112,6 +116,7 @@ class RunOptions(FileOptions, ReportOptions):
     help="Compute the beginning that prompts have in common once.",
 )
 @threads_option
+@executor_options
 @click.option(
     "--step-timeout",
     metavar="DURATION",
@@ -154,15 +159,15 @@ def _run(options: RunOptions, ending: Ending) -> tuple[int, int]:
         interruptible(),
         limited_time(options["time_limit"]),
         stage_progress(is_quiet=options["quiet"]) as stages,
+        closing_backend(open_backend(options, stages)) as backend,
     ):
         options["model"] = usable_model(options["model"], stages, is_quiet=options["quiet"])
-        backend = open_backend(options, stages)
         configs = job_configs(options)
         ending.jobs |= dict.fromkeys((config.output for config in configs), None)
         for config in configs:
             outcome = run_job(config, backend, job_progress(is_quiet=options["quiet"]))
             ending.jobs[config.output] = outcome.report
-            if not outcome.was_finished:
+            if not outcome.was_finished and options["executor"] == "local":
                 note_run(outcome.report, options["kv_cache_dtype"], options["threads"])
             if not options["quiet"]:
                 say_outcome(outcome, config)
@@ -215,7 +220,11 @@ def open_backend(options: RunOptions, stages: Callable[[str, int, int], None]) -
         kv_cache_dtype=options["kv_cache_dtype"],
         step_seconds=options["step_timeout"],
     )
-    return LocalBackend(config, options["threads"], stages)
+    local = LocalBackend(config, options["threads"], stages)
+    if options["executor"] == "local":
+        return local
+    keeps_cache_bytes = options["kv_cache_bytes"] is not None
+    return ray_backend(local, config, options["workers"], keeps_cache_bytes=keeps_cache_bytes)
 
 
 def say_outcome(outcome: "JobOutcome", config: "JobConfig") -> None:

@@ -18,6 +18,7 @@ Examples:
   aobatch run jobs/*.jsonl.gz -o answers.jsonl.zst --default max_tokens=64
   aobatch run s3://bucket/in/ -o 's3://bucket/out/{stem}.out{ext}'
   aobatch run reviews.parquet --column prompt=text --default max_tokens=64
+  aobatch run jobs/large.jsonl --executor ray --workers 8
   grep french jobs/all.jsonl | aobatch run - -o - | jq -r '.choices[0].text'
 
 IN is a file of one request a line (.jsonl, .ndjson, also with .gz .zst .bz2 .lz4) or a row
@@ -47,6 +48,8 @@ class RunCommand(GroupedCommand):
         ),
         "Sampling": ("seed",),
         "Machine": (
+            "executor",
+            "workers",
             "max_num_seqs",
             "kv_cache_bytes",
             "kv_cache_dtype",

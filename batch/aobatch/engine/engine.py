@@ -46,6 +46,7 @@ class Engine:
         self, runner: ModelRunner, tokenizer: Tokenizer, limits: ModelLimits, config: EngineConfig
     ) -> None:
         self._counted: tuple[EngineStatistics, list[Lane]] = (EngineStatistics(), [])
+        self._events: SimpleQueue[Event] = SimpleQueue()
         self._tokenizer = tokenizer
         self._config = config
         self._limits = limits
@@ -65,29 +66,36 @@ class Engine:
         return total
 
     def run(
-        self, requests: Iterable[Request], listener: Listener | None = None
+        self, requests: Iterable[Request | None], listener: Listener | None = None
     ) -> Generator[Result, None, None]:
         """Compute requests, results in the order in which they finish.
 
-        Requests are pulled as they are needed, at most `lookahead` prompts ahead. One run at a
-        time; closing the generator gives up what is in flight. The listener gets the pieces of
-        requests that ask for a stream.
+        Requests are pulled as they are needed, at most `lookahead` prompts ahead. A None among
+        them says that there are no more for now; whoever has more calls `wake`. One run at a time;
+        closing the generator gives up what is in flight. The listener gets the pieces of requests
+        that ask for a stream.
         """
-        events: SimpleQueue[Event] = SimpleQueue()
+        events = self._events = SimpleQueue()
         scheduler = Scheduler(self._config, self._kv_bytes_per_token, lambda: events.put(None))
         results = Results(self._tokenizer, self._preparation, listener, self._counted[0])
         window = Window(iter(requests), results.admit, max(1, self._config.lookahead // 2))
         with self._lanes(scheduler, events) as lanes:
             while True:
                 wants_more = scheduler.is_low and results.num_joined < self._config.lookahead
-                if wants_more and not window.has_read_all:
+                if wants_more and not window.has_read_all and not window.is_dry:
                     states = window.read()
                     scheduler.add(ordered([g for state in states for g in state.groups_to_compute]))
                     yield from results.ready()
-                elif results.num_open:
-                    yield from results.take(self._next_event(events, lanes))
+                elif results.num_open or window.is_dry:
+                    event = self._next_event(events, lanes)
+                    window.is_dry = False
+                    yield from results.take(event)
                 else:
                     return
+
+    def wake(self) -> None:
+        """Ask again for requests after a None; any thread may call it."""
+        self._events.put(None)
 
     def complete(self, prompts: Iterable[PromptLike], **parameters: object) -> list[Result]:
         """Compute a request for each prompt, results in the order of the prompts.

@@ -18,24 +18,34 @@ class Window:
 
     def __init__(
         self,
-        requests: Iterator[Request],
+        requests: Iterator[Request | None],
         prepare: Callable[[Request], RequestState | None],
         num_prompts: int,
     ) -> None:
-        """`prepare` gives None for a request that needs no state of its own."""
+        """`prepare` gives None for a request that needs no state of its own.
+
+        A None among the requests says that there are no more for now.
+        """
         self._requests = requests
         self._prepare = prepare
         self._num_prompts = max(1, num_prompts)
         self.has_read_all = False
+        self.is_dry = False
+        """Whether the last block ended because there were no more for now."""
 
     def read(self) -> list[RequestState]:
         """Read the next block, about num_prompts prompts."""
         states: list[RequestState] = []
         num_prompts = 0
+        self.is_dry = False
         while num_prompts < self._num_prompts:
-            request = next(self._requests, None)
-            if request is None:
+            try:
+                request = next(self._requests)
+            except StopIteration:
                 self.has_read_all = True
+                break
+            if request is None:
+                self.is_dry = True
                 break
             num_prompts += weight(request)
             state = self._prepare(request)

@@ -52,6 +52,11 @@ class Backend(Protocol):
         """Those of its options that shape results."""
         ...
 
+    @property
+    def survives_requests(self) -> bool:
+        """Whether this process lives on, whatever a request does to the one that computes it."""
+        ...
+
     def resolve(self, name: str | None) -> ModelIdentity:
         """Find a model, None being the default one; RequestError 404 if there is none."""
         ...

@@ -35,6 +35,8 @@ def _show_nothing(_stage: str, _done: int, _total: int) -> None:
 class LocalBackend:
     """Models of the catalogue on this machine."""
 
+    survives_requests = False
+
     def __init__(
         self,
         config: EngineConfig | None = None,

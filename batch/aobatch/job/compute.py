@@ -69,8 +69,12 @@ class ModelReading:
     num_requests: int = 0
     is_last: bool = True
 
+    has_results: bool = True
+    """Whether the ledger had any when the reading began; it has no others that a line asks for."""
+
     def requests(self) -> Iterator[Request]:
         """Yield the requests to compute now, as late as they are asked for."""
+        self.has_results = len(self.job.ledger) > 0
         for line in self.job.source.lines():
             if isinstance(line, FailedLine):
                 self.bad_lines.pass_over(line)
@@ -81,14 +85,17 @@ class ModelReading:
             self.model = self.model or model
             if model == self.model:
                 self.num_requests += 1
-                self.job.in_flight.begin(line.key)
+                if not self.job.backend.survives_requests:
+                    self.job.in_flight.begin(line.key)
                 yield line
             else:
                 self.is_last = False
 
     def _model_of(self, request: Request) -> ModelIdentity | None:
         model = self.job.models.find(request.body.model)
-        if isinstance(model, RequestError) or request.key in self.job.ledger:
+        if isinstance(model, RequestError):
+            return None
+        if self.has_results and request.key in self.job.ledger:
             return None
         return model if (request.key in self.suspects) == self.is_isolated else None
 

@@ -1,0 +1,113 @@
+"""Models of the catalogue, computed by workers of Ray."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from types import ModuleType
+
+from aobatch.engine.config import EngineConfig
+from aobatch.executors import Executor, ModelIdentity
+from aobatch.executors.local import LocalBackend
+from aobatch.executors.processor import num_cores
+from aobatch.executors.ray.cluster import connected
+from aobatch.executors.ray.executor import RayExecutor
+from aobatch.executors.ray.placement import share
+from aobatch.executors.ray.pool import Pool
+from aobatch.executors.ray.rounds import CHUNK
+from aobatch.executors.ray.watch import Rules
+from aobatch.executors.ray.worker import Opener
+from aobatch.models.digest import file_digest
+from aobatch.models.folder import MANIFEST
+
+MAX_IN_FLIGHT = 100_000
+"""Requests that the driver remembers at once, unless slots need more."""
+
+
+@dataclass(frozen=True, slots=True)
+class RayOptions:
+    """What is asked of the workers."""
+
+    num_workers: int
+    threads: int | None
+    """CPUs a worker; None: as many as leave room for all workers."""
+    keeps_cache_bytes: bool
+    """Whether memory for keys and values is as configured, not what a worker's node has."""
+    warn: Callable[[str], None]
+
+
+class RayBackend:
+    """The models of a local backend, opened in processes of Ray.
+
+    Ray is started, or joined, when the first model is opened, and left when the `with` block ends.
+    """
+
+    survives_requests = True
+
+    def __init__(self, local: LocalBackend, config: EngineConfig, options: RayOptions) -> None:
+        self._local = local
+        self._config = config
+        self._options = options
+        self._stack = ExitStack()
+        self._ray: ModuleType | None = None
+
+    def __enter__(self) -> "RayBackend":
+        """Give itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave Ray; one that was started ends."""
+        self._ray = None
+        self._stack.close()
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Those options that shape results, the same as on one machine."""
+        return self._local.settings
+
+    def resolve(self, name: str | None) -> ModelIdentity:
+        """Find a model on the driver's machine, fetched and converted if it is not there yet."""
+        return self._local.resolve(name)
+
+    @contextmanager
+    def open(self, model: ModelIdentity) -> Iterator[Executor]:
+        """Start workers, which open the model each."""
+        options, config, ray = self._options, self._config, self._connected()
+        own = share(_node_cpus(ray), options.num_workers, options.threads)
+        config = replace(config, lookahead=min(config.lookahead, config.max_num_seqs))
+        opener = Opener(
+            config,
+            own.cpus,
+            own.workers_per_node,
+            file_digest(model.path / MANIFEST),
+            options.keeps_cache_bytes,
+        )
+        pool = Pool(ray, opener, model, own.cpus)
+        try:
+            yield RayExecutor(pool, self._rules(config))
+        finally:
+            pool.close()
+
+    def _connected(self) -> ModuleType:
+        if self._ray is None:
+            options = self._options
+            here = share([num_cores()], options.num_workers, options.threads)
+            self._ray = self._stack.enter_context(connected(here.cpus * options.num_workers))
+        return self._ray
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Another process computes what it is given by itself.
+        return self._local.__reduce__()
+
+    def _rules(self, config: EngineConfig) -> Rules:
+        slots, workers = config.max_num_seqs, self._options.num_workers
+        capacity = slots + config.lookahead + CHUNK
+        return Rules(
+            num_workers=workers,
+            num_slots=slots,
+            capacity=max(slots, min(capacity, MAX_IN_FLIGHT // workers)),
+            warn=self._options.warn,
+        )
+
+
+def _node_cpus(ray: ModuleType) -> list[float]:
+    return [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]

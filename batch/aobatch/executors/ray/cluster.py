@@ -1,0 +1,140 @@
+"""The Ray that a job uses: that of RAY_ADDRESS, or one of its own on this machine."""
+
+import importlib
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from aobatch.errors import BusyError, UsageError
+from aobatch.executors.ray.keeper import session_folder
+from aobatch.executors.ray.messages import first_line
+
+ADDRESS = "RAY_ADDRESS"
+OBJECT_STORE_BYTES = 256 << 20
+"""Requests and results pass through in small pieces."""
+
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1"}
+_PRIVATE = {
+    # Whatever its name says: it lets Ray listen on the loopback interface alone.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    # Once a process: Ray remembers the first one.
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}
+"""What keeps others out; Ray reads it when it is imported."""
+
+
+@contextmanager
+def connected(num_cpus: int) -> Iterator[ModuleType]:
+    """Give Ray, connected; a local one has so many CPUs and ends with the block.
+
+    UsageError if Ray is not installed, BusyError if no cluster answers at RAY_ADDRESS.
+    """
+    address = os.environ.get(ADDRESS, "")
+    if address.startswith("ray://"):
+        message = f"{ADDRESS}={address} is a Ray client; run on a node of the cluster instead"
+        raise UsageError(message)
+    with ExitStack() as stack:
+        if address in {"", "local"}:
+            folder = stack.enter_context(session_folder())
+            stack.enter_context(_environment(_QUIET, _PRIVATE if _is_private() else {}))
+        ray = _imported()
+        if ray.is_initialized():  # whoever calls this package has its own
+            yield ray
+            return
+        with _own_signals():
+            if address in {"", "local"}:
+                _start(ray, num_cpus, folder)
+            else:
+                _join(ray, address)
+        stack.callback(ray.shutdown)
+        yield ray
+
+
+def _imported() -> ModuleType:
+    try:
+        with _own_signals():
+            import ray
+    except ImportError as error:
+        message = "--executor ray needs Ray; install it with: pip install 'aobatch[ray]'"
+        raise UsageError(message) from error
+    _silence()
+    return ray
+
+
+def _silence() -> None:
+    """Keep what Ray has to say out of standard output, where answers may go, and error."""
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    worker = importlib.import_module("ray._private.worker")
+    # No setting covers the errors of nodes: they are printed whatever log_to_driver is.
+    vars(worker)["print_to_stdstream"] = lambda *_args, **_kwargs: None
+
+
+@cache
+def _is_private() -> bool:
+    """Say whether Ray can be told who may reach it: not if others have imported it first."""
+    return "ray" not in sys.modules
+
+
+def _start(ray: ModuleType, num_cpus: int, folder: Path) -> None:
+    try:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=str(folder),
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        message = f"Ray does not start on this machine: {first_line(error)}; run again"
+        raise BusyError(message) from error
+
+
+def _join(ray: ModuleType, address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        message = (
+            f"no Ray cluster answers at {ADDRESS}={address} ({first_line(error)}); start it, or "
+            f"unset {ADDRESS} for one on this machine"
+        )
+        raise BusyError(message) from error
+
+
+@contextmanager
+def _environment(defaults: Mapping[str, str], values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables while the block runs; defaults are for those that nobody has set."""
+    before = dict(os.environ)
+    os.environ.update({**defaults, **before, **values})
+    try:
+        yield
+    finally:
+        for name in (*defaults, *values):
+            if name in before:
+                os.environ[name] = before[name]
+            else:
+                os.environ.pop(name, None)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep this program's own handling of SIGTERM, which Ray replaces."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)

@@ -1,0 +1,187 @@
+"""The workers of a job, as the driver sees them."""
+
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from types import ModuleType
+from typing import Any
+
+from aobatch.api.request import Request
+from aobatch.engine.window import weight
+from aobatch.errors import BusyError
+from aobatch.executors import ModelIdentity
+from aobatch.executors.ray.distribution import SentFile, send_model
+from aobatch.executors.ray.messages import Order, encode, first_line
+from aobatch.executors.ray.worker import Opener, Worker
+
+WATCH_SECONDS = 1.0
+"""How often workers are looked at that say nothing."""
+CALLS = 4
+"""Of one worker side by side: an exchange, and whatever does not wait for its end."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of workers and their requests, over all rounds."""
+
+    workers_started: int = 0
+    workers_lost: int = 0
+    requests_returned: int = 0
+    """Requests that were taken back from a worker, begun or not."""
+    duplicates_dropped: int = 0
+    """Results of requests that were answered already."""
+
+
+@dataclass(eq=False, slots=True)
+class Member:
+    """One worker of the pool."""
+
+    number: int
+    actor: Any
+    started: float
+    heard: float
+    """When it last said something, or was asked."""
+    ready: float = 0.0
+    """When it had its engine."""
+    ended: float = 0.0
+    """When it was dropped; 0 before."""
+    node: str = ""
+    """Of Ray; empty until the worker has its engine."""
+    process: int = 0
+    assigned: dict[str, Request] = field(default_factory=dict)
+    """The requests that it has and has not answered, by key."""
+    load: int = 0
+    """Their prompts, long ones counting as several."""
+    statistics: dict[str, float] = field(default_factory=dict)
+    is_busy: bool = False
+    """Whether an exchange is under way."""
+    is_late: bool = False
+    """Whether it was silent for too long when it was last looked at."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has its engine."""
+        return bool(self.node)
+
+    def assign(self, requests: Iterable[Request]) -> None:
+        """Note that it gets requests."""
+        for request in requests:
+            self.assigned[request.key] = request
+            self.load += weight(request)
+
+    def release(self, key: str) -> Request | None:
+        """Note that it has a request no more; give that, or None if it had none of this key."""
+        request = self.assigned.pop(key, None)
+        self.load -= weight(request) if request else 0
+        return request
+
+    def release_all(self) -> list[Request]:
+        """Note that it has no requests; give those that it had."""
+        requests = [*self.assigned.values()]
+        self.assigned.clear()
+        self.load = 0
+        return requests
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What became of a call of a worker."""
+
+    member: Member
+    call: str
+    value: Any
+    error: BaseException | None
+
+
+class Pool:
+    """Starts workers, calls them and hears what they say."""
+
+    def __init__(
+        self, ray: ModuleType, opener: Opener, model: ModelIdentity, num_cpus: float
+    ) -> None:
+        self._ray = ray
+        self._opener = opener
+        self._model = model
+        self._options = {"num_cpus": num_cpus, "max_restarts": 0, "max_concurrency": CALLS}
+        self._events: SimpleQueue[Event] = SimpleQueue()
+        self._files: list[SentFile] = []
+        self.tally = Tally()
+        self.ended: list[Member] = []
+        """Those that were dropped."""
+        self.members: list[Member] = []
+
+    def start(self) -> Member:
+        """Start a further worker; an event tells when it is ready."""
+        actor = self._ray.remote(Worker).options(**self._options).remote(self._opener, self._model)
+        now = time.monotonic()
+        member = Member(self.tally.workers_started, actor, now, now)
+        self.tally.workers_started += 1
+        self.members.append(member)
+        self._call(member, "open", actor.open)
+        return member
+
+    def send_model(self, member: Member) -> None:
+        """Send a worker the files of its model, which its node keeps."""
+        if not self._files:
+            self._files = send_model(self._ray, self._model.path)
+        self._call(member, "open", member.actor.open, self._files)
+
+    def exchange(self, member: Member, order: Order) -> None:
+        """Give a worker requests; an event tells what it has done."""
+        member.is_busy = True
+        member.heard = time.monotonic()
+        member.assign(order.requests)
+        self._call(member, "exchange", member.actor.exchange, encode(order))
+
+    def take_back(self, member: Member, count: int) -> None:
+        """Ask a worker for requests that it has not begun; an event tells which these are."""
+        self._call(member, "give_back", member.actor.give_back, count)
+
+    def drop(self, member: Member) -> None:
+        """End a worker at once, if it has not ended itself."""
+        if member in self.members:
+            self.members.remove(member)
+            self.ended.append(member)
+            member.ended = time.monotonic()
+            self._ray.kill(member.actor)
+
+    def next_event(self) -> Event | None:
+        """Wait for a worker that is in the pool still; None when none has said anything."""
+        try:
+            event = self._events.get(timeout=WATCH_SECONDS)
+        except Empty:
+            return None
+        return event if event.member in self.members else None
+
+    def nodes(self) -> set[str]:
+        """Give the nodes of the cluster that are there, as far as is known by now."""
+        return {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
+
+    @contextmanager
+    def cluster_errors(self) -> Iterator[None]:
+        """Say in one sentence that the cluster itself is gone."""
+        try:
+            yield
+        except self._ray.exceptions.RayError as error:
+            message = f"the Ray cluster failed ({first_line(error)}); run again when it is back"
+            raise BusyError(message) from error
+
+    def close(self) -> None:
+        """End all workers."""
+        for member in [*self.members]:
+            self.drop(member)
+
+    def _call(self, member: Member, name: str, method: Any, *arguments: object) -> None:  # noqa: ANN401
+        def note(future: "Future[object]") -> None:
+            error = future.exception()
+            value = None if error else future.result()
+            member.heard = time.monotonic()
+            self._events.put(Event(member, name, value, error))
+
+        try:
+            method.remote(*arguments).future().add_done_callback(note)
+        except self._ray.exceptions.RayError as error:
+            self._events.put(Event(member, name, None, error))

@@ -1,0 +1,89 @@
+"""The command with --executor ray as a process whose descendants can be found."""
+
+import os
+import sqlite3
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+HANG_SECONDS = 90
+
+
+class RayCommand:
+    """A run of the command whose processes, however deep, can be found."""
+
+    def __init__(self, command: Path, folder: Path, *options: str) -> None:
+        self.output = folder / "out.jsonl"
+        self.session = ""
+        """The folder of its Ray, once it has results."""
+        self._mark = f"AOBATCHTEST={uuid.uuid4().hex}"
+        name, value = self._mark.split("=")
+        ray = ("--executor", "ray", "--workers", "2") if "local" not in options else ()
+        self.process = subprocess.Popen(
+            [command, "run", folder / "in.jsonl", "-o", self.output, "--max-failures", "100%", *ray]
+            + [option for option in options if option != "local"],
+            env=os.environ | {name: value, "SOURCE_DATE_EPOCH": "1700000000"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def finish(self) -> tuple[int, bytes, bytes]:
+        """Wait for the end; give exit code and what was printed."""
+        printed = self.process.communicate(timeout=HANG_SECONDS)
+        return self.process.returncode, *printed
+
+    def processes(self) -> list[int]:
+        """Give all processes that the run has started and itself."""
+        return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if self._is_own(folder)]
+
+    def wait_until(self, has_come: Callable[[], bool]) -> None:
+        """Wait for something to happen while the run lasts."""
+        deadline = time.monotonic() + HANG_SECONDS
+        while not has_come():
+            assert self.process.poll() is None, self.finish()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def wait_for_results(self) -> None:
+        """Wait until this run has added results to the ledger."""
+        before = self._count_results()
+        self.wait_until(lambda: self._count_results() > before)
+        self.session = self._find_session()
+
+    def wait_for_processes_to_end(self) -> None:
+        """Wait for all that the run has started."""
+        deadline = time.monotonic() + HANG_SECONDS
+        while self.processes():
+            assert time.monotonic() < deadline, self.processes()
+            time.sleep(0.02)
+
+    def _count_results(self) -> int:
+        path = self.output.with_name("out.jsonl.aobatch") / "ledger.sqlite3"
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+                return int(connection.execute("SELECT count(*) FROM results").fetchone()[0])
+        except sqlite3.OperationalError:
+            return 0
+
+    def _is_own(self, folder: Path) -> bool:
+        """Say whether a process has the mark in its environment, or a file of the session open.
+
+        Ray writes over the environments of some of its processes.
+        """
+        try:
+            if "State:\tZ" in (folder / "status").read_text():
+                return False
+            links = [str(link.readlink()) for link in (folder / "fd").iterdir()]
+            if self.session and any(link.startswith(self.session) for link in links):
+                return True
+            return self._mark.encode() in (folder / "environ").read_bytes()
+        except OSError:
+            return False
+
+    def _find_session(self) -> str:
+        links = [str(link.readlink()) for link in Path(f"/proc/{self.process.pid}/fd").iterdir()]
+        found = {"/".join(link.split("/")[:3]) for link in links if "/aobatch-ray-" in link}
+        return found.pop() if found else ""

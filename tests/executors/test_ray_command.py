@@ -1,0 +1,77 @@
+"""Laws of `aobatch run --executor ray` as a process among others."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from ray_command import RayCommand
+from ray_jobs import read_product, write_input
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+STOP_SECONDS = 4
+"""A stop takes half of that on a machine that has nothing else to do."""
+LOOPBACK = "0100007F"
+
+
+def listening_addresses(processes: list[int]) -> set[str]:
+    """Give the local addresses, in hexadecimal, at which processes can be connected to."""
+    sockets = set()
+    for process in processes:
+        for link in Path(f"/proc/{process}/fd").glob("*"):
+            try:
+                sockets.add(link.readlink().name)
+            except OSError:
+                continue
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in sockets:
+                found.add(local.split(":")[0])
+    return found
+
+
+@pytest.fixture
+def options(tmp_path: Path, tiny_home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """Write an input, and use the tiny model with few slots, so that a run lasts a while."""
+    write_input(tmp_path / "in.jsonl", 600, num_bad=6)
+    monkeypatch.setenv("AOBATCH_MODELS", str(tiny_home))
+    return ("--max-num-seqs", "4", "--default", "max_tokens=12")
+
+
+def test_run_that_is_stopped_or_killed_leaves_nothing_but_its_results(
+    tmp_path: Path, command: Path, options: tuple[str, ...]
+) -> None:
+    """It says nothing of Ray, listens on loopback alone, and can be gone on with in one process."""
+    stopped = RayCommand(command, tmp_path, *options)
+    stopped.wait_for_results()
+    addresses = listening_addresses(stopped.processes())
+    started = time.monotonic()
+    stopped.process.send_signal(signal.SIGINT)
+    code, printed, said = stopped.finish()
+    seconds = time.monotonic() - started
+
+    assert stopped.session
+    assert addresses
+    assert all(address.endswith(LOOPBACK) for address in addresses), addresses
+    assert (code, stopped.processes()) == (-signal.SIGINT, [])
+    assert seconds < STOP_SECONDS
+    assert printed == b""
+    assert b"ray" not in said.replace(b"--executor ray", b"").lower(), said
+
+    killed = RayCommand(command, tmp_path, *options)
+    killed.wait_for_results()
+    killed.process.kill()
+    killed.finish()
+    killed.wait_for_processes_to_end()
+
+    last = RayCommand(command, tmp_path, "local", *options)
+    assert last.finish()[0] == 0
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole/in.jsonl").write_bytes((tmp_path / "in.jsonl").read_bytes())
+    assert RayCommand(command, tmp_path / "whole", "local", *options).finish()[0] == 0
+    found = read_product(tmp_path / "out.jsonl")
+    assert found == read_product(tmp_path / "whole/out.jsonl")
+    assert found.statistics["runs"] == 3

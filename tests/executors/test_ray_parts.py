@@ -1,0 +1,219 @@
+"""Laws of the parts of a job of Ray that need no Ray."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Timer
+from types import SimpleNamespace
+
+import pytest
+
+from aobatch.api.request import Limits, Parser, Request
+from aobatch.api.response import Choice, Usage
+from aobatch.engine.result import Result
+from aobatch.engine.streaming import Delta
+from aobatch.errors import ModelError, RequestError
+from aobatch.executors.ray.distribution import find_model, receive_model, send_model
+from aobatch.executors.ray.mailbox import Mailbox
+from aobatch.executors.ray.messages import (
+    Failure,
+    Order,
+    Outcome,
+    Piece,
+    Reply,
+    decode_order,
+    decode_reply,
+    encode,
+    outcome_of,
+    result_of,
+)
+from aobatch.executors.ray.placement import Share, share
+from aobatch.executors.ray.streams import Streams
+from aobatch.executors.ray.work import Work
+from aobatch.models.digest import file_digest
+
+USAGE = Usage(1, 2, 3)
+BODIES = [
+    {"prompt": "a", "logit_bias": {"5": -1.5}, "stop": ["x"], "seed": 2**63 - 1},
+    {"prompt": [[1, 2], [3]], "temperature": 0.1 + 0.2, "top_k": 4, "stop_token_ids": [9]},
+    {"prompt": ["春", ""], "echo": True, "logprobs": 3, "suffix": "\ud7ff", "user": "ada"},
+]
+
+
+def parse(*bodies: dict[str, object]) -> list[Request]:
+    """Give the requests of bodies."""
+    parser = Parser({}, Limits())
+    lines = enumerate(bodies, 1)
+    requests = [parser.parse(number, json.dumps(body).encode()) for number, body in lines]
+    assert all(isinstance(request, Request) for request in requests), requests
+    return requests  # type: ignore[return-value]
+
+
+def numbered(count: int) -> list[Request]:
+    """Give so many requests."""
+    return parse(*[{"prompt": f"p{number}"} for number in range(count)])
+
+
+def test_requests_and_results_arrive_as_they_were_sent() -> None:
+    """Every field, float and error is the same on the other side."""
+    requests = parse(*BODIES)
+    error = RequestError("Too long.", code="context_length_exceeded", param="prompt")
+    choice = Choice("é", 1, None, "stop")
+    results = [
+        Result(requests[0], (choice,), USAGE, None, 0.1),
+        Result(requests[1], (), USAGE, error, 1),
+    ]
+
+    order = decode_order(encode(Order(requests, 1.0, 0.5)))
+    sent = [Piece("k", choice), *map(outcome_of, results)]
+    reply = decode_reply(encode(Reply(sent, {"a": 0.5}, Failure("x", lacks_memory=True))))
+
+    assert order == Order(requests, 1.0, 0.5)
+    assert reply.items[0] == sent[0]
+    outcomes = [item for item in reply.items if isinstance(item, Outcome)]
+    back = [result_of(*pair) for pair in zip(requests, outcomes, strict=False)]
+    assert back[0] == results[0]
+    assert vars(back[1].error) == vars(error)
+    assert (reply.statistics, reply.failure) == ({"a": 0.5}, Failure("x", lacks_memory=True))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "workers", "cpus", "expected"),
+    [
+        ([2], 1, None, Share(2, 1)),
+        ([2], 2, None, Share(1, 2)),
+        ([2], 5, None, Share(1, 2)),
+        ([64], 8, None, Share(8, 8)),
+        ([8, 8, 8], 3, None, Share(8, 1)),
+        ([8, 8, 8], 4, None, Share(4, 2)),
+        ([0, 16, 4], 3, None, Share(5, 3)),
+        ([0, 16, 4], 5, None, Share(4, 4)),
+        ([64], 2, 4, Share(4, 2)),
+        ([0], 1, None, Share(1, 1)),
+    ],
+)
+def test_all_workers_find_room(
+    sizes: list[float], workers: int, cpus: int | None, expected: Share
+) -> None:
+    """Each gets as many CPUs as leave room for the others, whatever nodes they are on."""
+    assert share(sizes, workers, cpus) == expected
+
+
+def test_work_is_given_out_once_and_again_if_it_comes_back() -> None:
+    """The source is read as it is asked for; what comes back goes first; the end is known."""
+    requests = numbered(5)
+    read: list[Request] = []
+
+    def source() -> Iterator[Request]:
+        for request in requests:
+            read.append(request)
+            yield request
+
+    work = Work(source())
+    first = work.take(2)
+    assert (first, read) == (requests[:2], requests[:2])
+    work.put_back(first[1:])
+    assert work.take(4) == [requests[1], *requests[2:]]
+    assert not work.is_done
+    assert work.take(1) == []
+    for request in requests:
+        assert not work.is_done
+        work.end(request.key)
+    assert work.is_done
+
+
+def test_two_deaths_make_a_request_suspect_unless_its_nodes_died() -> None:
+    """A worker's death counts against what it had, the death of a whole node does not."""
+    (request,) = numbered(1)
+    work = Work([request])
+    for node, alive, num_suspects in (
+        ("a", {"b"}, 0),  # the node of the worker has gone with it
+        ("a", {"a", "b"}, 0),
+        ("b", {"b"}, 0),  # by now a is gone as well
+        ("b", {"b"}, 1),
+    ):
+        assert work.take(1) == [request]
+        work.note_death([request], node, alive)
+        assert len(work.suspects) == num_suspects
+    work.take(1)
+    assert work.is_done
+
+
+def test_pieces_that_come_again_are_passed_on_once() -> None:
+    """A request that is computed twice adds only what the first time had not sent, by choice."""
+    (request,) = numbered(1)
+    heard: list[Delta] = []
+    streams = Streams(heard.append)
+
+    def send(*texts: tuple[int, str]) -> None:
+        for index, text in texts:
+            streams.add(request, Piece(request.key, Choice(text, index, None, None)))
+
+    send((0, "a"), (1, "x"), (0, "b"))
+    streams.begin_anew(request.key)
+    send((1, "x"), (1, "y"), (0, "a"), (0, "b"), (0, "c"))
+
+    assert [(d.choice.index, d.choice.text) for d in heard] == [
+        (0, "a"),
+        (1, "x"),
+        (0, "b"),
+        (1, "y"),
+        (0, "c"),
+    ]
+
+
+def test_mailbox_gives_requests_in_order_and_takes_back_the_last() -> None:
+    """What the engine has not taken can be given to others; its results are collected once."""
+    requests = numbered(4)
+    woken: list[bool] = []
+    mailbox = Mailbox(lambda: woken.append(True))
+    mailbox.add(requests)
+
+    assert next(mailbox) == requests[0]
+    assert mailbox.give_back(2) == [requests[3].key, requests[2].key]
+    assert [next(mailbox), next(mailbox)] == [requests[1], None]
+    assert mailbox.give_back(9) == []
+    assert woken == [True]
+
+
+def test_collecting_waits_for_the_first_result_or_a_failure() -> None:
+    """A call returns with what there is, as soon as there is any."""
+    mailbox = Mailbox(lambda: None)
+    item = Outcome("k", (), USAGE, None, 0.0)
+    assert mailbox.collect(0.0, 0.0) == ([], None)
+    Timer(0.05, lambda: mailbox.put(item)).start()
+    assert mailbox.collect(60.0, 0.0) == ([item], None)
+    failure = Failure("x", lacks_memory=False)
+    Timer(0.05, lambda: mailbox.fail(failure)).start()
+    assert mailbox.collect(60.0, 60.0) == ([], failure)
+
+
+class Store:
+    """An object store in memory."""
+
+    def put(self, value: bytes) -> SimpleNamespace:
+        """Keep a value."""
+        return SimpleNamespace(value=value)
+
+    def get(self, reference: SimpleNamespace) -> bytes:
+        """Give it."""
+        return reference.value
+
+
+def test_a_model_that_did_not_arrive_as_it_was_sent_is_not_kept(tmp_path: Path) -> None:
+    """A folder is there with all its bytes or not at all."""
+    folder, target = tmp_path / "model", tmp_path / "node/model"
+    folder.mkdir()
+    (folder / "model.toml").write_text("x = 1")
+    (folder / "model.onnx").write_bytes(b"weights")
+    manifest = file_digest(folder / "model.toml")
+    files = send_model(Store(), folder)  # type: ignore[arg-type]
+    files[0].chunks[0].value = b"weighty"
+
+    with pytest.raises(ModelError, match=r"model\.onnx of the model did not arrive"):
+        receive_model(Store(), files, target)  # type: ignore[arg-type]
+    assert find_model([target], manifest) is None
+
+    receive_model(Store(), send_model(Store(), folder), target)  # type: ignore[arg-type]
+    assert find_model([tmp_path / "nowhere", target], manifest) == target
+    assert find_model([target], "0" * 64) is None
