@@ -80,8 +80,11 @@ def test_repeated_first_result_opens_no_second_transaction(ledger: Ledger) -> No
     assert len(ledger) == 2
 
 
-def test_full_group_is_committed(ledger: Ledger, path: Path) -> None:
+def test_full_group_is_committed(
+    ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """256 results are durable without waiting for the second to pass."""
+    monkeypatch.setattr(module, "MOMENT_SECONDS", 0)
     for number in range(module.COMMIT_WRITES - 1):
         ledger.add(record(number))
     assert num_committed(path) < module.COMMIT_WRITES - 1
@@ -89,6 +92,21 @@ def test_full_group_is_committed(ledger: Ledger, path: Path) -> None:
     ledger.add(record(module.COMMIT_WRITES))
 
     assert num_committed(path) == module.COMMIT_WRITES
+
+
+def test_groups_that_come_at_once_share_a_commit(
+    ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full groups within a moment wait for its end, and are found all the same."""
+    monkeypatch.setattr(module, "MOMENT_SECONDS", 60)
+    for number in range(3 * module.COMMIT_WRITES):
+        ledger.add(record(number))
+
+    assert len(ledger) == 3 * module.COMMIT_WRITES
+    assert num_committed(path) == 0
+    monkeypatch.setattr(module, "MOMENT_SECONDS", 0)
+    ledger.add(record(2**40))
+    assert num_committed(path) == 3 * module.COMMIT_WRITES + 1
 
 
 def test_facts_bring_no_commit_nearer(
@@ -162,8 +180,9 @@ def test_full_disk_is_reported(ledger: Ledger) -> None:
     ledger.commit()
     ledger._database._connection.execute("PRAGMA max_page_count = 1")
 
+    ledger.add(record(2, b"x" * 100_000))
     with pytest.raises(StorageError, match="make room"):
-        ledger.add(record(2, b"x" * 100_000))
+        ledger.commit()
     assert record(1).key in ledger
 
 

@@ -15,6 +15,8 @@ ID_LENGTH = 29
 ID_ALPHABET = digits + ascii_letters
 _PAIRS = [first + second for second in ID_ALPHABET for first in ID_ALPHABET]
 """By the remainder that gives first and then second."""
+_PAIRS_A_WORD = 5
+_WORD = len(_PAIRS) ** _PAIRS_A_WORD
 
 
 class Logprobs(msgspec.Struct, frozen=True):
@@ -137,9 +139,11 @@ def _derive(purpose: str, key: str) -> str:
     # 62**29 is near 2**173, so the remainders of 256 bits favour no letter by more than 2**-83.
     digest = blake2b(key.encode(), digest_size=32, person=purpose.encode())
     number = int.from_bytes(digest.digest())
-    letters: list[str] = []
-    # Each response has an id, and two letters at once take half the steps.
-    while len(letters) < ID_LENGTH:
-        number, index = divmod(number, len(_PAIRS))
-        letters += _PAIRS[index]
-    return "".join(letters[:ID_LENGTH])
+    # Each response has an id: numbers of one machine word are divided ten times as fast.
+    pairs: list[str] = []
+    while 2 * len(pairs) < ID_LENGTH:
+        number, word = divmod(number, _WORD)
+        for _ in range(_PAIRS_A_WORD):
+            word, index = divmod(word, len(_PAIRS))
+            pairs.append(_PAIRS[index])
+    return "".join(pairs)[:ID_LENGTH]

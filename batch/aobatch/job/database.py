@@ -12,6 +12,13 @@ from aobatch.errors import InputError, JobError, StorageError
 
 COMMIT_SECONDS = 1.0
 COMMIT_WRITES = 256
+"""So many writes are durable at once, but no sooner than a moment after those before them."""
+
+MOMENT_SECONDS = 0.05
+"""A flush of the disk takes milliseconds; a driver of many workers would wait for little else."""
+
+MAX_ADDED_BYTES = 2**20
+"""What may wait in memory for the rows after it."""
 
 SqlValue: TypeAlias = str | int | float | bytes
 
@@ -31,6 +38,9 @@ class Database:
         self._at_commit = at_commit
         self._lock = threading.Lock()
         self._num_pending = 0
+        self._added: list[tuple[SqlValue, ...]] = []
+        self._num_bytes = 0
+        self._add_statement = ""
         self._timer: threading.Timer | None = None
         self._failure: JobError | None = None
         self._counted = time.monotonic()
@@ -40,6 +50,7 @@ class Database:
     def rows(self, query: str, *values: SqlValue) -> list[tuple[Any, ...]]:
         """Give all rows of a query."""
         with self._lock, _storage_errors(self._path):
+            self._flush()
             return self._connection.execute(query, values).fetchall()
 
     def write(
@@ -50,12 +61,27 @@ class Database:
         A write that does not count brings no commit nearer, but for the time that goes by.
         """
         with self._lock, _storage_errors(self._path):
+            self._flush()
             if not self._connection.in_transaction:
                 self._begin()
             self._connection.executemany(statement, rows)
             self._num_pending += counts
-            if self._num_pending >= COMMIT_WRITES:
-                self._commit()
+            self._commit_if_due()
+
+    def add(self, statement: str, row: tuple[SqlValue, ...], num_bytes: int) -> None:
+        """Execute a statement for one row, together with those that follow it."""
+        with self._lock, _storage_errors(self._path):
+            if statement != self._add_statement:
+                self._flush()
+                self._add_statement = statement
+            if not self._connection.in_transaction:
+                self._begin()
+            self._added.append(row)
+            self._num_bytes += num_bytes
+            if self._num_bytes >= MAX_ADDED_BYTES:
+                self._flush()
+            self._num_pending += 1
+            self._commit_if_due()
 
     def commit(self) -> None:
         """Make everything written so far durable."""
@@ -77,6 +103,17 @@ class Database:
         self._timer.daemon = True
         self._timer.start()
 
+    def _flush(self) -> None:
+        """Execute what was added."""
+        if self._added:
+            rows, self._added, self._num_bytes = self._added, [], 0
+            self._connection.executemany(self._add_statement, rows)
+
+    def _commit_if_due(self) -> None:
+        is_due = self._num_pending >= COMMIT_WRITES
+        if is_due and time.monotonic() - self._counted >= MOMENT_SECONDS:
+            self._commit()
+
     def _commit_late(self) -> None:
         # A thread has nobody to raise to; the next call of the job's own thread does it.
         try:
@@ -91,6 +128,7 @@ class Database:
             self._timer.cancel()
             self._timer = None
         if self._connection.in_transaction:
+            self._flush()
             now = time.monotonic()
             self._connection.execute(self._at_commit, (now - self._counted,))
             self._connection.execute("COMMIT")

@@ -35,6 +35,7 @@ _ADD_STATISTIC = (
     "INSERT INTO statistics VALUES (?, ?) "
     "ON CONFLICT (name) DO UPDATE SET value = value + excluded.value"
 )
+_ADD_RESULT = "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?)"
 _ADD_WALL_SECONDS = _ADD_STATISTIC.replace("?, ?", "'wall_seconds', ?")
 _ADD_DEATH = "INSERT INTO deaths VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET count = count + 1"
 
@@ -116,7 +117,7 @@ class Ledger:
         """Keep a result; it is durable after the next commit, a second from now at most."""
         values = (record.status_code, record.body, record.prompt_tokens, record.completion_tokens)
         row = (bytes.fromhex(record.key), *values, record.seconds)
-        self._database.write("INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?)", [row])
+        self._database.add(_ADD_RESULT, row, len(record.body))
 
     def forget(self, keys: Iterable[str]) -> None:
         """Discard the results of these requests."""
