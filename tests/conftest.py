@@ -1,11 +1,11 @@
-"""Fixtures for the whole suite: a clean environment, a tiny model as a GGUF file and as folders."""
+"""Fixtures for the whole suite: a clean environment, tiny models, and figures that tests found."""
 
 import json
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gguf
@@ -33,6 +33,23 @@ _GGUF_NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+FIGURES = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Give a function that adds a line to what is shown when all tests have ended."""
+    return request.config.stash.setdefault(FIGURES, []).append
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Show the figures."""
+    if figures := config.stash.get(FIGURES, []):
+        terminalreporter.section("figures")
+        for figure in figures:
+            terminalreporter.write_line(figure)
 
 
 @pytest.fixture(autouse=True)
