@@ -1,5 +1,6 @@
 """What a usage report says beside its tables, as short labelled sentences."""
 
+import re
 from collections.abc import Iterator, Mapping
 
 from aobatch.job.percentiles import Percentiles
@@ -11,6 +12,7 @@ _SHARED = {
     "requests_shared": "results of equal requests",
 }
 """What statistics count that was computed once for several."""
+_WORKER = re.compile(r"worker_\d+")
 
 
 def notes(report: UsageReport) -> Iterator[tuple[str, str]]:
@@ -32,6 +34,8 @@ def notes(report: UsageReport) -> Iterator[tuple[str, str]]:
         yield "shared", ", ".join(f"{count:,.0f} {what}" for what, count in shared.items())
     if (share := occupancy(report.statistics)) is not None:
         yield "slots in use", f"{share:.1%} while requests waited"
+    if rates := worker_rates(report.statistics):
+        yield "workers", _workers(rates)
     if report.cost is not None:
         yield "cost", cost(report.cost)
     yield "time", _time(report)
@@ -47,6 +51,16 @@ def occupancy(statistics: Mapping[str, float]) -> float | None:
     """Say how full the slots were while requests waited, None if none had to."""
     slots = statistics.get("busy_slots", 0)
     return statistics.get("busy_rows", 0) / slots if slots else None
+
+
+def worker_rates(statistics: Mapping[str, float]) -> list[float]:
+    """Give the new tokens a second of each worker, if there were workers."""
+    rates = []
+    for name, seconds in statistics.items():
+        worker, is_worker, _ = name.rpartition("_seconds")
+        if is_worker and _WORKER.fullmatch(worker) and seconds:
+            rates.append(statistics.get(f"{worker}_sampled_tokens", 0) / seconds)
+    return rates
 
 
 def counts(numbers: Mapping[str, int]) -> str:
@@ -81,6 +95,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _workers(rates: list[float]) -> str:
+    spread = " to ".join(dict.fromkeys(f"{rate:,.0f}" for rate in (min(rates), max(rates))))
+    return f"{len(rates):,}, {spread} new tokens a second{' each' if len(rates) > 1 else ''}"
 
 
 def _time(report: UsageReport) -> str:

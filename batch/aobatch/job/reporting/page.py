@@ -43,6 +43,7 @@ def report_page(report: UsageReport, name: str) -> bytes:
         phases=_phases(report),
         savings=notes.savings(report.statistics),
         occupancy=notes.occupancy(report.statistics),
+        worker_rates=notes.worker_rates(report.statistics),
         width=WIDTH,
         height=HEIGHT,
     )
