@@ -19,7 +19,6 @@ from aobatch.models.manifest import GraphSizes
 from aobatch.runners import Chunk
 from aobatch.runners.binding import Batch, Binding, KeyValueCache
 from aobatch.runners.session import (
-    UNPACKED,
     Interruption,
     SessionOptions,
     integer_entries,
@@ -37,18 +36,16 @@ class OnnxRunner:
         threads: int,
         sizes: GraphSizes | None = None,
         *,
-        stays_mapped: bool = False,
+        entries: tuple[tuple[str, str], ...] = (),
     ) -> None:
         """Open a model.onnx; ModelError if it is not such a graph, of these sizes if given.
 
-        Float weights that stay mapped are not packed into memory, which makes small batches slow.
+        Further entries configure the session, see `session`.
         """
         sizes = check_decoder(graph, sizes)
-        entries = integer_entries()
-        self.multiplies_slowly = bool(entries)
-        if stays_mapped:
-            entries = (*entries, UNPACKED)
-        self._session = open_session(graph, SessionOptions(threads, entries))
+        exact = integer_entries()
+        self.multiplies_slowly = bool(exact)
+        self._session = open_session(graph, SessionOptions(threads, (*exact, *entries)))
         inputs = {value.name: value for value in self._session.get_inputs()}
         dtype = np.dtype(np.int8 if inputs["past.0.key"].type == "tensor(int8)" else np.float32)
         self.vocab_size = sizes.vocab_size

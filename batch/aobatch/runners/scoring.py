@@ -7,6 +7,7 @@ from pathlib import Path
 from aobatch.arrays import Floats, Logits, TokenIds
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner
+from aobatch.runners.session import SLEEPING, UNPACKED
 
 
 class TextScorer:
@@ -18,7 +19,7 @@ class TextScorer:
 
     def reference(self, graph: Path, texts: Sequence[TokenIds]) -> Iterator[Logits]:
         """Yield the same of a float32 graph, whose weights are not packed into memory."""
-        yield from _logits(_runner(graph, texts, stays_mapped=True), texts)
+        yield from _logits(_runner(graph, texts, UNPACKED), texts)
 
     def caches(self, graph: Path, texts: Sequence[TokenIds]) -> Iterator[Mapping[str, Floats]]:
         """Yield the keys and values of each text by name, [kv_heads, N, head_dim]."""
@@ -41,7 +42,8 @@ def _logits(runner: OnnxRunner, texts: Sequence[TokenIds]) -> Iterator[Logits]:
             yield runner.prefill([Chunk(0, start, text[start:end], end - start)])
 
 
-def _runner(graph: Path, texts: Sequence[TokenIds], *, stays_mapped: bool = False) -> OnnxRunner:
-    runner = OnnxRunner(graph, os.cpu_count() or 1, stays_mapped=stays_mapped)
+def _runner(graph: Path, texts: Sequence[TokenIds], *entries: tuple[str, str]) -> OnnxRunner:
+    # Two conversions side by side would otherwise take longer than one after the other.
+    runner = OnnxRunner(graph, os.cpu_count() or 1, entries=(SLEEPING, *entries))
     runner.reserve(1, max(map(len, texts)), [])
     return runner

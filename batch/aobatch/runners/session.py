@@ -18,7 +18,12 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 _FORMAT = {"session.load_model_format": "ONNX"}
 UNPACKED = ("session.disable_prepacking", "1")
-"""The entry under which float weights are used where they are, in a mapped file."""
+"""The entry under which float weights are used where they are, in a mapped file.
+
+They are not packed into memory then, which makes small batches slow.
+"""
+SLEEPING = ("session.intra_op.allow_spinning", "0")
+"""The entry under which threads that have nothing to do leave their core to others at once."""
 
 _SLOW_BUT_RIGHT = {"session.x64quantprecision": "1"}
 
