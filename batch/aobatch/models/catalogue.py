@@ -14,6 +14,7 @@ from aobatch.models.exports.choice import SUFFIX, is_export
 from aobatch.models.exports.folder import open_export
 from aobatch.models.folder import MANIFEST, ModelFolder, has_file, open_folder
 from aobatch.models.licence import check_accepted
+from aobatch.models.naming import check_name
 from aobatch.models.progress import Progress
 
 if TYPE_CHECKING:  # models that are here are found without numpy
@@ -164,13 +165,6 @@ def import_checkpoint(
         return convert(checkpoint, target, precision=precision, scorer=scorer, progress=progress)
 
 
-def check_name(name: str) -> None:
-    """Raise ModelError if a model that is imported cannot have that name."""
-    if find_card(name) or not _is_plain(name):
-        message = f"{name!r} cannot name an imported model; choose another name without slashes"
-        raise ModelError(message)
-
-
 def _models_home() -> Path:
     if named := os.environ.get("AOBATCH_MODELS"):
         return Path(named).expanduser()
@@ -179,10 +173,6 @@ def _models_home() -> Path:
         return root / "models"
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "aobatch" / "models"
-
-
-def _is_plain(name: str) -> bool:
-    return bool(name) and name == Path(name).name and not name.startswith(".")
 
 
 def _opened(path: Path) -> ModelFolder:
