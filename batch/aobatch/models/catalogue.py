@@ -13,6 +13,7 @@ from aobatch.models.download import download
 from aobatch.models.exports.choice import SUFFIX, is_export
 from aobatch.models.exports.folder import open_export
 from aobatch.models.folder import MANIFEST, ModelFolder, has_file, open_folder
+from aobatch.models.importers.unusable import why_unusable
 from aobatch.models.licence import check_accepted
 from aobatch.models.naming import check_name
 from aobatch.models.progress import Progress
@@ -88,6 +89,8 @@ def resolve(name: str | None) -> ModelFolder:
         return _opened(Path(name))
     if name and (os.sep in name or name.endswith(SUFFIX)) and is_export(Path(name)):
         return _opened_export(Path(name))
+    if name and (reason := why_unusable(name)):
+        raise faults.unusable_model(reason)
     raise faults.model_not_found(str(name), [row.name for row in list_models()])
 
 
