@@ -1,6 +1,7 @@
 """Laws of jobs that workers of Ray compute; each really starts processes of Ray."""
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -61,7 +62,7 @@ class FarOpener(Opener):
 
     def places(self, model: ModelIdentity) -> list[Path]:
         """Name a folder beside that of the driver."""
-        return [model.path.parent / "node" / self.manifest]
+        return [model.path.parent / "node" / self.digest]
 
 
 @pytest.fixture
@@ -152,3 +153,21 @@ def test_a_node_without_the_model_is_sent_it_once(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
         path.name: path.read_bytes() for path in place.model.iterdir()
     }
+
+
+def test_exports_are_computed_and_sent_as_converted_models_are(
+    place: Place, by_value: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers find an export where the driver has it, or are sent its files; bytes are the same."""
+    data = Path(__file__).parents[1] / "data"
+    place.model = place.folder / "export"
+    shutil.copytree(data / "exported/llama-genai", place.model)
+    shutil.copy(data / "tiny-llama/tokenizer.json", place.model)
+    write_input(place.source, 20)
+    local = place.run_local()
+
+    assert place.run_ray(1) == local
+    monkeypatch.setattr(backend_module, "Opener", FarOpener)
+    assert place.run_ray(2) == local
+    (sent,) = [path for path in (place.folder / "node").iterdir() if path.name != ".locks"]
+    assert {path.name for path in sent.iterdir()} == {path.name for path in place.model.iterdir()}

@@ -2,9 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from threading import Timer
-from types import SimpleNamespace
 
 import pytest
 
@@ -12,8 +10,7 @@ from aobatch.api.request import Limits, Parser, Request
 from aobatch.api.response import Choice, Usage
 from aobatch.engine.result import Result
 from aobatch.engine.streaming import Delta
-from aobatch.errors import ModelError, RequestError
-from aobatch.executors.ray.distribution import find_model, receive_model, send_model
+from aobatch.errors import RequestError
 from aobatch.executors.ray.mailbox import Mailbox
 from aobatch.executors.ray.messages import (
     Failure,
@@ -30,7 +27,6 @@ from aobatch.executors.ray.messages import (
 from aobatch.executors.ray.placement import Share, share
 from aobatch.executors.ray.streams import Streams
 from aobatch.executors.ray.work import Work
-from aobatch.models.digest import file_digest
 
 USAGE = Usage(1, 2, 3)
 BODIES = [
@@ -186,34 +182,3 @@ def test_collecting_waits_for_the_first_result_or_a_failure() -> None:
     failure = Failure("x", lacks_memory=False)
     Timer(0.05, lambda: mailbox.fail(failure)).start()
     assert mailbox.collect(60.0, 60.0) == ([], failure)
-
-
-class Store:
-    """An object store in memory."""
-
-    def put(self, value: bytes) -> SimpleNamespace:
-        """Keep a value."""
-        return SimpleNamespace(value=value)
-
-    def get(self, reference: SimpleNamespace) -> bytes:
-        """Give it."""
-        return reference.value
-
-
-def test_a_model_that_did_not_arrive_as_it_was_sent_is_not_kept(tmp_path: Path) -> None:
-    """A folder is there with all its bytes or not at all."""
-    folder, target = tmp_path / "model", tmp_path / "node/model"
-    folder.mkdir()
-    (folder / "model.toml").write_text("x = 1")
-    (folder / "model.onnx").write_bytes(b"weights")
-    manifest = file_digest(folder / "model.toml")
-    files = send_model(Store(), folder)  # type: ignore[arg-type]
-    files[0].chunks[0].value = b"weighty"
-
-    with pytest.raises(ModelError, match=r"model\.onnx of the model did not arrive"):
-        receive_model(Store(), files, target)  # type: ignore[arg-type]
-    assert find_model([target], manifest) is None
-
-    receive_model(Store(), send_model(Store(), folder), target)  # type: ignore[arg-type]
-    assert find_model([tmp_path / "nowhere", target], manifest) == target
-    assert find_model([target], "0" * 64) is None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aobatch.errors import ModelError, RequestError
+from aobatch.errors import ModelError, OutputError, RequestError
 from aobatch.models import catalogue
 from aobatch.models.card import Card, Source, Wheel, cards
 from aobatch.models.claim import LOCKS
@@ -131,13 +131,54 @@ def test_folder_that_is_no_model_is_not_found(home: Path, tmp_path: Path) -> Non
     assert (caught.value.status_code, caught.value.code) == (404, "model_not_found")
 
 
-@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "gpt-3.5-turbo-instruct"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../up", "a/b", "", ".hidden", "a\nb", "n" * 129, "é" * 65),
+        *("gpt-3.5-turbo-instruct", "smollm2-135m-instruct", "smollm2-135m-instruct-fp32"),
+    ],
+)
 def test_imports_cannot_take_the_names_of_others(home: Path, tiny_gguf: Path, name: str) -> None:
     """An imported model's name is a plain one that no card has."""
     with pytest.raises(ModelError, match="cannot name an imported model"):
         catalogue.import_model(
             tiny_gguf, name, precision="fp32", progress=ignore, scorer=score_texts
         )
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "file"])
+def test_imports_delete_nothing_but_models(
+    home: Path, tiny_gguf: Path, tmp_path: Path, kind: str
+) -> None:
+    """What is in the way and is no model stays as it is, and is named."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "letters.txt").write_text("dear")
+    home.mkdir(exist_ok=True)
+    target = home / "mine"
+    if kind == "folder":
+        kept = kept.rename(target)
+    elif kind == "link":
+        target.symlink_to(kept)
+    else:
+        target.write_text("dear")
+
+    with pytest.raises(OutputError, match=r"mine .*(letters\.txt|no folder of a model)"):
+        catalogue.import_model(
+            tiny_gguf, "mine", precision="fp32", progress=ignore, scorer=score_texts
+        )
+    assert target.read_text() == "dear" if kind == "file" else (kept / "letters.txt").exists()
+    assert target.is_symlink() == (kind == "link")
+
+
+def test_an_imported_model_replaces_one_of_its_name(home: Path, tiny_gguf: Path) -> None:
+    """Another precision under the same name is that model from then on."""
+    for precision in ("fp32", "int8"):
+        catalogue.import_model(
+            tiny_gguf, "mine", precision=precision, progress=ignore, scorer=score_texts
+        )
+
+    assert catalogue.resolve("mine").manifest.precision == "int8"
 
 
 def test_an_imported_model_is_listed(home: Path, tiny_gguf: Path) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from gguf_writing import Gguf, i32s, small_llama, texts, u32
 
+from aobatch.engine.config import EngineConfig
 from aobatch.errors import ModelError
+from aobatch.executors.local import open_engine
 from aobatch.models.conversion import convert
 from aobatch.models.folder import ModelFolder
 from aobatch.models.importers.gguf import read_gguf
@@ -32,6 +34,22 @@ def test_a_short_context_is_measured_in_short_pieces(context_length: int, tmp_pa
 
     assert manifest.context_length == context_length
     assert manifest.int8_cache.quality.num_tokens % context_length == 0
+
+
+@pytest.mark.parametrize("context_length", [1, 16, 100])
+def test_a_context_of_any_length_can_be_filled(context_length: int, tmp_path: Path) -> None:
+    """A model computes up to its last place, also where slots have more places than it has."""
+    file = small_llama()
+    file.fields["llama.context_length"] = u32(context_length)
+    folder = converted(file, tmp_path)
+    num_new = min(context_length - 1, 9)
+    prompt = [1 + place % 8 for place in range(context_length - num_new)]
+
+    engine = open_engine(folder, EngineConfig(), 1)
+    (result,) = engine.complete([prompt], max_tokens=num_new, echo=True, ignore_eos=True)
+
+    assert result.error is None
+    assert result.usage.total_tokens == context_length
 
 
 def test_a_vocabulary_without_letters_is_refused(tmp_path: Path) -> None:

@@ -7,9 +7,7 @@ from threading import Condition
 
 from aobatch.engine.config import EngineConfig
 from aobatch.engine.sequence import Sequence, SequenceGroup
-
-CAPACITY_STEP = 64
-"""Slots hold a multiple of this many tokens, so that a chunk padded by one always fits."""
+from aobatch.models.spec import CAPACITY_STEP
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from aobatch.models.rope import angles
-from aobatch.models.spec import DecoderSpec, LayerAttention, Rope, Weight
+from aobatch.models.spec import CAPACITY_STEP, DecoderSpec, LayerAttention, Rope, Weight
 from aobatch.models.writer import GraphWriter
 
 _FLOAT, _INT32, _INT64 = ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64
@@ -82,9 +82,11 @@ class AttentionWriter:
         return graph.node("Reshape", normed, rows, name=f"{name}.rows")
 
     def _rotary(self, rope: Rope) -> tuple[ir.Value, ir.Value]:
-        """Give cosines and sines [context, head_dim / 2] (RoPE, Su et al. 2021)."""
+        """Give cosines and sines [positions, head_dim / 2] (RoPE, Su et al. 2021)."""
         if rope not in self._ropes:
-            table = angles(rope, self._spec.head_dim, self._spec.context_length)
+            # The runtime asks for a row for each place that a slot has, in use or not.
+            positions = -(-self._spec.context_length // CAPACITY_STEP) * CAPACITY_STEP
+            table = angles(rope, self._spec.head_dim, positions)
             suffix = f".{len(self._ropes)}" if self._ropes else ""
             self._ropes[rope] = (
                 self._graph.weight(f"rotary.cos{suffix}", np.cos(table).astype(np.float32)),

@@ -13,7 +13,9 @@ from aobatch.models.download import download
 from aobatch.models.exports.choice import SUFFIX, is_export
 from aobatch.models.exports.folder import open_export
 from aobatch.models.folder import MANIFEST, ModelFolder, has_file, open_folder
+from aobatch.models.importers.unusable import why_unusable
 from aobatch.models.licence import check_accepted
+from aobatch.models.naming import check_name
 from aobatch.models.progress import Progress
 
 if TYPE_CHECKING:  # models that are here are found without numpy
@@ -87,6 +89,8 @@ def resolve(name: str | None) -> ModelFolder:
         return _opened(Path(name))
     if name and (os.sep in name or name.endswith(SUFFIX)) and is_export(Path(name)):
         return _opened_export(Path(name))
+    if name and (reason := why_unusable(name)):
+        raise faults.unusable_model(reason)
     raise faults.model_not_found(str(name), [row.name for row in list_models()])
 
 
@@ -164,13 +168,6 @@ def import_checkpoint(
         return convert(checkpoint, target, precision=precision, scorer=scorer, progress=progress)
 
 
-def check_name(name: str) -> None:
-    """Raise ModelError if a model that is imported cannot have that name."""
-    if find_card(name) or not _is_plain(name):
-        message = f"{name!r} cannot name an imported model; choose another name without slashes"
-        raise ModelError(message)
-
-
 def _models_home() -> Path:
     if named := os.environ.get("AOBATCH_MODELS"):
         return Path(named).expanduser()
@@ -179,10 +176,6 @@ def _models_home() -> Path:
         return root / "models"
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "aobatch" / "models"
-
-
-def _is_plain(name: str) -> bool:
-    return bool(name) and name == Path(name).name and not name.startswith(".")
 
 
 def _opened(path: Path) -> ModelFolder:

@@ -35,6 +35,7 @@ from aobatch.models.manifest import (
     StoredFile,
     write_manifest,
 )
+from aobatch.models.naming import check_place
 from aobatch.models.precision import Fp32, Precision
 from aobatch.models.progress import Progress
 from aobatch.models.quality import Scorer, affordable, chunks_of, measure, quality_text
@@ -57,8 +58,10 @@ def convert(
     The caller has claimed the target.
 
     A precision other than fp32 is measured against fp32 by `scorer`; of the ways to compute in it
-    the first that the gate allows is taken. Raises ModelError if there is none.
+    the first that the gate allows is taken. Raises ModelError if there is none, and OutputError if
+    what is at target is no model.
     """
+    check_place(target)
     with workspace(target) as work:
         folder = reference = work / "model"
         if precision != "fp32":

@@ -15,6 +15,9 @@ Weight: TypeAlias = NDArray[np.floating]
 Activation: TypeAlias = Literal["silu", "gelu_tanh"]
 """What the gate of a feed-forward block goes through."""
 
+CAPACITY_STEP = 64
+"""Slots hold a multiple of this many tokens, so that a chunk padded by one always fits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rope:

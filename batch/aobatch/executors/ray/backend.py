@@ -10,14 +10,13 @@ from aobatch.executors import Executor, ModelIdentity
 from aobatch.executors.local import LocalBackend
 from aobatch.executors.processor import num_cores
 from aobatch.executors.ray.cluster import connected
+from aobatch.executors.ray.distribution import model_digest
 from aobatch.executors.ray.executor import RayExecutor
 from aobatch.executors.ray.placement import share
 from aobatch.executors.ray.pool import Pool
 from aobatch.executors.ray.rounds import CHUNK
 from aobatch.executors.ray.watch import Rules
 from aobatch.executors.ray.worker import Opener
-from aobatch.models.digest import file_digest
-from aobatch.models.folder import MANIFEST
 
 MAX_IN_FLIGHT = 100_000
 """Requests that the driver remembers at once, unless slots need more."""
@@ -78,7 +77,7 @@ class RayBackend:
             config,
             own.cpus,
             own.workers_per_node,
-            file_digest(model.path / MANIFEST),
+            model_digest(model.path),
             options.keeps_cache_bytes,
         )
         pool = Pool(ray, opener, model, own.cpus)

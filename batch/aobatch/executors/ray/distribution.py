@@ -9,8 +9,11 @@ from typing import Any
 
 from aobatch.errors import ModelError, OutputError
 from aobatch.models.catalogue import models_home
+from aobatch.models.checks.links import own_file
 from aobatch.models.claim import claim, put_in_place, workspace
 from aobatch.models.digest import file_digest
+from aobatch.models.exports.choice import SUFFIX
+from aobatch.models.exports.folder import open_export
 from aobatch.models.folder import MANIFEST, has_file
 
 CHUNK_BYTES = 16 << 20
@@ -28,18 +31,33 @@ class SentFile:
     """References, in order; nodes get them from one another."""
 
 
-def send_model(ray: ModuleType, folder: Path) -> list[SentFile]:
-    """Put the files of a model folder where all nodes can get them."""
-    return [_send(ray, path) for path in sorted(folder.iterdir()) if path.is_file()]
+def model_digest(path: Path) -> str:
+    """Give what nodes know a model by: the sha256 of its manifest, or of all files of an export.
+
+    ModelError if it is an export that cannot run here.
+    """
+    if has_file(path, MANIFEST):
+        return file_digest(path / MANIFEST)
+    return open_export(path).manifest.digest
 
 
-def receive_model(ray: ModuleType, files: Sequence[SentFile], target: Path) -> None:
-    """Write a model folder, unless another worker of the node has done that.
+def send_model(ray: ModuleType, path: Path) -> list[SentFile]:
+    """Put the files of a model, converted or exported, where all nodes can get them."""
+    if has_file(path, MANIFEST):
+        files = [file for file in path.iterdir() if file.is_file()]
+    else:
+        files = open_export(path).files
+    return [_send(ray, file) for file in sorted(files)]
+
+
+def receive_model(ray: ModuleType, files: Sequence[SentFile], place: Path, digest: str) -> None:
+    """Write the model of a digest to its place, unless another worker of the node has done that.
 
     OutputError if it cannot be written, ModelError if it did not arrive as it was sent.
     """
+    target = place.parent if place.suffix == SUFFIX else place
     with claim(target, lambda *_: None):
-        if has_file(target, MANIFEST):
+        if find_model([place], digest):
             return
         try:
             with workspace(target) as space:
@@ -55,25 +73,26 @@ def receive_model(ray: ModuleType, files: Sequence[SentFile], target: Path) -> N
             raise OutputError(message) from error
 
 
-def find_model(places: Sequence[Path], manifest: str) -> Path | None:
-    """Give the first folder whose manifest has that sha256."""
+def find_model(places: Sequence[Path], digest: str) -> Path | None:
+    """Give the first place that has the model of a digest."""
     for place in places:
         try:
-            if has_file(place, MANIFEST) and file_digest(place / MANIFEST) == manifest:
+            if model_digest(place) == digest:
                 return place
-        except OSError:
+        except (ModelError, OSError):
             continue
     return None
 
 
-def sent_place(manifest: str) -> Path:
-    """Give the folder in which a node keeps a model that it was sent."""
-    return models_home() / SENT / manifest
+def sent_place(digest: str, path: Path) -> Path:
+    """Say where a node keeps a model that it was sent; a graph that was named keeps its name."""
+    folder = models_home() / SENT / digest
+    return folder / path.name if path.suffix == SUFFIX else folder
 
 
 def _send(ray: ModuleType, path: Path) -> SentFile:
     digest, chunks = hashlib.sha256(), []
-    with path.open("rb") as file:
+    with own_file(path).open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
             chunks.append(ray.put(chunk))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from aobatch.engine.config import EngineConfig
 from aobatch.errors import JobError, ModelError
 from aobatch.executors import ModelIdentity
-from aobatch.executors.local import LocalBackend, fingerprint
+from aobatch.executors.local import LocalBackend, fingerprint, open_model
 from aobatch.executors.memory import available_memory
 from aobatch.executors.ray.distribution import SentFile, find_model, receive_model, sent_place
 from aobatch.executors.ray.mailbox import Mailbox
@@ -27,7 +27,6 @@ from aobatch.executors.ray.messages import (
     outcome_of,
 )
 from aobatch.models.catalogue import models_home
-from aobatch.models.folder import open_folder
 
 if TYPE_CHECKING:
     from aobatch.engine.engine import Engine
@@ -46,23 +45,23 @@ class Opener:
     threads: int
     workers_per_node: int
     """What the memory of a node is shared out among."""
-    manifest: str
-    """The sha256 of the model's manifest, by which a node knows whether it has it."""
+    digest: str
+    """By which a node knows whether it has the model."""
     keeps_cache_bytes: bool = False
     """Whether the config says how much memory keys and values take."""
 
     def places(self, model: ModelIdentity) -> list[Path]:
         """Say where on a node the model may be: on shared storage, pulled there, or sent."""
         home = models_home()
-        return [model.path, home / Path(model.name).name, sent_place(self.manifest)]
+        return [model.path, home / Path(model.name).name, sent_place(self.digest, model.path)]
 
     def open(self, model: ModelIdentity, path: Path) -> "Engine":
-        """Open a model in a folder of this node; ModelError if it would give other results."""
+        """Open a model at a place of this node; ModelError if it would give other results."""
         config = self.config
         if not self.keeps_cache_bytes:
             share = available_memory() // 2 // self.workers_per_node
             config = replace(config, kv_cache_bytes=share)
-        here = fingerprint(open_folder(path), config.kv_cache_dtype)
+        here = fingerprint(open_model(path), config.kv_cache_dtype)
         if here != model.fingerprint:
             message = (
                 f"model {model.name} is {here} on a worker and {model.fingerprint} on the driver; "
@@ -90,10 +89,10 @@ class Worker:
         try:
             places = self._opener.places(self._model)
             if files:
-                receive_model(ray, files, places[-1])
-            path = find_model(places, self._opener.manifest)
+                receive_model(ray, files, places[-1], self._opener.digest)
+            path = find_model(places, self._opener.digest)
             if path is None:
-                return Missing()
+                return _unknown(places[-1]) if files else Missing()
             self._engine = self._opener.open(self._model, path)
         except JobError as error:
             return error
@@ -141,6 +140,14 @@ def _end_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(PARENT_SECONDS)
     os._exit(1)
+
+
+def _unknown(place: Path) -> ModelError:
+    message = (
+        f"a worker was sent the model to {place} and cannot open it there; use one version of "
+        "aobatch everywhere"
+    )
+    return ModelError(message)
 
 
 def package_version() -> str:

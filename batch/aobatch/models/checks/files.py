@@ -11,6 +11,8 @@ from typing import BinaryIO
 
 from aobatch.models.checks import refusal, shown
 
+POINTER = b"version https://git-lfs"
+POINTER_ADVICE = "is only a pointer; get the file itself with `git lfs pull`"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

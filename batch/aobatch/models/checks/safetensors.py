@@ -10,8 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from aobatch.errors import ModelError
 from aobatch.models.checks import refusal, shown
-from aobatch.models.checks.files import neighbour, open_regular, read_regular
+from aobatch.models.checks.files import (
+    POINTER,
+    POINTER_ADVICE,
+    neighbour,
+    open_regular,
+    read_regular,
+)
 from aobatch.models.checks.limits import (
     MAX_ELEMENTS,
     MAX_RANK,
@@ -63,6 +70,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """
     # Caches keep files behind links.
     with open_regular(path, follows_links=True) as (file, size):
+        if file.read(len(POINTER)) == POINTER:
+            message = f"{path} {POINTER_ADVICE}"
+            raise ModelError(message)
+        file.seek(0)
         try:
             return _tensors(file, size)
         except (_HeaderError, OSError) as error:

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from aobatch.errors import ModelError
-from aobatch.models.checks.files import open_regular
+from aobatch.models.checks.files import POINTER, POINTER_ADVICE, open_regular
 from aobatch.models.checks.links import own_file
 from aobatch.models.digest import file_digest
 from aobatch.models.exports.choice import GENAI_CONFIG, TOKENIZER
@@ -17,7 +17,6 @@ from aobatch.models.importers.tokenizer_file import read_tokenizer
 from aobatch.models.manifest import FORMAT, Int8Cache, Manifest, Quality
 
 _CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json", GENAI_CONFIG)
-_POINTER = b"version https://git-lfs"
 _NO_INT8_CACHE = Int8Cache(Quality(kl=0.0, top1_agreement=0.0, num_tokens=0), digest="")
 
 
@@ -52,8 +51,8 @@ def _check_content(graph: Path) -> None:
     """Raise ModelError if a graph, or a file that looks like its weights, is only a pointer."""
     for path in (graph, *sorted(graph.parent.glob(f"{graph.name}[._]data*"))):
         with open_regular(own_file(path)) as (file, _):
-            if file.read(len(_POINTER)) == _POINTER:
-                message = f"{path} is only a pointer; get the file itself with `git lfs pull`"
+            if file.read(len(POINTER)) == POINTER:
+                message = f"{path} {POINTER_ADVICE}"
                 raise ModelError(message)
 
 

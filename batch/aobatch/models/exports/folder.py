@@ -22,6 +22,11 @@ class ExportedFolder(ModelFolder):
         return Path(self.description.folder)
 
     @property
+    def files(self) -> list[Path]:
+        """All files that it is made of; those of two folders have different names."""
+        return [Path(name) for name, known in self.description.stamps.items() if known]
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of the graph and its weights."""
         graph = self.graph()

@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aobatch.errors import UsageError
-from aobatch.models.catalogue import check_name, import_checkpoint
+from aobatch.models.catalogue import import_checkpoint
 from aobatch.models.folder import ModelFolder
 from aobatch.models.hub.choice import choose
 from aobatch.models.hub.client import Repository
 from aobatch.models.importers.checkpoint import read_checkpoint
 from aobatch.models.importers.licence_file import UNKNOWN, read_licence
+from aobatch.models.naming import check_name
 from aobatch.models.progress import Progress
 from aobatch.models.quality import Scorer
 

@@ -10,30 +10,28 @@ from aobatch.errors import ModelError
 from aobatch.models.exports.choice import is_export
 from aobatch.models.importers.gguf import read_gguf
 from aobatch.models.importers.safetensors import read_safetensors
+from aobatch.models.importers.sources import CONFIG, find_source
+from aobatch.models.importers.unusable import why_unusable
 from aobatch.models.spec import Checkpoint
-
-_CONFIG = "config.json"
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Open a GGUF file or a folder of safetensors; ModelError if it is neither."""
     if path.is_dir():
-        if (path / _CONFIG).exists() and any(path.glob("*.safetensors")):
+        if (path / CONFIG).exists() and any(path.glob("*.safetensors")):
             return read_safetensors(path)
         files = sorted(path.glob("*.gguf"))
         if len(files) == 1:
             return read_gguf(files[0])
         _refuse_export(path)
-        message = (
-            f"{path} has neither {_CONFIG} with safetensors files nor one GGUF file; give a folder "
-            "as its author published it, or the path of a GGUF file"
-        )
-        raise ModelError(message)
-    if not path.is_file():
-        message = f"{path} does not exist; give the path of a GGUF file or of a safetensors folder"
-        raise ModelError(message)
-    _refuse_export(path)
-    return read_gguf(path)
+    else:
+        _refuse_export(path)
+        if find_source(str(path.absolute())) is not None:
+            return read_gguf(path)
+    message = why_unusable(str(path.absolute())) or (
+        f"{path} does not exist; give the path of a GGUF file or of a safetensors folder"
+    )
+    raise ModelError(message)
 
 
 def _refuse_export(path: Path) -> None:

@@ -34,6 +34,9 @@ def find_weights(folder: Path) -> dict[str, FileTensor]:
     index = folder / _INDEX
     if not index.is_file():
         path = folder / _SINGLE
+        if not path.exists() and not path.is_symlink():
+            message = f"{folder} has neither {_SINGLE} nor {_INDEX}; get the whole folder"
+            raise ModelError(message)
         return {name: FileTensor(name, path, tensor) for name, tensor in read_header(path).items()}
     paths = read_index(index)
     tensors = {
