@@ -5,6 +5,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from aobatch.executors.ray.messages import first_line
 ADDRESS = "RAY_ADDRESS"
 OBJECT_STORE_BYTES = 256 << 20
 """Requests and results pass through in small pieces."""
+KNOCK_SECONDS = 10.0
 
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1"}
 _PRIVATE = {
@@ -96,20 +98,28 @@ def _start(ray: ModuleType, num_cpus: int, folder: Path) -> None:
             _node_ip_address="127.0.0.1",
             _temp_dir=str(folder),
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
         message = f"Ray does not start on this machine: {first_line(error)}; run again"
         raise BusyError(message) from error
 
 
 def _join(ray: ModuleType, address: str) -> None:
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         message = (
             f"no Ray cluster answers at {ADDRESS}={address} ({first_line(error)}); start it, or "
             f"unset {ADDRESS} for one on this machine"
         )
         raise BusyError(message) from error
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT, which Ray itself would await for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
 
 
 @contextmanager
