@@ -58,14 +58,15 @@ def test_a_file_is_converted_once(
 def test_a_copy_is_the_same_model(
     home: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another place or time of the same content is read, and not converted again."""
+    """Another place, name or time of the same content is read, and not converted again."""
     first, _ = adopted(source)
     monkeypatch.setattr("aobatch.models.conversion.convert", None)
     (tmp_path / "elsewhere").mkdir()
     copy = Path(shutil.copy(source, tmp_path / "elsewhere"))
+    renamed = Path(shutil.copy(source, tmp_path / "tale.gguf"))
     os.utime(source, (1, 1))
 
-    assert adopted(copy) == adopted(source) == (first, False)
+    assert adopted(copy) == adopted(renamed) == adopted(source) == (first, False)
 
 
 def test_another_content_is_another_model(home: Path, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def adopt(source: Path, progress: Progress, scorer: "Scorer") -> Adopted:
     stamps = _stamps(source)
     checkpoint = read_checkpoint(source)
     progress(f"reading {source.name}", 0, 1)
-    target = models_home() / _name(source, checkpoint)
+    target = _target(source, checkpoint)
     progress(f"reading {source.name}", 1, 1)
     with claim(target, progress):
         # Whoever had the claim before may have made it, and a copy elsewhere is the same model.
@@ -86,14 +86,17 @@ def adopt(source: Path, progress: Progress, scorer: "Scorer") -> Adopted:
     return Adopted(folder, is_new)
 
 
-def _name(source: Path, checkpoint: "Checkpoint") -> str:
-    """Name a model by its file and by what is in it."""
+def _target(source: Path, checkpoint: "Checkpoint") -> Path:
+    """Give the model that has the content of a file, or a place named by both, if there is none."""
     from aobatch.models.digest import files_digest
 
     base = re.sub(r"[^A-Za-z0-9._-]+", "-", source.resolve().name.removesuffix(".gguf"))
     descriptions = sorted(source.glob("*.json")) if source.is_dir() else []
-    digest = files_digest((*checkpoint.files, *descriptions))
-    return f"{base.strip('.-')[:_MAX_NAME] or 'model'}-{digest[:_DIGITS]}"
+    digest = files_digest((*checkpoint.files, *descriptions))[:_DIGITS]
+    name = f"{base.strip('.-')[:_MAX_NAME] or 'model'}-{digest}"
+    # The file may have had another name when it was converted.
+    known = (path for path in sorted(models_home().glob(f"*-{digest}")) if _current(path))
+    return next(known, models_home() / name)
 
 
 def _stamps(source: Path) -> dict[str, tuple[int, int]]:
