@@ -44,6 +44,30 @@ def test_damaged_model_ends_with_69(runner: CliRunner, folder: Path) -> None:
     assert told.stderr == ""
 
 
+def test_a_change_of_no_byte_count_is_told_as_one(runner: CliRunner, folder: Path) -> None:
+    """Two equal sizes are not said to differ."""
+    path = folder / "model.onnx.data"
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+
+    shown = runner.invoke(aobatch, ["models", "verify", "tiny"]).stdout
+
+    (line,) = [line for line in shown.splitlines() if line.startswith("FAILED model.onnx.data")]
+    assert f"as many bytes as conversion wrote, {len(content):,}, and others" in line
+
+
+def test_what_lies_at_a_path_and_is_no_model_is_told_so(runner: CliRunner, folder: Path) -> None:
+    """A folder that is there is not said to be missing."""
+    for path in folder.glob("model.*"):
+        path.unlink()
+
+    result = runner.invoke(aobatch, ["models", "verify", str(folder)])
+
+    assert result.exit_code == 69
+    assert f"{folder} is no model: it has no weights" in result.stderr
+
+
 @pytest.mark.parametrize("name", ["gone", "./gone", "smollm2-135m-instruct"])
 def test_model_that_is_not_here_ends_with_69(runner: CliRunner, folder: Path, name: str) -> None:
     """There is nothing to check, in one sentence."""

@@ -1,6 +1,8 @@
 """Laws of `aobatch models`."""
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,10 +39,31 @@ def test_imported_model_is_listed_and_inspected(runner: CliRunner, tiny_gguf: Pa
     facts = json.loads(runner.invoke(aobatch, ["models", "inspect", "mine", "--json"]).stdout)
 
     assert (facts["name"], facts["precision"]) == ("mine", "fp32")
-    assert any(
-        line.startswith("mine") and "ready" in line
-        for line in runner.invoke(aobatch, ["models", "list"]).stdout.splitlines()
-    )
+    *_, line = runner.invoke(aobatch, ["models", "list"]).stdout.splitlines()
+    size = re.fullmatch(r"mine +ready +fp32 +(\d\.\d\d) MiB +\S+", line)
+    assert size is not None, line
+    assert float(size[1]) == pytest.approx(facts["size_bytes"] / 2**20, abs=0.005)
+
+
+def test_model_is_listed_by_the_name_that_finds_it(
+    runner: CliRunner, tiny_fp32: ModelFolder, tmp_path: Path
+) -> None:
+    """A folder of models that was renamed is a model of its new name."""
+    shutil.copytree(tiny_fp32.path, tmp_path / "models/renamed")
+
+    *_, line = runner.invoke(aobatch, ["models", "list"]).stdout.splitlines()
+    name, *_ = line.split()
+
+    assert name == "renamed"
+    assert runner.invoke(aobatch, ["models", "inspect", name]).exit_code == 0
+
+
+def test_what_cannot_be_pulled_ends_with_69(runner: CliRunner) -> None:
+    """A name that nobody knows is told, and is no defect of this program."""
+    result = runner.invoke(aobatch, ["models", "pull", "nothing"])
+
+    assert result.exit_code == 69
+    assert "'nothing' does not exist" in result.stderr
 
 
 def test_file_that_is_no_model_is_refused(runner: CliRunner, tmp_path: Path) -> None:

@@ -76,12 +76,12 @@ def table(facts: "ModelFacts") -> Iterator[tuple[str, str]]:
     yield from _tokens(facts)
     for dtype, cache in facts.kv_cache.items():
         each = f"{cache.bytes_per_token:,} bytes a token"
-        yield f"cache {dtype}", f"{each}, {_size(cache.bytes_per_slot)} for a full context"
+        yield f"cache {dtype}", f"{each}, {size_text(cache.bytes_per_slot)} for a full context"
     yield "quality", _quality(facts.quality)
     yield "with int8 cache", _quality(facts.int8_cache.quality if facts.int8_cache else None)
     yield "licence", facts.licence
     yield "source", f"{facts.source} {facts.source_sha256}".strip()
-    yield "size", _size(facts.size_bytes)
+    yield "size", size_text(facts.size_bytes)
     yield "once converted", _amounts(facts.converted_bytes)
     yield "digest", facts.digest
     yield "path", facts.path
@@ -116,10 +116,11 @@ def _tokens(facts: "ModelFacts") -> Iterator[tuple[str, str]]:
 
 def _amounts(sizes: Mapping[str, int]) -> str:
     least = sum(sizes.values()) / 1000  # constants of a graph are no weights
-    return ", ".join(f"{name} {_size(size)}" for name, size in sizes.items() if size >= least)
+    return ", ".join(f"{name} {size_text(size)}" for name, size in sizes.items() if size >= least)
 
 
-def _size(num_bytes: int) -> str:
+def size_text(num_bytes: int) -> str:
+    """Give a size as people read it: small ones to three digits."""
     return f"{num_bytes / 2**20:,.{0 if num_bytes >= 10 * 2**20 else 2}f} MiB"
 
 

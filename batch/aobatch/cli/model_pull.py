@@ -12,7 +12,7 @@ from aobatch.cli.completing import model_names
 from aobatch.cli.console import say, shows_bars
 from aobatch.cli.exit_codes import exit_codes
 from aobatch.cli.signals import interruptible
-from aobatch.errors import UsageError
+from aobatch.errors import ModelError, RequestError, UsageError
 
 if TYPE_CHECKING:
     from aobatch.models.folder import ModelFolder
@@ -76,7 +76,10 @@ def pull(
         if is_repository:
             found = _pull_repository(_hub_model(name, precision, hub), progress)
         else:
-            found = pull_model(name, progress, precision)
+            try:
+                found = pull_model(name, progress, precision)
+            except RequestError as error:
+                raise ModelError(error.message) from error
     if not quiet:
         say(_outcome(found))
 

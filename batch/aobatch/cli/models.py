@@ -6,7 +6,7 @@ import click
 
 from aobatch.cli.command import Group
 from aobatch.cli.console import say, show
-from aobatch.cli.model_inspect import inspect
+from aobatch.cli.model_inspect import inspect, size_text
 from aobatch.cli.model_pull import MODEL_CODES, PRECISIONS, pull
 from aobatch.cli.model_verify import verify
 from aobatch.cli.signals import interruptible
@@ -37,7 +37,7 @@ def list_() -> None:
 
     rows = [("name", "state", "precision", "size", "licence", "aliases")]
     for row in list_models():
-        size = f"{row.size_bytes / 2**20:,.0f} MiB" if row.size_bytes else ""
+        size = size_text(row.size_bytes) if row.size_bytes else ""
         aliases = ", ".join(row.aliases)
         state = "ready" if row.is_ready else "not pulled"
         name, precision, licence = map(escape, (row.name, row.precision, row.licence))

@@ -64,7 +64,7 @@ def list_models() -> list[ModelRow]:
     home = models_home()
     imported = sorted(path.parent for path in home.glob("*/model.toml"))
     others = [path for path in imported if path.name not in known and _is_current(path)]
-    return rows + [_row_of_folder(open_folder(path)) for path in others]
+    return rows + [_row_of_folder(path.name, open_folder(path)) for path in others]
 
 
 def resolve(name: str | None) -> ModelFolder:
@@ -216,10 +216,10 @@ def _row_of_card(card: Card) -> ModelRow:
     )
 
 
-def _row_of_folder(folder: ModelFolder) -> ModelRow:
+def _row_of_folder(name: str, folder: ModelFolder) -> ModelRow:
     manifest = folder.manifest
     return ModelRow(
-        name=manifest.name,
+        name=name,
         aliases=(),
         is_default=False,
         is_ready=True,

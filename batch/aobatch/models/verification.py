@@ -25,6 +25,7 @@ from aobatch.models.folder import (
     has_file,
     read_folder,
 )
+from aobatch.models.importers.unusable import why_unusable
 from aobatch.models.manifest import StoredFile, is_as_written
 
 State: TypeAlias = Literal["ok", "failed", "not checked"]
@@ -52,6 +53,8 @@ def locate(name: str) -> Path:
             return path.resolve()
     if os.sep in name and is_export(Path(name)):
         return Path(name)
+    if reason := why_unusable(name):
+        raise faults.unusable_model(reason)
     raise faults.model_not_found(name, [row.name for row in list_models() if row.is_ready])
 
 
@@ -93,6 +96,8 @@ def _file(path: Path, stored: StoredFile) -> Check:
     if is_same:
         return Check(path.name, "ok", f"sha256 {stored.sha256[:12]}…, {size:,} bytes")
     found = f"{size:,} bytes, and not the {stored.bytes:,} that conversion wrote"
+    if size == stored.bytes:
+        found = f"as many bytes as conversion wrote, {size:,}, and others"
     return Check(path.name, "failed", found, _AGAIN)
 
 
