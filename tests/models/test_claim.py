@@ -83,3 +83,22 @@ def test_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         claim(tmp_path / "file" / "m", ignore),
     ):
         pass
+
+
+def test_a_full_disk_is_told_with_the_place_of_the_model(
+    tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a conversion meets it, it ends with one sentence and leaves nothing."""
+    monkeypatch.setenv("AOBATCH_MODELS", str(tmp_path))
+    command = f"ulimit -f 100; trap '' XFSZ; exec {sys.executable} -m aobatch models import"
+
+    result = subprocess.run(
+        ["bash", "-c", f"{command} {tiny_gguf} large"], capture_output=True, text=True, timeout=100
+    )
+
+    assert result.returncode == 74, result.stderr
+    assert (
+        f"{tmp_path / 'large'} cannot be written: File too large; make room and run again"
+        in result.stderr
+    )
+    assert [path.name for path in tmp_path.iterdir()] == [".locks"]

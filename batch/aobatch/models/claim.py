@@ -1,5 +1,6 @@
 """One process at a time makes a model; what one that was killed left behind is swept away."""
 
+import errno
 import fcntl
 import os
 import re
@@ -9,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from aobatch.errors import OutputError
+from aobatch.errors import OutputError, StorageError
 from aobatch.models.progress import Progress
 
 LOCKS = ".locks"
 """The folder of the locks, beside the models."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -39,9 +41,15 @@ def claim(target: Path, progress: Progress) -> Iterator[None]:
 
 @contextmanager
 def workspace(target: Path) -> Iterator[Path]:
-    """Give a folder beside a model folder for the time of the block."""
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}~") as name:
-        yield Path(name)
+    """Give a folder beside a model folder for the time of the block; StorageError if it is full."""
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}~") as name:
+            yield Path(name)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        message = f"{target} cannot be written: {error.strerror}; make room and run again"
+        raise StorageError(message) from error
 
 
 def put_in_place(folder: Path, target: Path) -> None:

@@ -38,7 +38,8 @@ class WeightFile:
         start = self._file.tell()
         dtype = None
         for block in blocks:
-            np.ascontiguousarray(block).tofile(self._file)
+            # Not tofile, whose errors do not say that the disk is full.
+            self._file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
             dtype = block.dtype
         if dtype is None:
             message = f"weight {name!r} has no rows"
