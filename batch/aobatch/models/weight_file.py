@@ -39,7 +39,7 @@ class WeightFile:
         dtype = None
         for block in blocks:
             # Not tofile, whose errors do not say that the disk is full.
-            self._file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
+            self._file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
             dtype = block.dtype
         if dtype is None:
             message = f"weight {name!r} has no rows"
