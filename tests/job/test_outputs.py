@@ -44,6 +44,7 @@ def plan(
         ("a.jsonl", "{{x}}.jsonl", "{x}.jsonl"),
         ("a.jsonl", "{dir}/x.jsonl", "x.jsonl"),
         ("-", None, "-"),
+        ("in/{stem}{.jsonl", None, "in/{stem}{.out.jsonl"),
         ("-", "{stem}{ext}", "stdin.jsonl"),
         ("file:///tmp/a%20b.jsonl", "{dir}/{stem}.out{ext}", "/tmp/a b.out.jsonl"),
     ],
@@ -58,6 +59,7 @@ def test_templates_are_filled(source: str, template: str | None, output: str) ->
     [
         ("s3://b/in/a.jsonl?region=x", None, "s3://b/in/a.out.jsonl?region=x"),
         ("s3://b/in/a.jsonl", "{dir}/{stem}.out{ext}", "s3://b/in/a.out.jsonl"),
+        ("s3://b/{in}/a.jsonl", None, "s3://b/{in}/a.out.jsonl"),
         ("in/a b.jsonl", "gs://b/{stem}{ext}", "gs://b/a%20b.jsonl"),
         ("s3://b/a%20b.jsonl", "s3://b/out/{stem}{ext}", "s3://b/out/a%20b.jsonl"),
     ],
@@ -129,6 +131,15 @@ def test_what_cannot_be_named_is_refused(
     """Two files of one name and unknown fields are errors of usage."""
     with pytest.raises(UsageError, match=words):
         plan(inputs, output, errors)
+
+
+def test_errors_in_the_output_are_told_by_their_own_name(tmp_path: Path) -> None:
+    """One input does not collide with itself: it is --errors that has to change."""
+    source = write_input(tmp_path / "in.jsonl", requests(["a"]))
+    (job,) = plan([str(source)], str(tmp_path / "x.jsonl"), str(tmp_path / "x.jsonl"))
+
+    with pytest.raises(UsageError, match="is also the output; name another file with --errors"):
+        run_job(job, FakeBackend())
 
 
 def test_state_dir_is_for_remote_outputs() -> None:

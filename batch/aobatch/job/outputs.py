@@ -49,7 +49,7 @@ def plan_jobs(config: JobConfig, targets: Targets) -> list[JobConfig]:
                 "with --output '{dir}/{stem}.out{ext}'"
             )
             raise UsageError(message)
-        output = default_output(config.inputs[0], config.selection.shard)
+        output = _literal(default_output(config.inputs[0], config.selection.shard))
     used = _fields_of(output) | (_fields_of(targets.errors) if targets.errors else set())
     groups = [(path,) for path in config.inputs] if used & OF_INPUTS else [config.inputs]
     jobs = [
@@ -66,6 +66,13 @@ def fill(template: Location, values: Mapping[str, str]) -> Location:
         return parse_location(str(template).format_map(values))
     quoted = {name: quote(value, safe="/:%") for name, value in values.items()}
     return Remote(template.uri.format_map(quoted))
+
+
+def _literal(name: Location) -> Location:
+    """Give the template of which a name comes out, whatever braces it has."""
+    if isinstance(name, Path):
+        return Path(str(name).replace("{", "{{").replace("}", "}}"))
+    return Remote(name.uri.replace("{", "{{").replace("}", "}}"))
 
 
 def _plan(config: JobConfig, targets: Targets) -> JobConfig:
@@ -108,7 +115,8 @@ def _local_errors(output: Path, errors: Location | None, targets: Targets) -> Pa
 def _check_distinct(jobs: Sequence[JobConfig]) -> None:
     inputs: dict[Path, Location] = {}
     for job in jobs:
-        for path in (job.output, job.errors):
+        # That a job has one name twice is for its own checks to say.
+        for path in dict.fromkeys((job.output, job.errors)):
             if path is None or path == STREAM:
                 continue
             if path in inputs:
