@@ -88,7 +88,7 @@ def test_name_with_brackets_is_a_file_if_there_is_one(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["*.zip", "deep/er/*.jsonl", ".cache/../deep/*"])
 def test_nothing_found_is_an_error(name: str) -> None:
     """A pattern without a file of requests is a missing input."""
-    with pytest.raises(InputMissingError, match="holds no file of requests"):
+    with pytest.raises(InputMissingError, match=r"holds no file of requests; known are \.jsonl"):
         expand(name)
 
 

@@ -81,16 +81,18 @@ def find_format(path: Location) -> Format:
     name, compression = split_compression(path)
     suffix = Path(name).suffix.lower()
     if suffix not in FORMATS:
-        message = (
-            f"{path} has no known suffix; known are {', '.join(FORMATS)}, those of lines "
-            f"also with {', '.join(COMPRESSIONS)}"
-        )
+        message = f"{path} has no known suffix; {known_suffixes()}"
         raise UsageError(message)
     found = cast("Format", import_module(f"{__name__}.{FORMATS[suffix]}"))
     if compression and found.is_table:
         message = f"{path}: files of this format are compressed inside; leave {compression} out"
         raise UsageError(message)
     return found
+
+
+def known_suffixes() -> str:
+    """Say which suffixes there are."""
+    return f"known are {', '.join(FORMATS)}, those of lines also with {', '.join(COMPRESSIONS)}"
 
 
 def is_known(path: Location) -> bool:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from aobatch.errors import InputMissingError
-from aobatch.formats import is_known
+from aobatch.formats import is_known, known_suffixes
 from aobatch.formats.location import Location, Remote
 from aobatch.job.config import STREAM
 
@@ -32,7 +32,10 @@ def expand_inputs(named: Sequence[Location], outputs: Sequence[Location]) -> tup
             continue
         found = [file for file in _find(location) if not _is_written(file, outputs)]
         if not found:
-            message = f"input {location} holds no file of requests; known are those of --help"
+            message = (
+                f"input {location} holds no file of requests; {known_suffixes()}; what jobs wrote "
+                "does not count"
+            )
             raise InputMissingError(message)
         files.update(dict.fromkeys(found))
     if not files:
