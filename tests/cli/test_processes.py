@@ -107,13 +107,14 @@ def test_second_signal_kills_at_once() -> None:
     process.stdout.close()
 
 
+@pytest.mark.parametrize("arguments", ["completion bash", "--help", "--version", "run -h"])
 @pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
-def test_full_standard_output_of_any_command_is_told(unbuffered: str) -> None:
+def test_full_standard_output_of_any_command_is_told(unbuffered: str, arguments: str) -> None:
     """What a command prints and nobody takes is one sentence and code 74, also at the very end."""
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
         result = subprocess.run(
-            [sys.executable, "-m", "aobatch", "completion", "bash"],
+            [sys.executable, "-m", "aobatch", *arguments.split()],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from aobatch.cli.console import show
 from aobatch.cli.exit_codes import exit_codes
 
 _SETTINGS_FILE = f"{__name__}.settings_file"
@@ -63,7 +64,24 @@ ROOT_CONFIG_OPTION = _config_option(_note_file)
 CONFIG_OPTION = _config_option(_apply_settings)
 
 
-class Command(click.Command):
+class Helpful(click.Command):
+    """A command whose help goes the way of all results, so that failing to write it is told."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """Give the option, which prints in a way of its own."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = _show_help
+        return option
+
+
+def _show_help(ctx: click.Context, _: click.Parameter, is_asked: bool) -> None:
+    if is_asked and not ctx.resilient_parsing:
+        show(ctx.get_help())
+        ctx.exit()
+
+
+class Command(Helpful):
     """A command whose options may stand in a settings file."""
 
     def __init__(
@@ -88,7 +106,7 @@ class Command(click.Command):
             formatter.write_dl([(str(code), text) for code, text in self.exit_codes.items()])
 
 
-class Group(click.Group):
+class Group(Helpful, click.Group):
     """A group of such commands."""
 
     command_class = Command

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import click
 
-from aobatch.cli.command import Command
+from aobatch.cli.command import Command, Helpful
 from aobatch.cli.failures import reported_failures
 
 
@@ -28,7 +28,7 @@ class GroupedCommand(Command):
                 formatter.write_dl([record for record in records if record is not None])
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Helpful, click.Group):
     """A group that knows its commands' names and first sentences and imports one on its use."""
 
     lazy_commands: ClassVar[Mapping[str, tuple[str, str]]]
@@ -54,6 +54,11 @@ class LazyGroup(click.Group):
         """Write the commands with their first sentences, importing none."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in self.lazy_commands.items()])
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line ahead of the command, answering --help and --version."""
+        with reported_failures():
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; whatever goes wrong becomes a sentence and an exit code."""
