@@ -108,7 +108,7 @@ def test_default_prompt_is_in_no_message(
     result = invoke(source, *defaults, "--default", f"prompt={SECRET} two")
 
     assert result.exit_code == 65
-    assert "another defaults" in result.stderr
+    assert "of other settings: defaults" in result.stderr
     assert SECRET not in result.output
 
 

@@ -99,7 +99,7 @@ def test_other_defaults_are_refused(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, FakeBackend(explosion=KeyboardInterrupt(), explodes_at=2))
 
-    with pytest.raises(InputError, match="another defaults"):
+    with pytest.raises(InputError, match="of other settings: defaults"):
         run(tmp_path, defaults={"max_tokens": 3})
 
 

@@ -101,7 +101,7 @@ class Ledger:
         ]
         if differing:
             message = (
-                f"{self._path.parent} holds the results of an unfinished job with another "
+                f"{self._path.parent} holds the results of an unfinished job of other settings: "
                 f"{', '.join(differing)}; restore it, or discard them with --restart"
             )
             raise InputError(message)
