@@ -3,6 +3,7 @@
 import html
 import re
 
+import msgspec
 import pytest
 from report_files import HOSTILE, full_report
 
@@ -45,6 +46,19 @@ def test_numbers_are_those_of_the_report() -> None:
     assert float(row[6]) == pytest.approx(
         (1.5 * usage.prompt_tokens + 2 * usage.completion_tokens) / 1e6, abs=1e-4
     )
+
+
+def test_model_without_a_price_is_not_free() -> None:
+    """Where nothing is known of a cost there is no number."""
+    report = full_report()
+    cost = report.cost
+    assert cost is not None
+    unpriced = msgspec.structs.replace(cost, by_model={}, unpriced=["small"])
+    text = report_markdown(msgspec.structs.replace(report, cost=unpriced), "a")
+
+    (row,) = [cells(line) for line in text.splitlines() if "| `small` | 120" in line]
+    assert row[6] == "–"
+    assert "without a price for small" in text
 
 
 @pytest.mark.parametrize("name", ["plain-name_1", HOSTILE, "@all", "`", "a|b", "a\\", "<b>", ""])

@@ -78,7 +78,7 @@ def cost(amount: Cost) -> str:
     """Say what a job cost, and which models are not in it."""
     text = f"{money(amount.total)} {amount.currency}"
     if amount.unpriced:
-        text += f", without {', '.join(amount.unpriced)}, which have no price"
+        text += f", without a price for {', '.join(amount.unpriced)}"
     return text
 
 

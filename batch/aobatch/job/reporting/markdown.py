@@ -51,7 +51,8 @@ def _groups(
     if costs is not None:
         header.append(printable(costs.currency))
         for group, row in zip(groups, rows, strict=True):
-            row.append(money(costs.by_model.get(group.name or "", 0)))
+            amount = costs.by_model.get(group.name or "")
+            row.append("–" if amount is None else money(amount))
     return _table(header, rows)
 
 
