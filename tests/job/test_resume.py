@@ -85,7 +85,7 @@ def test_results_of_other_settings_are_refused(
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, FakeBackend(explosion=KeyboardInterrupt(), explodes_at=2))
 
-    with pytest.raises(InputError, match=rf"another {name} \(was .*--restart"):
+    with pytest.raises(InputError, match=rf"other settings: {name} \(was .*--restart"):
         run(tmp_path, FakeBackend(**change))  # type: ignore[arg-type]
 
     backend = FakeBackend(**change)  # type: ignore[arg-type]
