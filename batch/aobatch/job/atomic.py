@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     it names is replaced.
     """
     path = path.resolve()
-    temporary = path.with_name(f".{path.name}.aobatch.tmp")
+    temporary = _temporary(path)
     with storage_errors(path):
         descriptor = _create(temporary, path)
         try:
@@ -50,6 +50,12 @@ def write_whole(path: Path, content: bytes) -> None:
     """Make content the file at path, at once."""
     with replacing(path) as stream:
         stream.write(content)
+
+
+def check_name(path: Path) -> None:
+    """Refuse a name that is too long for `replacing`, whose temporary file has a longer one."""
+    with storage_errors(path), suppress(FileNotFoundError):
+        _temporary(path).lstat()
 
 
 def sync_folder(folder: Path) -> None:
@@ -76,6 +82,10 @@ def storage_error(path: Path, error: OSError) -> JobError:
     if error.errno in _CANNOT_CREATE:
         return OutputError(f"{path} cannot be created: {reason}")
     return StorageError(f"{path} cannot be written: {reason}; make room and run again")
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.aobatch.tmp")
 
 
 def _create(temporary: Path, path: Path) -> int:

@@ -11,9 +11,10 @@ from pathlib import Path
 from aobatch.errors import OutputError, UsageError
 from aobatch.formats import find_format
 from aobatch.formats.compression import exists
-from aobatch.job.atomic import replacing, storage_errors, sync_folder
+from aobatch.job.atomic import check_name, replacing, storage_errors, sync_folder
 from aobatch.job.config import STREAM, JobConfig, default_output, local_path
 from aobatch.job.lock import hold_lock
+from aobatch.job.report import report_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ def check_output(config: JobConfig) -> None:
     output = config.output
     if output != STREAM:
         _check_file(output, config, "output")
+        check_name(report_path(output))
     elif sys.stdout is None:
         message = "standard output is closed; name a file with --output"
         raise OutputError(message)
