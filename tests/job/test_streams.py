@@ -53,6 +53,17 @@ def test_standard_input_can_be_resumed(tmp_path: Path, monkeypatch: pytest.Monke
     assert texts((tmp_path / "out.jsonl").read_bytes()) == ["[a]", "[b]", "[c]", "[d]"]
 
 
+def test_damaged_standard_input_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that keeps it meanwhile is nothing that its user has named."""
+    monkeypatch.setattr(sys, "stdin", Standard(b"no table"))
+    config = JobConfig((STREAM,), tmp_path / "out.jsonl", stream_format="parquet")
+
+    with pytest.raises(InputError, match=r"^standard input cannot be read to its end as Parquet"):
+        run_job(config, FakeBackend())
+
+
 def test_standard_output_gets_lines_in_order(
     tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
@@ -119,6 +130,7 @@ def test_compressed_output_holds_the_same_lines(tmp_path: Path, suffix: str) -> 
         ("in.jsonl", "folder.jsonl", OutputError, "not a regular file"),
         ("in.jsonl", "out.txt", UsageError, "no known suffix"),
         ("in.jsonl", "in.jsonl/x.jsonl", OutputError, "does not exist"),
+        ("in.jsonl", f"{'x' * 235}.jsonl", OutputError, "usage.json cannot be created: File name"),
     ],
 )
 def test_impossible_jobs_open_no_model(

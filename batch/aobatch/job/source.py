@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,19 +44,23 @@ class Source:
     def rows(self) -> Iterator[Row]:
         """Read every row anew."""
         first = 0
-        for path in self.paths:
+        for path, named in zip(self.paths, self.config.inputs, strict=True):
             number = 0
-            for row in read_rows(path, self.config.max_line_bytes, self.config.table_columns):
-                number = row.number
-                yield Row(first + number, row.raw, row.error, row.fields) if first else row
+            with _told_of(path, named):
+                for row in read_rows(path, self.config.max_line_bytes, self.config.table_columns):
+                    number = row.number
+                    yield Row(first + number, row.raw, row.error, row.fields) if first else row
             first += number
 
     def count(self) -> int:
         """Count the lines of the job."""
         if self.config.selection == Selection():
-            limit = self.config.max_line_bytes
-            return sum(find_format(path).count_rows(path, limit) for path in self.paths)
+            return sum(map(self._count, self.paths, self.config.inputs))
         return sum(is_chosen for _, is_chosen in self._chosen())
+
+    def _count(self, path: Location, named: Location) -> int:
+        with _told_of(path, named):
+            return find_format(path).count_rows(path, self.config.max_line_bytes)
 
     def _chosen(self) -> Iterator[tuple[Row, bool]]:
         return self.config.selection.choose(self.rows(), self.threshold)
@@ -68,6 +73,17 @@ class Source:
                     f"input {path} changed while the job ran; nothing was published, run again"
                 )
                 raise InputError(message)
+
+
+@contextmanager
+def _told_of(path: Location, named: Location) -> Iterator[None]:
+    """Let errors of the file that keeps standard input speak of standard input."""
+    try:
+        yield
+    except InputError as error:
+        if named != STREAM:
+            raise
+        raise InputError(str(error).replace(str(path), "standard input")) from error
 
 
 def new_parser(config: JobConfig) -> Parser:
