@@ -76,7 +76,6 @@ def test_values_are_json_or_words(ask: Callable[..., Result]) -> None:
         ("--top-p", "1e999", "Infinity is not a number of JSON"),
         ("--suffix", "\udcff", "half of a surrogate pair"),
         ("--max-tokens", "100000", "maximum context length is 512 tokens"),
-        ("--model", "gpt-9", "The model 'gpt-9' does not exist."),
     ],
 )
 def test_what_is_wrong_is_one_sentence(
@@ -88,3 +87,11 @@ def test_what_is_wrong_is_one_sentence(
     assert outcome.exit_code == 2
     assert message in outcome.stderr
     assert outcome.stdout == ""
+
+
+def test_unknown_model_ends_as_in_a_run(ask: Callable[..., Result]) -> None:
+    """A model that is not there has the exit code that all commands give it."""
+    outcome = ask("Hello", "--model", "gpt-9")
+
+    assert (outcome.exit_code, outcome.stdout) == (69, "")
+    assert "The model 'gpt-9' does not exist." in outcome.stderr

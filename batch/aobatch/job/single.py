@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from aobatch.api.request import FailedLine, Limits, Parser
 from aobatch.api.response import Completion, completion_id
 from aobatch.engine.streaming import Listener
-from aobatch.errors import JobError, RequestError, UsageError
+from aobatch.errors import JobError, ModelError, RequestError, UsageError
 from aobatch.executors import Backend
 
 
@@ -16,7 +16,7 @@ def complete_one(
 ) -> Completion:
     """Compute one body as a line of a job would be; the listener gets the pieces of a stream.
 
-    UsageError says what is wrong with the body.
+    UsageError says what is wrong with the body, ModelError that its model is not there.
     """
     request = Parser({}, Limits()).parse(1, json.dumps(body).encode())
     if isinstance(request, FailedLine):
@@ -24,7 +24,7 @@ def complete_one(
     try:
         model = backend.resolve(request.body.model)
     except RequestError as error:
-        raise UsageError(error.message) from error
+        raise ModelError(error.message) from error
     with backend.open(model) as executor:
         (result,) = executor.run([request], listener)
     if result.error is not None:
