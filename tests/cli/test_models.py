@@ -28,6 +28,16 @@ def test_list_shows_the_default_model_first(runner: CliRunner) -> None:
     assert "gpt-3.5-turbo-instruct" in first
 
 
+def test_list_is_there_for_programs(runner: CliRunner) -> None:
+    """As JSON it has the models of the table, in their order, and which of them are here."""
+    _, *lines = runner.invoke(aobatch, ["models", "list"]).stdout.splitlines()
+
+    rows = json.loads(runner.invoke(aobatch, ["models", "list", "--json"]).stdout)["models"]
+
+    assert [row["name"] for row in rows] == [line.split()[0] for line in lines]
+    assert [row["is_ready"] for row in rows] == ["not pulled" not in line for line in lines]
+
+
 def test_imported_model_is_listed_and_inspected(runner: CliRunner, tiny_gguf: Path) -> None:
     """A GGUF file becomes a model under its new name."""
     arguments = ["models", "import", str(tiny_gguf), "mine", "--precision", "fp32"]

@@ -1,5 +1,7 @@
 """`aobatch models`: list, fetch, convert, inspect and verify models."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -27,14 +29,19 @@ LIST_HELP = """List the models that there are, and which of them are ready.
 \b
 Examples:
   aobatch models list
+  aobatch models list --json | jq -r '.models[] | select(.is_ready) | .name'
 """
 
 
 @models.command("list", help=LIST_HELP)
-def list_() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+def list_(*, as_json: bool) -> None:
     """List the models that there are, and which of them are ready."""
     from aobatch.models.catalogue import list_models
 
+    if as_json:
+        show(json.dumps({"models": [asdict(row) for row in list_models()]}, indent=2))
+        return
     rows = [("name", "state", "precision", "size", "licence", "aliases")]
     for row in list_models():
         size = size_text(row.size_bytes) if row.size_bytes else ""
