@@ -131,3 +131,11 @@ def test_null_rows_are_lines_without_values(tmp_path: Path) -> None:
 
     assert request.body.prompts == ("",)  # type: ignore[union-attr]
     assert request.body.max_tokens == 16  # type: ignore[union-attr]
+
+
+def test_table_without_columns_is_told(tmp_path: Path) -> None:
+    """A file of no columns does not ask which of them is the prompt."""
+    pq.write_table(pa.table({}), tmp_path / "in.parquet")
+
+    with pytest.raises(InputError, match=r"in\.parquet has no columns; write one for each"):
+        find_format(tmp_path / "in.parquet").check(tmp_path / "in.parquet", Columns())

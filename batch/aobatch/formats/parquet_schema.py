@@ -58,6 +58,9 @@ def _find_sources(names: list[str], path: Location, columns: Columns) -> dict[st
         _refuse_unknown(found, known, path)
     needed = set(ENVELOPE_FIELDS) if is_envelope else {"prompt"} - columns.optional
     for name in sorted(needed - found.keys()):
+        if not names:
+            message = f"{path} has no columns; write one for each field of its requests"
+            raise InputError(message)
         message = (
             f"{path} has no column '{name}'; it has {', '.join(names)}: say which of them it is "
             f"with --column {name}=NAME"
