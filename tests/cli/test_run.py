@@ -198,7 +198,7 @@ def test_lines_can_be_chosen(runner: CliRunner, tmp_path: Path) -> None:
     [
         (["--limit", "2", "--sample", "2"], "give one of them"),
         (["--limit", "0"], "0 is not in the range"),
-        (["--shard", "2/2"], "is not a shard"),
+        (["--shard", "2/2"], "is no shard"),
         (["--override", "n"], "not NAME=VALUE"),
     ],
 )

@@ -163,11 +163,11 @@ def test_shards_are_read(text: str, environment: dict[str, str], shard: Shard) -
 @pytest.mark.parametrize(
     ("text", "environment", "words"),
     [
-        *((text, {}, "is not a shard") for text in ("4/4", "1", "a/b", "-1/4", "0/0", "")),
+        *((text, {}, "is no shard") for text in ("4/4", "1", "a/b", "-1/4", "0/0", "")),
         ("auto", {}, "finds neither"),
         ("auto", {"JOB_COMPLETION_INDEX": "0"}, "how many"),
-        ("auto/", SLURM, "is not a shard"),
-        ("auto/2", SLURM, "is not a shard"),
+        ("auto/", SLURM, "is no shard"),
+        ("auto/2", SLURM, "is no shard"),
     ],
 )
 def test_wrong_shards_are_refused(text: str, environment: dict[str, str], words: str) -> None:

@@ -95,7 +95,10 @@ def parse_allowance(text: str) -> FailureAllowance:
     except ValueError:
         amount = -1
     if not 0 <= amount <= (100 if is_percentage else float("inf")):
-        message = f"{text!r} is not a number of lines such as 12, or a percentage such as 2.5%"
+        message = (
+            f"--max-failures {text!r} is not a number of lines such as 12, or a percentage such "
+            "as 2.5%"
+        )
         raise UsageError(message)
     return FailureAllowance(amount, is_percentage)
 

@@ -83,7 +83,9 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
         is_given = index.isdecimal() and count.isdecimal()
         shard = Shard(int(index), int(count)) if is_given else Shard()
     if not is_given or not 0 <= shard.index < shard.count:
-        message = f"{text!r} is not a shard; write 0/4 for the first of four, 3/4 for the last one"
+        message = (
+            f"--shard {text!r} is no shard; write 0/4 for the first of four, 3/4 for the last one"
+        )
         raise UsageError(message)
     return shard
 
