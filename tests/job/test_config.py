@@ -41,5 +41,5 @@ def test_allowance_bounds_failures(text: str, num_failed: int, is_allowed: bool)
 @pytest.mark.parametrize("text", ["", "-1", "x", "1.5", "101%", "-1%", "nan%", "%"])
 def test_wrong_allowance_is_refused(text: str) -> None:
     """Anything but a number of lines or a percentage is an error of usage."""
-    with pytest.raises(UsageError, match="--max-failures .* is not a number of lines"):
+    with pytest.raises(UsageError, match=r"--max-failures .* is not a number of lines"):
         parse_allowance(text)

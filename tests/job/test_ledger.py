@@ -152,7 +152,9 @@ def test_claim_names_what_differs(ledger: Ledger) -> None:
     ledger.claim({"seed": "1", "mode": "raw"})
     ledger.claim({"seed": "1", "model": "fp"})
 
-    with pytest.raises(InputError, match=r"another seed \(was 1, is 2\), mode \(was raw, is x\)"):
+    with pytest.raises(
+        InputError, match=r"other settings: seed \(was 1, is 2\), mode \(was raw, is x\)"
+    ):
         ledger.claim({"seed": "2", "mode": "x", "model": "fp"})
     assert ledger.settings == {"seed": "1", "mode": "raw", "model": "fp"}
 
