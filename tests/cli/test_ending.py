@@ -153,7 +153,8 @@ def test_places_that_do_not_exist_are_refused_first(runner: CliRunner, option: s
     result = runner.invoke(aobatch, ["run", "in.jsonl", option, "no/such"])
 
     assert result.exit_code == 2
-    assert f"folder no of {option} does not exist" in result.stderr
+    (line,) = result.stderr.splitlines()
+    assert f"folder no of {option} does not exist" in line
     assert not Path("in.out.jsonl").exists()
 
 

@@ -90,4 +90,7 @@ def test_dry_run_computes_and_writes_nothing(
     checked = runner.invoke(aobatch, ["validate", "a.jsonl"])
 
     assert checked.stdout == result.stdout
+    files = ["--summary", "json", "--summary-file", "s.json", "--metrics-file", "m.prom"]
+    told = runner.invoke(aobatch, ["run", "a.jsonl", "--dry-run", *files]).stderr.splitlines()[-1]
+    assert [json.loads(told)[name] for name in ("lines", "answered", "failed")] == [3, None, 1]
     assert (backend.opened, sorted(tmp_path.iterdir())) == ([], before)

@@ -16,6 +16,7 @@ from aobatch.errors import JobError, UsageError
 if TYPE_CHECKING:
     from aobatch.job.report import UsageReport
     from aobatch.job.summary import Summary
+    from aobatch.job.validation import LineCounts
 
 
 @dataclass(slots=True)
@@ -29,11 +30,17 @@ class Ending:
     """The report of each output that the run is to write, once it is published."""
     message: str | None = None
     """Why the exit code is not 0, where no exception says it."""
+    is_dry: bool = False
+    """Whether the run computes nothing: it then writes no files either."""
+    checked: "LineCounts | None" = None
+    """What a dry run has found."""
 
     @classmethod
-    def of(cls, options: ReportOptions) -> "Ending":
+    def of(cls, options: ReportOptions, *, is_dry: bool = False) -> "Ending":
         """Take in what the options ask for."""
-        return cls(options["summary_file"], options["metrics_file"], options["summary"] == "json")
+        writes_line = options["summary"] == "json"
+        files = options["summary_file"], options["metrics_file"]
+        return cls(*files, writes_line, is_dry=is_dry)
 
     def check(self) -> None:
         """Refuse, before anything is computed, what could not be written at the end."""
@@ -42,6 +49,8 @@ class Ending:
             ("--metrics-file", self.metrics_file),
         ):
             if path is not None and not path.parent.is_dir():
+                self.summary_file = None if path == self.summary_file else self.summary_file
+                self.metrics_file = None if path == self.metrics_file else self.metrics_file
                 message = f"folder {path.parent} of {name} does not exist; create it"
                 raise UsageError(message)
         if self.metrics_file is not None:
@@ -53,23 +62,30 @@ class Ending:
         """Write files, then the last line of all; give the exit code that is right by then."""
         if self.summary_file is None and self.metrics_file is None and not self.writes_line:
             return exit_code
-        from aobatch.job.summary import summarise_all, summary_line
+        from aobatch.job.summary import summary_line
 
         reason = message or self.message
         try:
-            self._write(summarise_all(exit_code, reason, list(self.jobs.items())))
+            self._write(self._summary(exit_code, reason))
         except JobError as error:
             if str(error) != reason:
                 say(str(error), level="error", event="end")
             exit_code, reason = exit_code or error.exit_code, reason or str(error)
         if self.writes_line:
-            summary = summarise_all(exit_code, reason, list(self.jobs.items()))
-            write_error(summary_line(summary))
+            write_error(summary_line(self._summary(exit_code, reason)))
         return exit_code
+
+    def _summary(self, exit_code: int, reason: str | None) -> "Summary":
+        from aobatch.job.summary import summarise_all, with_checked
+
+        summary = summarise_all(exit_code, reason, list(self.jobs.items()))
+        return summary if self.checked is None else with_checked(summary, self.checked)
 
     def _write(self, summary: "Summary") -> None:
         from aobatch.job.summary import summary_line, write_anywhere
 
+        if self.is_dry:
+            return
         if self.summary_file is not None:
             write_anywhere(self.summary_file, f"{summary_line(summary)}\n".encode())
         if self.metrics_file is not None:
@@ -89,7 +105,8 @@ def conclude_usage_error(arguments: Sequence[str], error: click.UsageError) -> N
     summary_file, metrics_file, summary = (
         _value(arguments, name) for name in ("--summary-file", "--metrics-file", "--summary")
     )
-    ending = Ending(_path(summary_file), _path(metrics_file), summary == "json")
+    files = _path(summary_file), _path(metrics_file)
+    ending = Ending(*files, summary == "json", is_dry="--dry-run" in arguments)
     escaped(error).show()
     ending.conclude(error.exit_code, error.format_message())
     raise click.exceptions.Exit(error.exit_code) from error

@@ -130,12 +130,12 @@ def run(**options: Unpack[RunOptions]) -> None:
     """Answer every request of the input files."""
     from aobatch.job.config import parse_allowance
 
-    ending = Ending.of(options)
+    ending = Ending.of(options, is_dry=options["dry_run"])
     with log_format(options["log_format"]), reported_failures(ending.conclude):
         ending.check()
         allowance = parse_allowance(options["max_failures"])
         if options["dry_run"]:
-            lines = check_lines(options, as_json=False).lines
+            lines = ending.checked = check_lines(options, as_json=False).lines
             num_failed, num_lines = lines.bad, lines.total
         else:
             num_failed, num_lines = _run(options, ending)

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -16,6 +16,9 @@ from aobatch.job.config import STREAM
 from aobatch.job.facts import aobatch_version
 from aobatch.job.report import UsageReport, report_path
 from aobatch.job.status import job_status
+
+if TYPE_CHECKING:
+    from aobatch.job.validation import LineCounts
 
 MAX_MESSAGE = 1000
 _SUMMED = ("lines", "answered", "failed", "prompt_tokens", "completion_tokens", "seconds", "cost")
@@ -113,6 +116,13 @@ def summarise_all(
             JobSummary(output=str(part.output), **{name: getattr(part, name) for name in fields})
             for part in parts
         ],
+    )
+
+
+def with_checked(summary: Summary, lines: "LineCounts") -> Summary:
+    """Add what a dry run has found: no line was answered, but it is known which would fail."""
+    return replace(
+        summary, lines=lines.total, failed=lines.bad, failed_by_code=dict(lines.bad_by_code)
     )
 
 
