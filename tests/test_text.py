@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aobatch.text import escape, printable
+from aobatch.text import counted, escape, printable
 
 CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
 TURNING = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
@@ -60,3 +60,13 @@ def test_long_text_is_cut() -> None:
     assert printable("x" * 41) == "x" * 39 + "…"
     assert printable("x" * 40) == "x" * 40
     assert len(printable("\x1b" * 10**6)) == 40
+
+
+def test_one_is_no_plural() -> None:
+    """What is counted has the form of its number, and large numbers their commas."""
+    assert [counted(number, "line") for number in (0, 1, 2, 12345)] == [
+        "0 lines",
+        "1 line",
+        "2 lines",
+        "12,345 lines",
+    ]

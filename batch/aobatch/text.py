@@ -22,6 +22,11 @@ def printable(text: str, length: int = 40) -> str:
     return shown if len(shown) <= length else f"{shown[: length - 1]}…"
 
 
+def counted(number: int, noun: str) -> str:
+    """Write `1 line`, `2 lines`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _code(character: str) -> str:
     units = character.encode("utf-16-be", "surrogatepass").hex()
     return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4))

@@ -26,6 +26,15 @@ def test_lines_report_while_nothing_finishes(capsys: pytest.CaptureFixture[str])
     assert text.count("201 of 1,200 lines") >= 2
 
 
+def test_single_line_is_called_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """A job of one line has no lines."""
+    lines = Lines()
+    lines.start(1, 1)
+    lines.close()
+
+    assert capsys.readouterr().err == "1 line, 1 result kept from before\n"
+
+
 def test_bar_counts_lines_and_tokens(capsys: pytest.CaptureFixture[str]) -> None:
     """A bar begins at what is known already."""
     bar = Bar()

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from aobatch.cli.console import say, shows_bars
 from aobatch.job.progress import Progress, Silent
-from aobatch.text import escape
+from aobatch.text import counted, escape
 
 LINE_SECONDS = 30.0
 ROOM = 2
@@ -86,8 +86,8 @@ class Lines:
     def start(self, total: int, known: int) -> None:
         """Say what there is to do and begin to report."""
         self._total, self._known = total, known
-        kept = f", {known:,} results kept from before" if known else ""
-        say(f"{total:,} lines{kept}", event="start", lines=total, known=known)
+        kept = f", {counted(known, 'result')} kept from before" if known else ""
+        say(f"{counted(total, 'line')}{kept}", event="start", lines=total, known=known)
         self._thread = threading.Thread(target=self._report, daemon=True)
         self._thread.start()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from aobatch.job.plan import Plan
 from aobatch.job.speeds import Speed
 from aobatch.job.validation import BatchError, Validation
-from aobatch.text import printable
+from aobatch.text import counted, printable
 
 
 def error_line(error: BatchError) -> str:
@@ -23,8 +23,8 @@ def validation_table(found: Validation) -> str:
 def _lines(found: Validation) -> Iterator[str]:
     lines = found.lines
     yield (
-        f"{lines.total:,} lines: {lines.right:,} right with {lines.prompts:,} prompts, "
-        f"{lines.bad:,} bad"
+        f"{counted(lines.total, 'line')}: {lines.right:,} right with "
+        f"{counted(lines.prompts, 'prompt')}, {lines.bad:,} bad"
     )
     if lines.bad_by_code:
         codes = ", ".join(f"{count:,} {code}" for code, count in lines.bad_by_code.items())
@@ -47,9 +47,10 @@ def _tokens(found: Validation) -> Iterator[str]:
 def _plans(found: Validation) -> Iterator[str]:
     for plan in found.plans:
         yield (
-            f"plan: {plan.model} answers {plan.requests:,} requests in {plan.slots:,} slots of "
-            f"{plan.capacity:,} tokens, {_megabytes(plan.kv_cache_bytes)} MB of keys and values "
-            f"beside {_megabytes(plan.weights_bytes)} MB of weights"
+            f"plan: {plan.model} answers {counted(plan.requests, 'request')} in "
+            f"{counted(plan.slots, 'slot')} of {plan.capacity:,} tokens, "
+            f"{_megabytes(plan.kv_cache_bytes)} MB of keys and values beside "
+            f"{_megabytes(plan.weights_bytes)} MB of weights"
         )
         yield f"time: {_duration(plan)} at most, at {_origin(plan.speed)}"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from aobatch.job.histogram import Histogram, nice_step
 from aobatch.job.notes import duration
 from aobatch.job.reporting.courses import Course
+from aobatch.text import counted
 
 WIDTH, HEIGHT = 360, 188
 TOP, RIGHT, BOTTOM = 10, 14, 24
@@ -62,8 +63,8 @@ def histogram_chart(title: str, unit: str, values: Histogram, *, is_whole: bool)
     bars = []
     for index, number in enumerate(values.counts):
         top = frame.y(number)
-        requests = "1 request" if number == 1 else f"{number:,} requests"
-        label = f"{bucket_label(values, index, is_whole=is_whole)} {unit}: {requests}"
+        bucket = bucket_label(values, index, is_whole=is_whole)
+        label = f"{bucket} {unit}: {counted(number, 'request')}"
         x = round(start + index * step + gap / 2, 1)
         bars.append(Bar(x, top, round(step - gap, 1), round(frame.baseline - top, 1), label))
     every = math.ceil((count + 1) / 6)
