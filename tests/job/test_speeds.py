@@ -25,7 +25,8 @@ def test_phases_share_the_time_of_the_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [{"decode_rows": 900}, {"run_seconds": 4.0}, {"lane_seconds": 0}]
+    "changed",
+    [{"decode_rows": 900}, {"prefill_tokens": 900}, {"run_seconds": 4.0}, {"lane_seconds": 0}],
 )
 def test_short_jobs_say_nothing(changed: dict[str, float]) -> None:
     """Neither few tokens nor a short time are a measurement, and a fake has no lanes."""

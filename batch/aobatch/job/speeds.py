@@ -17,7 +17,7 @@ from aobatch.models.catalogue import resolve
 from aobatch.models.folder import CacheDtype, ModelFolder
 
 MIN_TOKENS, MIN_SECONDS = 1_000, 5.0
-"""A job that computed less says nothing of speed."""
+"""A job that read or drew fewer tokens, or was shorter, says nothing of speed."""
 
 
 class Speed(msgspec.Struct, frozen=True):
@@ -68,13 +68,13 @@ def speed_of_run(statistics: Mapping[str, float]) -> Speed | None:
     """Give the speed of a job by its statistics, None if it was too short to tell."""
     lanes = statistics.get("lane_seconds", 0.0)
     seconds, prefill = statistics.get("run_seconds", 0.0), statistics.get("prefill_seconds", 0.0)
-    tokens = statistics.get("decode_rows", 0)
-    if tokens < MIN_TOKENS or seconds < MIN_SECONDS or not 0 < prefill < lanes:
+    tokens, read = statistics.get("decode_rows", 0), statistics.get("prefill_tokens", 0)
+    if min(tokens, read) < MIN_TOKENS or seconds < MIN_SECONDS or not 0 < prefill < lanes:
         return None
     # Lanes work side by side, so that each phase has its part of the wall time.
     reading = seconds * prefill / lanes
     return Speed(
-        round(statistics.get("prefill_tokens", 0) / reading, 1),
+        round(read / reading, 1),
         round(tokens / (seconds - reading), 1),
         "run",
         time.strftime("%Y-%m-%d"),
