@@ -69,6 +69,8 @@ def test_each_file_of_a_folder_has_its_output(runner: CliRunner, backend: FakeBa
         (["in/a.jsonl", "--column", "prompt=text"], 2, "no input is one"),
         (["in/a.jsonl", "-o", "{name}.jsonl"], 2, "unknown field {name}; known are {dir}"),
         (["in/"], 2, "name it with --output"),
+        (["", "-o", "x.jsonl"], 2, "the name is empty"),
+        (["in/a.jsonl", "-o", ""], 2, "the name is empty"),
         (["in/*.zip"], 66, "holds no file of requests"),
         (["in/a.jsonl", "--state-dir", "x"], 2, "is for an output that is a URI"),
         (["in/a.jsonl", "-o", "x.parquet.gz"], 2, "compressed inside"),

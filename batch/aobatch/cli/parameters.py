@@ -75,12 +75,14 @@ class FileLocation(click.ParamType["Location"]):
     def convert(
         self,
         value: object,
-        param: click.Parameter | None,  # noqa: ARG002 - click's signature
-        ctx: click.Context | None,  # noqa: ARG002 - click's signature
+        param: click.Parameter | None,
+        ctx: click.Context | None,
     ) -> "Location":
-        """Tell paths and URIs apart."""
+        """Tell paths and URIs apart; no name at all, as of an unset variable, is no folder."""
         from aobatch.formats.location import parse_location
 
+        if value == "":
+            self.fail("the name is empty; a variable may be unset", param, ctx)
         return parse_location(value) if isinstance(value, str) else cast("Location", value)
 
 
