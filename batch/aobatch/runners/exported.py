@@ -1,7 +1,7 @@
 """Exported graphs on ONNX Runtime, as they are: slots, prefill and decode over any known layout."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from copy import copy
 from math import prod
 from pathlib import Path
@@ -76,14 +76,9 @@ class ExportedRunner:
         self._runs = self._runs.sibling()
         self._scratch = Scratch()
 
-    @contextmanager
-    def interrupted(self) -> Iterator[None]:
+    def interrupted(self) -> AbstractContextManager[None]:
         """Let runs of this runner and its siblings fail while the block lasts."""
-        self._interruption.set(is_on=True)
-        try:
-            yield
-        finally:
-            self._interruption.set(is_on=False)
+        return self._interruption.active()
 
     def reserve(self, num_slots: int, capacity: int, lengths: Sequence[int]) -> None:
         """Make room for slots of `capacity` tokens; slot i keeps its first lengths[i] tokens."""

@@ -4,8 +4,8 @@ The cache of a layer is one array [slots, kv_heads, capacity, head_dim]; a run b
 rows as past and as present, so that nothing is copied and rows outside the range are not touched.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -79,14 +79,9 @@ class OnnxRunner:
         self._decoders = {}
         self._logits = self._logits[:0]
 
-    @contextmanager
-    def interrupted(self) -> Iterator[None]:
+    def interrupted(self) -> AbstractContextManager[None]:
         """Let runs of this runner and its siblings fail while the block lasts."""
-        self._interruption.set(is_on=True)
-        try:
-            yield
-        finally:
-            self._interruption.set(is_on=False)
+        return self._interruption.active()
 
     def reserve(self, num_slots: int, capacity: int, lengths: Sequence[int]) -> None:
         """Make room for slots of `capacity` tokens; slot i keeps its first lengths[i] tokens."""

@@ -1,6 +1,8 @@
 """ONNX Runtime sessions: how they are opened, and whether this processor multiplies rightly."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -110,9 +112,14 @@ class Interruption:
         # ONNX Runtime would write to standard error that it was told to end.
         self._options.log_severity_level = 4
 
-    def set(self, *, is_on: bool) -> None:
-        """Let runs fail from now on, or let them work again."""
-        self._options.terminate = is_on
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Let runs fail while the block lasts."""
+        self._options.terminate = True
+        try:
+            yield
+        finally:
+            self._options.terminate = False
 
     def run(self, session: Session, binding: Any) -> None:  # noqa: ANN401 - untyped library
         """Compute into bound memory; MemoryError if there is too little."""
