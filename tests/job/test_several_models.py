@@ -42,6 +42,20 @@ def backend() -> LocalBackend:
     return LocalBackend(EngineConfig(max_num_seqs=4), 1)
 
 
+def test_one_model_is_open_at_a_time(tmp_path: Path) -> None:
+    """A job of several models opens each once and answers every line with its own."""
+    lines = [{"prompt": str(i), "model": ["fake", "other"][i % 2]} for i in range(8)]
+    write_input(tmp_path / "in.jsonl", [*lines, {"prompt": "default"}])
+    backend = FakeBackend()
+
+    report = run(tmp_path, backend, model="other").report
+
+    assert backend.opened == ["fake", "other"]
+    answers = output(tmp_path)
+    assert [a["system_fingerprint"] for a in answers] == [*["fp_1", "fp_2"] * 4, "fp_2"]
+    assert {group.name: group.requests for group in report.by_model} == {"fake": 4, "other": 5}
+
+
 def test_two_models_give_what_each_gives_alone(
     tmp_path: Path,
     tiny_int8: ModelFolder,
