@@ -1,16 +1,17 @@
 """A process that reads damaged Parquet files one after the other, and dies of what goes wrong."""
 
 import random
-import resource
 import signal
 import sys
-from collections import Counter
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "damage"))
+
 import pyarrow as pa
 import pyarrow.parquet as pq
+from damaged_files import try_seeds
 from tables import MAX_BYTES, TYPES, parse_rows
 
 from aobatch.api.request import FailedLine, Request
@@ -18,9 +19,6 @@ from aobatch.errors import InputError
 from aobatch.formats import parquet
 from aobatch.formats.columns import Columns
 
-SECONDS = 2
-"""Of the processor: the suite may have to share it."""
-MEMORY = 512 * 2**20
 NUM_ROWS = 40
 TAIL = 8
 """Bytes at the end of a file: how long its footer is, and the magic."""
@@ -134,30 +132,20 @@ def attempt(path: Path) -> str:
     return "read"
 
 
-def limit() -> None:
-    """Let the process have little more memory than it has now, and a minute of processor time."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    size = pages * resource.getpagesize() + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (size, size))
-    resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
-
-
 def main(folder: str, first: str, count: str) -> None:
-    """Report each seed before it is tried, and in the end how often there was which outcome."""
-    path, outcomes = Path(folder) / "mutated.parquet", Counter[str]()
+    """Try seeds, and say what became of each."""
+    path = Path(folder) / "mutated.parquet"
     files = [whole(kind) for kind in KINDS]
+
+    def attempt_seed(seed: int) -> str:
+        path.write_bytes(mutated(files[seed // 5 % len(files)], seed))
+        return attempt(path)
+
     for file in files:
         path.write_bytes(file)
         assert attempt(path) == "read"  # and loads what is imported late
-    limit()
-    for seed in range(int(first), int(first) + int(count)):
-        path.write_bytes(mutated(files[seed // 5 % len(files)], seed))
-        sys.stdout.write(f"seed {seed}\n")
-        sys.stdout.flush()
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # whose signal ends the process
-        outcomes[attempt(path)] += 1
-        signal.setitimer(signal.ITIMER_PROF, 0)
-    sys.stdout.write(" ".join(f"{name}={number}" for name, number in sorted(outcomes.items())))
+    # Time of the processor, which the suite may have to share.
+    try_seeds(int(first), int(count), attempt_seed, signal.ITIMER_PROF)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from aobatch.models.folder import ModelFolder
 from aobatch.models.importers.gguf import read_gguf
 from aobatch.runners.scoring import TextScorer
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "damage")]
 
 Distorted = Callable[[str], ModelFolder]
 

@@ -1,13 +1,13 @@
 """A process that imports damaged GGUF files one after the other, and dies of what goes wrong."""
 
 import random
-import resource
-import signal
 import sys
-from collections import Counter
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "damage"))
+
 import numpy as np
+from damaged_files import try_seeds
 from gguf_writing import Gguf, small_llama
 
 from aobatch.errors import AobatchError
@@ -15,8 +15,6 @@ from aobatch.models.importers.gguf import read_gguf
 from aobatch.models.shapes import decoder_shapes
 from aobatch.models.tokenizer import VocabularyTokenizer
 
-SECONDS = 2
-MEMORY = 512 * 2**20
 LENGTHS = (0, 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1)
 
 
@@ -80,28 +78,17 @@ def attempt(path: Path) -> str:
     return "read"
 
 
-def limit() -> None:
-    """Let the process have little more memory than it has now, and a minute of processor time."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    size = pages * resource.getpagesize() + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (size, size))
-    resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
-
-
 def main(folder: str, first: str, count: str) -> None:
-    """Report each seed before it is tried, and in the end how often there was which outcome."""
-    path, outcomes = Path(folder) / "mutated.gguf", Counter[str]()
+    """Try seeds, and say what became of each."""
+    path = Path(folder) / "mutated.gguf"
+
+    def attempt_seed(seed: int) -> str:
+        path.write_bytes(mutated(small_llama(), seed))
+        return attempt(path)
+
     path.write_bytes(small_llama().content())
     attempt(path)  # loads what is imported late
-    limit()
-    for seed in range(int(first), int(first) + int(count)):
-        path.write_bytes(mutated(small_llama(), seed))
-        sys.stdout.write(f"seed {seed}\n")
-        sys.stdout.flush()
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)  # whose signal ends the process
-        outcomes[attempt(path)] += 1
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    sys.stdout.write(" ".join(f"{name}={number}" for name, number in sorted(outcomes.items())))
+    try_seeds(int(first), int(count), attempt_seed)
 
 
 if __name__ == "__main__":

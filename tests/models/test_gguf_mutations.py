@@ -1,31 +1,16 @@
 """Laws of GGUF import under damage: a file reads or is refused; nothing hangs, grows or crashes."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from damaged_files import COUNT, check_outcomes
 
 SCRIPT = Path(__file__).with_name("mutate_gguf.py")
-COUNT = 500
-NEEDED = 25
-"""How many files have to be refused, and to be read, for the damage to be worth its name."""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")
 @pytest.mark.parametrize("first", range(0, 4 * COUNT, COUNT))
 def test_damaged_files_read_or_are_refused(first: int, tmp_path: Path) -> None:
-    """Of 500 damaged files, under limits of time and memory, none ends the process.
-
-    What the process said last names the seed of the file that did.
-    """
-    command = [sys.executable, "-W", "error", str(SCRIPT), str(tmp_path), str(first), str(COUNT)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    *seeds, outcomes = ended.stdout.splitlines()
-
-    assert (ended.returncode, ended.stderr) == (0, ""), f"after {ended.stdout[-40:]!r}"
-    assert len(seeds) == COUNT
-    counts = {name: int(count) for name, count in (pair.split("=") for pair in outcomes.split())}
-    assert sorted(counts) == ["ModelError", "read"]
-    assert min(counts.values()) >= NEEDED
-    assert sum(counts.values()) == COUNT
+    """Of 500 damaged files, under limits of time and memory, none ends the process."""
+    check_outcomes(SCRIPT, tmp_path, first, "ModelError")
