@@ -15,6 +15,7 @@ from aobatch.job.atomic import storage_error
 from aobatch.job.config import STREAM
 from aobatch.job.context import Job
 from aobatch.job.records import completion_of
+from aobatch.job.turns import Turns
 
 if TYPE_CHECKING:
     from aobatch.engine.streaming import Delta
@@ -40,16 +41,22 @@ class EventFiles:
         self._job = job
         self._model = model
         self._files: dict[int, BinaryIO] = {}
+        self._turns: dict[int, Turns] = {}
 
     def add(self, delta: "Delta") -> None:
-        """Write the chunk of a piece of a choice."""
-        self._write(delta.request, self._chunk(delta.request, [delta.choice], None))
+        """Take in a piece of a choice, and write the chunks whose turn has come."""
+        request = delta.request
+        if request.line not in self._turns:
+            self._turns[request.line] = Turns(len(request.body.prompts) * request.body.n)
+        for choice in self._turns[request.line].add(delta.choice):
+            self._write(request, self._chunk(request, [choice], None))
 
     def end(self, result: Result) -> None:
         """Write what follows the last chunk, and close the file."""
         request = result.request
         if not request.body.stream:
             return
+        self._turns.pop(request.line, None)
         if result.error is not None:
             error = {"error": error_object(result.error)}
             self._write(request, msgspec.json.encode(error))
