@@ -99,6 +99,24 @@ def test_settings_name_what_shapes_results() -> None:
     }
 
 
+def test_events_do_not_depend_on_the_batch_size(
+    tmp_path: Path, tiny_fp32: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event file of six choices has the same bytes however many are computed at once."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    line = {"prompt": ["a", "the"], "n": 3, "max_tokens": 12, "seed": 4, "stream": True}
+    (tmp_path / "in.jsonl").write_text(json.dumps(line))
+    contents = []
+    for max_num_seqs in (1, 2, 8):
+        output = tmp_path / f"{max_num_seqs}.jsonl"
+        config = JobConfig((tmp_path / "in.jsonl",), output, model=str(tiny_fp32.path))
+        run_job(config, backend(max_num_seqs))
+        contents.append((tmp_path / f"{output.name}.stream/000001.sse").read_bytes())
+
+    assert contents[0].count(b'"index":5') > 1
+    assert contents[0] == contents[1] == contents[2]
+
+
 @pytest.mark.parametrize("cache_dtype", ["fp32", "int8"])
 def test_job_does_not_depend_on_the_batch_size(
     tmp_path: Path,
