@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aobatch.job.lock import hold_lock
+from aobatch.files import hold_lock
 
 EXAMPLES = Path(__file__).parents[2] / "jobs/cron"
 CRONTAB = (EXAMPLES / "aobatch.crontab").read_text()

@@ -14,7 +14,7 @@ from aobatch.executors.ray.distribution import (
     send_model,
     sent_place,
 )
-from aobatch.models.digest import file_digest
+from aobatch.files import file_digest
 
 DATA = Path(__file__).parents[1] / "data"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aobatch.errors import OutputError, StorageError
-from aobatch.job.atomic import replacing, write_whole
+from aobatch.files import replacing, write_whole
 
 
 def test_file_appears_with_all_bytes(tmp_path: Path) -> None:

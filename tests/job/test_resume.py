@@ -13,7 +13,7 @@ from job_files import PROMPTS, output, requests, run, write_input
 
 from aobatch.api.response import render_failure
 from aobatch.errors import BusyError, InputError, ModelError, StorageError
-from aobatch.job.lock import hold_lock
+from aobatch.files import hold_lock
 
 FAKE_JOB = Path(__file__).with_name("fake_job.py")
 

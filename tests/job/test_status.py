@@ -10,7 +10,7 @@ from fakes import FakeBackend
 from job_files import PROMPTS, requests, run, write_input
 
 from aobatch.errors import InputMissingError
-from aobatch.job.lock import hold_lock
+from aobatch.files import hold_lock
 from aobatch.job.status import job_status
 
 FAKE_JOB = Path(__file__).with_name("fake_job.py")

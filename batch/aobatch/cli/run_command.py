@@ -5,9 +5,9 @@ from typing import Any
 import click
 
 from aobatch.cli.ending import conclude_usage_error
-from aobatch.cli.file_options import NAMES as FILE_NAMES
+from aobatch.cli.file_options import FILE_OPTION_NAMES as FILE_NAMES
 from aobatch.cli.help import GroupedCommand
-from aobatch.cli.report_options import NAMES
+from aobatch.cli.report_options import REPORT_OPTION_NAMES as NAMES
 from aobatch.errors import UsageError
 
 HELP = """Answer every request of the input files.

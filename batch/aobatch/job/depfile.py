@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from aobatch.errors import OutputError, UsageError
-from aobatch.job.atomic import write_whole
+from aobatch.files import write_whole
 from aobatch.job.config import STREAM, JobConfig
 
 BY_BACKSLASH = frozenset(" #*:?[]")

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from aobatch.files import replacing
 from aobatch.formats import write_records
-from aobatch.job.atomic import replacing
 
 MAX_BYTES_IN_MEMORY = 2**20
 

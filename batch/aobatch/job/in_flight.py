@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aobatch.errors import JobError, StorageError
-from aobatch.job.atomic import storage_errors
+from aobatch.files import storage_errors
 
 _KEY_BYTES = 16
 

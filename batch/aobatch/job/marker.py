@@ -7,7 +7,7 @@ import msgspec
 
 from aobatch.errors import RequestError
 from aobatch.executors import Backend
-from aobatch.job.atomic import storage_errors, write_whole
+from aobatch.files import storage_errors, write_whole
 from aobatch.job.config import JobConfig
 from aobatch.job.context import Job, result_settings
 from aobatch.job.report import UsageReport, report_json, report_path

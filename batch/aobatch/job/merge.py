@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aobatch.errors import InputError, InputMissingError, UsageError
+from aobatch.files import replacing, storage_error
 from aobatch.formats import read_records, write_records
-from aobatch.job.atomic import replacing, storage_error
 from aobatch.job.config import JobConfig
 from aobatch.job.database import reading
 from aobatch.job.facts import with_cost

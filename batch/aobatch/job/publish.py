@@ -12,8 +12,8 @@ import msgspec
 from aobatch.api.request import FailedLine, Request
 from aobatch.api.response import failed_line, render_failure, render_success
 from aobatch.errors import InputError, RequestError, unwritable_output
+from aobatch.files import replacing
 from aobatch.formats import write_records
-from aobatch.job.atomic import replacing
 from aobatch.job.config import STREAM
 from aobatch.job.context import Job
 from aobatch.job.facts import finished_report

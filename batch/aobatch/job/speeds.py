@@ -11,7 +11,7 @@ import msgspec
 
 from aobatch.errors import AobatchError, JobError
 from aobatch.executors.processor import processor_name
-from aobatch.job.atomic import write_whole
+from aobatch.files import write_whole
 from aobatch.job.report import UsageReport
 from aobatch.models.catalogue import resolve
 from aobatch.models.folder import CacheDtype, ModelFolder

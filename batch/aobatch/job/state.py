@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aobatch.errors import OutputError, UsageError
+from aobatch.files import check_name, hold_lock, replacing, storage_errors, sync_folder
 from aobatch.formats import find_format
 from aobatch.formats.compression import exists
-from aobatch.job.atomic import check_name, replacing, storage_errors, sync_folder
 from aobatch.job.config import STREAM, JobConfig, default_output, local_path
-from aobatch.job.lock import hold_lock
 from aobatch.job.report import report_path
 
 

@@ -10,9 +10,9 @@ from typing import Literal
 import msgspec
 
 from aobatch.errors import InputError, InputMissingError
+from aobatch.files import describe_holder
 from aobatch.job.config import JobConfig
 from aobatch.job.database import is_begun, reading
-from aobatch.job.lock import describe_holder
 from aobatch.job.marker import read_marker
 from aobatch.job.state import StateFolder, state_path
 

@@ -11,7 +11,7 @@ from aobatch.api.request import Request
 from aobatch.api.response import Choice, Usage
 from aobatch.engine.result import Result
 from aobatch.executors import ModelIdentity
-from aobatch.job.atomic import storage_error
+from aobatch.files import storage_error
 from aobatch.job.config import STREAM
 from aobatch.job.context import Job
 from aobatch.job.records import completion_of

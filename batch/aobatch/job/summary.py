@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from aobatch.errors import JobError
-from aobatch.job.atomic import storage_error, write_whole
+from aobatch.files import storage_error, write_whole
 from aobatch.job.config import STREAM
 from aobatch.job.facts import aobatch_version
 from aobatch.job.report import UsageReport, report_path

@@ -88,7 +88,7 @@ def adopt(source: Path, progress: Progress, scorer: "Scorer") -> Adopted:
 
 def _target(source: Path, checkpoint: "Checkpoint") -> Path:
     """Give the model that has the content of a file, or a place named by both, if there is none."""
-    from aobatch.models.digest import files_digest
+    from aobatch.files import files_digest
 
     base = re.sub(r"[^A-Za-z0-9._-]+", "-", source.resolve().name.removesuffix(".gguf"))
     descriptions = sorted(source.glob("*.json")) if source.is_dir() else []

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from aobatch.arrays import Floats, TokenIds
 from aobatch.errors import ModelError
+from aobatch.files import file_digest
 from aobatch.models.claim import put_in_place, workspace
-from aobatch.models.digest import file_digest
 from aobatch.models.folder import (
     DATA,
     FILES,

@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 
 from aobatch.errors import ModelError
+from aobatch.files import file_digest
 from aobatch.models.card import Card, Wheel
-from aobatch.models.digest import file_digest
 from aobatch.models.progress import Progress
 
 

@@ -7,7 +7,7 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from aobatch.models.digest import files_digest
+from aobatch.files import files_digest
 
 Weight: TypeAlias = NDArray[np.floating]
 """A weight matrix [out, in], or a gain or bias [out]."""

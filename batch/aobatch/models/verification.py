@@ -9,10 +9,10 @@ import msgspec
 
 from aobatch.api import faults
 from aobatch.errors import ModelError
+from aobatch.files import file_digest
 from aobatch.models.catalogue import find_card, list_models, models_home
 from aobatch.models.checks.decoder import check_decoder
 from aobatch.models.checks.tokenizer import check_tokenizer
-from aobatch.models.digest import file_digest
 from aobatch.models.exports.choice import is_export
 from aobatch.models.folder import (
     DATA,

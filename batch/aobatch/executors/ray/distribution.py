@@ -8,10 +8,10 @@ from types import ModuleType
 from typing import Any
 
 from aobatch.errors import ModelError, OutputError
+from aobatch.files import file_digest
 from aobatch.models.catalogue import models_home
 from aobatch.models.checks.links import own_file
 from aobatch.models.claim import claim, put_in_place, workspace
-from aobatch.models.digest import file_digest
 from aobatch.models.exports.choice import SUFFIX
 from aobatch.models.exports.folder import open_export
 from aobatch.models.folder import MANIFEST, has_file

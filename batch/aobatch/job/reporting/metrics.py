@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aobatch.errors import UsageError
-from aobatch.job.atomic import storage_error
+from aobatch.files import storage_error
 from aobatch.job.report import UsageReport
 from aobatch.job.summary import Summary
 

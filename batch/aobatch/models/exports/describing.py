@@ -4,9 +4,9 @@ import hashlib
 from pathlib import Path
 
 from aobatch.errors import ModelError
+from aobatch.files import file_digest
 from aobatch.models.checks.files import POINTER, POINTER_ADVICE, open_regular
 from aobatch.models.checks.links import own_file
-from aobatch.models.digest import file_digest
 from aobatch.models.exports.choice import GENAI_CONFIG, TOKENIZER
 from aobatch.models.exports.facts import Facts, read_facts
 from aobatch.models.exports.layout import Layout
