@@ -1,10 +1,11 @@
 """The errors that the engine and the catalogue report in the API's words."""
 
-from aobatch.api.errors import error_object, json_type
-from aobatch.api.faults import (
+from aobatch.api.errors import (
     context_length_exceeded,
     engine_crash,
+    error_object,
     insufficient_memory,
+    json_type,
     model_not_found,
     numerical_error,
 )

@@ -5,8 +5,7 @@ import random
 
 import pytest
 
-from aobatch.api.keys import HashSet
-from aobatch.api.request import Limits, Parser, Request
+from aobatch.api.request import HashSet, Limits, Parser, Request
 
 FIELDS: dict[str, object] = {"prompt": "hi", "temperature": 0.5, "stop": ["a", "b"]}
 OTHER_VALUES: dict[str, object] = {

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from aobatch.api.json_line import LineDecoder
-from aobatch.api.plain_json import decode_plain
+from aobatch.api.json_line import LineDecoder, decode_plain
 from aobatch.errors import RequestError
 
 MEMBERS = st.sampled_from(

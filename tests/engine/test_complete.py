@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from aobatch.api.in_memory import requests_of
-from aobatch.api.request import Limits, Parser
+from aobatch.api.request import Limits, Parser, requests_of
 from aobatch.errors import RequestError
 from aobatch.testing import scripted_engine, speaking_script
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from aobatch.api.faults import model_not_found
+from aobatch.api.errors import model_not_found
 from aobatch.api.request import Request
 from aobatch.api.response import Choice, Usage
 from aobatch.engine.result import Result

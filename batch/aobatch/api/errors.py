@@ -6,7 +6,7 @@ The wording is that of the OpenAI API since 2024: `Invalid 'n': integer above ma
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -151,3 +151,128 @@ def _suggest(name: str, known: tuple[str, ...]) -> str:
     # A job may hold one typing error a million times, and a search costs 100 microseconds.
     matches = get_close_matches(name, known, n=1)
     return f" Did you mean '{matches[0]}'?" if matches else ""
+
+
+NUMERICAL_ERROR: Final = "numerical_error"
+
+LONGEST_REASON = 200
+"""More characters of what a library or the system says are not repeated in a message."""
+
+
+def invalid_json(reason: str) -> RequestError:
+    """Say where a line stops being JSON."""
+    return RequestError(f"This line is not valid JSON: {reason}.", code="invalid_json_line")
+
+
+def invalid_utf8(position: int) -> RequestError:
+    """Say which byte of the line, counted from 1, is not UTF-8."""
+    message = f"This line is not UTF-8: byte {position} cannot be decoded. Save the file as UTF-8."
+    return RequestError(message, code="invalid_utf8")
+
+
+def too_deep(maximum: int) -> RequestError:
+    """Say that arrays and objects are nested too deeply."""
+    message = f"This line nests arrays and objects more than {maximum} deep."
+    return RequestError(message, code="too_deep")
+
+
+def too_many_parts(maximum: int) -> RequestError:
+    """Say that a line would take too much memory once it is decoded."""
+    message = (
+        f"This line has more than {maximum} strings, or arrays and objects, and was not read. "
+        "Split it into several lines."
+    )
+    return RequestError(message, code="line_too_long")
+
+
+def duplicate_key(name: str) -> RequestError:
+    """Say that an object names one key twice, so that its value is uncertain."""
+    name = shorten(name)
+    message = f"The key '{name}' stands twice in one object. Keep one of them."
+    return RequestError(message, code="duplicate_key", param=name)
+
+
+def invalid_unicode() -> RequestError:
+    """Say that an escape stands for half a character."""
+    message = (
+        "A string of this line has half of a surrogate pair (an escape from \\ud800 to \\udfff "
+        "without its other half), which is not a character."
+    )
+    return RequestError(message, code="invalid_unicode")
+
+
+def invalid_url(url: str, expected: str) -> RequestError:
+    """Say that a batch line asks for another endpoint."""
+    message = f"Invalid 'url': expected '{expected}', but got '{shorten(url)}' instead."
+    return RequestError(message, code="invalid_url", param="url")
+
+
+def duplicate_custom_id(custom_id: str) -> RequestError:
+    """Say that an earlier line of the job has the same custom_id."""
+    message = (
+        f"The custom_id '{shorten(custom_id)}' was used by an earlier line. "
+        "Give every line its own, or none."
+    )
+    return RequestError(message, code="duplicate_custom_id", param="custom_id")
+
+
+def context_length_exceeded(
+    context_length: int, num_prompt_tokens: int, max_tokens: int
+) -> RequestError:
+    """Say that prompt and completion do not fit, with all numbers."""
+    message = (
+        f"This model's maximum context length is {context_length} tokens, however you requested "
+        f"{num_prompt_tokens + max_tokens} tokens ({num_prompt_tokens} in your prompt; "
+        f"{max_tokens} for the completion). Please reduce your prompt or the completion length."
+    )
+    param = "prompt" if num_prompt_tokens > context_length else "max_tokens"
+    return RequestError(message, code="context_length_exceeded", param=param)
+
+
+def prompt_too_long(context_length: int, min_tokens: int) -> RequestError:
+    """Say that a prompt cannot fit, however many tokens it has exactly."""
+    message = (
+        f"This model's maximum context length is {context_length} tokens, however your prompt has "
+        f"at least {min_tokens} tokens. Please reduce your prompt."
+    )
+    return RequestError(message, code="context_length_exceeded", param="prompt")
+
+
+def model_not_found(name: str, known: Iterable[str]) -> RequestError:
+    """Say that there is no such model, and which ones there are; status 404."""
+    message = (
+        f"The model '{shorten(name)}' does not exist. It is neither a model folder nor one of "
+        f"{', '.join(known)}."
+    )
+    return RequestError(message, code="model_not_found", param="model", status_code=404)
+
+
+def unusable_model(reason: str) -> RequestError:
+    """Say why the folder that a model's name leads to is no model; status 404."""
+    # It names a file by its whole path ahead of what is wrong with it.
+    message = shorten(reason, 2 * LONGEST_REASON)
+    return RequestError(message, code="model_not_found", param="model", status_code=404)
+
+
+def numerical_error() -> RequestError:
+    """Say that the model computed no usable number for this request; status 500."""
+    message = "The model's scores for this request hold NaN or infinity, so no token can be chosen."
+    return RequestError(message, code=NUMERICAL_ERROR, status_code=500)
+
+
+def engine_crash() -> RequestError:
+    """Say that processes died of this request, the last one while it computed nothing else; 500."""
+    message = (
+        "The process that computed this request died, also when it computed nothing else, so the "
+        "request was given up; --retry-failed tries it again."
+    )
+    return RequestError(message, code="engine_crash", status_code=500)
+
+
+def insufficient_memory() -> RequestError:
+    """Say that this request alone needs more memory than there is; status 500."""
+    message = (
+        "This machine has too little memory to compute this request, even alone. Shorten the "
+        "prompt or max_tokens, or run the job where there is more."
+    )
+    return RequestError(message, code="insufficient_memory", status_code=500)

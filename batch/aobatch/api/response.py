@@ -6,9 +6,8 @@ from string import ascii_letters, digits
 
 import msgspec
 
-from aobatch.api.envelope import Identity
 from aobatch.api.errors import ErrorObject
-from aobatch.api.request import FailedLine, Request, fail
+from aobatch.api.request import FailedLine, Identity, Request, fail
 from aobatch.errors import RequestError
 
 ID_LENGTH = 29

@@ -7,13 +7,10 @@ from typing import Any
 
 import msgspec
 
-from aobatch.api import errors, faults
-from aobatch.api.body import PARAMETERS, CompletionBody, Parameter
-from aobatch.api.containers import StreamOptions
+from aobatch.api import errors
+from aobatch.api.body import PARAMETERS, RULES, CompletionBody, Parameter
 from aobatch.api.json_line import is_unicode
-from aobatch.api.kinds import Integer, Kind
-from aobatch.api.prompts import Prompts
-from aobatch.api.rules import RULES
+from aobatch.api.kinds import Integer, Kind, Prompts, StreamOptions
 
 IGNORED = frozenset({"metadata", "service_tier", "store"})
 """Parameters of the OpenAI API that are accepted and change nothing."""
@@ -52,7 +49,7 @@ class BodyValidator:
         self._ignores_unknown = ignores_unknown
         self._defaults: dict[str, Any] = {}
         if not is_unicode(dict(defaults)):
-            raise faults.invalid_unicode()
+            raise errors.invalid_unicode()
         self._check_names(defaults)
         values, given = self._checked(defaults)
         _assemble({"prompts": ("",)} | values, given)

@@ -13,8 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from aobatch.api.in_memory import PromptLike, requests_of
-from aobatch.api.request import Request
+from aobatch.api.request import PromptLike, Request, requests_of
 from aobatch.engine.config import EngineConfig, EngineStatistics
 from aobatch.engine.lane import Lane, LaneParts
 from aobatch.engine.preparation import ModelLimits, Preparation

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from aobatch.api import faults
+from aobatch.api import errors
 from aobatch.arrays import TokenIds
 from aobatch.engine.listing import NO_TOP
 from aobatch.engine.sequence import Sequence
@@ -45,7 +45,7 @@ class Intake:
         stopped = [*self._ended(sampled.token_ids, first), *self._watch(sampled, first)]
         reasons |= dict.fromkeys((s for s in stopped if slots.keeps_tokens(s)), "stop")
         for slot in (first + np.flatnonzero(~sampled.is_finite)).tolist():
-            slots.sequences[slot].group.state.error = faults.numerical_error()
+            slots.sequences[slot].group.state.error = errors.numerical_error()
             reasons[slot] = "stop"
         for slot, reason in reasons.items():
             slots.sequences[slot].finish_reason = reason

@@ -6,7 +6,7 @@ from itertools import groupby
 
 import numpy as np
 
-from aobatch.api import faults
+from aobatch.api import errors
 from aobatch.arrays import Floats, Logits, TokenIds
 from aobatch.engine.placement import Placement, by_stage, chunk_ends
 from aobatch.runners import Chunk, ModelRunner
@@ -44,7 +44,7 @@ def prefill(runner: ModelRunner, placements: Sequence[Placement], capacity: int)
         _compute(runner, list(members), capacity)
     for placement in placements:
         if any(np.isnan(chunk.logprobs).any() for chunk in placement.scores):
-            placement.group.state.error = faults.numerical_error()
+            placement.group.state.error = errors.numerical_error()
 
 
 def score_tail(runner: ModelRunner, slot: int, token_ids: TokenIds, first: int) -> Floats:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aobatch.api import errors, faults
+from aobatch.api import errors
 from aobatch.api.request import CompletionBody, Request
 from aobatch.arrays import TokenIds
 from aobatch.engine.detokenizer import decode
@@ -106,7 +106,7 @@ class Preparation:
 
     def _check_fits(self, min_tokens: int) -> None:
         if min_tokens > self._limits.context_length:
-            raise faults.prompt_too_long(self._limits.context_length, min_tokens)
+            raise errors.prompt_too_long(self._limits.context_length, min_tokens)
 
     def _max_tokens(self, num_prompt_tokens: int, max_tokens: int) -> int:
         room = self._limits.context_length - num_prompt_tokens
@@ -114,7 +114,7 @@ class Preparation:
             return max_tokens
         if self._clamps and room > 0:
             return room
-        raise faults.context_length_exceeded(
+        raise errors.context_length_exceeded(
             self._limits.context_length, num_prompt_tokens, max_tokens
         )
 

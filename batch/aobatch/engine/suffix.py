@@ -7,7 +7,7 @@ P(middle | prompt) * P(suffix | prompt, middle) (sampling importance resampling,
 
 import numpy as np
 
-from aobatch.api import faults
+from aobatch.api import errors
 from aobatch.engine.prefill import score_tail
 from aobatch.engine.sequence import Sequence
 from aobatch.models.tokenizer import Tokenizer
@@ -24,7 +24,7 @@ def score_suffix(runner: ModelRunner, slot: int, sequence: Sequence, tokenizer: 
     tokens = np.concatenate([head, group.suffix_token_ids])
     sequence.suffix_logprob = float(score_tail(runner, slot, tokens, len(head)).mean())
     if np.isnan(sequence.suffix_logprob):
-        group.state.error = faults.numerical_error()
+        group.state.error = errors.numerical_error()
 
 
 def _middle(sequence: Sequence, tokenizer: Tokenizer) -> np.ndarray:

@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from aobatch.api import faults
+from aobatch.api import errors
 from aobatch.api.request import Request
 from aobatch.api.response import Usage
 from aobatch.engine.result import Result
@@ -118,4 +118,4 @@ def _receive(connection: Connection) -> Message | None:
 
 def _fault(attempt: _Attempt) -> RequestError:
     lacks_memory = attempt.end is not None and attempt.end.lacks_memory
-    return faults.insufficient_memory() if lacks_memory else faults.engine_crash()
+    return errors.insufficient_memory() if lacks_memory else errors.engine_crash()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 from aobatch.api.body import PARAMETERS
-from aobatch.api.envelope import ENVELOPE_FIELDS
+from aobatch.api.request import ENVELOPE_FIELDS
 from aobatch.errors import UsageError
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import msgspec
 import pyarrow as pa
 
-from aobatch.api import errors, faults
+from aobatch.api import errors
 from aobatch.api.json_line import LineDecoder
 from aobatch.errors import RequestError
 
@@ -97,7 +97,7 @@ def _read_cell(cell: pa.Scalar) -> object:
     try:
         return cell.as_py()
     except UnicodeDecodeError as error:
-        return faults.invalid_utf8(error.start + 1)
+        return errors.invalid_utf8(error.start + 1)
 
 
 def _decode(name: str, text: object, decoder: LineDecoder) -> object:
@@ -118,4 +118,4 @@ def _object_of(name: str, cell: object) -> object:
     if not isinstance(cell, list):
         return cell
     pairs = {str(key): value for key, value in cell}
-    return pairs if len(pairs) == len(cell) else faults.duplicate_key(name)
+    return pairs if len(pairs) == len(cell) else errors.duplicate_key(name)

@@ -7,11 +7,19 @@ import pyarrow as pa
 from pyarrow import types
 
 from aobatch.api.body import PARAMETERS
-from aobatch.api.containers import LogitBias, StreamOptions, TokenIdList
-from aobatch.api.containers import Texts as TextList
-from aobatch.api.envelope import ENVELOPE_FIELDS
-from aobatch.api.kinds import Boolean, Integer, Kind, Number, Text
-from aobatch.api.prompts import Prompts
+from aobatch.api.kinds import (
+    Boolean,
+    Integer,
+    Kind,
+    LogitBias,
+    Number,
+    Prompts,
+    StreamOptions,
+    Text,
+    TokenIdList,
+)
+from aobatch.api.kinds import Texts as TextList
+from aobatch.api.request import ENVELOPE_FIELDS
 from aobatch.api.validation import IGNORED
 from aobatch.errors import InputError
 from aobatch.formats.columns import Columns, suggest

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 
-from aobatch.api.faults import NUMERICAL_ERROR
+from aobatch.api.errors import NUMERICAL_ERROR
 from aobatch.api.request import Request
 from aobatch.engine.result import Result
 from aobatch.errors import AobatchError, ModelError

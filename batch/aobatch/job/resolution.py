@@ -4,7 +4,7 @@ import time
 from copy import copy
 from pathlib import Path
 
-from aobatch.api import faults
+from aobatch.api import errors
 from aobatch.errors import ModelError, RequestError, UnavailableModelError
 from aobatch.executors import Backend, ModelIdentity
 from aobatch.job.ledger import Ledger
@@ -49,7 +49,7 @@ class ModelDirectory:
         self._ledger.unclaim(map(_setting, names))
         for name in names:
             del self._found[name]
-            self._given_up[name] = faults.unusable_model(str(error))
+            self._given_up[name] = errors.unusable_model(str(error))
         self._failure = error
 
     def check_any_usable(self) -> None:
@@ -95,7 +95,7 @@ class ModelDirectory:
             if name is None or name == self._default or setting in self._known:
                 raise
             self._failure = error
-            return self._note_missing(name, faults.unusable_model(str(error)))
+            return self._note_missing(name, errors.unusable_model(str(error)))
         self._ledger.claim({setting: model.fingerprint})
         # The first run may fetch and convert a model, which says nothing of the job's speed.
         self._ledger.add_statistics({"model_seconds": time.monotonic() - started})

@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 
-from aobatch.api.faults import unusable_model
+from aobatch.api.errors import unusable_model
 from aobatch.api.request import Request
 from aobatch.arrays import TokenIds
 from aobatch.engine.preparation import Preparation

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aobatch.api import faults
+from aobatch.api import errors
 from aobatch.errors import ModelError, UnavailableModelError
 from aobatch.models.card import Card, cards, checkout
 from aobatch.models.claim import claim, workspace
@@ -90,8 +90,8 @@ def resolve(name: str | None) -> ModelFolder:
     if name and (os.sep in name or name.endswith(SUFFIX)) and is_export(Path(name)):
         return _opened_export(Path(name))
     if name and (reason := why_unusable(name)):
-        raise faults.unusable_model(reason)
-    raise faults.model_not_found(str(name), [row.name for row in list_models()])
+        raise errors.unusable_model(reason)
+    raise errors.model_not_found(str(name), [row.name for row in list_models()])
 
 
 def ensure(
@@ -182,14 +182,14 @@ def _opened(path: Path) -> ModelFolder:
     try:
         return open_folder(path)
     except ModelError as error:
-        raise faults.unusable_model(str(error)) from error
+        raise errors.unusable_model(str(error)) from error
 
 
 def _opened_export(path: Path) -> ModelFolder:
     try:
         return open_export(path)
     except ModelError as error:
-        raise faults.unusable_model(str(error)) from error
+        raise errors.unusable_model(str(error)) from error
 
 
 def _is_current(path: Path) -> bool:

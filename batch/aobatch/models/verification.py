@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from aobatch.api import faults
+from aobatch.api import errors
 from aobatch.errors import ModelError
 from aobatch.files import file_digest
 from aobatch.models.catalogue import find_card, list_models, models_home
@@ -54,8 +54,8 @@ def locate(name: str) -> Path:
     if os.sep in name and is_export(Path(name)):
         return Path(name)
     if reason := why_unusable(name):
-        raise faults.unusable_model(reason)
-    raise faults.model_not_found(name, [row.name for row in list_models() if row.is_ready])
+        raise errors.unusable_model(reason)
+    raise errors.model_not_found(name, [row.name for row in list_models() if row.is_ready])
 
 
 def check_files(path: Path) -> Iterator[Check]:

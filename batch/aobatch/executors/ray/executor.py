@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from aobatch.api import faults
+from aobatch.api import errors
 from aobatch.api.request import Request
 from aobatch.api.response import Usage
 from aobatch.engine.result import Result
@@ -78,4 +78,4 @@ class RayExecutor:
 
 
 def _fault(verdict: Failure) -> RequestError:
-    return faults.insufficient_memory() if verdict.lacks_memory else faults.engine_crash()
+    return errors.insufficient_memory() if verdict.lacks_memory else errors.engine_crash()
