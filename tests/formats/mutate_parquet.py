@@ -17,7 +17,7 @@ from tables import MAX_BYTES, TYPES, parse_rows
 from aobatch.api.request import FailedLine, Request
 from aobatch.errors import InputError
 from aobatch.formats import parquet
-from aobatch.formats.columns import Columns
+from aobatch.formats.parquet_fields import Columns
 
 NUM_ROWS = 40
 TAIL = 8

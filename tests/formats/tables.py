@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from aobatch.api.request import FailedLine, Limits, Parser, Request
 from aobatch.formats import Row, read_rows
-from aobatch.formats.columns import Columns
+from aobatch.formats.parquet_fields import Columns
 
 MAX_BYTES = 2**20
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import pytest
 
 from aobatch.formats import read_records, write_records
-from aobatch.formats.bz2_output import BLOCK_BYTES, compressed_bz2
+from aobatch.formats.compression import BLOCK_BYTES, compressed_bz2
 
 
 def written(pieces: list[bytes], num_threads: int) -> bytes:

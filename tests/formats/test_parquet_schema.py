@@ -9,7 +9,7 @@ from tables import parse_rows, rows_of, write_table
 
 from aobatch.errors import InputError, UsageError
 from aobatch.formats import find_format
-from aobatch.formats.columns import Columns
+from aobatch.formats.parquet_fields import Columns
 
 
 @pytest.mark.parametrize(

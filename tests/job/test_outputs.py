@@ -10,7 +10,7 @@ from fakes import FakeBackend
 from job_files import requests, write_input
 
 from aobatch.errors import StorageError, UsageError
-from aobatch.formats.location import Location, Remote, parse_location
+from aobatch.formats.remote import Location, Remote, parse_location
 from aobatch.job.config import STREAM, JobConfig
 from aobatch.job.outputs import Targets, plan_jobs
 from aobatch.job.runner import run_job

@@ -20,7 +20,7 @@ from stores import BUCKET, Store
 from aobatch.errors import BusyError, InputError, InputMissingError, OutputError
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.formats import remote
-from aobatch.formats.location import parse_location
+from aobatch.formats.remote import parse_location
 from aobatch.job.config import JobConfig
 from aobatch.job.inputs import expand_inputs
 from aobatch.job.outputs import Targets, plan_jobs

@@ -10,7 +10,7 @@ from aobatch.cli.parameters import ANY_PATH, ColumnName, FileLocation
 from aobatch.errors import UsageError
 
 if TYPE_CHECKING:
-    from aobatch.formats.location import Location
+    from aobatch.formats.remote import Location
     from aobatch.job.config import JobConfig
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 if TYPE_CHECKING:
-    from aobatch.formats.location import Location
+    from aobatch.formats.remote import Location
 
 ANY_PATH = click.Path(readable=False, path_type=Path)
 """The name of a file; whether it can be used is the job's to say, by an exit code of its own."""
@@ -79,7 +79,7 @@ class FileLocation(click.ParamType["Location"]):
         ctx: click.Context | None,
     ) -> "Location":
         """Tell paths and URIs apart; no name at all, as of an unset variable, is no folder."""
-        from aobatch.formats.location import parse_location
+        from aobatch.formats.remote import parse_location
 
         if value == "":
             self.fail("the name is empty; a variable may be unset", param, ctx)

@@ -15,7 +15,7 @@ from aobatch.cli.tables import show_report
 from aobatch.errors import UsageError
 
 if TYPE_CHECKING:
-    from aobatch.formats.location import Location
+    from aobatch.formats.remote import Location
 
 HELP = """Show the usage report of a job again.
 

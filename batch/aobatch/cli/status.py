@@ -12,7 +12,7 @@ from aobatch.cli.file_options import state_dir_option
 from aobatch.cli.parameters import FileLocation
 
 if TYPE_CHECKING:
-    from aobatch.formats.location import Location
+    from aobatch.formats.remote import Location
     from aobatch.job.status import JobStatus
 
 HELP = """Say how far a running or interrupted job is.

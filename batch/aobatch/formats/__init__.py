@@ -8,8 +8,8 @@ from typing import Any, BinaryIO, Protocol, cast
 import msgspec
 
 from aobatch.errors import RequestError, UsageError
-from aobatch.formats.columns import Columns
-from aobatch.formats.location import Location
+from aobatch.formats.parquet_fields import Columns
+from aobatch.formats.remote import Location
 
 MAX_LINE_BYTES = 16 * 2**20
 """A longer line is not kept in memory; it becomes an error record."""

@@ -7,9 +7,9 @@ from typing import BinaryIO
 
 from aobatch.errors import RequestError
 from aobatch.formats import Row
-from aobatch.formats.columns import Columns
 from aobatch.formats.compression import check_input, open_input, open_output
-from aobatch.formats.location import Location
+from aobatch.formats.parquet_fields import Columns
+from aobatch.formats.remote import Location
 
 is_table = False
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from aobatch.api.request import Limits
 from aobatch.errors import UsageError
 from aobatch.formats import MAX_LINE_BYTES, split_compression
-from aobatch.formats.columns import Columns
-from aobatch.formats.location import Location, Remote
+from aobatch.formats.parquet_fields import Columns
+from aobatch.formats.remote import Location, Remote
 from aobatch.job.prices import Prices
 from aobatch.job.selection import Selection, Shard
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aobatch.errors import InputMissingError
 from aobatch.formats import is_known, known_suffixes
-from aobatch.formats.location import Location, Remote
+from aobatch.formats.remote import Location, Remote
 from aobatch.job.config import STREAM
 
 _WRITTEN = re.compile(r"\.(out|errors)(-\d+-of-\d+)?\.")

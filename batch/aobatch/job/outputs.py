@@ -12,7 +12,7 @@ from urllib.parse import quote
 from aobatch.errors import UsageError
 from aobatch.files import storage_errors
 from aobatch.formats import split_compression
-from aobatch.formats.location import Location, Remote, parse_location
+from aobatch.formats.remote import Location, Remote, parse_location
 from aobatch.job.config import STREAM, JobConfig, default_output, local_path
 from aobatch.job.report import report_path
 from aobatch.job.source import check_columns

@@ -11,8 +11,7 @@ from aobatch.api.request import FailedLine, Parser, Request
 from aobatch.errors import InputError, RequestError, UsageError
 from aobatch.formats import Row, find_format, read_rows
 from aobatch.formats.compression import check_input
-from aobatch.formats.location import Location, Remote
-from aobatch.formats.remote import identify
+from aobatch.formats.remote import Location, Remote, identify
 from aobatch.job.config import STREAM, JobConfig
 from aobatch.job.selection import Selection
 from aobatch.job.state import StateFolder, spool_standard_input

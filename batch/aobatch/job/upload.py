@@ -8,7 +8,7 @@ import msgspec
 from aobatch.errors import InputMissingError
 from aobatch.files import write_whole
 from aobatch.formats import remote
-from aobatch.formats.location import Remote
+from aobatch.formats.remote import Remote
 from aobatch.job.config import JobConfig
 from aobatch.job.source import digest_file
 from aobatch.job.state import StateFolder
