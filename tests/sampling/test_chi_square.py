@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 from sampling_reference import distribution, processed
 from scipy.stats import chisquare
 
+from aobatch.sampling.draw import stream_key
 from aobatch.sampling.params import SamplingParams
-from aobatch.sampling.random import stream_key
 from aobatch.sampling.sampler import Sampler
 
 NUM_DRAWS = 20_000

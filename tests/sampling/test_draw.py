@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 from sampling_reference import distribution
 from sampling_strategies import logit_rows, unhurried
 
-from aobatch.sampling.draw import draw_from_heads, invert
-from aobatch.sampling.heads import Heads
+from aobatch.sampling.draw import UniformStream, draw_from_heads, invert, stream_key
+from aobatch.sampling.nucleus import Heads
 from aobatch.sampling.params import SamplingParams
-from aobatch.sampling.random import UniformStream, stream_key
 from aobatch.sampling.sampler import Sampler
 
 LAST = 1 - 2.0**-53

@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 from sampling_reference import ranked
 from sampling_strategies import logit_rows, unhurried
 
-from aobatch.sampling.bounds import largest_bounds
-from aobatch.sampling.heads import best_until, pick, running_sums
+from aobatch.sampling.nucleus import best_until, largest_bounds, pick, running_sums
 
 WEIGHTS = st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=8), min_size=1, max_size=5)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sampling_strategies import VOCAB_SIZE, any_params, logit_rows, seeds
 
+from aobatch.sampling.draw import stream_key
 from aobatch.sampling.params import SamplingParams
-from aobatch.sampling.random import stream_key
 from aobatch.sampling.sampler import Sampled, Sampler
 
 NUM_STEPS = 3

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sampling_strategies import unhurried
 
-from aobatch.sampling.random import UniformColumns, UniformStream, stream_key
+from aobatch.sampling.draw import UniformColumns, UniformStream, stream_key
 
 KEY = stream_key("a key")
 

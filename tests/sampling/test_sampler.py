@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from sampling_reference import distribution, processed
 from sampling_strategies import VOCAB_SIZE, any_params, logit_rows, unhurried
 
+from aobatch.sampling.draw import UniformStream, stream_key
 from aobatch.sampling.params import SamplingParams
-from aobatch.sampling.random import UniformStream, stream_key
 from aobatch.sampling.sampler import Sampler
 
 NOTHING = np.array([], dtype=np.int64)

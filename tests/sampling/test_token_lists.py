@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sampling_strategies import unhurried
 
-from aobatch.sampling.token_lists import TokenLists
+from aobatch.sampling.columns import TokenLists
 
 NUM_SLOTS = 4
 

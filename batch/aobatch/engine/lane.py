@@ -24,7 +24,7 @@ from aobatch.engine.suffix import score_suffix
 from aobatch.models.tokenizer import Tokenizer
 from aobatch.runners import ModelRunner
 from aobatch.runners.watched import WatchedRunner
-from aobatch.sampling.random import stream_key
+from aobatch.sampling.draw import stream_key
 from aobatch.sampling.sampler import Sampler
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from aobatch.arrays import Logits
+from aobatch.sampling.draw import stream_key
 from aobatch.sampling.params import SamplingParams
-from aobatch.sampling.random import stream_key
 from aobatch.sampling.sampler import Sampler
 
 ROWS, VOCAB_SIZE = 64, 49_152

@@ -1,10 +1,88 @@
 """One uniform number a row turned into one token, by the inverse of the distribution function."""
 
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Final
+
 import numpy as np
 
 from aobatch.arrays import Floats, TokenIds
-from aobatch.sampling.field import BLOCK, Field
-from aobatch.sampling.heads import Heads, running_sums
+from aobatch.sampling.columns import add_rows
+from aobatch.sampling.nucleus import BLOCK, Field, Heads, running_sums
+
+KEY_BYTES: Final = 16
+WORDS_PER_COUNTER: Final = 4
+"""A Philox4x64 counter gives four 64-bit words."""
+
+
+def stream_key(*parts: bytes | str | int) -> bytes:
+    """Derive the 16-byte key of a stream; parts that differ in type, value or number differ."""
+    digest = blake2b(digest_size=KEY_BYTES)
+    for piece in _frames(parts):
+        digest.update(piece)
+    return digest.digest()
+
+
+def _frames(parts: tuple[bytes | str | int, ...]) -> Iterator[bytes]:
+    for part in parts:
+        kind = b"bytes" if isinstance(part, bytes) else b"str" if isinstance(part, str) else b"int"
+        raw = part if isinstance(part, bytes) else str(part).encode()
+        # The length ahead of each part keeps ("ab", "c") from meeting ("a", "bc").
+        yield kind + b":" + len(raw).to_bytes(8, "little")
+        yield raw
+
+
+class UniformStream:
+    """Uniform numbers in [0, 1) of numpy's Philox under a 16-byte key."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = np.frombuffer(key, dtype="<u8", count=2).astype(np.uint64)
+
+    def block(self, start: int, count: int) -> Floats:
+        """Give the values start .. start + count, [count], at a cost that start does not change."""
+        counter, skipped = divmod(start, WORDS_PER_COUNTER)
+        generator = np.random.Philox(key=self._key, counter=counter)
+        words = generator.random_raw(skipped + count)[skipped:]
+        # The 53 upper bits of a word, as numpy's Generator.random() takes them.
+        return np.asarray((words >> np.uint64(11)) * 2.0**-53)
+
+
+class UniformColumns:
+    """The streams of all slots, read a block ahead so that a step runs no Python for a row."""
+
+    BLOCK: Final = 64
+    """Numbers that are made of a stream at a time."""
+
+    def __init__(self, num_slots: int) -> None:
+        self._streams = [UniformStream(bytes(KEY_BYTES))] * num_slots
+        self._values = np.zeros((num_slots, self.BLOCK))
+        self._loaded = np.full(num_slots, -1)
+
+    def admit(self, slot: int, key: bytes) -> None:
+        """Start the stream of the key in a slot."""
+        self._streams[slot] = UniformStream(key)
+        self._loaded[slot] = -1
+
+    def move(self, source: int, target: int) -> None:
+        """Continue in slot target what slot source began."""
+        self._streams[target] = self._streams[source]
+        self._values[target] = self._values[source]
+        self._loaded[target] = self._loaded[source]
+
+    def resize(self, num_slots: int) -> None:
+        """Make room for more slots."""
+        self._streams += [UniformStream(bytes(KEY_BYTES))] * (num_slots - len(self._streams))
+        self._values = add_rows(self._values, num_slots)
+        self._loaded = add_rows(self._loaded, num_slots, fill=-1)
+
+    def take(self, slots: TokenIds, counters: TokenIds) -> Floats:
+        """Give value counters[i] of the stream in slots[i], [n]."""
+        blocks, offsets = np.divmod(counters, self.BLOCK)
+        for i in np.flatnonzero(self._loaded[slots] != blocks):
+            start = int(blocks[i]) * self.BLOCK
+            self._values[slots[i]] = self._streams[slots[i]].block(start, self.BLOCK)
+        self._loaded[slots] = blocks
+        return np.asarray(self._values[slots, offsets])
 
 
 def draw_from_all(field: Field, uniforms: Floats) -> TokenIds:

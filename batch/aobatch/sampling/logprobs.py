@@ -5,10 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from aobatch.arrays import Floats, Logits, TokenIds
-from aobatch.sampling.bounds import largest_bounds
-from aobatch.sampling.field import block_sums, log_sum
-from aobatch.sampling.heads import pick
-from aobatch.sampling.rows import take_rows
+from aobatch.sampling.columns import take_rows
+from aobatch.sampling.nucleus import block_sums, largest_bounds, log_sum, pick
 
 
 class Scores(NamedTuple):

@@ -7,8 +7,7 @@ from typing import Final
 import numpy as np
 
 from aobatch.arrays import Floats, Logits, TokenIds
-from aobatch.sampling.columns import Columns, Rows
-from aobatch.sampling.token_lists import Entries
+from aobatch.sampling.columns import Columns, Entries, Rows
 
 Processor = Callable[[Floats, Entries, Rows], Floats]
 """New logits [M] from the logits [M] of listed tokens, their entries and the table's rows [B]."""
