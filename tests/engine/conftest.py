@@ -7,7 +7,7 @@ import pytest
 
 from aobatch.api.request import Limits, Parser, Request
 from aobatch.engine.config import EngineConfig
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.testing import Script, random_script, scripted_engine
 
 Complete = Callable[..., list[Result]]

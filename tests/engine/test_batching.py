@@ -8,7 +8,7 @@ import pytest
 
 from aobatch.api.request import Request
 from aobatch.engine.config import EngineConfig
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.testing import END_TOKEN, random_script, scripted_engine
 
 MIXED: list[dict[str, object]] = [

@@ -7,7 +7,7 @@ import pytest
 
 from aobatch.api.request import Request
 from aobatch.engine.config import EngineConfig
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.testing import ByteTokenizer, random_script, scripted_engine, speaking_script
 
 Complete = Callable[..., list[Result]]

@@ -10,7 +10,7 @@ from aobatch.api.request import Request
 from aobatch.engine.config import EngineConfig
 from aobatch.engine.engine import Engine
 from aobatch.engine.preparation import Preparation
-from aobatch.engine.window import ordered
+from aobatch.engine.scheduler import ordered
 from aobatch.testing import (
     LIMITS,
     ByteTokenizer,

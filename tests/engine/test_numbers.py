@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aobatch.arrays import Logits
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.testing import VOCAB_SIZE, random_script
 
 

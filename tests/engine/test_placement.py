@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from aobatch.engine.placement import CHUNK, chunk_ends
+from aobatch.engine.prefill import CHUNK, chunk_ends
 
 
 @pytest.mark.parametrize("length", [1, 2, 255, 256, 257, 258, 512, 513, 514, 1025, 5000])

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from aobatch.api.request import Limits, Parser, Request
 from aobatch.api.response import Choice, Logprobs
-from aobatch.engine.listing import Listing
-from aobatch.engine.result import Result
+from aobatch.engine.choices import Listing
+from aobatch.engine.sequence import Result
 from aobatch.engine.streaming import Delta
 from aobatch.testing import VOCAB_SIZE, random_script, scripted_engine
 

@@ -9,7 +9,7 @@ import pytest
 
 from aobatch.api.request import Request
 from aobatch.engine.config import EngineConfig
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.testing import random_script, scripted_engine
 
 PREFIX = "Translate the following sentence into French, word by word, politely: "

@@ -8,7 +8,7 @@ import numpy as np
 from aobatch.api.request import Request
 from aobatch.engine.config import EngineConfig
 from aobatch.engine.engine import Engine
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.testing import LIMITS, ByteTokenizer, ScriptedRunner, random_script
 
 

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aobatch.engine.detokenizer import Detokenizer, as_asked, decode, offsets, token_name
-from aobatch.engine.result import Result
-from aobatch.engine.stopping import StopWatcher
+from aobatch.engine.sequence import Result, StopWatcher
 from aobatch.testing import speaking_script
 
 # Beginnings, middles and ends of characters, some of which can never follow one another.

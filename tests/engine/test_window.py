@@ -7,9 +7,9 @@ from threading import Timer
 import pytest
 
 from aobatch.api.request import Request
-from aobatch.engine.equals import MAX_CHARACTERS, Equals
-from aobatch.engine.result import Result
-from aobatch.engine.window import CHARACTERS_A_PROMPT, Window
+from aobatch.engine.engine import MAX_CHARACTERS, Equals
+from aobatch.engine.scheduler import CHARACTERS_A_PROMPT, Window
+from aobatch.engine.sequence import Result
 from aobatch.errors import RequestError
 from aobatch.testing import scripted_engine
 

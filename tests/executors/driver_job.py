@@ -19,7 +19,7 @@ from memory_job import peak_bytes
 from aobatch.api.request import Request
 from aobatch.api.response import Choice, Usage
 from aobatch.engine.config import EngineConfig, EngineStatistics
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.executors import ModelIdentity
 from aobatch.executors.local import LocalBackend
 from aobatch.executors.ray import backend as backend_module

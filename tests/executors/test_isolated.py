@@ -11,7 +11,7 @@ import pytest
 
 from aobatch.api.request import Limits, Parser, Request
 from aobatch.engine.config import EngineConfig
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.errors import ModelError
 from aobatch.executors import Backend, ModelIdentity
 from aobatch.executors.isolated import IsolatedExecutor

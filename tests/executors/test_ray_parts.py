@@ -8,7 +8,7 @@ import pytest
 
 from aobatch.api.request import Limits, Parser, Request
 from aobatch.api.response import Choice, Usage
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.engine.streaming import Delta
 from aobatch.errors import RequestError
 from aobatch.executors.ray.mailbox import Mailbox

@@ -10,7 +10,7 @@ from fakes import FakeBackend
 from job_files import output, run
 
 from aobatch.api.request import Request
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.engine.streaming import Listener
 from aobatch.executors import ModelIdentity
 from aobatch.testing import scripted_engine

@@ -12,7 +12,7 @@ from pathlib import Path
 from aobatch.api.errors import model_not_found
 from aobatch.api.request import Request
 from aobatch.api.response import Choice, Usage
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.engine.streaming import Delta, Listener
 from aobatch.errors import RequestError
 from aobatch.executors import Executor, ModelIdentity

@@ -4,6 +4,7 @@ The caller's thread reads, tokenises and writes results; each lane's thread comp
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,21 +14,159 @@ from typing import TypeAlias
 
 import numpy as np
 
-from aobatch.api.request import PromptLike, Request, requests_of
+from aobatch.api.request import CompletionBody, PromptLike, Request, requests_of
+from aobatch.api.response import Usage
+from aobatch.engine.choices import choices_of, usage_of
 from aobatch.engine.config import EngineConfig, EngineStatistics
 from aobatch.engine.lane import Lane, LaneParts
 from aobatch.engine.preparation import ModelLimits, Preparation
-from aobatch.engine.result import Result
-from aobatch.engine.results import Results
-from aobatch.engine.scheduler import Scheduler, slot_counts
-from aobatch.engine.sequence import Sequence
-from aobatch.engine.streaming import Delta, Listener
-from aobatch.engine.window import Window, ordered
+from aobatch.engine.scheduler import Scheduler, Window, ordered, slot_counts
+from aobatch.engine.sequence import RequestState, Result, Sequence
+from aobatch.engine.streaming import ChoiceStream, Delta, Listener
 from aobatch.errors import JobError
 from aobatch.models.tokenizer import Tokenizer
 from aobatch.runners import ModelRunner
 from aobatch.runners.lanes import with_siblings
 from aobatch.sampling.sampler import Sampler
+
+NUM_KEPT = 512
+"""Results that are remembered for requests still to come."""
+
+MAX_CHARACTERS = 2**16
+"""Requests with longer prompts are not remembered, so that memory is bounded."""
+
+
+class Equals:
+    """Remembers what is being computed and what was computed last."""
+
+    def __init__(self) -> None:
+        self.num_joined = 0
+        """Requests that wait for an equal one's result."""
+        self._open: dict[CompletionBody, list[Request]] = {}
+        self._known: OrderedDict[CompletionBody, Result] = OrderedDict()
+
+    def find(self, request: Request) -> Result | None:
+        """Give the result that a request shares with one before."""
+        name = request.body.decision()
+        known = None if name is None else self._known.get(name)
+        return None if known is None else replace(known, request=request)
+
+    def join(self, request: Request) -> bool:
+        """Say whether an equal request is being computed, whose result will serve this one too."""
+        name = request.body.decision()
+        if name is None:
+            return False
+        followers = self._open.get(name)
+        if followers is None:
+            self._open[name] = []
+            return False
+        followers.append(request)
+        self.num_joined += 1
+        return True
+
+    def finish(self, result: Result) -> list[Result]:
+        """Remember a result; give those of the requests that waited for it."""
+        name = result.request.body.decision()
+        if name is None:
+            return []
+        if result.error is None and sum(map(len, name.prompts)) <= MAX_CHARACTERS:
+            self._known[name] = result
+        if len(self._known) > NUM_KEPT:
+            self._known.popitem(last=False)
+        followers = self._open.pop(name)
+        self.num_joined -= len(followers)
+        return [replace(result, request=request) for request in followers]
+
+
+class Results:
+    """Knows all requests of a run that were read and not answered; the caller's thread's own."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        preparation: Preparation,
+        listener: Listener | None,
+        statistics: EngineStatistics,
+    ) -> None:
+        self.num_open = 0
+        """Requests that lanes have to compute."""
+        self._tokenizer = tokenizer
+        self._preparation = preparation
+        self._listener = listener
+        self._statistics = statistics
+        self._equals = Equals()
+        self._ready: list[Result] = []
+
+    @property
+    def num_joined(self) -> int:
+        """Requests that wait for the result of an equal one."""
+        return self._equals.num_joined
+
+    def admit(self, request: Request) -> RequestState | None:
+        """Prepare a request; None if it needs no computation or shares an equal one's."""
+        if known := self._equals.find(request):
+            self._statistics.requests_shared += 1
+            self._ready.append(known)
+            return None
+        if self._equals.join(request):
+            self._statistics.requests_shared += 1
+            return None
+        state = self._preparation.prepare(request)
+        if state.num_open:
+            self.num_open += 1
+            return state
+        self._stream_skipped(state)
+        self._answer(state)
+        return None
+
+    def take(self, event: Sequence | Delta | BaseException | None) -> Iterator[Result]:
+        """Take in what a lane tells; yield the results that it completes, raise its exception."""
+        if isinstance(event, BaseException):
+            raise event
+        if isinstance(event, Delta) and self._listener:
+            self._listener(event)
+        if isinstance(event, Sequence):
+            state = event.group.state
+            state.num_open -= 1
+            if not state.num_open:
+                self.num_open -= 1
+                self._answer(state)
+        yield from self.ready()
+
+    def ready(self) -> Iterator[Result]:
+        """Yield the results that are complete and were not yielded."""
+        ready, self._ready = self._ready, []
+        yield from ready
+
+    def _answer(self, state: RequestState) -> None:
+        result = self._result(state)
+        self._ready += [result, *self._equals.finish(result)]
+
+    def _result(self, state: RequestState) -> Result:
+        seconds = time.monotonic() - state.admitted
+        if state.error is not None:
+            return Result(state.request, (), Usage(0, 0, 0), state.error, seconds)
+        self._count_suffixes(state)
+        choices = choices_of(state, self._tokenizer)
+        if self._listener and state.request.body.stream:
+            for choice in choices:
+                if state.groups[choice.index // state.request.body.n].is_ranked:
+                    self._listener(Delta(state.request, choice))
+        return Result(state.request, choices, usage_of(state), None, seconds)
+
+    def _stream_skipped(self, state: RequestState) -> None:
+        """Send the streams of a request that needed no computation."""
+        if self._listener and state.request.body.stream:
+            for group in state.groups:
+                for sequence in () if group.is_ranked else group.sequences:
+                    ChoiceStream(sequence, self._tokenizer, self._listener).finish()
+
+    def _count_suffixes(self, state: RequestState) -> None:
+        if state.request.body.suffix:
+            is_resampled = [len(group.suffix_token_ids) > 0 for group in state.groups]
+            self._statistics.suffixes_resampled += sum(is_resampled)
+            self._statistics.suffixes_infilled += len(is_resampled) - sum(is_resampled)
+
 
 WATCH_SECONDS = 1.0
 """How often lanes are looked at that say nothing."""

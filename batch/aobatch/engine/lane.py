@@ -12,15 +12,12 @@ import numpy as np
 
 from aobatch.arrays import Logits, TokenIds
 from aobatch.engine.config import EngineConfig, EngineStatistics
-from aobatch.engine.intake import Intake
-from aobatch.engine.placement import Placement, place
-from aobatch.engine.prefill import prefill
-from aobatch.engine.prefixes import HeldPrompts
+from aobatch.engine.prefill import HeldPrompts, Placement, place, prefill
+from aobatch.engine.preparation import score_suffix
 from aobatch.engine.scheduler import Scheduler, capacity_for
 from aobatch.engine.sequence import Sequence, SequenceGroup
-from aobatch.engine.slots import Slots
+from aobatch.engine.slots import Intake, Slots
 from aobatch.engine.streaming import Delta
-from aobatch.engine.suffix import score_suffix
 from aobatch.models.tokenizer import Tokenizer
 from aobatch.runners import ModelRunner
 from aobatch.runners.watched import WatchedRunner

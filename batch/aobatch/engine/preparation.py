@@ -8,11 +8,35 @@ from aobatch.api import errors
 from aobatch.api.request import CompletionBody, Request
 from aobatch.arrays import TokenIds
 from aobatch.engine.detokenizer import decode
-from aobatch.engine.sequence import RequestState, SequenceGroup
-from aobatch.engine.suffix import MIN_CANDIDATES
+from aobatch.engine.prefill import score_tail
+from aobatch.engine.sequence import RequestState, Sequence, SequenceGroup
 from aobatch.errors import RequestError
 from aobatch.models.tokenizer import Tokenizer
+from aobatch.runners import ModelRunner
 from aobatch.sampling.params import SamplingParams
+
+MIN_CANDIDATES = 8
+"""Fewer candidates leave nothing to choose from."""
+
+
+def score_suffix(runner: ModelRunner, slot: int, sequence: Sequence, tokenizer: Tokenizer) -> None:
+    """Set the mean logprob of the suffix behind a finished candidate, computed in a free slot."""
+    group = sequence.group
+    head = np.concatenate([group.prompt_token_ids, _middle(sequence, tokenizer)])
+    tokens = np.concatenate([head, group.suffix_token_ids])
+    sequence.suffix_logprob = float(score_tail(runner, slot, tokens, len(head)).mean())
+    if np.isnan(sequence.suffix_logprob):
+        group.state.error = errors.numerical_error()
+
+
+def _middle(sequence: Sequence, tokenizer: Tokenizer) -> np.ndarray:
+    """Give the tokens of the candidate's text; where a stop cut it, the text's own."""
+    ids = sequence.text_token_ids
+    if sequence.watcher is None or sequence.watcher.cut is None:
+        return ids
+    text = sequence.watcher.text[: sequence.watcher.cut]
+    # A slot has room for max_tokens, which the text's own tokens could exceed.
+    return tokenizer.encode(text)[: sequence.group.max_tokens]
 
 
 @dataclass(frozen=True, slots=True)

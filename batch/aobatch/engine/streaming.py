@@ -6,9 +6,8 @@ from typing import TypeAlias
 
 from aobatch.api.request import Request
 from aobatch.api.response import Choice, Logprobs
-from aobatch.engine.choices import choice_of
+from aobatch.engine.choices import Listing, Top, choice_of
 from aobatch.engine.detokenizer import Detokenizer
-from aobatch.engine.listing import Listing, Top
 from aobatch.engine.sequence import Sequence
 from aobatch.models.tokenizer import Tokenizer
 

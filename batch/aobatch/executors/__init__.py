@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from aobatch.api.request import Request
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 
 if TYPE_CHECKING:  # a finished job is told so without loading numpy
     from aobatch.engine.streaming import Listener

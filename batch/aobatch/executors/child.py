@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, TypeAlias
 
 from aobatch.api.request import Request
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.errors import JobError
 from aobatch.executors import Backend, ModelIdentity
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from aobatch.api import errors
 from aobatch.api.request import Request
 from aobatch.api.response import Usage
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.errors import ModelError, RequestError
 from aobatch.executors import Backend, ModelIdentity
 from aobatch.executors.child import Answer, End, Message, Ready, work

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from aobatch.api.request import Request
 from aobatch.engine.config import EngineConfig
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.executors.memory import default_kv_cache_bytes
 from aobatch.executors.waiting import interruptible

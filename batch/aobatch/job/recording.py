@@ -6,7 +6,7 @@ from contextlib import closing
 
 from aobatch.api.errors import NUMERICAL_ERROR
 from aobatch.api.request import Request
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.errors import AobatchError, ModelError
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.job.context import Job

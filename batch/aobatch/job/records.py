@@ -7,7 +7,7 @@ import msgspec
 from aobatch.api.errors import ErrorObject, error_object
 from aobatch.api.request import Request
 from aobatch.api.response import Choice, Completion, Usage, completion_id
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.errors import RequestError
 from aobatch.executors import ModelIdentity
 from aobatch.job.context import Job

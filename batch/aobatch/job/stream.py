@@ -9,7 +9,7 @@ import msgspec
 from aobatch.api.errors import error_object
 from aobatch.api.request import Request
 from aobatch.api.response import Choice, Usage
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.executors import ModelIdentity
 from aobatch.files import storage_error
 from aobatch.job.config import STREAM

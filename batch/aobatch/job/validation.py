@@ -14,7 +14,7 @@ import msgspec
 from aobatch.api.errors import ErrorObject, error_object
 from aobatch.api.request import FailedLine, Request
 from aobatch.arrays import TokenIds
-from aobatch.engine.window import weight
+from aobatch.engine.scheduler import weight
 from aobatch.errors import RequestError
 from aobatch.job.config import JobConfig
 from aobatch.job.percentiles import percentiles

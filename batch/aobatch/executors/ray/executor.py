@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aobatch.api import errors
 from aobatch.api.request import Request
 from aobatch.api.response import Usage
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.errors import RequestError
 from aobatch.executors.ray.messages import Failure
 from aobatch.executors.ray.pool import Pool

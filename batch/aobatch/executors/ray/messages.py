@@ -6,7 +6,7 @@ import msgspec
 
 from aobatch.api.request import Request
 from aobatch.api.response import Choice, Usage
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.errors import ErrorCode, RequestError
 
 

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from aobatch.api.request import Request
-from aobatch.engine.window import weight
+from aobatch.engine.scheduler import weight
 from aobatch.errors import BusyError
 from aobatch.executors import ModelIdentity
 from aobatch.executors.ray.distribution import SentFile, send_model

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import msgspec
 
 from aobatch.api.request import Request
-from aobatch.engine.result import Result
+from aobatch.engine.sequence import Result
 from aobatch.errors import BusyError, JobError, ModelError
 from aobatch.executors.ray.messages import (
     Failure,

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Set
 
 from aobatch.api.request import Request
-from aobatch.engine.window import weight
+from aobatch.engine.scheduler import weight
 
 DEATHS_BEFORE_ISOLATION = 2
 """So many workers may die while they have a request before it gets one of its own."""
