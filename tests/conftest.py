@@ -14,9 +14,9 @@ import pytest
 from safetensors.numpy import load_file
 
 import aobatch
-from aobatch.models.conversion import convert
-from aobatch.models.folder import ModelFolder
-from aobatch.models.importers.gguf import read_gguf
+from aobatch.models.convert.convert import convert
+from aobatch.models.source.gguf_checkpoint import read_gguf
+from aobatch.models.store.folder import ModelFolder
 from aobatch.runners.scoring import score_texts
 
 DATA = Path(__file__).parent / "data"

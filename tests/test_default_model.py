@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from aobatch.models.catalogue import ensure
-from aobatch.models.folder import CacheDtype, ModelFolder
-from aobatch.models.quality import chunks_of, quality_text
+from aobatch.models.convert.quality import chunks_of, quality_text
+from aobatch.models.store.catalogue import ensure
+from aobatch.models.store.folder import CacheDtype, ModelFolder
 from aobatch.models.tokenizer import load_tokenizer
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner

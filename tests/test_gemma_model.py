@@ -11,8 +11,8 @@ from scipy.special import log_softmax
 
 from aobatch.cli.main import aobatch
 from aobatch.errors import ModelError, RequestError
-from aobatch.models.catalogue import resolve
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.catalogue import resolve
+from aobatch.models.store.folder import ModelFolder
 from aobatch.models.tokenizer import load_tokenizer
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner

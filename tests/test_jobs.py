@@ -12,7 +12,7 @@ from openai.types import Completion
 from scipy.special import log_softmax
 
 from aobatch.cli.main import aobatch
-from aobatch.models.catalogue import resolve
+from aobatch.models.store.catalogue import resolve
 from aobatch.models.tokenizer import load_tokenizer
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner

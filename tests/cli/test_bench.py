@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from aobatch.cli.main import aobatch
 from aobatch.formats import COMPRESSIONS, FORMATS
 from aobatch.job import file_benchmark
-from aobatch.models.folder import ModelFolder
 from aobatch.models.products import Product, products_of
+from aobatch.models.store.folder import ModelFolder
 
 
 def measured(runner: CliRunner, folder: ModelFolder, *options: str) -> dict[str, list[dict]]:

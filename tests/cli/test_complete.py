@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from aobatch.api.body import PARAMETERS
 from aobatch.cli.complete import complete
 from aobatch.cli.main import aobatch
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from click.testing import CliRunner
 from aobatch.cli.main import aobatch
 from aobatch.cli.models import PRECISIONS
 from aobatch.errors import ModelError
-from aobatch.models import catalogue, recipes
-from aobatch.models.licence import needs_acceptance
+from aobatch.models.convert import precisions as recipes
+from aobatch.models.store import catalogue
+from aobatch.models.store.card import needs_acceptance
 
 
 @pytest.fixture(autouse=True)

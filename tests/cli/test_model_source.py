@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aobatch.cli.main import aobatch
-from aobatch.models.adoption import adopt
+from aobatch.models.store.catalogue import adopt
 from aobatch.runners.scoring import score_texts
 
 PROMPTS = ["Once upon a time", "def f(x):"]

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from aobatch.cli.main import aobatch
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 
 
 @pytest.fixture

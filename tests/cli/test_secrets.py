@@ -10,7 +10,7 @@ from fakes import FakeBackend
 
 from aobatch.cli.main import aobatch
 from aobatch.errors import StorageError
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 
 SECRET = "xyzzy"
 LINES: list[object] = [

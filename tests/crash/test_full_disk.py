@@ -11,7 +11,7 @@ from crash_laws import Reference, Watch, run_reference
 from request_mix import mixed_lines
 from small_rooms import file_limit, small_room
 
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 
 NAMES = {
     "out.jsonl.aobatch/lock": "lock",

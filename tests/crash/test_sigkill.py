@@ -13,7 +13,7 @@ from crash_laws import Watch, run_reference
 from kill_cycles import kill_until_done
 from request_mix import mixed_lines
 
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 
 SHAPES = {
     "short lines": lambda: mixed_lines(280, 12, num_bad=300),

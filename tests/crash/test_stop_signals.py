@@ -14,7 +14,7 @@ from crash_job import HANG_SECONDS, CrashJob
 from crash_laws import Reference, Watch, run_reference
 from request_mix import mixed_lines
 
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LINES = mixed_lines(80, 180)

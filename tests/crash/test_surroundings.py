@@ -9,7 +9,7 @@ from crash_laws import Reference, report_of, run_reference
 from request_mix import mixed_lines
 from small_rooms import small_room
 
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 
 PROMPT = '{"prompt":"春天 of the sea","max_tokens":4,"echo":true}\n'
 

@@ -12,7 +12,7 @@ import pytest
 from scipy.special import log_softmax
 
 import aobatch
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 from aobatch.models.tokenizer import load_tokenizer
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner

@@ -10,7 +10,7 @@ import pytest
 
 from aobatch.executors.ray.cluster import connected
 from aobatch.executors.ray.pool import Member, Pool
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 
 if TYPE_CHECKING:
     from ray_jobs import Place

@@ -16,7 +16,7 @@ from aobatch.errors import ModelError
 from aobatch.executors import Backend, ModelIdentity
 from aobatch.executors.isolated import IsolatedExecutor
 from aobatch.executors.local import LocalBackend
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 
 BODIES = [
     {"prompt": "the", "max_tokens": 5, "logprobs": 2},

@@ -11,7 +11,7 @@ from aobatch.executors import ModelIdentity
 from aobatch.executors.local import LocalBackend, fingerprint
 from aobatch.job.config import JobConfig
 from aobatch.job.runner import run_job
-from aobatch.models.folder import CacheDtype, ModelFolder
+from aobatch.models.store.folder import CacheDtype, ModelFolder
 
 LINES = [
     {"prompt": "the", "max_tokens": 5},

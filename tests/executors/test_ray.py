@@ -19,7 +19,7 @@ from aobatch.executors import ModelIdentity
 from aobatch.executors.ray import backend as backend_module
 from aobatch.executors.ray.pool import Member
 from aobatch.executors.ray.worker import Opener
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 
 pytestmark = pytest.mark.xdist_group("ray")
 

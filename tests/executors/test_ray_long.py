@@ -21,7 +21,7 @@ from aobatch.engine.config import EngineConfig
 from aobatch.executors.ray.backend import RayBackend
 from aobatch.executors.ray.pool import Member
 from aobatch.executors.ray.watch import Rules
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.long]
 

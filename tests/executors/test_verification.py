@@ -10,8 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from aobatch.executors.verification import Verification, verify
-from aobatch.models.folder import ModelFolder
-from aobatch.models.manifest import read_manifest, write_manifest
+from aobatch.models.store.folder import ModelFolder, read_manifest, write_manifest
 
 Damage = Callable[[Path, ModelFolder], None]
 

@@ -10,7 +10,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from aobatch.executors.local import open_runner
-from aobatch.models.exports.folder import open_export
+from aobatch.models.foreign import open_export
 from aobatch.runners import Chunk, ModelRunner
 
 DATA = Path(__file__).parents[1] / "data"

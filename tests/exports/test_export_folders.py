@@ -10,9 +10,9 @@ import pytest
 from export_files import exported, greedy, reference, runner_of
 
 from aobatch.errors import ModelError, RequestError
-from aobatch.models import catalogue
-from aobatch.models.exports import describing
-from aobatch.models.exports.folder import open_export
+from aobatch.models import foreign as describing
+from aobatch.models.foreign import open_export
+from aobatch.models.store import catalogue
 
 REVISION = "0123abc"
 

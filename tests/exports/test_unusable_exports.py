@@ -10,8 +10,8 @@ from graph_surgery import Change, changed
 from onnx import GraphProto, TensorProto, helper
 
 from aobatch.errors import ModelError
-from aobatch.models import catalogue
-from aobatch.models.exports.folder import open_export
+from aobatch.models.foreign import open_export
+from aobatch.models.store import catalogue
 
 
 def with_input(name: str, dtype: int = TensorProto.FLOAT) -> Change:

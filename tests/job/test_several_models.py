@@ -16,7 +16,7 @@ from aobatch.engine.engine import Engine
 from aobatch.errors import ModelError
 from aobatch.executors import ModelIdentity
 from aobatch.executors.local import LocalBackend
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 
 
 @dataclass

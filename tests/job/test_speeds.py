@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from aobatch.job.speeds import Speed, known_speed, note_speed, speed_of_run
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 
 STATISTICS = {
     "run_seconds": 20.0,

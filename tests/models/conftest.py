@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from aobatch.arrays import Logits, TokenIds
-from aobatch.models.conversion import convert
-from aobatch.models.folder import ModelFolder
-from aobatch.models.importers.gguf import read_gguf
+from aobatch.models.convert.convert import convert
+from aobatch.models.source.gguf_checkpoint import read_gguf
+from aobatch.models.store.folder import ModelFolder
 from aobatch.runners.scoring import TextScorer
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "damage")]

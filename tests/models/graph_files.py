@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 
 Change = Callable[[onnx.ModelProto], object]
 NUM_ELEMENTS = 4

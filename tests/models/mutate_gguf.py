@@ -11,8 +11,8 @@ from damaged_files import try_seeds
 from gguf_writing import Gguf, small_llama
 
 from aobatch.errors import AobatchError
-from aobatch.models.importers.gguf import read_gguf
-from aobatch.models.shapes import decoder_shapes
+from aobatch.models.source.decoder import decoder_shapes
+from aobatch.models.source.gguf_checkpoint import read_gguf
 from aobatch.models.tokenizer import VocabularyTokenizer
 
 LENGTHS = (0, 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from family_files import published
 
-from aobatch.models import adoption
-from aobatch.models.adoption import adopt, find_adopted
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store import catalogue as adoption
+from aobatch.models.store.catalogue import adopt, find_adopted
+from aobatch.models.store.folder import ModelFolder
 from aobatch.runners.scoring import score_texts
 
 
@@ -44,7 +44,7 @@ def test_a_file_is_converted_once(
     """The second time nothing is read but the file's size and time."""
     assert find_adopted(source) is None
     first, is_new = adopted(source)
-    monkeypatch.setattr("aobatch.models.importers.checkpoint.read_checkpoint", None)
+    monkeypatch.setattr("aobatch.models.store.locate.read_checkpoint", None)
     monkeypatch.setattr("aobatch.models.spec.files_digest", None)
 
     assert is_new
@@ -60,7 +60,7 @@ def test_a_copy_is_the_same_model(
 ) -> None:
     """Another place, name or time of the same content is read, and not converted again."""
     first, _ = adopted(source)
-    monkeypatch.setattr("aobatch.models.conversion.convert", None)
+    monkeypatch.setattr("aobatch.models.convert.convert.convert", None)
     (tmp_path / "elsewhere").mkdir()
     copy = Path(shutil.copy(source, tmp_path / "elsewhere"))
     renamed = Path(shutil.copy(source, tmp_path / "tale.gguf"))

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from aobatch.errors import ModelError, OutputError, RequestError
-from aobatch.models import catalogue
-from aobatch.models.card import Card, Source, Wheel, cards
-from aobatch.models.claim import LOCKS
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store import catalogue
+from aobatch.models.store.card import Card, Source, Wheel, cards
+from aobatch.models.store.folder import ModelFolder
+from aobatch.models.store.making import LOCKS
 from aobatch.runners.scoring import score_texts
 
 MEMBER = "tinymodel/tiny.gguf"

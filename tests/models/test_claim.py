@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aobatch.errors import OutputError
-from aobatch.models.claim import claim, put_in_place, workspace
+from aobatch.models.store.making import claim, put_in_place, workspace
 
 HOLDER = """
 import sys, time

@@ -8,9 +8,9 @@ from gguf_writing import Gguf, i32s, small_llama, texts, u32
 from aobatch.engine.config import EngineConfig
 from aobatch.errors import ModelError
 from aobatch.executors.local import open_engine
-from aobatch.models.conversion import convert
-from aobatch.models.folder import ModelFolder
-from aobatch.models.importers.gguf import read_gguf
+from aobatch.models.convert.convert import convert
+from aobatch.models.source.gguf_checkpoint import read_gguf
+from aobatch.models.store.folder import ModelFolder
 from aobatch.runners.scoring import score_texts
 
 

@@ -10,13 +10,12 @@ import onnx_ir as ir
 import pytest
 from family_files import published
 
-from aobatch.models.conversion import write_graph
-from aobatch.models.importers.checkpoint import read_checkpoint
-from aobatch.models.precision import Fp32
-from aobatch.models.recipes import PRECISIONS, recipes
-from aobatch.models.shapes import decoder_shapes
+from aobatch.models.convert.convert import write_graph
+from aobatch.models.convert.precisions import PRECISIONS, Fp32, recipes
+from aobatch.models.convert.writer import WeightFile
+from aobatch.models.source.decoder import decoder_shapes
 from aobatch.models.spec import Checkpoint, Weight
-from aobatch.models.weight_file import WeightFile
+from aobatch.models.store.locate import read_checkpoint
 
 NUM_LAYERS = 48
 VOCAB_SIZE = 2**17

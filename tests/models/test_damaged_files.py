@@ -8,10 +8,9 @@ from pathlib import Path
 from safetensors.numpy import load_file
 
 from aobatch.errors import ModelError
-from aobatch.models.checks.decoder import check_decoder
-from aobatch.models.checks.safetensors import read_header
-from aobatch.models.folder import ModelFolder
-from aobatch.models.manifest import read_manifest
+from aobatch.models.checks.graph import check_decoder
+from aobatch.models.source.safetensors import read_header
+from aobatch.models.store.folder import ModelFolder, read_manifest
 from aobatch.models.tokenizer import VocabularyTokenizer
 
 

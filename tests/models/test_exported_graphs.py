@@ -8,9 +8,7 @@ from graph_files import external
 from onnx import TensorProto, helper
 
 from aobatch.errors import ModelError
-from aobatch.models.checks.graph import check_graph
-from aobatch.models.checks.operators import EXPORTED, OURS
-from aobatch.models.checks.wire import WireError, WireReader
+from aobatch.models.checks.graph import EXPORTED, OURS, WireError, WireReader, check_graph
 
 # What the graphs of one llama have, as each tool exported it.
 OPTIMUM = """
@@ -116,7 +114,7 @@ def test_small_tensors_of_constant_shape_are_accepted(tmp_path: Path) -> None:
 @pytest.fixture
 def _little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allow a graph 16 MiB of memory, so that the tests need not fill more."""
-    monkeypatch.setattr("aobatch.models.checks.wire.MAX_PARSED_BYTES", 16 << 20)
+    monkeypatch.setattr("aobatch.models.checks.graph.MAX_PARSED_BYTES", 16 << 20)
 
 
 @pytest.mark.usefixtures("_little_memory")

@@ -10,8 +10,8 @@ import pytest
 from graph_files import branch, changed_graph, external, node_attribute, sparse
 
 from aobatch.errors import ModelError
-from aobatch.models.checks.decoder import check_decoder
-from aobatch.models.folder import ModelFolder
+from aobatch.models.checks.graph import check_decoder
+from aobatch.models.store.folder import ModelFolder
 from aobatch.runners.onnx import OnnxRunner
 
 Hide = Callable[[onnx.ModelProto, onnx.TensorProto], object]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from family_files import DATA, FAMILIES, published, write_gguf
 
-from aobatch.models.conversion import write_graph
-from aobatch.models.importers.checkpoint import read_checkpoint
-from aobatch.models.precision import Fp32
+from aobatch.models.convert.convert import write_graph
+from aobatch.models.convert.precisions import Fp32
 from aobatch.models.spec import Checkpoint
+from aobatch.models.store.locate import read_checkpoint
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner
 

@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 from family_files import change_config, published
 
-from aobatch.models.importers.json_files import read_fields
-from aobatch.models.importers.safetensors import read_safetensors
-from aobatch.models.importers.special import SpecialTokens
-from aobatch.models.importers.tokenizer_file import read_tokenizer
+from aobatch.models.source.safetensors import read_safetensors
+from aobatch.models.source.tokenizer_json import SpecialTokens, read_fields, read_tokenizer
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from aobatch.errors import ModelError
-from aobatch.models.folder import ModelFolder
-from aobatch.models.importers.gguf import read_gguf
+from aobatch.models.source.gguf_checkpoint import read_gguf
+from aobatch.models.store.folder import ModelFolder
 from aobatch.models.tokenizer import load_tokenizer
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner

@@ -21,7 +21,7 @@ from gguf_writing import (
 )
 
 from aobatch.errors import ModelError
-from aobatch.models.importers.gguf import read_gguf
+from aobatch.models.source.gguf_checkpoint import read_gguf
 
 GAIN, GATE, Q = "output_norm.weight", "blk.0.ffn_gate.weight", "blk.0.attn_q.weight"
 HUGE = 2**64 - 1

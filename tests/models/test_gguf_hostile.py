@@ -21,7 +21,7 @@ from gguf_writing import (
 )
 
 from aobatch.errors import ModelError
-from aobatch.models.importers.gguf import read_gguf
+from aobatch.models.source.gguf_checkpoint import read_gguf
 
 HEADS, KV_HEADS = "llama.attention.head_count", "llama.attention.head_count_kv"
 EPSILON, BASE = "llama.attention.layer_norm_rms_epsilon", "llama.rope.freq_base"

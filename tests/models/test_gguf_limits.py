@@ -22,12 +22,11 @@ from gguf_writing import (
 )
 
 from aobatch.errors import ModelError
-from aobatch.models import sizes
-from aobatch.models.importers import gguf_bytes, gguf_tokens
-from aobatch.models.importers.gguf import read_gguf
-from aobatch.models.importers.gguf_bytes import ByteReader
-from aobatch.models.importers.gguf_check import check_gguf
-from aobatch.models.importers.gguf_weights import load_weight
+from aobatch.models.source import decoder as sizes
+from aobatch.models.source import gguf as gguf_bytes
+from aobatch.models.source import gguf_vocabulary as gguf_tokens
+from aobatch.models.source.gguf import ByteReader, check_gguf
+from aobatch.models.source.gguf_checkpoint import load_weight, read_gguf
 
 MIB = 2**20
 

@@ -6,7 +6,7 @@ import pytest
 from gguf_writing import Gguf, i32s, small_llama, texts, u32
 from piece_files import BYTE, BYTES, CONTROL, NORMAL, SPECIAL, USER, WORDS, small_pieces
 
-from aobatch.models.importers.gguf import read_gguf
+from aobatch.models.source.gguf_checkpoint import read_gguf
 from aobatch.models.spec import Checkpoint
 
 KEY = "tokenizer.ggml"

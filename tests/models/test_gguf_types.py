@@ -8,7 +8,7 @@ from block_reference import KINDS
 from gguf_writing import Tensor, small_llama
 
 from aobatch.errors import ModelError
-from aobatch.models.importers.gguf import read_gguf
+from aobatch.models.source.gguf_checkpoint import read_gguf
 
 WIDTH = 256
 ROWS = 64

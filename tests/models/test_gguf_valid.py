@@ -15,9 +15,8 @@ from gguf_writing import (
 )
 
 from aobatch.errors import ModelError
-from aobatch.models.importers.gguf import read_gguf
-from aobatch.models.importers.gguf_check import check_gguf
-from aobatch.models.importers.gguf_tensors import KINDS
+from aobatch.models.source.gguf import KINDS, check_gguf
+from aobatch.models.source.gguf_checkpoint import read_gguf
 
 
 def blocks(tensor: Tensor, width: int) -> np.ndarray:

@@ -8,9 +8,8 @@ from graph_files import Change, changed_graph, external, node_attribute
 from onnx import TensorProto
 
 from aobatch.errors import ModelError
-from aobatch.models.checks.decoder import check_decoder
-from aobatch.models.folder import ModelFolder
-from aobatch.models.manifest import GraphSizes
+from aobatch.models.checks.graph import check_decoder
+from aobatch.models.store.folder import GraphSizes, ModelFolder
 from aobatch.runners.onnx import OnnxRunner
 from aobatch.runners.session import SessionOptions, open_session
 

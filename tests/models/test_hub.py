@@ -14,8 +14,8 @@ from family_files import published
 from aobatch.engine.config import EngineConfig
 from aobatch.errors import ModelError
 from aobatch.executors.local import load_engine
-from aobatch.models.folder import open_folder
-from aobatch.models.hub.client import Repository
+from aobatch.models.store.folder import open_folder
+from aobatch.models.store.hub import Repository
 
 Pull = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from aobatch.errors import ModelError, UsageError
-from aobatch.models.hub.choice import choose
+from aobatch.models.store.hub import choose
 
 TEXTS = ["config.json", "tokenizer.json"]
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]

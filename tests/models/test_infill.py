@@ -8,7 +8,7 @@ import numpy as np
 from aobatch.api.request import Limits, Parser
 from aobatch.engine.config import EngineConfig
 from aobatch.executors.local import open_engine
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 from aobatch.models.tokenizer import load_tokenizer
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner

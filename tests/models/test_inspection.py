@@ -6,12 +6,10 @@ import pytest
 from family_files import FAMILIES, change_config, published, write_gguf
 
 from aobatch.errors import ModelError
-from aobatch.models.conversion import convert
-from aobatch.models.estimates import converted_bytes
-from aobatch.models.folder import ModelFolder
-from aobatch.models.importers.inspection import inspect_source
-from aobatch.models.importers.safetensors import read_safetensors
-from aobatch.models.inspection import inspect_folder
+from aobatch.models.convert.convert import convert
+from aobatch.models.inspection import converted_bytes, inspect_folder, inspect_source
+from aobatch.models.source.safetensors import read_safetensors
+from aobatch.models.store.folder import ModelFolder
 from aobatch.runners.onnx import OnnxRunner
 from aobatch.runners.scoring import score_texts
 

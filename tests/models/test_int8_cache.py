@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from aobatch.cli.main import aobatch
 from aobatch.errors import ModelError
-from aobatch.models.folder import ModelFolder, open_folder
-from aobatch.models.int8_cache import channel_scales
+from aobatch.models.convert.precisions import channel_scales
+from aobatch.models.store.folder import ModelFolder, open_folder
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner
 

@@ -7,9 +7,8 @@ import msgspec
 import pytest
 
 from aobatch.errors import ModelError, OutputError
-from aobatch.models import catalogue
-from aobatch.models.card import Card, Source
-from aobatch.models.licence import accept, check_accepted, needs_acceptance
+from aobatch.models.store import catalogue
+from aobatch.models.store.card import Card, Source, accept, check_accepted, needs_acceptance
 from aobatch.runners.scoring import score_texts
 
 FREE = Card("free", "A test", "llama", "MIT", 512, "fp32", Source("wheel", "0" * 64, ()))

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from family_files import published
 
-from aobatch.models.importers.licence_file import read_licence
-from aobatch.models.importers.safetensors import read_safetensors
+from aobatch.models.source.safetensors import read_safetensors
+from aobatch.models.source.tokenizer_json import read_licence
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ import pytest
 import tomli_w
 
 from aobatch.errors import ModelError
-from aobatch.models.folder import ModelFolder
-from aobatch.models.manifest import read_manifest, write_manifest
+from aobatch.models.store.folder import ModelFolder, read_manifest, write_manifest
 
 Fields = dict[str, Any]
 

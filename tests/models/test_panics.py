@@ -11,7 +11,7 @@ from aobatch.api.request import Limits, Parser
 from aobatch.engine.config import EngineConfig
 from aobatch.errors import ModelError, RequestError
 from aobatch.executors.local import open_engine
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 from aobatch.models.tokenizer import VocabularyTokenizer
 
 HOSTILE = "(a+)+$"

@@ -11,8 +11,8 @@ from aobatch.api.response import Choice
 from aobatch.engine.config import EngineConfig
 from aobatch.engine.engine import Engine
 from aobatch.executors.local import open_engine
-from aobatch.models.conversion import convert
-from aobatch.models.importers.gguf import read_gguf
+from aobatch.models.convert.convert import convert
+from aobatch.models.source.gguf_checkpoint import read_gguf
 from aobatch.runners.scoring import score_texts
 
 PROMPTS = ["abc b", " abc b", "  a", "a", " ", "春 a", "b\nca", "<tool>ab", "a<tool> b", ""]

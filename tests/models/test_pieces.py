@@ -11,7 +11,7 @@ from gguf_writing import F32, Gguf, array, texts
 from piece_files import BYTES, SPECIAL, WORDS, scores, small_pieces
 
 from aobatch.errors import ModelError
-from aobatch.models.importers.gguf import read_gguf
+from aobatch.models.source.gguf_checkpoint import read_gguf
 from aobatch.models.tokenizer import VocabularyTokenizer
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from family_files import published
 
-from aobatch.models.conversion import write_graph
-from aobatch.models.importers.checkpoint import read_checkpoint
+from aobatch.models.convert.convert import write_graph
+from aobatch.models.convert.precisions import recipes
 from aobatch.models.products import Product, products_of
-from aobatch.models.recipes import recipes
+from aobatch.models.store.locate import read_checkpoint
 from aobatch.runners.ceiling import Ceiling
 
 

@@ -8,10 +8,10 @@ from family_files import published
 
 from aobatch.arrays import Logits, TokenIds
 from aobatch.errors import ModelError
-from aobatch.models.conversion import convert
-from aobatch.models.importers.checkpoint import read_checkpoint
+from aobatch.models.convert.convert import convert
+from aobatch.models.convert.precisions import recipes
 from aobatch.models.products import products_of
-from aobatch.models.recipes import recipes
+from aobatch.models.store.locate import read_checkpoint
 from aobatch.runners.scoring import TextScorer
 
 

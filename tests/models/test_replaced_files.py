@@ -8,8 +8,14 @@ import pytest
 from msgspec.structs import replace
 
 from aobatch.errors import ModelError
-from aobatch.models.folder import FILES, ModelFolder, open_folder, read_folder
-from aobatch.models.manifest import read_manifest, write_manifest
+from aobatch.models.store.folder import (
+    FILES,
+    ModelFolder,
+    open_folder,
+    read_folder,
+    read_manifest,
+    write_manifest,
+)
 
 
 @pytest.fixture

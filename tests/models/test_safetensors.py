@@ -10,8 +10,8 @@ from family_files import change_config, published
 from safetensors.numpy import load_file, save_file
 
 from aobatch.errors import ModelError
-from aobatch.models.importers.checkpoint import read_checkpoint
-from aobatch.models.importers.safetensors import read_safetensors
+from aobatch.models.source.safetensors import read_safetensors
+from aobatch.models.store.locate import read_checkpoint
 
 Tensors = dict[str, np.ndarray]
 

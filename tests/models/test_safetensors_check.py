@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from aobatch.errors import ModelError
-from aobatch.models.checks.safetensors import read_header, read_index
+from aobatch.models.source.safetensors import read_header, read_index
 
 Header = dict[str, object]
 F32 = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}

@@ -14,8 +14,7 @@ from tokenizer_files import KINDS, document
 from tokenizers import Tokenizer
 
 from aobatch.errors import ModelError
-from aobatch.models.checks.splitting_rules import KNOWN_PATTERNS
-from aobatch.models.checks.tokenizer import check_tokenizer
+from aobatch.models.checks.tokenizer import KNOWN_PATTERNS, check_tokenizer
 from aobatch.models.tokenizer import VocabularyTokenizer
 
 TEXT = "It's 2,048 rows.\n\n  Ünïcode — 春风 🙂\tand\r\n<|end|>tabs   "

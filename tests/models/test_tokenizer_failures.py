@@ -3,7 +3,7 @@
 import pytest
 
 from aobatch.errors import RequestError
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 from aobatch.models.tokenizer import VocabularyTokenizer, load_tokenizer
 
 

@@ -13,8 +13,8 @@ import aobatch
 from aobatch.engine.config import EngineConfig
 from aobatch.errors import ModelError
 from aobatch.executors.local import open_engine
-from aobatch.models.catalogue import resolve
-from aobatch.models.folder import ModelFolder, open_folder
+from aobatch.models.store.catalogue import resolve
+from aobatch.models.store.folder import ModelFolder, open_folder
 
 BAIT = {
     "genai_config.json": '{"model": {"decoder": {"session_options": {"custom_ops_library": "FOLDER/'

@@ -7,8 +7,8 @@ import pytest
 from family_files import published
 
 from aobatch.errors import ModelError, RequestError
-from aobatch.models import catalogue
-from aobatch.models.importers.checkpoint import read_checkpoint
+from aobatch.models.store import catalogue
+from aobatch.models.store.locate import read_checkpoint
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12345\n"
 FOLDERS = {

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from family_files import FAMILIES, published
 
-from aobatch.models.conversion import write_graph
-from aobatch.models.importers.checkpoint import read_checkpoint
-from aobatch.models.int8 import BlockInt8
-from aobatch.models.recipes import recipes
+from aobatch.models.convert.convert import write_graph
+from aobatch.models.convert.precisions import BlockInt8, recipes
+from aobatch.models.store.locate import read_checkpoint
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner
 from aobatch.runners.splitting import splits_freely

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aobatch.errors import ModelError
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner
 from aobatch.runners.session import SessionOptions, integer_entries, open_session

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aobatch.arrays import Logits, TokenIds
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner
 from aobatch.runners.self_test import self_test

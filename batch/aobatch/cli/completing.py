@@ -8,7 +8,7 @@ def model_names(
     _ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem[str]]:
     """Offer the names and aliases of the models that begin so."""
-    from aobatch.models.catalogue import list_models
+    from aobatch.models.store.catalogue import list_models
 
     offered = []
     for row in list_models():

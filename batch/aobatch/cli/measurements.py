@@ -11,8 +11,8 @@ from aobatch.executors.local import LocalBackend, open_runner
 from aobatch.executors.memory import default_kv_cache_bytes
 from aobatch.job.benchmark import KINDS, JobSpeed, benchmark_job
 from aobatch.job.speeds import Speed as MachineSpeed
-from aobatch.models.exports.folder import ExportedFolder
-from aobatch.models.folder import ModelFolder
+from aobatch.models.foreign import ExportedFolder
+from aobatch.models.store.folder import ModelFolder
 from aobatch.runners.benchmark import BATCHES, PROMPTS, Speed, decode_speed, prefill_speed
 from aobatch.runners.ceiling import Ceiling
 from aobatch.runners.lanes import session_threads, with_siblings

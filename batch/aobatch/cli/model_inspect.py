@@ -12,8 +12,8 @@ from aobatch.cli.exit_codes import exit_codes
 from aobatch.text import escape
 
 if TYPE_CHECKING:
-    from aobatch.models.facts import ModelFacts
-    from aobatch.models.manifest import Quality
+    from aobatch.models.inspection import ModelFacts
+    from aobatch.models.store.folder import Quality
 
 HELP = """Show what is known of a model, or of a file that could be imported.
 
@@ -48,10 +48,9 @@ def inspect(name: str, *, as_json: bool) -> None:
 def find_facts(name: str) -> "ModelFacts":
     """Find a model, converted or not; ModelError if there is none of that name."""
     from aobatch.errors import ModelError, RequestError
-    from aobatch.models.catalogue import resolve
-    from aobatch.models.importers.inspection import inspect_source
-    from aobatch.models.importers.sources import find_source
-    from aobatch.models.inspection import inspect_folder
+    from aobatch.models.inspection import inspect_folder, inspect_source
+    from aobatch.models.store.catalogue import resolve
+    from aobatch.models.store.locate import find_source
 
     try:
         return inspect_folder(resolve(name))

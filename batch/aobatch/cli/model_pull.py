@@ -15,8 +15,8 @@ from aobatch.cli.signals import interruptible
 from aobatch.errors import ModelError, RequestError, UsageError
 
 if TYPE_CHECKING:
-    from aobatch.models.folder import ModelFolder
-    from aobatch.models.hub.pulling import HubModel
+    from aobatch.models.store.folder import ModelFolder
+    from aobatch.models.store.hub import HubModel
 
 MODEL_CODES = exit_codes({0: "the model is ready"}, 69, 73, 74, 130, 143)
 
@@ -64,7 +64,7 @@ def pull(
     """Fetch a model of the list, or one of Hugging Face, and convert it."""
     from aobatch.cli.progress import stage_progress
     from aobatch.executors.local import pull as pull_model
-    from aobatch.models.catalogue import find_card
+    from aobatch.models.store.catalogue import find_card
 
     is_repository = "/" in name and find_card(name) is None
     if not is_repository:
@@ -85,7 +85,7 @@ def pull(
 
 
 def _hub_model(name: str, precision: str | None, hub: dict[str, str | None]) -> "HubModel":
-    from aobatch.models.hub.pulling import HubModel
+    from aobatch.models.store.hub import HubModel
 
     return HubModel(
         repository=name,
@@ -99,7 +99,7 @@ def _hub_model(name: str, precision: str | None, hub: dict[str, str | None]) -> 
 def _pull_repository(
     model: "HubModel", progress: Callable[[str, int, int], None]
 ) -> "ModelFolder | Path":
-    from aobatch.models.hub.pulling import pull_from_hub
+    from aobatch.models.store.hub import pull_from_hub
     from aobatch.runners.scoring import score_texts
 
     return pull_from_hub(model, progress, score_texts)
@@ -113,8 +113,8 @@ def _outcome(found: "ModelFolder | Path") -> str:
 
 def _settle_licence(name: str, *, is_accepted: bool) -> None:
     """Show the terms of a model that has any, and remember it if they are accepted."""
-    from aobatch.models.catalogue import find_card, models_home
-    from aobatch.models.licence import accept, needs_acceptance
+    from aobatch.models.store.card import accept, needs_acceptance
+    from aobatch.models.store.catalogue import find_card, models_home
 
     card = find_card(name)
     if card is None or not needs_acceptance(card, models_home()):

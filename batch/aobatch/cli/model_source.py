@@ -8,7 +8,7 @@ from aobatch.cli.console import say
 from aobatch.errors import ModelError, RequestError
 
 if TYPE_CHECKING:
-    from aobatch.models.folder import ModelFolder
+    from aobatch.models.store.folder import ModelFolder
 
 
 def usable_model(
@@ -21,7 +21,7 @@ def usable_model(
     source = _unconverted(name)
     if source is None:
         return name
-    from aobatch.models.adoption import PRECISION, adopt, find_adopted
+    from aobatch.models.store.catalogue import PRECISION, adopt, find_adopted
 
     if (known := find_adopted(source)) is not None:
         return known.manifest.name
@@ -38,8 +38,7 @@ def usable_model(
 
 def known_model(name: str | None) -> "tuple[str | None, Callable[[str | None], ModelFolder]]":
     """Give a name, and how models are found, for commands that convert nothing."""
-    from aobatch.models.adoption import find_adopted
-    from aobatch.models.catalogue import resolve
+    from aobatch.models.store.catalogue import find_adopted, resolve
 
     source = _unconverted(name)
     known = None if source is None else find_adopted(source)
@@ -59,12 +58,12 @@ def known_model(name: str | None) -> "tuple[str | None, Callable[[str | None], M
 
 def _unconverted(name: str | None) -> Path | None:
     """Give the file that a name leads to, unless there is a model of that name."""
-    from aobatch.models.importers.sources import find_source
+    from aobatch.models.store.locate import find_source
 
     source = find_source(name) if name else None
     if source is None:
         return None
-    from aobatch.models.catalogue import resolve
+    from aobatch.models.store.catalogue import resolve
 
     try:
         resolve(name)

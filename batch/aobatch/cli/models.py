@@ -37,7 +37,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 def list_(*, as_json: bool) -> None:
     """List the models that there are, and which of them are ready."""
-    from aobatch.models.catalogue import list_models
+    from aobatch.models.store.catalogue import list_models
 
     if as_json:
         show(json.dumps({"models": [asdict(row) for row in list_models()]}, indent=2))
@@ -79,7 +79,7 @@ Examples:
 def import_(path: Path, name: str, precision: str, *, quiet: bool) -> None:
     """Convert a GGUF file or a safetensors folder at PATH into a model called NAME."""
     from aobatch.cli.progress import stage_progress
-    from aobatch.models.catalogue import import_model
+    from aobatch.models.store.catalogue import import_model
     from aobatch.runners.scoring import score_texts
 
     with interruptible(), stage_progress(is_quiet=quiet) as progress:

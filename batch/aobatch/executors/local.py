@@ -15,11 +15,16 @@ from aobatch.engine.sequence import Result
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.executors.memory import default_kv_cache_bytes
 from aobatch.executors.waiting import interruptible
-from aobatch.models.catalogue import ensure, find_card, find_ready, resolve
-from aobatch.models.exports.choice import is_export
-from aobatch.models.exports.folder import ExportedFolder, open_export
-from aobatch.models.folder import MANIFEST, CacheDtype, ModelFolder, has_file, open_folder
-from aobatch.models.manifest import Manifest
+from aobatch.models.foreign import ExportedFolder, is_export, open_export
+from aobatch.models.store.catalogue import ensure, find_card, find_ready, resolve
+from aobatch.models.store.folder import (
+    MANIFEST,
+    CacheDtype,
+    Manifest,
+    ModelFolder,
+    has_file,
+    open_folder,
+)
 
 if TYPE_CHECKING:
     from aobatch.engine.engine import Engine

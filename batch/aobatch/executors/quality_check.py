@@ -6,11 +6,17 @@ import numpy as np
 
 from aobatch.arrays import TokenIds
 from aobatch.errors import ModelError
-from aobatch.models.catalogue import find_card, models_home
-from aobatch.models.folder import GRAPH, INT8_CACHE_GRAPH, ModelFolder, open_folder
-from aobatch.models.manifest import MAX_KL, Quality
-from aobatch.models.progress import Progress
-from aobatch.models.quality import affordable, chunks_of, measure, quality_text
+from aobatch.models.convert.quality import affordable, chunks_of, measure, quality_text
+from aobatch.models.spec import Progress
+from aobatch.models.store.catalogue import find_card, models_home
+from aobatch.models.store.folder import (
+    GRAPH,
+    INT8_CACHE_GRAPH,
+    MAX_KL,
+    ModelFolder,
+    Quality,
+    open_folder,
+)
 from aobatch.models.tokenizer import load_tokenizer
 from aobatch.models.verification import Check
 from aobatch.runners.scoring import score_texts

@@ -8,9 +8,9 @@ import msgspec
 from aobatch.errors import ModelError
 from aobatch.executors.local import open_runner
 from aobatch.executors.quality_check import check_quality
-from aobatch.models.exports.folder import open_export
-from aobatch.models.folder import MANIFEST, CacheDtype, ModelFolder, has_file, read_folder
-from aobatch.models.progress import Progress
+from aobatch.models.foreign import open_export
+from aobatch.models.spec import Progress
+from aobatch.models.store.folder import MANIFEST, CacheDtype, ModelFolder, has_file, read_folder
 from aobatch.models.verification import Check, check_files
 from aobatch.runners.self_test import self_test
 

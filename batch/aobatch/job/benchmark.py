@@ -11,7 +11,7 @@ from pathlib import Path
 from aobatch.executors import Backend
 from aobatch.job.config import JobConfig
 from aobatch.job.runner import run_job
-from aobatch.models.quality import quality_text
+from aobatch.models.convert.quality import quality_text
 
 NUM_REQUESTS = 256
 WORDS_PER_PROMPT = 12

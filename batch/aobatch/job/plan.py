@@ -5,7 +5,7 @@ import msgspec
 from aobatch.engine.config import EngineConfig
 from aobatch.engine.scheduler import Scheduler, capacity_for, lane_count
 from aobatch.job.speeds import Speed
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 
 
 class Plan(msgspec.Struct, frozen=True):

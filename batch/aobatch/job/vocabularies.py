@@ -11,7 +11,7 @@ from aobatch.engine.sequence import SequenceGroup
 from aobatch.errors import ModelError, RequestError, UnavailableModelError
 from aobatch.executors.local import limits_of
 from aobatch.job.plan import Workload
-from aobatch.models.folder import ModelFolder
+from aobatch.models.store.folder import ModelFolder
 from aobatch.models.tokenizer import ReadAhead, load_tokenizer
 
 MAX_MISSING = 1024

@@ -1,18 +1,248 @@
-"""Everything that is to be known of a model which can run, without loading its weights."""
+"""Facts of a file or folder that was not converted: what its headers say, and whether it can be."""
 
 from collections import Counter
+from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 
 import msgspec
 from onnx import TensorProto
 
-from aobatch.models.checks.graph import check_graph
-from aobatch.models.checks.operators import EXPORTED, OURS
-from aobatch.models.checks.tensors import stored_bytes
-from aobatch.models.checks.tokenizer import check_tokenizer
-from aobatch.models.facts import ModelFacts, cache_facts, token_texts
-from aobatch.models.folder import MANIFEST, ModelFolder, has_file
-from aobatch.models.manifest import Manifest
+from aobatch.errors import ModelError
+from aobatch.models.checks import printable
+from aobatch.models.checks.graph import EXPORTED, OURS, check_graph, stored_bytes
+from aobatch.models.checks.tokenizer import TokenizerFile, check_tokenizer
+from aobatch.models.source.decoder import GGUF_KEYS, decoder_shapes
+from aobatch.models.source.fields import Fields
+from aobatch.models.source.gguf import KINDS, check_gguf
+from aobatch.models.source.safetensors import find_weights
+from aobatch.models.source.tokenizer_json import read_fields
+from aobatch.models.spec import Checkpoint, DecoderSpec
+from aobatch.models.store.folder import (
+    MANIFEST,
+    Int8Cache,
+    Manifest,
+    ModelFolder,
+    Quality,
+    has_file,
+)
+from aobatch.models.store.locate import CONFIG, read_checkpoint
+
+_EMBEDDING = "embedding"
+_MATRIX = 2
+"""Dimensions of what is quantised; gains and biases stay float32."""
+
+
+def converted_bytes(spec: DecoderSpec) -> dict[str, int]:
+    """Give about how many bytes the graph's weights take, by precision."""
+    shapes = decoder_shapes(spec)
+    matrices = [s for name, s in shapes.items() if len(s) == _MATRIX and name != _EMBEDDING]
+    num_weights, num_rows = sum(map(prod, matrices)), sum(rows for rows, _ in matrices)
+    num_embeddings = prod(shapes[_EMBEDDING])
+    others = 4 * sum(prod(shape) for shape in shapes.values() if len(shape) < _MATRIX)
+    others += 4 * spec.context_length * spec.head_dim * len({x.rope for x in spec.attentions})
+    return {
+        "int8": num_weights + 4 * num_rows + 2 * num_embeddings + others,
+        "nbits8": num_weights + num_weights // 8 + 2 * num_embeddings + others,
+        "fp32": 4 * (num_weights + num_embeddings) + others,
+    }
+
+
+class CacheFacts(msgspec.Struct, frozen=True):
+    """What keys and values of one type take."""
+
+    bytes_per_token: int
+    bytes_per_slot: int
+    """For a sequence that fills the context."""
+
+
+class ModelFacts(msgspec.Struct, frozen=True):
+    """One model; None where nothing says it."""
+
+    name: str
+    path: str
+    layout: str
+    """What kind of file or folder it is."""
+    is_usable: bool
+    """Whether jobs can run with it, or, if it is not converted, whether it can be."""
+    reason: str
+    """Why it is not usable."""
+    family: str
+    size_bytes: int
+    dtypes: dict[str, int]
+    """Bytes of weights by how they are stored, the most first."""
+    licence: str = "unknown"
+    source: str = ""
+    source_sha256: str = ""
+    digest: str = ""
+    precision: str = ""
+    recipe: str = ""
+    vocab_size: int | None = None
+    hidden_size: int | None = None
+    num_layers: int | None = None
+    num_heads: int | None = None
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    context_length: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    document_start_token_id: int | None = None
+    adds_document_start: bool = False
+    infill_token_ids: tuple[int, ...] = ()
+    token_texts: dict[int, str] = {}
+    """How the vocabulary writes the tokens above."""
+    kv_cache: dict[str, CacheFacts] = {}
+    """By the type of keys and values."""
+    quality: Quality | None = None
+    int8_cache: Int8Cache | None = None
+    converted_bytes: dict[str, int] = {}
+    """What it will take about after conversion, by precision; nothing if it is converted."""
+
+
+def cache_facts(
+    num_layers: int, num_kv_heads: int, head_dim: int, context_length: int
+) -> dict[str, CacheFacts]:
+    """Give what keys and values of each type take."""
+    numbers = 2 * num_layers * num_kv_heads * head_dim
+    sizes = {"fp32": 4 * numbers, "int8": numbers}
+    return {
+        name: CacheFacts(per_token, per_token * context_length) for name, per_token in sizes.items()
+    }
+
+
+def token_texts(file: TokenizerFile, token_ids: Iterable[int]) -> dict[int, str]:
+    """Give how a vocabulary writes tokens."""
+    listed = file.model.vocab | {token.content: token.id for token in file.added_tokens}
+    texts = {token_id: text for text, token_id in listed.items()}
+    return {token_id: texts.get(token_id, "") for token_id in sorted(token_ids)}
+
+
+_SIZES = {
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "context_length": "max_position_embeddings",
+}
+"""What a config.json calls the sizes of a decoder."""
+
+_SAMPLED = ("embedding", "head", *(f"layers.0.{name}" for name in ("v", "o", "gate", "up", "down")))
+"""Weights that are stored in all the ways that a file has."""
+
+
+def inspect_source(path: Path) -> ModelFacts:
+    """Give the facts of a GGUF file or a folder; ModelError if it has no readable header."""
+    facts = _stated_facts(path)
+    try:
+        checkpoint = read_checkpoint(path)
+        for name in _SAMPLED:
+            checkpoint.load(name, 0, 1)  # a type that cannot be read shows only here
+    except ModelError as error:
+        return msgspec.structs.replace(facts, is_usable=False, reason=str(error))
+    return msgspec.structs.replace(facts, **_known_facts(checkpoint))
+
+
+def _stated_facts(path: Path) -> ModelFacts:
+    if path.is_dir() and (path / CONFIG).is_file():
+        return _folder_facts(path)
+    return _gguf_facts(next(path.glob("*.gguf")) if path.is_dir() else path)
+
+
+def _gguf_facts(path: Path) -> ModelFacts:
+    file = check_gguf(path)
+    fields = file.fields
+    family = _text(fields, "general.architecture")
+    sizes = {name: f"{family}.{GGUF_KEYS[key]}" for name, key in _SIZES.items()}
+    vocabulary = fields.get("tokenizer.ggml.tokens")
+    dtypes = ((KINDS[tensor.kind].name, tensor.num_bytes) for tensor in file.tensors.values())
+    facts = ModelFacts(
+        name=_text(fields, "general.name") or path.stem,
+        path=str(path.resolve()),
+        layout="GGUF file",
+        is_usable=True,
+        reason="",
+        family=family,
+        size_bytes=file.size,
+        dtypes=_added(dtypes),
+        licence=_text(fields, "general.license") or "unknown",
+        source=path.name,
+        vocab_size=len(vocabulary) if hasattr(vocabulary, "__len__") else None,
+    )
+    return _with_sizes(facts, fields, sizes)
+
+
+def _folder_facts(path: Path) -> ModelFacts:
+    fields = read_fields(path / CONFIG)
+    tensors = find_weights(path).values()
+    dtypes = ((tensor.stored.dtype, tensor.stored.end - tensor.stored.begin) for tensor in tensors)
+    files = {tensor.path for tensor in tensors}
+    facts = ModelFacts(
+        name=path.resolve().name,
+        path=str(path.resolve()),
+        layout="safetensors folder",
+        is_usable=True,
+        reason="",
+        family=_text(fields, "model_type"),
+        size_bytes=sum(file.stat().st_size for file in files),
+        dtypes=_added(dtypes),
+        source=path.resolve().name,
+        vocab_size=_size(fields, "vocab_size"),
+    )
+    return _with_sizes(facts, fields, _SIZES)
+
+
+def _with_sizes(facts: ModelFacts, fields: Fields, names: dict[str, str]) -> ModelFacts:
+    sizes = {name: _size(fields, key) for name, key in names.items()}
+    return msgspec.structs.replace(facts, **sizes)
+
+
+def _known_facts(checkpoint: Checkpoint) -> dict[str, object]:
+    """Give what is certain of a model that can be converted."""
+    spec = checkpoint.spec
+    file = msgspec.json.decode(checkpoint.tokenizer_json, type=TokenizerFile)
+    named = {
+        *checkpoint.eos_token_ids,
+        *checkpoint.infill_token_ids,
+        checkpoint.document_start_token_id,
+    }
+    return {
+        "family": spec.family,
+        "licence": checkpoint.licence,
+        "vocab_size": spec.vocab_size,
+        "hidden_size": spec.hidden_size,
+        "num_layers": spec.num_layers,
+        "num_heads": spec.num_heads,
+        "num_kv_heads": spec.num_kv_heads,
+        "head_dim": spec.head_dim,
+        "context_length": spec.context_length,
+        "eos_token_ids": checkpoint.eos_token_ids,
+        "document_start_token_id": checkpoint.document_start_token_id,
+        "adds_document_start": checkpoint.adds_document_start,
+        "infill_token_ids": checkpoint.infill_token_ids,
+        "token_texts": token_texts(file, named),
+        "kv_cache": cache_facts(
+            spec.num_layers, spec.num_kv_heads, spec.head_dim, spec.context_length
+        ),
+        "converted_bytes": converted_bytes(spec),
+    }
+
+
+def _text(fields: Fields, key: str) -> str:
+    value = fields.get(key)
+    return printable(value) if isinstance(value, str) else ""
+
+
+def _size(fields: Fields, key: str) -> int | None:
+    value = fields.get(key)
+    return value if type(value) is int else None
+
+
+def _added(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for name, size in sizes:
+        total[name] += size
+    return dict(total.most_common())
+
 
 _NAMES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64"}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from aobatch.models.nbits8 import matmul_nbits
-from aobatch.models.writer import MICROSOFT, GraphWriter
+from aobatch.models.convert.precisions import matmul_nbits
+from aobatch.models.convert.writer import MICROSOFT, GraphWriter
 
 MAX_BYTES = 1 << 30
 """Weights of a model of products; a larger decoder is represented by fewer layers."""

@@ -13,9 +13,8 @@ import numpy as np
 from aobatch.api.errors import invalid_value
 from aobatch.arrays import TokenIds
 from aobatch.errors import ModelError, RequestError
-from aobatch.models.checks.tokenizer import check_tokenizer
-from aobatch.models.checks.tokenizer_parts import TokenizerFile
-from aobatch.models.folder import ModelFolder
+from aobatch.models.checks.tokenizer import TokenizerFile, check_tokenizer
+from aobatch.models.store.folder import ModelFolder
 
 SPACE = "▁"
 """What pieces of text have in place of a space."""

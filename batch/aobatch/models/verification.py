@@ -10,23 +10,24 @@ import msgspec
 from aobatch.api import errors
 from aobatch.errors import ModelError
 from aobatch.files import file_digest
-from aobatch.models.catalogue import find_card, list_models, models_home
-from aobatch.models.checks.decoder import check_decoder
+from aobatch.models.checks.graph import check_decoder
 from aobatch.models.checks.tokenizer import check_tokenizer
-from aobatch.models.exports.choice import is_export
-from aobatch.models.folder import (
+from aobatch.models.foreign import is_export
+from aobatch.models.store.catalogue import find_card, list_models, models_home
+from aobatch.models.store.folder import (
     DATA,
     GRAPH,
     INT8_CACHE_GRAPH,
     MANIFEST,
     TOKENIZER,
     ModelFolder,
+    StoredFile,
     folder_digest,
     has_file,
+    is_as_written,
     read_folder,
 )
-from aobatch.models.importers.unusable import why_unusable
-from aobatch.models.manifest import StoredFile, is_as_written
+from aobatch.models.store.locate import why_unusable
 
 State: TypeAlias = Literal["ok", "failed", "not checked"]
 _AGAIN = "convert or import the model again"

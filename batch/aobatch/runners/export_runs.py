@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from aobatch.models.exports.layout import Layout
+from aobatch.models.foreign_layout import Layout
 from aobatch.runners import Chunk
 from aobatch.runners.feeds import Frame, feeds_of, kept_logits
 from aobatch.runners.schedule import Shape

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from aobatch.arrays import Logits
-from aobatch.models.exports.layout import Layout
-from aobatch.models.exports.unsupported import unusable
+from aobatch.models.foreign_layout import Layout, unusable
 from aobatch.runners import Chunk, ModelRunner
 from aobatch.runners.schedule import MAX_ROWS, Schedule
 from aobatch.runners.session import RunError

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from aobatch.arrays import Logits, TokenIds
-from aobatch.models.exports.layout import Hints
-from aobatch.models.exports.reading import read_export
+from aobatch.models.foreign_layout import Hints, read_export
 from aobatch.runners import Chunk
 from aobatch.runners.export_runs import ExportRuns, Scratch
 from aobatch.runners.export_trial import settle

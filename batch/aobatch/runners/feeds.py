@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aobatch.models.exports.layout import Layout, Port
+from aobatch.models.foreign_layout import Layout, Port
 from aobatch.runners import Chunk
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aobatch.arrays import Logits, TokenIds
-from aobatch.models.checks.decoder import check_decoder
-from aobatch.models.manifest import GraphSizes
+from aobatch.models.checks.graph import check_decoder
+from aobatch.models.store.folder import GraphSizes
 from aobatch.runners import Chunk
 from aobatch.runners.binding import Batch, Binding, KeyValueCache
 from aobatch.runners.session import (

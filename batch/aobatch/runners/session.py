@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from aobatch.errors import ModelError
-from aobatch.models.writer import MICROSOFT, GraphWriter
+from aobatch.models.convert.writer import MICROSOFT, GraphWriter
 
 # Packages of ONNX Runtime note what they are used for, under ~/.cache, and send it to their makers
 # unless this is set before they are loaded.

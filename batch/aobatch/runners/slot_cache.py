@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aobatch.models.exports.layout import CacheTensor
+from aobatch.models.foreign_layout import CacheTensor
 
 
 class SlotCache:

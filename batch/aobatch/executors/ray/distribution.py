@@ -9,12 +9,11 @@ from typing import Any
 
 from aobatch.errors import ModelError, OutputError
 from aobatch.files import file_digest
-from aobatch.models.catalogue import models_home
-from aobatch.models.checks.links import own_file
-from aobatch.models.claim import claim, put_in_place, workspace
-from aobatch.models.exports.choice import SUFFIX
-from aobatch.models.exports.folder import open_export
-from aobatch.models.folder import MANIFEST, has_file
+from aobatch.models.checks import own_file
+from aobatch.models.foreign import SUFFIX, open_export
+from aobatch.models.store.catalogue import models_home
+from aobatch.models.store.folder import MANIFEST, has_file
+from aobatch.models.store.making import claim, put_in_place, workspace
 
 CHUNK_BYTES = 16 << 20
 SENT = "sent"

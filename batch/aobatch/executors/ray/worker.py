@@ -26,7 +26,7 @@ from aobatch.executors.ray.messages import (
     encode,
     outcome_of,
 )
-from aobatch.models.catalogue import models_home
+from aobatch.models.store.catalogue import models_home
 
 if TYPE_CHECKING:
     from aobatch.engine.engine import Engine

@@ -1,0 +1,197 @@
+"""A checkpoint into a model folder: graph, tokenizer, description, and the quality gate."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from msgspec.structs import replace
+
+from aobatch.arrays import Floats, TokenIds
+from aobatch.errors import ModelError
+from aobatch.files import file_digest
+from aobatch.models.convert.graph import DecoderGraph
+from aobatch.models.convert.precisions import (
+    Fp32,
+    Precision,
+    channel_scales,
+    recipes,
+    write_int8_cache_graph,
+)
+from aobatch.models.convert.quality import Scorer, affordable, chunks_of, measure, quality_text
+from aobatch.models.convert.writer import WeightFile
+from aobatch.models.spec import Checkpoint, Progress
+from aobatch.models.store.card import check_place
+from aobatch.models.store.folder import (
+    DATA,
+    FILES,
+    FORMAT,
+    GRAPH,
+    INT8_CACHE_GRAPH,
+    MANIFEST,
+    MAX_KL,
+    TOKENIZER,
+    Int8Cache,
+    Manifest,
+    ModelFolder,
+    Quality,
+    StoredFile,
+    folder_digest,
+    open_folder,
+    write_manifest,
+)
+from aobatch.models.store.making import put_in_place, workspace
+from aobatch.models.tokenizer import VocabularyTokenizer
+
+
+def convert(
+    checkpoint: Checkpoint,
+    target: Path,
+    *,
+    precision: str,
+    scorer: Scorer,
+    progress: Progress,
+) -> ModelFolder:
+    """Write a model folder at target, in one piece: it appears when all is done, or not at all.
+
+    The caller has claimed the target.
+
+    A precision other than fp32 is measured against fp32 by `scorer`; of the ways to compute in it
+    the first that the gate allows is taken. Raises ModelError if there is none, and OutputError if
+    what is at target is no model.
+    """
+    check_place(target)
+    with workspace(target) as work:
+        folder = reference = work / "model"
+        if precision != "fp32":
+            reference = work / "reference"
+            write_graph(checkpoint, reference, Fp32(), progress)
+        for recipe, way in recipes(precision, checkpoint.spec).items():
+            shutil.rmtree(folder, ignore_errors=True)
+            write_graph(checkpoint, folder, way, progress)
+            measured = _measure(checkpoint, folder, reference, scorer, progress)
+            if measured.is_close:
+                manifest = _manifest(checkpoint, folder, measured)
+                names = {"name": target.name, "precision": precision, "recipe": recipe}
+                write_manifest(folder / MANIFEST, replace(manifest, **names))
+                open_folder(folder)  # a model that would be refused replaces none
+                put_in_place(folder, target)
+                return open_folder(target)
+    message = (
+        f"the converted model is too far from fp32 (KL {measured.kl:.4f}, at most {MAX_KL}); use "
+        "--precision fp32"
+    )
+    raise ModelError(message)
+
+
+def write_graph(
+    checkpoint: Checkpoint, folder: Path, precision: Precision, progress: Progress
+) -> None:
+    """Write graph, weights and tokenizer into a new folder; weights are never all in memory."""
+    folder.mkdir()
+    (folder / TOKENIZER).write_bytes(checkpoint.tokenizer_json)
+    stage = f"converting to {precision.name}"
+    with WeightFile(folder / DATA) as weights:
+        graph = DecoderGraph(checkpoint, precision, weights)
+        model = graph.build(lambda done, total: progress(stage, done, total))
+    ir.save(model, folder / GRAPH)
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """How close the graphs of a folder are to fp32; the folder's own may be the reference."""
+
+    own: Quality | None
+    int8_cache: Int8Cache
+
+    @property
+    def kl(self) -> float:
+        """How far the folder's own graph is from fp32."""
+        return self.own.kl if self.own else 0.0
+
+    @property
+    def is_close(self) -> bool:
+        """Whether the folder can be used."""
+        return self.own is None or self.own.is_close
+
+
+def _measure(
+    checkpoint: Checkpoint, folder: Path, reference: Path, scorer: Scorer, progress: Progress
+) -> _Measured:
+    """Add the graph over an int8 cache, unless it is too far away; measure both graphs."""
+    chunks = _chunks(checkpoint, folder)
+    # Every other chunk, so that half of the text judges scales that do not know it.
+    _write_int8_cache_graph(folder, chunks[::2], scorer, progress)
+    graphs = [INT8_CACHE_GRAPH, GRAPH]
+    if reference == folder:
+        # The reference is slow, and all that is in question here is its cache.
+        graphs, chunks = graphs[:1], chunks[1::2] or chunks
+    chunks = affordable(chunks, checkpoint.spec.vocab_size)
+    num_tokens = sum(map(len, chunks))
+    int8_cache, *own = measure(
+        scorer.reference(reference / GRAPH, chunks),
+        [scorer(folder / graph, chunks) for graph in graphs],
+        lambda done: progress("measuring quality", done, num_tokens),
+    )
+    if not int8_cache.is_close:
+        (folder / INT8_CACHE_GRAPH).unlink()
+    digest = file_digest(folder / INT8_CACHE_GRAPH) if int8_cache.is_close else ""
+    return _Measured(own[0] if own else None, Int8Cache(int8_cache, digest))
+
+
+def _chunks(checkpoint: Checkpoint, folder: Path) -> list[TokenIds]:
+    """Cut the shipped text into chunks that begin as the model's documents do."""
+    tokenizer = VocabularyTokenizer(folder / TOKENIZER, checkpoint.spec.vocab_size)
+    start = np.array([checkpoint.document_start_token_id])
+    return chunks_of(
+        tokenizer.encode(quality_text()),
+        checkpoint.spec.context_length,
+        start if checkpoint.adds_document_start else None,
+    )
+
+
+def _write_int8_cache_graph(
+    folder: Path, chunks: Sequence[TokenIds], scorer: Scorer, progress: Progress
+) -> None:
+    def followed() -> Iterator[Mapping[str, Floats]]:
+        for done, cache in enumerate(scorer.caches(folder / GRAPH, chunks), start=1):
+            yield cache
+            progress("measuring keys and values", done, len(chunks))
+
+    write_int8_cache_graph(folder / GRAPH, folder / INT8_CACHE_GRAPH, channel_scales(followed()))
+
+
+def _manifest(checkpoint: Checkpoint, folder: Path, measured: _Measured) -> Manifest:
+    spec = checkpoint.spec
+    files = _stored_files(folder)
+    return Manifest(
+        format=FORMAT,
+        name=checkpoint.name,
+        family=spec.family,
+        precision="",
+        licence=checkpoint.licence,
+        source=checkpoint.source,
+        source_sha256=checkpoint.sha256,
+        vocab_size=spec.vocab_size,
+        hidden_size=spec.hidden_size,
+        num_layers=spec.num_layers,
+        num_heads=spec.num_heads,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        context_length=spec.context_length,
+        eos_token_ids=checkpoint.eos_token_ids,
+        document_start_token_id=checkpoint.document_start_token_id,
+        adds_document_start=checkpoint.adds_document_start,
+        infill_token_ids=checkpoint.infill_token_ids,
+        digest=folder_digest(files),
+        quality=measured.own,
+        int8_cache=measured.int8_cache,
+        files=files,
+    )
+
+
+def _stored_files(folder: Path) -> dict[str, StoredFile]:
+    paths = [folder / name for name in FILES if (folder / name).exists()]
+    return {path.name: StoredFile(path.stat().st_size, file_digest(path)) for path in paths}

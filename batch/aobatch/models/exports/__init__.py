@@ -1,1 +1,0 @@
-"""Exports: decoder graphs that other tools wrote, read and described; they run as they are."""

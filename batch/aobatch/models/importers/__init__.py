@@ -1,1 +1,0 @@
-"""Importers: one file for each kind of file a model may come in."""

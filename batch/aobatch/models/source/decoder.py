@@ -1,0 +1,256 @@
+"""Which weights a decoder has and their shapes, held against what a file has."""
+
+from collections.abc import Callable, Collection, Container, Mapping
+from math import sqrt
+from typing import TypeAlias
+
+from aobatch.models.source.config import rope_from_config, rope_from_gguf
+from aobatch.models.source.fields import Fields, shown
+from aobatch.models.spec import DecoderSpec, LayerAttention, Rope
+
+BIASED = ("q", "k", "v", "o", "gate", "up", "down")
+"""The matrices that may add a bias."""
+
+_GGUF: Mapping[str, str] = {
+    "embedding": "token_embd",
+    "final_norm": "output_norm",
+    "head": "output",
+    "attention_norm": "attn_norm",
+    "q": "attn_q",
+    "k": "attn_k",
+    "v": "attn_v",
+    "o": "attn_output",
+    "q_norm": "attn_q_norm",
+    "k_norm": "attn_k_norm",
+    "attention_post_norm": "post_attention_norm",
+    "mlp_norm": "ffn_norm",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_down",
+    "mlp_post_norm": "post_ffw_norm",
+}
+
+_SAFETENSORS: Mapping[str, str] = {
+    "embedding": "model.embed_tokens",
+    "final_norm": "model.norm",
+    "head": "lm_head",
+    "attention_norm": "input_layernorm",
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
+    "mlp_norm": "post_attention_layernorm",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+# With norms behind the blocks, the name of the one ahead of a feed-forward block is taken.
+_SAFETENSORS_POST_NORMS: Mapping[str, str] = {
+    **_SAFETENSORS,
+    "attention_post_norm": "post_attention_layernorm",
+    "mlp_norm": "pre_feedforward_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
+}
+
+
+def gguf_name(name: str) -> str:
+    """Say under which name a GGUF stores a canonical weight."""
+    return _stored_name(name, _GGUF, "blk.")
+
+
+def safetensors_name(name: str, spec: DecoderSpec) -> str:
+    """Say under which name a safetensors file stores a canonical weight."""
+    names = _SAFETENSORS_POST_NORMS if spec.has_post_norms else _SAFETENSORS
+    return _stored_name(name, names, "model.layers.")
+
+
+def gguf_biases(stored: Container[str]) -> frozenset[str]:
+    """Say which matrices of a GGUF's layers add a bias, by the names that are there."""
+    return frozenset(name for name in BIASED if gguf_name(f"layers.0.{name}_bias") in stored)
+
+
+def _stored_name(name: str, names: Mapping[str, str], layers: str) -> str:
+    layer, _, weight = name.removeprefix("layers.").rpartition(".")
+    stem = weight.removesuffix("_bias")
+    stored = f"{names[stem]}.{'weight' if stem == weight else 'bias'}"
+    return f"{layers}{layer}.{stored}" if layer else stored
+
+
+_LAYERS = (1, 512)
+_HIDDEN = (1, 65_536)
+_INTERMEDIATE = (1, 1_048_576)
+_HEADS = (1, 1024)
+HEAD_DIM = (16, 1024)
+CONTEXT = (1, 2**24)
+_EPSILON = (1e-12, 1.0)
+_MAX_VOCABULARY = 2**21
+_HEAD_DIM_MULTIPLE = 16  # GroupQueryAttention turns vectors of 16 numbers
+
+# Bytes that conversion takes at its peak: for the angles of a position and a channel with their
+# cosines and sines, and for a number of the random rotation with its factors.
+_ROTARY_BYTES, _ROTATION_BYTES = 16, 32
+
+# How many bytes of memory a byte of a file may ask for, and what any file may ask for.
+_EXPANSION, _ALLOWANCE = 8, 64 * 2**20
+
+GGUF_KEYS: Mapping[str, str] = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "max_position_embeddings": "context_length",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+}
+"""What GGUF files call the sizes of a config.json, behind the name of the family."""
+
+ReadRope = Callable[[int], Rope]
+"""Gives the rotary positions of heads of a width."""
+
+
+def memory_budget(file_size: int) -> int:
+    """Give the bytes that one array made from a file of that size may take."""
+    return _EXPANSION * file_size + _ALLOWANCE
+
+
+def gguf_spec(fields: Fields, family: str, vocab_size: int) -> DecoderSpec:
+    """Read the sizes under the names that GGUF files of every family have, prefixed by it."""
+    names = {name: f"{family}.{key}" for name, key in GGUF_KEYS.items()}
+    spec = _plain_spec(
+        fields, names, (family, vocab_size), lambda width: rope_from_gguf(fields, family, width)
+    )
+    for same in ("attention.value_length", "rope.dimension_count"):
+        fields.integer(f"{family}.{same}", spec.head_dim, spec.head_dim, spec.head_dim)
+    return spec
+
+
+def config_spec(
+    fields: Fields, family: str, vocab_size: int, rope: Rope | None = None
+) -> DecoderSpec:
+    """Read the sizes under the names that a config.json of every family has.
+
+    The rotary positions too, unless the caller has read them.
+    """
+    names = {name: name for name in GGUF_KEYS}
+    fields.integer("vocab_size", vocab_size, vocab_size)
+    return _plain_spec(
+        fields, names, (family, vocab_size), lambda width: rope or rope_from_config(fields, width)
+    )
+
+
+def _plain_spec(
+    fields: Fields, names: Mapping[str, str], head: tuple[str, int], rope: ReadRope
+) -> DecoderSpec:
+    """Read the sizes of a decoder without anything special, each under the name that it has."""
+
+    def integer(name: str, bounds: tuple[int, int], default: int | None = None) -> int:
+        return fields.integer(names[name], *bounds, default)
+
+    num_heads = integer("num_attention_heads", _HEADS)
+    hidden_size = integer("hidden_size", _HIDDEN)
+    head_dim = integer("head_dim", HEAD_DIM, hidden_size // num_heads)
+    num_layers = integer("num_hidden_layers", _LAYERS)
+    return DecoderSpec(
+        *head,
+        hidden_size=hidden_size,
+        intermediate_size=integer("intermediate_size", _INTERMEDIATE),
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=integer("num_key_value_heads", _HEADS, num_heads),
+        head_dim=head_dim,
+        context_length=integer("max_position_embeddings", CONTEXT),
+        norm_epsilon=fields.number(names["rms_norm_eps"], *_EPSILON),
+        attentions=(LayerAttention(rope(head_dim)),) * num_layers,
+        attention_scale=1 / sqrt(head_dim),
+    )
+
+
+def check_spec(spec: DecoderSpec, fields: Fields, budget: int) -> None:
+    """Hold sizes against each other, and the tables that are made of them against the budget.
+
+    Raises ModelError for the first thing that does not fit.
+    """
+    if spec.vocab_size > _MAX_VOCABULARY:
+        fields.refuse(f"{spec.vocab_size} embeddings are more than {_MAX_VOCABULARY}")
+    if spec.num_heads % spec.num_kv_heads:
+        fields.refuse(
+            f"{spec.num_heads} heads of queries cannot share {spec.num_kv_heads} of keys and values"
+        )
+    if spec.head_dim % _HEAD_DIM_MULTIPLE:
+        fields.refuse(f"a head's width of {spec.head_dim} is no multiple of {_HEAD_DIM_MULTIPLE}")
+    if _ROTARY_BYTES * spec.context_length * spec.head_dim > budget:
+        fields.refuse(f"a context of {spec.context_length} is out of proportion to the file's size")
+    if _ROTATION_BYTES * spec.hidden_size**2 > budget:
+        fields.refuse(f"a width of {spec.hidden_size} is out of proportion to the file's size")
+
+
+Shape: TypeAlias = tuple[int, ...]
+"""[out, in] of a matrix, [out] of a gain or bias."""
+
+
+def decoder_shapes(spec: DecoderSpec) -> dict[str, Shape]:
+    """Give the canonical names of a decoder's weights, and their shapes."""
+    layer = _layer_shapes(spec)
+    shapes: dict[str, Shape] = {
+        "embedding": (spec.vocab_size, spec.hidden_size),
+        "final_norm": (spec.hidden_size,),
+        "head": (spec.vocab_size, spec.hidden_size),
+    }
+    for index in range(spec.num_layers):
+        shapes |= {f"layers.{index}.{name}": shape for name, shape in layer.items()}
+    return shapes
+
+
+def _layer_shapes(spec: DecoderSpec) -> dict[str, Shape]:
+    hidden, intermediate = spec.hidden_size, spec.intermediate_size
+    queries, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+    shapes: dict[str, Shape] = {
+        "attention_norm": (hidden,),
+        "q": (queries, hidden),
+        "k": (keys, hidden),
+        "v": (keys, hidden),
+        "o": (hidden, queries),
+        "mlp_norm": (hidden,),
+        "gate": (intermediate, hidden),
+        "up": (intermediate, hidden),
+        "down": (hidden, intermediate),
+    }
+    shapes |= {f"{name}_bias": shapes[name][:1] for name in sorted(spec.biases)}
+    if spec.has_head_norms:
+        shapes |= {"q_norm": (spec.head_dim,), "k_norm": (spec.head_dim,)}
+    if spec.has_post_norms:
+        shapes |= {"attention_post_norm": (hidden,), "mlp_post_norm": (hidden,)}
+    return shapes
+
+
+def check_shapes(
+    expected: Mapping[str, Shape],
+    stored: Mapping[str, Shape],
+    fields: Fields,
+    unneeded: Collection[str] = (),
+) -> None:
+    """Raise ModelError if a weight is missing, has another shape, or is none of the decoder's.
+
+    A weight that nothing reads would be left out of the model without a word; `unneeded` ends the
+    names of those that a model does not need.
+    """
+    for name, shape in expected.items():
+        check_presence(name, stored, fields)
+        if stored[name] != shape:
+            fields.refuse(
+                f"weight {name!r} has shape {stored[name]}, and by the sizes that the file states "
+                f"it has to be {shape}"
+            )
+    ends = tuple(unneeded)
+    others = [name for name in stored if name not in expected and not name.endswith(ends)]
+    if others:
+        fields.refuse(f"weight {shown(others[0])} belongs to no model that is supported here")
+
+
+def check_presence(name: str, stored: Container[str], fields: Fields) -> None:
+    """Raise ModelError if a weight is missing."""
+    if name not in stored:
+        fields.refuse(f"weight {name!r} is missing; the file is incomplete or of another family")

@@ -1,0 +1,221 @@
+"""What a folder's tokenizer.json and its neighbours say of special tokens.
+
+Chat templates are programs; nothing here runs or even reads them.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from aobatch.errors import ModelError
+from aobatch.models.checks import MAX_TOKENIZER_BYTES, open_regular, printable, read_regular
+from aobatch.models.checks.tokenizer import check_tokenizer
+from aobatch.models.source.fields import Fields
+
+_MAX_BYTES = 16 * 2**20
+
+
+def read_fields(path: Path) -> Fields:
+    """Read a file that holds one JSON object; ModelError if it is missing or anything else."""
+    content = read_regular(path, _MAX_BYTES, follows_links=True)
+    try:
+        return Fields(msgspec.json.decode(content, type=dict[str, object]), str(path))
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        message = f"{path} is no JSON object ({printable(str(error))})"
+        raise ModelError(message) from error
+
+
+def read_optional_fields(path: Path) -> Fields:
+    """Read such a file; one that is missing holds nothing."""
+    return read_fields(path) if path.exists() else Fields({}, str(path))
+
+
+END_NAMES = frozenset(
+    (
+        *("<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"),
+        *("<|end|>", "<|eot|>", "<end_of_turn>", "<|end_of_turn|>", "<end_of_utterance>"),
+        *("<eos>", "</s>", "<｜end▁of▁sentence｜>", "▁<EOT>", "<EOT>"),
+    )
+)
+"""The names under which models end a document, a turn or an infill.
+
+Whatever a model's files say, a special token of such a name ends a completion too: models that chat
+state one end, and use another.
+"""
+_ALSO_MARKUP = frozenset(("</s>", "<eos>", "<EOT>"))
+"""What is also written in texts; vocabularies have it as a token that is not special."""
+
+DOCUMENT_SEPARATOR = "<|endoftext|>"
+
+INFILL_NAMES: Mapping[str, tuple[str, ...]] = {
+    "fim_pre": (
+        "<|fim_prefix|>",
+        "<fim_prefix>",
+        "<fim-prefix>",
+        "▁<PRE>",
+        "<PRE>",
+        "<｜fim▁begin｜>",
+    ),
+    "fim_suf": (
+        "<|fim_suffix|>",
+        "<fim_suffix>",
+        "<fim-suffix>",
+        "▁<SUF>",
+        "<SUF>",
+        "<｜fim▁hole｜>",
+    ),
+    "fim_mid": (
+        "<|fim_middle|>",
+        "<fim_middle>",
+        "<fim-middle>",
+        "▁<MID>",
+        "<MID>",
+        "<｜fim▁end｜>",
+    ),
+}
+"""The names of infill tokens by their roles, which are those of GGUF's metadata."""
+
+INFILL_KEYS: Mapping[str, str] = {"fim_pre": "prefix", "fim_suf": "suffix", "fim_mid": "middle"}
+"""What older GGUF files call these roles."""
+
+
+def is_end(name: str, *, is_special: bool) -> bool:
+    """Say whether an added token ends a text, by its name."""
+    return name in END_NAMES and (is_special or name not in _ALSO_MARKUP)
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """The ids that end a completion, start a document, and mark an infill."""
+
+    end: tuple[int, ...]
+    document_start: int
+    adds_document_start: bool
+    infill: tuple[int, ...]
+    """Ahead of a prefix, a suffix and the middle; empty if the model has no such tokens."""
+
+
+UNKNOWN = "unknown"
+_README = "README.md"
+_MAX_LICENCE_BYTES = 64 * 2**10
+_MAX_LENGTH = 100
+_OTHER = "other"
+_HEADING = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*$", re.M | re.S)
+_FIELD = re.compile(r"^(license|license_name):[ \t]*(.*?)[ \t]*$", re.M)
+_ITEMS = re.compile(r"^license:[ \t]*\n((?:[ \t]*-[ \t]+.*\n?)+)", re.M)
+_FILE = re.compile(r"(licen[sc]e|copying|notice)([.-].*)?|use_policy\.md", re.I)
+
+
+def read_licence(folder: Path) -> str:
+    """Give the name of the licence, the file that has its text, or `unknown`."""
+    return _stated(_heading(folder / _README)) or _file(folder) or UNKNOWN
+
+
+def _heading(path: Path) -> str:
+    """Give what stands between the first two lines of dashes; empty if there is no such part."""
+    try:
+        with open_regular(path, follows_links=True) as (file, _):
+            text = file.read(_MAX_LICENCE_BYTES).decode("utf-8", "replace").replace("\r\n", "\n")
+    except (ModelError, OSError):
+        return ""
+    found = _HEADING.match(text.removeprefix("\ufeff"))
+    return found[1] if found else ""
+
+
+def _stated(heading: str) -> str:
+    fields = {name: value.strip("\"'") for name, value in _FIELD.findall(heading)}
+    licence = fields.get("license", "")
+    if licence == _OTHER:
+        licence = fields.get("license_name") or ""
+    if not licence and (items := _ITEMS.search(heading)):
+        licence = ", ".join(item.strip(" \t-\"'") for item in items[1].splitlines())
+    licence = licence.strip("[] ")
+    return printable(licence) if len(licence) <= _MAX_LENGTH else ""
+
+
+def _file(folder: Path) -> str:
+    """Name the file of terms that a folder has; the shortest name of several."""
+    names = [path.name for path in folder.iterdir() if _FILE.fullmatch(path.name)]
+    names.sort(key=lambda name: (not name.lower().startswith("licen"), len(name), name))
+    return f"see {printable(names[0])}" if names else ""
+
+
+class _PostProcessing(msgspec.Struct):
+    post_processor: dict[str, object] | None = None
+
+
+def read_tokenizer(folder: Path, config: Fields, num_rows: int) -> tuple[bytes, SpecialTokens]:
+    """Give tokenizer.json as it is, and the special tokens.
+
+    Raises ModelError if there is none, it is no BPE, has more tokens than the embedding has rows,
+    or nothing says what ends a text.
+    """
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        config.refuse("its folder has no tokenizer.json, which says how the model splits text")
+    # Caches keep files behind links.
+    path = path.resolve()
+    file = check_tokenizer(path, num_rows)
+    content = read_regular(path, MAX_TOKENIZER_BYTES)
+    tokens = file.model.vocab | {token.content: token.id for token in file.added_tokens}
+    sources = _Sources(folder, config, tokens)
+    named = {
+        token.id
+        for token in file.added_tokens
+        if is_end(token.content, is_special=token.special is True)
+    }
+    end = sorted({*sources.ids("eos"), *named})
+    if not end:
+        config.refuse("no file of the folder names the token that ends a text")
+    ahead = _added_ahead(msgspec.json.decode(content, type=_PostProcessing).post_processor)
+    adds_start = ahead in tokens or sources.tokenizer.get("add_bos_token") is True
+    start = tokens.get(ahead, next(sources.ids("bos"), end[0]))
+    if not adds_start:
+        start = tokens.get(DOCUMENT_SEPARATOR, start)
+    return content, SpecialTokens(tuple(end), start, adds_start, _infill(tokens))
+
+
+class _Sources:
+    """The files that name special tokens."""
+
+    def __init__(self, folder: Path, config: Fields, tokens: Mapping[str, int]) -> None:
+        self._config = config
+        self._generation = read_optional_fields(folder / "generation_config.json")
+        self._tokens = tokens
+        self._ids = {*tokens.values()}
+        self._map = read_optional_fields(folder / "special_tokens_map.json")
+        self.tokenizer = read_optional_fields(folder / "tokenizer_config.json")
+
+    def ids(self, name: str) -> Iterator[int]:
+        """Yield the ids that any of the files gives to bos or eos, in their order."""
+        for fields in (self._generation, self._config):
+            value = fields.get(f"{name}_token_id")
+            for index in value if isinstance(value, list) else [value]:
+                if type(index) is int and index in self._ids:
+                    yield index
+        for fields in (self.tokenizer, self._map):
+            value = fields.get(f"{name}_token")
+            content = value.get("content") if isinstance(value, dict) else value
+            if isinstance(content, str) and content in self._tokens:
+                yield self._tokens[content]
+
+
+def _infill(tokens: Mapping[str, int]) -> tuple[int, ...]:
+    found = [
+        next((tokens[name] for name in names if name in tokens), None)
+        for names in INFILL_NAMES.values()
+    ]
+    return tuple(index for index in found if index is not None) if None not in found else ()
+
+
+def _added_ahead(post_processor: object) -> str:
+    """Name the token that a post-processor puts ahead of a text; empty if it puts none."""
+    match post_processor:
+        case {"type": "Sequence", "processors": [*processors]}:
+            return next(filter(None, map(_added_ahead, processors)), "")
+        case {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": str(name)}}, *_]}:
+            return name
+    return ""

