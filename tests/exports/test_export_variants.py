@@ -23,8 +23,8 @@ from graph_surgery import (
 
 from aobatch.errors import ModelError
 from aobatch.runners import Chunk
-from aobatch.runners.exported import ExportedRunner
-from aobatch.runners.schedule import Schedule
+from aobatch.runners.foreign import ExportedRunner
+from aobatch.runners.foreign_trial import Schedule
 
 EXACT = {
     "int32": (whole_numbers,),

@@ -11,7 +11,7 @@ from aobatch.models.convert.precisions import BlockInt8, recipes
 from aobatch.models.store.locate import read_checkpoint
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner
-from aobatch.runners.splitting import splits_freely
+from aobatch.runners.probes import splits_freely
 
 TOKENS = np.random.default_rng(4).integers(4, 512, (30, 100))
 PRECISIONS = ("fp32", "int8", "nbits8")

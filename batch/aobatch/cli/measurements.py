@@ -13,9 +13,9 @@ from aobatch.job.benchmark import KINDS, JobSpeed, benchmark_job
 from aobatch.job.speeds import Speed as MachineSpeed
 from aobatch.models.foreign import ExportedFolder
 from aobatch.models.store.folder import ModelFolder
+from aobatch.runners import session_threads, with_siblings
 from aobatch.runners.benchmark import BATCHES, PROMPTS, Speed, decode_speed, prefill_speed
 from aobatch.runners.ceiling import Ceiling
-from aobatch.runners.lanes import session_threads, with_siblings
 from aobatch.sampling.benchmark import SamplerSpeed, benchmark_sampler
 
 Item = TypeVar("Item")

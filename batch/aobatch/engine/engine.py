@@ -25,8 +25,7 @@ from aobatch.engine.sequence import RequestState, Result, Sequence
 from aobatch.engine.streaming import ChoiceStream, Delta, Listener
 from aobatch.errors import JobError
 from aobatch.models.tokenizer import Tokenizer
-from aobatch.runners import ModelRunner
-from aobatch.runners.lanes import with_siblings
+from aobatch.runners import ModelRunner, with_siblings
 from aobatch.sampling.sampler import Sampler
 
 NUM_KEPT = 512

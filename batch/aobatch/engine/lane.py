@@ -20,7 +20,7 @@ from aobatch.engine.slots import Intake, Slots
 from aobatch.engine.streaming import Delta
 from aobatch.models.tokenizer import Tokenizer
 from aobatch.runners import ModelRunner
-from aobatch.runners.watched import WatchedRunner
+from aobatch.runners.session import WatchedRunner
 from aobatch.sampling.draw import stream_key
 from aobatch.sampling.sampler import Sampler
 

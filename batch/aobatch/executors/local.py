@@ -151,7 +151,7 @@ def open_engine(folder: ModelFolder, config: EngineConfig, threads: int) -> "Eng
     # A finished job, which opens no engine, is not to wait for the runtime.
     from aobatch.engine.engine import Engine
     from aobatch.models.tokenizer import load_tokenizer
-    from aobatch.runners.lanes import session_threads
+    from aobatch.runners import session_threads
 
     lanes = min(config.num_lanes, threads)
     config = replace(config, num_lanes=lanes)
@@ -161,7 +161,7 @@ def open_engine(folder: ModelFolder, config: EngineConfig, threads: int) -> "Eng
 
 def open_runner(folder: ModelFolder, cache_dtype: CacheDtype, threads: int) -> "ModelRunner":
     """Open a model folder's graph with the runner that it needs."""
-    from aobatch.runners.exported import ExportedRunner
+    from aobatch.runners.foreign import ExportedRunner
     from aobatch.runners.onnx import OnnxRunner
 
     manifest, graph = folder.manifest, folder.graph(cache_dtype)

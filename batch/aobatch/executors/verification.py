@@ -12,7 +12,7 @@ from aobatch.models.foreign import open_export
 from aobatch.models.spec import Progress
 from aobatch.models.store.folder import MANIFEST, CacheDtype, ModelFolder, has_file, read_folder
 from aobatch.models.verification import Check, check_files
-from aobatch.runners.self_test import self_test
+from aobatch.runners.probes import self_test
 
 _AGAIN = "convert or import the model again"
 

@@ -9,8 +9,8 @@ import msgspec
 
 from aobatch.errors import AobatchError
 from aobatch.executors.memory import available_memory, container_limit
-from aobatch.executors.processor import num_cores, processor_features, processor_name
 from aobatch.models.store.catalogue import list_models, models_home
+from aobatch.runners.probes import num_cores, processor_features, processor_name
 
 MIN_MEMORY = 10**9
 """The default model and a few sequences."""

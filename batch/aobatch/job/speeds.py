@@ -10,11 +10,11 @@ from typing import Literal
 import msgspec
 
 from aobatch.errors import AobatchError, JobError
-from aobatch.executors.processor import processor_name
 from aobatch.files import write_whole
 from aobatch.job.report import UsageReport
 from aobatch.models.store.catalogue import resolve
 from aobatch.models.store.folder import CacheDtype, ModelFolder
+from aobatch.runners.probes import processor_name
 
 MIN_TOKENS, MIN_SECONDS = 1_000, 5.0
 """A job that read or drew fewer tokens, or was shorter, says nothing of speed."""

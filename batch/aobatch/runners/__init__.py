@@ -1,6 +1,7 @@
 """Runners: what computes logits; the engine knows them by one protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -64,3 +65,22 @@ class ModelRunner(Protocol):
     def copy(self, source: int, target: int, length: int) -> None:
         """Give slot target the first `length` tokens of slot source."""
         ...
+
+
+def session_threads(threads: int, num_lanes: int) -> int:
+    """Say how many threads a session may use, the caller's own included.
+
+    Each lane is a thread itself; what is left helps all of them inside their runs.
+    """
+    return threads - num_lanes + 1
+
+
+def with_siblings(runner: ModelRunner, num_lanes: int) -> list[ModelRunner]:
+    """Give a runner for each lane, the given one first."""
+    return [runner, *(runner.sibling() for _ in range(1, num_lanes))]
+
+
+def in_lanes(count: int, work: Callable[[int], None]) -> None:
+    """Call work(0) to work(count - 1) side by side; raise what one of them raises."""
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(work, range(count)))

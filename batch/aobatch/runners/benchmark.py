@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aobatch.runners import Chunk, ModelRunner
-from aobatch.runners.lanes import in_lanes
+from aobatch.runners import Chunk, ModelRunner, in_lanes
 
 BATCHES = (1, 16, 64, 128)
 """Rows of a measured decode step, over all lanes."""

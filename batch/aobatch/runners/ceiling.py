@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aobatch.models.products import product_model, products_of
-from aobatch.runners.lanes import in_lanes, session_threads
+from aobatch.runners import in_lanes, session_threads
 from aobatch.runners.session import Session, SessionOptions, integer_entries, open_session
 
 _RUNS = 4

@@ -1,7 +1,8 @@
 """ONNX Runtime sessions: how they are opened, and whether this processor multiplies rightly."""
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,62 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from aobatch.arrays import Logits, TokenIds
 from aobatch.errors import ModelError
 from aobatch.models.convert.writer import MICROSOFT, GraphWriter
+from aobatch.runners import Chunk, ModelRunner
+
+
+class Watch:
+    """The time since a run began."""
+
+    def __init__(self) -> None:
+        self._began: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds in the present run, 0 outside of one; any thread may ask."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._began = None
+
+
+class WatchedRunner:
+    """Runs as the given runner does; see `ModelRunner`."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self.watch = Watch()
+        self.vocab_size = runner.vocab_size
+        self.kv_bytes_per_token = runner.kv_bytes_per_token
+        self.interrupted = runner.interrupted
+        self.reserve = runner.reserve
+        self.copy = runner.copy
+        self._runner = runner
+
+    @property
+    def splits_freely(self) -> bool:
+        """Whether a prompt gives the same bits however it is cut into chunks of two or more."""
+        return self._runner.splits_freely
+
+    def sibling(self) -> "WatchedRunner":
+        """Give a runner with slots and a watch of its own over the same weights."""
+        return WatchedRunner(self._runner.sibling())
+
+    def prefill(self, chunks: Sequence[Chunk]) -> Logits:
+        """Take in chunks for neighbouring slots; the wanted positions' logits, [R, V]."""
+        with self.watch:
+            return self._runner.prefill(chunks)
+
+    def decode(self, token_ids: TokenIds, lengths: TokenIds) -> Logits:
+        """Add token_ids[i] to slot i, which holds lengths[i] tokens; its next logits, [B, V]."""
+        with self.watch:
+            return self._runner.decode(token_ids, lengths)
+
 
 # Packages of ONNX Runtime note what they are used for, under ~/.cache, and send it to their makers
 # unless this is set before they are loaded.

@@ -8,7 +8,6 @@ from types import ModuleType
 from aobatch.engine.config import EngineConfig
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.executors.local import LocalBackend
-from aobatch.executors.processor import num_cores
 from aobatch.executors.ray.cluster import connected
 from aobatch.executors.ray.distribution import model_digest
 from aobatch.executors.ray.executor import RayExecutor
@@ -17,6 +16,7 @@ from aobatch.executors.ray.pool import Pool
 from aobatch.executors.ray.rounds import CHUNK
 from aobatch.executors.ray.watch import Rules
 from aobatch.executors.ray.worker import Opener
+from aobatch.runners.probes import num_cores
 
 MAX_IN_FLIGHT = 100_000
 """Requests that the driver remembers at once, unless slots need more."""

@@ -5,9 +5,10 @@ numbers, and rows are computed together if each has the bits that it has alone. 
 sample: that it holds for all rows rests on kernels which sum row by row.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,74 @@ import numpy as np
 from aobatch.arrays import Logits
 from aobatch.models.foreign_layout import Layout, unusable
 from aobatch.runners import Chunk, ModelRunner
-from aobatch.runners.schedule import MAX_ROWS, Schedule
 from aobatch.runners.session import RunError
+
+MAX_ROWS = 64
+_WIDTH_STEP, _CHUNK_STEP = 64, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How rows are laid out; everything that shapes a row's numbers follows from the row alone."""
+
+    pads: bool
+    """Whether rows of different lengths are padded, or computed together only if none need be."""
+    max_rows: int
+    min_tokens: int = 1
+    """How many new tokens a run has at least; some kernels take one alone in another way."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Shape:
+    """What the rows of one run have in common."""
+
+    width: int
+    """Tokens behind which the new ones stand."""
+    num_new: int
+    """New tokens; 0 if rows may have different numbers of them."""
+
+
+def lengthening_shape(chunk: Chunk, schedule: Schedule) -> Shape:
+    """Give the shape in which attention that makes a longer cache computes a chunk.
+
+    Sums over a row's past have as many terms as it is wide, so the width is the row's own.
+    """
+    size = len(chunk.token_ids)
+    if not schedule.pads:
+        return Shape(chunk.start, size)
+    num_new = 1 if size == 1 else _rounded(size, _CHUNK_STEP)
+    return Shape(_rounded(chunk.start, _WIDTH_STEP), num_new)
+
+
+def sharing_shape(chunk: Chunk, schedule: Schedule) -> Shape:
+    """Give what chunks have in common for attention that writes into the cache which it reads.
+
+    It knows every row's length. Prompts that begin may differ in theirs, steps are all alike, and
+    several tokens behind others are computed alone (see `runs`), for the kernel takes one row then.
+    """
+    size = len(chunk.token_ids)
+    if chunk.start:
+        return Shape(1, size)
+    return Shape(0, 0 if schedule.pads else size)
+
+
+def runs(
+    shapes: Sequence[Shape], max_rows: int, *, of_neighbours: bool
+) -> Iterator[tuple[Shape, list[int]]]:
+    """Yield which rows are computed together, given by their places."""
+    order = list(range(len(shapes)))
+    if not of_neighbours:
+        order.sort(key=shapes.__getitem__)
+    for shape, members in groupby(order, key=shapes.__getitem__):
+        rows = list(members)
+        limit = 1 if of_neighbours and shape.width and shape.num_new > 1 else max_rows
+        for first in range(0, len(rows), limit):
+            yield shape, rows[first : first + limit]
+
+
+def _rounded(size: int, step: int) -> int:
+    return -(-size // step) * step
+
 
 _SIZES = (18, 3, 1, 9, 6)
 """Tokens of the prompts, which have the same number as the one of five before."""
