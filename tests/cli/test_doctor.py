@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from aobatch.cli import versions
 from aobatch.cli.main import aobatch
 from aobatch.errors import ModelError
-from aobatch.executors import memory
+from aobatch.executors import local as memory
 from aobatch.runners import session
 
 

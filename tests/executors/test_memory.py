@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from aobatch.executors import memory
+from aobatch.executors import local as memory
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, folder: Path, **files: str) -> None:

@@ -19,8 +19,8 @@ from ray_jobs import Place, read_product, write_input
 
 from aobatch.engine.config import EngineConfig
 from aobatch.executors.ray.backend import RayBackend
+from aobatch.executors.ray.driver import Rules
 from aobatch.executors.ray.pool import Member
-from aobatch.executors.ray.watch import Rules
 from aobatch.models.store.folder import ModelFolder
 
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.long]

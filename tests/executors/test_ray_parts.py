@@ -11,9 +11,11 @@ from aobatch.api.response import Choice, Usage
 from aobatch.engine.sequence import Result
 from aobatch.engine.streaming import Delta
 from aobatch.errors import RequestError
-from aobatch.executors.ray.mailbox import Mailbox
-from aobatch.executors.ray.messages import (
+from aobatch.executors.ray.backend import Share, share
+from aobatch.executors.ray.driver import Streams, Work
+from aobatch.executors.ray.worker import (
     Failure,
+    Mailbox,
     Order,
     Outcome,
     Piece,
@@ -24,9 +26,6 @@ from aobatch.executors.ray.messages import (
     outcome_of,
     result_of,
 )
-from aobatch.executors.ray.placement import Share, share
-from aobatch.executors.ray.streams import Streams
-from aobatch.executors.ray.work import Work
 
 USAGE = Usage(1, 2, 3)
 BODIES = [

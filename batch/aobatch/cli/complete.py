@@ -97,8 +97,7 @@ def complete(
 
     from aobatch.cli.progress import stage_progress
     from aobatch.engine.config import EngineConfig
-    from aobatch.executors.local import LocalBackend
-    from aobatch.executors.memory import default_kv_cache_bytes
+    from aobatch.executors.local import LocalBackend, default_kv_cache_bytes
     from aobatch.job.single import complete_one
 
     body = {name: value for name, value in fields.items() if value is not None}

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from aobatch.engine.config import EngineConfig
-from aobatch.executors.local import LocalBackend, open_runner
-from aobatch.executors.memory import default_kv_cache_bytes
+from aobatch.executors.local import LocalBackend, default_kv_cache_bytes, open_runner
 from aobatch.job.benchmark import KINDS, JobSpeed, benchmark_job
 from aobatch.job.speeds import Speed as MachineSpeed
 from aobatch.models.foreign import ExportedFolder

@@ -29,13 +29,13 @@ from aobatch.cli.options import (
     threads_option,
 )
 from aobatch.cli.parameters import Allowance, Duration
-from aobatch.cli.ray_backend import closing_backend, ray_backend
 from aobatch.cli.report_options import ReportOptions, report_options
 from aobatch.cli.run_command import HELP, RunCommand
 from aobatch.cli.signals import interruptible, limited_time
 from aobatch.cli.tables import say_report
 from aobatch.cli.validate import check_lines
 from aobatch.errors import UsageError
+from aobatch.executors.ray.backend import closing_backend, ray_backend
 
 if TYPE_CHECKING:
     from aobatch.executors import Backend
@@ -207,8 +207,7 @@ def job_configs(options: RunOptions) -> "Sequence[JobConfig]":
 def open_backend(options: RunOptions, stages: Callable[[str, int, int], None]) -> "Backend":
     """Choose where requests are computed."""
     from aobatch.engine.config import EngineConfig
-    from aobatch.executors.local import LocalBackend
-    from aobatch.executors.memory import default_kv_cache_bytes
+    from aobatch.executors.local import LocalBackend, default_kv_cache_bytes
 
     config = EngineConfig(
         max_num_seqs=options["max_num_seqs"],

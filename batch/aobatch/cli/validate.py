@@ -155,7 +155,7 @@ def job_config(options: CheckOptions) -> "JobConfig":
 def engine_config(options: CheckOptions) -> "EngineConfig":
     """Say how the engine would be configured."""
     from aobatch.engine.config import EngineConfig
-    from aobatch.executors.memory import default_kv_cache_bytes
+    from aobatch.executors.local import default_kv_cache_bytes
 
     config = EngineConfig(
         max_num_seqs=options["max_num_seqs"],

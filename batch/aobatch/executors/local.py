@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, TypeVar
 
 from aobatch.api.request import Request
 from aobatch.engine.config import EngineConfig
 from aobatch.engine.sequence import Result
 from aobatch.executors import Executor, ModelIdentity
-from aobatch.executors.memory import default_kv_cache_bytes
-from aobatch.executors.waiting import interruptible
 from aobatch.models.foreign import ExportedFolder, is_export, open_export
 from aobatch.models.store.catalogue import ensure, find_card, find_ready, resolve
 from aobatch.models.store.folder import (
@@ -31,6 +31,86 @@ if TYPE_CHECKING:
     from aobatch.engine.preparation import ModelLimits
     from aobatch.engine.streaming import Listener
     from aobatch.runners import ModelRunner
+
+
+T = TypeVar("T")
+
+
+def interruptible(function: Callable[[], T]) -> T:
+    """Call a function in a thread of its own and give or raise what it does.
+
+    Python hears signals between two steps of the main thread, which must not be in native code
+    then. After an exception from a signal the thread is left to itself.
+    """
+    outcomes: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            outcomes.put((function(), None))
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            outcomes.put((None, error))
+
+    Thread(target=work, name="waiting", daemon=True).start()
+    value, error = outcomes.get()
+    if error is not None:
+        raise error
+    return value  # type: ignore[return-value]
+
+
+MEMINFO = Path("/proc/meminfo")
+GROUP_LIMITS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (
+        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ),
+)
+"""Limit and use of the control group that a container sees as its own, version 2 and 1."""
+UNLIMITED = 2**60
+
+
+def default_kv_cache_bytes() -> int:
+    """Give what keys and values may take where nobody says: half of what is free."""
+    return available_memory() // 2
+
+
+def available_memory() -> int:
+    """Give the bytes that can be taken without pushing others out, within a container's limit."""
+    free = _system_memory()
+    for bound, taken in _group_limits():
+        free = min(free, max(0, bound - taken))
+    return free
+
+
+def container_limit() -> int | None:
+    """Give the bytes that a container allows its processes together; None without a limit."""
+    return min((bound for bound, _ in _group_limits()), default=None)
+
+
+def _group_limits() -> Iterator[tuple[int, int]]:
+    for limit, used in GROUP_LIMITS:
+        bound, taken = _number(limit), _number(used)
+        # Version 1 writes a limit beyond all memory where there is none.
+        if bound is not None and taken is not None and bound < UNLIMITED:
+            yield bound, taken
+
+
+def _system_memory() -> int:
+    try:
+        lines = MEMINFO.read_text().splitlines()
+    except OSError:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    fields = dict(line.split(":", 1) for line in lines)
+    return int(fields["MemAvailable"].split()[0]) * 1024
+
+
+def _number(path: Path) -> int | None:
+    """Read a number; None if the file is not there or says `max`."""
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
 
 
 def _show_nothing(_stage: str, _done: int, _total: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from aobatch.errors import AobatchError
-from aobatch.executors.memory import available_memory, container_limit
+from aobatch.executors.local import available_memory, container_limit
 from aobatch.models.store.catalogue import list_models, models_home
 from aobatch.runners.probes import num_cores, processor_features, processor_name
 

@@ -1,22 +1,46 @@
 """Models of the catalogue, computed by workers of Ray."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from types import ModuleType
+from typing import TYPE_CHECKING
 
+import click
+
+from aobatch.cli.command import is_given
+from aobatch.cli.console import say
 from aobatch.engine.config import EngineConfig
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.executors.local import LocalBackend
 from aobatch.executors.ray.cluster import connected
 from aobatch.executors.ray.distribution import model_digest
-from aobatch.executors.ray.executor import RayExecutor
-from aobatch.executors.ray.placement import share
+from aobatch.executors.ray.driver import CHUNK, RayExecutor, Rules
 from aobatch.executors.ray.pool import Pool
-from aobatch.executors.ray.rounds import CHUNK
-from aobatch.executors.ray.watch import Rules
 from aobatch.executors.ray.worker import Opener
 from aobatch.runners.probes import num_cores
+
+if TYPE_CHECKING:
+    from aobatch.executors import Backend
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a worker takes of its node."""
+
+    cpus: int
+    workers_per_node: int
+    """On the largest node, at most."""
+
+
+def share(node_cpus: Sequence[float], num_workers: int, cpus: int | None = None) -> Share:
+    """Give each worker as many CPUs as leave room for all workers; `cpus`, if it is given."""
+    sizes = [int(size) for size in node_cpus if size >= 1] or [1]
+    if cpus is None:
+        fitting = range(max(sizes), 0, -1)
+        cpus = next((c for c in fitting if sum(size // c for size in sizes) >= num_workers), 1)
+    return Share(cpus, max(1, min(num_workers, max(sizes) // cpus)))
+
 
 MAX_IN_FLIGHT = 100_000
 """Requests that the driver remembers at once, unless slots need more."""
@@ -110,3 +134,21 @@ class RayBackend:
 
 def _node_cpus(ray: ModuleType) -> list[float]:
     return [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+
+
+def ray_backend(
+    local: "LocalBackend", config: "EngineConfig", num_workers: int, *, keeps_cache_bytes: bool
+) -> "Backend":
+    """Give a backend whose workers compute; UsageError without Ray, once a model is opened."""
+    threads = click.get_current_context().params["threads"] if is_given("threads") else None
+
+    def warn(message: str) -> None:
+        say(message, level="warning", event="worker")
+
+    options = RayOptions(num_workers, threads, keeps_cache_bytes, warn)
+    return RayBackend(local, config, options)
+
+
+def closing_backend(backend: "Backend") -> "AbstractContextManager[Backend]":
+    """Give a block at whose end a backend lets go of what it holds, if it holds anything."""
+    return backend if isinstance(backend, AbstractContextManager) else nullcontext(backend)

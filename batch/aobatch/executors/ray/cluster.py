@@ -16,7 +16,7 @@ from types import ModuleType
 
 from aobatch.errors import BusyError, UsageError
 from aobatch.executors.ray.keeper import session_folder
-from aobatch.executors.ray.messages import first_line
+from aobatch.executors.ray.worker import first_line
 
 ADDRESS = "RAY_ADDRESS"
 OBJECT_STORE_BYTES = 256 << 20

@@ -14,8 +14,7 @@ from aobatch.engine.scheduler import weight
 from aobatch.errors import BusyError
 from aobatch.executors import ModelIdentity
 from aobatch.executors.ray.distribution import SentFile, send_model
-from aobatch.executors.ray.messages import Order, encode, first_line
-from aobatch.executors.ray.worker import Opener, Worker
+from aobatch.executors.ray.worker import Opener, Order, Worker, encode, first_line
 
 WATCH_SECONDS = 1.0
 """How often workers are looked at that say nothing."""

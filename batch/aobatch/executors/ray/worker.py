@@ -2,35 +2,184 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from threading import Thread
+from threading import Condition, Thread
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from aobatch.api.request import Request
+from aobatch.api.response import Choice, Usage
 from aobatch.engine.config import EngineConfig
-from aobatch.errors import JobError, ModelError
+from aobatch.engine.sequence import Result
+from aobatch.errors import ErrorCode, JobError, ModelError, RequestError
 from aobatch.executors import ModelIdentity
-from aobatch.executors.local import LocalBackend, fingerprint, open_model
-from aobatch.executors.memory import available_memory
+from aobatch.executors.local import LocalBackend, available_memory, fingerprint, open_model
 from aobatch.executors.ray.distribution import SentFile, find_model, receive_model, sent_place
-from aobatch.executors.ray.mailbox import Mailbox
-from aobatch.executors.ray.messages import (
-    Failure,
-    Missing,
-    Piece,
-    Ready,
-    Reply,
-    decode_order,
-    encode,
-    outcome_of,
-)
 from aobatch.models.store.catalogue import models_home
 
 if TYPE_CHECKING:
     from aobatch.engine.engine import Engine
     from aobatch.engine.streaming import Delta
+
+
+class Order(msgspec.Struct, frozen=True, array_like=True):
+    """Further requests for a worker, and how it is to answer."""
+
+    requests: list[Request]
+    patience: float
+    """Seconds to wait for the first result."""
+    interval: float
+    """Seconds to wait for further ones behind it."""
+
+
+class Fault(msgspec.Struct, frozen=True, array_like=True):
+    """The error that a request ended with."""
+
+    message: str
+    code: ErrorCode
+    param: str | None
+    status_code: int
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=0):
+    """A result, without its request."""
+
+    key: str
+    choices: tuple[Choice, ...]
+    usage: Usage
+    fault: Fault | None
+    seconds: float
+
+
+class Piece(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A piece of a stream."""
+
+    key: str
+    choice: Choice
+
+
+class Failure(msgspec.Struct, frozen=True, array_like=True):
+    """What an engine failed with; it computes nothing more."""
+
+    text: str
+    lacks_memory: bool
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker has done since its last reply."""
+
+    items: list[Outcome | Piece]
+    statistics: dict[str, float]
+    """Counts and seconds of its engine so far."""
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A worker has its engine."""
+
+    node: str
+    """The id of its node."""
+    process: int
+    version: str
+    """Of aobatch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A worker's node does not have the model."""
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode_order = msgspec.msgpack.Decoder(Order).decode
+decode_reply = msgspec.msgpack.Decoder(Reply).decode
+"""Refuses whatever is no reply with msgspec.ValidationError or DecodeError."""
+
+
+def outcome_of(result: Result) -> Outcome:
+    """Take the request out of a result: the driver has it."""
+    error, fault = result.error, None
+    if error is not None:
+        fault = Fault(error.message, error.code, error.param, error.status_code)
+    return Outcome(result.request.key, result.choices, result.usage, fault, result.seconds)
+
+
+def result_of(request: Request, outcome: Outcome) -> Result:
+    """Put the request back in."""
+    fault, error = outcome.fault, None
+    if fault is not None:
+        error = RequestError(
+            fault.message, code=fault.code, param=fault.param, status_code=fault.status_code
+        )
+    return Result(request, outcome.choices, outcome.usage, error, outcome.seconds)
+
+
+def first_line(error: BaseException) -> str:
+    """Say what an error of Ray is, which may explain itself at length."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
+class Mailbox:
+    """Requests that wait for an engine, and what it made of earlier ones.
+
+    An engine iterates over the requests; a None says that there are no more for now.
+    """
+
+    def __init__(self, on_arrival: Callable[[], None]) -> None:
+        """`on_arrival` is called whenever requests have come."""
+        self._on_arrival = on_arrival
+        self._requests: deque[Request] = deque()
+        self._items: list[Outcome | Piece] = []
+        self._failure: Failure | None = None
+        self._changed = Condition()
+
+    def __iter__(self) -> Iterator[Request | None]:
+        """Give itself."""
+        return self
+
+    def __next__(self) -> Request | None:
+        """Give the next request; never blocks, and never ends."""
+        with self._changed:
+            return self._requests.popleft() if self._requests else None
+
+    def add(self, requests: Iterable[Request]) -> None:
+        """Let requests wait behind the others."""
+        with self._changed:
+            self._requests.extend(requests)
+        self._on_arrival()
+
+    def give_back(self, count: int) -> list[str]:
+        """Take so many requests away again, those that came last; give their keys."""
+        with self._changed:
+            return [self._requests.pop().key for _ in range(min(count, len(self._requests)))]
+
+    def put(self, item: Outcome | Piece) -> None:
+        """Keep what the engine has made, until it is collected."""
+        with self._changed:
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def fail(self, failure: Failure) -> None:
+        """Note that the engine makes nothing more."""
+        with self._changed:
+            self._failure = failure
+            self._changed.notify_all()
+
+    def collect(
+        self, patience: float, interval: float
+    ) -> tuple[list[Outcome | Piece], Failure | None]:
+        """Wait for the first item, then for more; give all."""
+        with self._changed:
+            if self._changed.wait_for(lambda: self._items or self._failure, patience):
+                self._changed.wait_for(lambda: self._failure, interval)
+            items, self._items = self._items, []
+            return items, self._failure
 
 
 PARENT_SECONDS = 0.5
