@@ -9,8 +9,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import msgspec
 
 from aobatch.engine.config import EngineStatistics
-from aobatch.job.report import UsageReport
-from aobatch.job.summary import Summary
+from aobatch.job.report.summary import Summary
+from aobatch.job.report.usage import UsageReport
 
 NAMES = {int: "integer", float: "number", str: "string", types.NoneType: "null"}
 

@@ -14,7 +14,7 @@ from fakes import FakeBackend
 
 from aobatch.cli.main import aobatch
 from aobatch.errors import StorageError
-from aobatch.job import summary as module
+from aobatch.job.report import summary as module
 
 COMMAND = [sys.executable, str(Path(__file__).with_name("fake_command.py"))]
 

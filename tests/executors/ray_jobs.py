@@ -12,7 +12,7 @@ from aobatch.executors import Backend
 from aobatch.executors.local import LocalBackend
 from aobatch.executors.ray.backend import RayBackend, RayOptions
 from aobatch.job.config import JobConfig
-from aobatch.job.progress import Silent
+from aobatch.job.context import Silent
 from aobatch.job.runner import run_job
 
 REPORT_PARTS = ("requests", "usage", "finish_reasons", "by_model", "by_user", "completion_tokens")

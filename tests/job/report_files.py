@@ -3,17 +3,19 @@
 from msgspec.structs import replace
 
 from aobatch.api.response import Usage
-from aobatch.job.facts import with_cost
-from aobatch.job.prices import ModelPrice, Prices
-from aobatch.job.report import (
+from aobatch.job.report.facts import with_cost
+from aobatch.job.report.usage import (
     CountedChoice,
     CountedCompletion,
     JobFacts,
     ModelFacts,
+    ModelPrice,
+    Point,
+    Prices,
     UsageReport,
     UsageTally,
+    timeline,
 )
-from aobatch.job.timeline import Point, timeline
 
 HOSTILE = '<script>alert("1")</script>|`a`\n\x1b[2J\u202e@octocat'
 STATISTICS = {

@@ -9,7 +9,7 @@ from fakes import FakeBackend
 from job_files import PROMPTS, requests, run, write_input
 
 from aobatch.errors import OutputError, StorageError, UsageError
-from aobatch.job import failed_lines
+from aobatch.job import publish as failed_lines
 from aobatch.job.config import STREAM, JobConfig
 from aobatch.job.runner import run_job
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aobatch.job.histogram import NUM_BUCKETS, histogram, nice_step
+from aobatch.job.report.usage import NUM_BUCKETS, histogram, nice_step
 
 WHOLE = st.lists(st.integers(0, 200_000), min_size=1, max_size=300)
 REAL = st.lists(st.floats(0, 1e6, allow_nan=False), min_size=1, max_size=300)

@@ -6,7 +6,7 @@ import pytest
 
 from aobatch.errors import InputMissingError
 from aobatch.job.config import STREAM
-from aobatch.job.inputs import expand_inputs
+from aobatch.job.paths import expand_inputs
 
 FILES = [
     "a.jsonl",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aobatch.errors import InputError, StorageError
-from aobatch.job import database as module
+from aobatch.job import ledger as module
 from aobatch.job.ledger import Ledger, Record
 
 

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 from report_files import HOSTILE, full_report
 
-from aobatch.job.report import UsageTally
-from aobatch.job.reporting.markdown import code, report_markdown
+from aobatch.job.report.text import code, report_markdown
+from aobatch.job.report.usage import UsageTally
 
 
 def cells(line: str) -> list[str]:

@@ -10,10 +10,9 @@ from fakes import FakeBackend
 from job_files import requests, run, write_input
 
 from aobatch.errors import InputError, InputMissingError, JobError, UsageError
-from aobatch.job.config import JobConfig
+from aobatch.job.config import JobConfig, Selection, Shard
 from aobatch.job.merge import merge_shards
 from aobatch.job.runner import run_job
-from aobatch.job.selection import Selection, Shard
 
 LINES = [
     *requests(["a", "b", "fail c", "a"], user="ada"),

@@ -8,8 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from report_files import full_report
 
 from aobatch.errors import OutputError, UsageError
-from aobatch.job.reporting.metrics import check_metrics_extra, write_metrics
-from aobatch.job.summary import summarise
+from aobatch.job.report.summary import check_metrics_extra, summarise, write_metrics
 
 OUTPUT = Path('out "1".jsonl')
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

@@ -4,10 +4,9 @@ import pytest
 from msgspec.structs import replace
 from report_files import full_report
 
-from aobatch.job.report import UsageReport
-from aobatch.job.reporting.markdown import report_markdown
-from aobatch.job.reporting.page import report_page
-from aobatch.job.table import report_table
+from aobatch.job.report.page import report_page
+from aobatch.job.report.text import report_markdown, report_table
+from aobatch.job.report.usage import UsageReport
 
 COUNTED = {
     "worker_0_sampled_tokens": 3_000,

@@ -11,10 +11,9 @@ from job_files import requests, write_input
 
 from aobatch.errors import StorageError, UsageError
 from aobatch.formats.remote import Location, Remote, parse_location
-from aobatch.job.config import STREAM, JobConfig
-from aobatch.job.outputs import Targets, plan_jobs
+from aobatch.job.config import STREAM, JobConfig, Selection, Shard
+from aobatch.job.paths import Targets, plan_jobs
 from aobatch.job.runner import run_job
-from aobatch.job.selection import Selection, Shard
 
 DAY = 86_400
 

@@ -11,10 +11,8 @@ import pytest
 from report_files import HOSTILE, full_report
 
 from aobatch.errors import UsageError
-from aobatch.job.histogram import Histogram
-from aobatch.job.report import UsageReport, UsageTally
-from aobatch.job.reporting.charts import HEIGHT, WIDTH, course_chart, histogram_chart
-from aobatch.job.reporting.page import report_page
+from aobatch.job.report.page import HEIGHT, WIDTH, course_chart, histogram_chart, report_page
+from aobatch.job.report.usage import Histogram, UsageReport, UsageTally
 
 VOID = {"meta", "path", "rect", "br", "link", "img", "text"}
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

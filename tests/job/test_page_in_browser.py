@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from report_files import full_report
 
-from aobatch.job.reporting.page import report_page
+from aobatch.job.report.page import report_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]

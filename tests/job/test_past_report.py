@@ -10,8 +10,8 @@ from fakes import FakeBackend
 from job_files import PROMPTS, requests, run, write_input
 
 from aobatch.errors import InputError, InputMissingError
-from aobatch.job.past_report import past_report
-from aobatch.job.report import UsageReport
+from aobatch.job.report.facts import past_report
+from aobatch.job.report.usage import UsageReport
 
 LATER = {"prompt_tokens", "histograms", "timeline", "job", "cost"}
 """Parts of a report that earlier versions did not write."""

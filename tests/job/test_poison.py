@@ -14,8 +14,8 @@ from aobatch.api.request import Limits, Parser
 from aobatch.errors import ModelError
 from aobatch.executors import ModelIdentity
 from aobatch.job.config import JobConfig
+from aobatch.job.context import Silent
 from aobatch.job.in_flight import InFlight, noting_deaths
-from aobatch.job.progress import Silent
 from aobatch.job.runner import run_job
 
 FAKE_JOB = Path(__file__).with_name("fake_job.py")

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from aobatch.errors import InputMissingError, UsageError
-from aobatch.job.prices import cost_of, read_prices
-from aobatch.job.report import GroupUsage
+from aobatch.job.report.usage import GroupUsage, cost_of, read_prices
 
 TEXT = """
 currency = "EUR"

@@ -22,8 +22,7 @@ from aobatch.executors import Executor, ModelIdentity
 from aobatch.formats import remote
 from aobatch.formats.remote import parse_location
 from aobatch.job.config import JobConfig
-from aobatch.job.inputs import expand_inputs
-from aobatch.job.outputs import Targets, plan_jobs
+from aobatch.job.paths import Targets, expand_inputs, plan_jobs
 from aobatch.job.runner import JobOutcome, run_job
 
 LINES = b'{"prompt":"a"}\n{"prompt":"b"}\nnonsense\n'

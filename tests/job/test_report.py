@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from aobatch.api.response import Usage
-from aobatch.job.percentiles import percentiles
-from aobatch.job.report import CountedChoice, CountedCompletion, UsageTally
-from aobatch.job.table import report_table
+from aobatch.job.report.text import report_table
+from aobatch.job.report.usage import CountedChoice, CountedCompletion, UsageTally, percentiles
 
 
 def completion(model: str, num_prompt: int, num_completion: int) -> CountedCompletion:
@@ -87,7 +86,7 @@ def test_table_says_what_was_shared_and_how_full_the_slots_were(tally: UsageTall
 
 def test_number_and_length_of_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Names beyond the first ones share a group, and the groups still add up to the whole."""
-    monkeypatch.setattr("aobatch.job.report.MAX_GROUPS", 3)
+    monkeypatch.setattr("aobatch.job.report.usage.MAX_GROUPS", 3)
     tally = UsageTally()
     for index in range(10):
         tally.add_completion(completion("a", 1, 2), f"user {index % 5}", 0.5)

@@ -10,7 +10,7 @@ from job_files import output, run, write_input
 from aobatch.errors import RequestError
 from aobatch.executors import ModelIdentity
 from aobatch.job.ledger import Ledger
-from aobatch.job.resolution import MAX_NAME_LENGTH, NUM_MISSING, ModelDirectory
+from aobatch.job.models import MAX_NAME_LENGTH, NUM_MISSING, ModelDirectory
 
 
 def test_names_of_no_model_take_bounded_memory(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from job_files import PROMPTS, output, requests, run, write_input
 from aobatch.errors import InputError, JobError, ModelError, StorageError, UsageError
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.job.config import JobConfig
-from aobatch.job.progress import Silent
+from aobatch.job.context import Silent
 from aobatch.job.runner import run_job
 from aobatch.job.source import Source
 

@@ -9,7 +9,7 @@ from job_files import output, requests, run, write_input
 
 from aobatch.errors import UsageError
 from aobatch.formats import Row
-from aobatch.job.selection import Selection, Shard, parse_shard
+from aobatch.job.config import Selection, Shard, parse_shard
 
 LINES = [
     *requests(["a", "b", "a", "fail c"]),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from aobatch.job.speeds import Speed, known_speed, note_speed, speed_of_run
+from aobatch.job.plan import Speed, known_speed, note_speed, speed_of_run
 from aobatch.models.store.folder import ModelFolder
 
 STATISTICS = {

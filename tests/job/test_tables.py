@@ -13,7 +13,7 @@ from job_files import output, requests, run, write_input
 from aobatch.errors import InputError, StorageError, UsageError
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.job.config import JobConfig
-from aobatch.job.outputs import Targets, plan_jobs
+from aobatch.job.paths import Targets, plan_jobs
 from aobatch.job.runner import run_job
 
 PROMPTS = ["one", "two", "fail now", "three", "four"]

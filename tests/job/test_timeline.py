@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from aobatch.job import sampler
+from aobatch.job import compute as sampler
 from aobatch.job.ledger import Ledger
-from aobatch.job.reporting.courses import rates, run_starts, shares
-from aobatch.job.timeline import MAX_POINTS, Point, interval_after, joined, thinned, timeline
+from aobatch.job.report.page import rates, run_starts, shares
+from aobatch.job.report.usage import MAX_POINTS, Point, interval_after, joined, thinned, timeline
 
 WEEK = 7 * 86_400.0
 

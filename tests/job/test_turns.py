@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aobatch.api.response import Choice
-from aobatch.job.turns import Turns
+from aobatch.job.events import Turns
 
 LENGTHS = st.lists(st.integers(1, 5), min_size=1, max_size=5)
 

@@ -12,7 +12,7 @@ from job_files import output, requests, run, write_input
 
 from aobatch.errors import ModelError, RequestError, UnavailableModelError
 from aobatch.executors import Executor, ModelIdentity
-from aobatch.job.vocabularies import Vocabularies
+from aobatch.job.models import Vocabularies
 from aobatch.models.store.folder import ModelFolder
 
 MODELS = {"fake": "fp_1", "other": "fp_2", "third": "fp_3"}

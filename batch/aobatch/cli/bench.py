@@ -99,7 +99,7 @@ def _bench_model(options: BenchOptions) -> None:
     from aobatch.cli.measurements import measure
     from aobatch.cli.progress import stage_progress
     from aobatch.executors.local import pull
-    from aobatch.job.speeds import note_speed
+    from aobatch.job.plan import note_speed
 
     with interruptible(), stage_progress(is_quiet=options["as_json"]) as stages:
         folder = pull(options["model"], stages)

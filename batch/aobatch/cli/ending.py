@@ -14,8 +14,8 @@ from aobatch.cli.report_options import ReportOptions
 from aobatch.errors import JobError, UsageError
 
 if TYPE_CHECKING:
-    from aobatch.job.report import UsageReport
-    from aobatch.job.summary import Summary
+    from aobatch.job.report.summary import Summary
+    from aobatch.job.report.usage import UsageReport
     from aobatch.job.validation import LineCounts
 
 
@@ -54,7 +54,7 @@ class Ending:
                 message = f"folder {path.parent} of {name} does not exist; create it"
                 raise UsageError(message)
         if self.metrics_file is not None:
-            from aobatch.job.reporting.metrics import check_metrics_extra
+            from aobatch.job.report.summary import check_metrics_extra
 
             check_metrics_extra()
 
@@ -62,7 +62,7 @@ class Ending:
         """Write files, then the last line of all; give the exit code that is right by then."""
         if self.summary_file is None and self.metrics_file is None and not self.writes_line:
             return exit_code
-        from aobatch.job.summary import summary_line
+        from aobatch.job.report.summary import summary_line
 
         reason = message or self.message
         try:
@@ -76,20 +76,20 @@ class Ending:
         return exit_code
 
     def _summary(self, exit_code: int, reason: str | None) -> "Summary":
-        from aobatch.job.summary import summarise_all, with_checked
+        from aobatch.job.report.summary import summarise_all, with_checked
 
         summary = summarise_all(exit_code, reason, list(self.jobs.items()))
         return summary if self.checked is None else with_checked(summary, self.checked)
 
     def _write(self, summary: "Summary") -> None:
-        from aobatch.job.summary import summary_line, write_anywhere
+        from aobatch.job.report.summary import summary_line, write_anywhere
 
         if self.is_dry:
             return
         if self.summary_file is not None:
             write_anywhere(self.summary_file, f"{summary_line(summary)}\n".encode())
         if self.metrics_file is not None:
-            from aobatch.job.reporting.metrics import check_metrics_extra, write_metrics
+            from aobatch.job.report.summary import check_metrics_extra, write_metrics
 
             check_metrics_extra()
             (report,) = self.jobs.values() if len(self.jobs) == 1 else [None]

@@ -126,7 +126,7 @@ def file_options(command: F) -> F:
 
 def input_files(options: InputOptions, *written: "Location | None") -> "tuple[Location, ...]":
     """Find the files that the inputs name, without those that are written."""
-    from aobatch.job.inputs import expand_inputs
+    from aobatch.job.paths import expand_inputs
 
     return expand_inputs(options["inputs"], [path for path in written if path is not None])
 
@@ -153,7 +153,7 @@ def columns_of(options: InputOptions) -> dict[str, str]:
 
 def plan(config: "JobConfig", options: FileOptions) -> "Sequence[JobConfig]":
     """Give the jobs that the command line asks for, each with its output."""
-    from aobatch.job.outputs import Targets, plan_jobs
+    from aobatch.job.paths import Targets, plan_jobs
 
     targets = Targets(options["output"], options["errors"], options["state_dir"])
     return plan_jobs(config, targets)

@@ -9,7 +9,7 @@ from typing import TypeVar
 from aobatch.engine.config import EngineConfig
 from aobatch.executors.local import LocalBackend, default_kv_cache_bytes, open_runner
 from aobatch.job.benchmark import KINDS, JobSpeed, benchmark_job
-from aobatch.job.speeds import Speed as MachineSpeed
+from aobatch.job.plan import Speed as MachineSpeed
 from aobatch.models.foreign import ExportedFolder
 from aobatch.models.store.folder import ModelFolder
 from aobatch.runners import session_threads, with_siblings

@@ -53,7 +53,7 @@ stand beside them. Usage, reports and event files are put together as well.
 def merge(shards: tuple[Path, ...], output: Path, prices: Path | None, *, quiet: bool) -> None:
     """Put the outputs of all shards of a job together."""
     from aobatch.job.merge import merge_shards
-    from aobatch.job.prices import read_prices
+    from aobatch.job.report.usage import read_prices
 
     with interruptible():
         report = merge_shards(shards, output, read_prices(prices) if prices else None)

@@ -11,7 +11,7 @@ from aobatch.cli.parameters import ByteSize, NamedValue
 from aobatch.errors import UsageError
 
 if TYPE_CHECKING:
-    from aobatch.job.selection import Selection
+    from aobatch.job.config import Selection
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 
@@ -141,7 +141,7 @@ class SelectionOptions(TypedDict):
 
 def selection_of(options: SelectionOptions) -> "Selection":
     """Say which lines are asked for; UsageError if the options do not go together."""
-    from aobatch.job.selection import Selection, Shard, parse_shard
+    from aobatch.job.config import Selection, Shard, parse_shard
 
     limit, sample, shard = options["limit"], options["sample"], options["shard"]
     if limit is not None and sample is not None:

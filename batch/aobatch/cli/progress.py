@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from tqdm import tqdm
 
 from aobatch.cli.console import say, shows_bars
-from aobatch.job.progress import Progress, Silent
+from aobatch.job.context import Progress, Silent
 from aobatch.text import counted, escape
 
 LINE_SECONDS = 30.0

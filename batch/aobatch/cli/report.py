@@ -72,12 +72,10 @@ def report(
 ) -> None:
     """Show the usage report of a job again."""
     from aobatch.job.config import local_path
-    from aobatch.job.facts import with_cost
-    from aobatch.job.past_report import past_report
-    from aobatch.job.prices import read_prices
-    from aobatch.job.report import report_json
-    from aobatch.job.reporting.markdown import report_markdown
-    from aobatch.job.reporting.page import report_page
+    from aobatch.job.report.facts import past_report, with_cost
+    from aobatch.job.report.page import report_page
+    from aobatch.job.report.text import report_markdown
+    from aobatch.job.report.usage import read_prices, report_json
 
     if [json_path, html_path, markdown_path].count(STREAM) > 1:
         message = "only one form of the report fits on standard output; name files for the others"
@@ -97,7 +95,7 @@ def report(
 
 def _put(path: Path, content: bytes) -> None:
     """Write a form of the report where it belongs."""
-    from aobatch.job.summary import write_anywhere
+    from aobatch.job.report.summary import write_anywhere
 
     if path == STREAM:
         show(content.decode(), end="")

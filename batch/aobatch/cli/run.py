@@ -151,8 +151,8 @@ def run(**options: Unpack[RunOptions]) -> None:
 def _run(options: RunOptions, ending: Ending) -> tuple[int, int]:
     """Run the jobs; give how many lines failed, and of how many."""
     from aobatch.cli.progress import job_progress, stage_progress
+    from aobatch.job.plan import note_run
     from aobatch.job.runner import run_job
-    from aobatch.job.speeds import note_run
 
     num_failed = num_lines = 0
     with (
@@ -179,7 +179,7 @@ def _run(options: RunOptions, ending: Ending) -> tuple[int, int]:
 def job_configs(options: RunOptions) -> "Sequence[JobConfig]":
     """Say which jobs the options ask for; UsageError if they do not go together."""
     from aobatch.job.config import JobConfig
-    from aobatch.job.prices import read_prices
+    from aobatch.job.report.usage import read_prices
 
     config = JobConfig(
         inputs=input_files(options, options["output"], options["errors"]),

@@ -8,7 +8,7 @@ import click
 from aobatch.cli.console import color_choice, logs_json, say, standard_output, write_error
 
 if TYPE_CHECKING:
-    from aobatch.job.report import UsageReport
+    from aobatch.job.report.usage import UsageReport
 
 _STYLES: dict[str, dict[str, object]] = {
     "header": {"dim": True},
@@ -43,7 +43,7 @@ def show_report(report: "UsageReport") -> None:
 
 
 def _painted(report: "UsageReport") -> Iterator[str]:
-    from aobatch.job.table import report_lines
+    from aobatch.job.report.text import report_lines
 
     # Names in the lines are escaped; escaping them once more would take the colours away.
     for line in report_lines(report):

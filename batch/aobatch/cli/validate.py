@@ -32,9 +32,9 @@ from aobatch.cli.signals import interruptible
 if TYPE_CHECKING:
     from aobatch.engine.config import EngineConfig
     from aobatch.job.config import JobConfig
+    from aobatch.job.models import Vocabulary
     from aobatch.job.plan import Plan
     from aobatch.job.validation import BatchError, Validation
-    from aobatch.job.vocabularies import Vocabulary
 
 SHOWN = 20
 """Bad lines that the table has one by one."""
@@ -103,11 +103,10 @@ def validate(**options: Unpack[ValidateOptions]) -> None:
 
 def check_lines(options: CheckOptions, *, as_json: bool) -> "Validation":
     """Show every bad line and what the others will take."""
-    from aobatch.job.plan import plan_of
-    from aobatch.job.speeds import known_speed
+    from aobatch.job.models import Vocabularies
+    from aobatch.job.plan import known_speed, plan_of
+    from aobatch.job.validation import ErrorSpool
     from aobatch.job.validation import validate as validate_job
-    from aobatch.job.validation_json import ErrorSpool
-    from aobatch.job.vocabularies import Vocabularies
 
     options["model"], find = known_model(options["model"])
     config, engine = job_config(options), engine_config(options)
@@ -173,7 +172,7 @@ class ShownErrors:
 
     def add(self, error: "BatchError") -> None:
         """Show a bad line, or count it."""
-        from aobatch.job.validation_table import error_line
+        from aobatch.job.validation import error_line
 
         self._count += 1
         if self._count <= SHOWN:
@@ -181,7 +180,7 @@ class ShownErrors:
 
     def close(self, found: "Validation") -> None:
         """Say how many were not shown, and all else."""
-        from aobatch.job.validation_table import validation_table
+        from aobatch.job.validation import validation_table
 
         if self._count > SHOWN:
             show(f"and {self._count - SHOWN:,} bad lines more; --json lists all")

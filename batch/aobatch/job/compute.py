@@ -1,17 +1,174 @@
 """Every request that has no result yet through the executor of its model, into the ledger."""
 
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    closing,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass
 from itertools import chain
 
+from aobatch.api.errors import NUMERICAL_ERROR
 from aobatch.api.request import FailedLine, Request
-from aobatch.errors import JobError, ModelError, RequestError
+from aobatch.engine.sequence import Result
+from aobatch.errors import AobatchError, JobError, ModelError, RequestError
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.executors.isolated import IsolatedExecutor
-from aobatch.job.context import Job
-from aobatch.job.recording import EngineFailureError, record_results
+from aobatch.job.context import Job, record_of
+from aobatch.job.events import EventFiles
+from aobatch.job.ledger import Ledger
+from aobatch.job.report.usage import MAX_POINTS, Point, interval_after, thinned
+
+Statistics = Callable[[], Mapping[str, float]]
+
+
+class TimelineRecorder:
+    """Notes what an executor has computed, now and then, behind the points of earlier runs."""
+
+    def __init__(self, ledger: Ledger, statistics: Statistics) -> None:
+        self._ledger = ledger
+        self._statistics = statistics
+        self._num_lines = 0
+        self._points = ledger.points()
+        self._before = self._points[-1] if self._points else Point()
+        self._run = int(ledger.statistics.get("runs", 1))
+        self._started = time.monotonic()
+        self._is_stopped = threading.Event()
+
+    def count_line(self) -> None:
+        """Count a result."""
+        self._num_lines += 1
+
+    def work(self) -> None:
+        """Note points until it is stopped."""
+        # A ledger that cannot be written is the business of whoever writes results.
+        with suppress(JobError):
+            while not self._is_stopped.wait(interval_after(self._points[-1].seconds)):
+                self.note()
+
+    def note(self) -> None:
+        """Add the point of this moment."""
+        seen, before = self._statistics(), self._before
+        point = Point(
+            self._run,
+            round(before.seconds + time.monotonic() - self._started, 3),
+            before.lines + self._num_lines,
+            before.prompt_tokens + int(seen.get("prefill_tokens", 0)),
+            before.new_tokens + int(seen.get("sampled_tokens", 0)),
+            before.rows + int(seen.get("decode_rows", 0)),
+            before.slots + int(seen.get("decode_slots", 0)),
+        )
+        self._points.append(point)
+        if len(self._points) > MAX_POINTS:
+            self._points = thinned(self._points)
+            self._ledger.replace_points(self._points)
+        else:
+            self._ledger.add_point(point)
+
+    def stop(self) -> None:
+        """Note no more."""
+        self._is_stopped.set()
+
+
+@contextmanager
+def recorded_timeline(ledger: Ledger, statistics: Statistics) -> Iterator[TimelineRecorder]:
+    """Note points while the block runs, one at its beginning and one at its end."""
+    recorder = TimelineRecorder(ledger, statistics)
+    recorder.note()
+    thread = threading.Thread(target=recorder.work, name="timeline", daemon=True)
+    thread.start()
+    try:
+        yield recorder
+    finally:
+        recorder.stop()
+        thread.join()
+        with suppress(JobError):
+            recorder.note()
+
+
+MAX_LEADING_FAILURES = 8
+"""When so many first results of a model hold no usable number, it is the model that is broken."""
+
+
+class EngineFailureError(Exception):
+    """The executor failed at one of the requests under way; which one is not known."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def record_results(
+    job: Job, model: ModelIdentity, executor: Executor, requests: Iterable[Request]
+) -> int:
+    """Compute requests and keep their results; give how many there were.
+
+    EngineFailureError if the executor fails, ModelError if the model computes no numbers.
+    """
+    num_results, write_seconds, proof = 0, 0.0, _Proof(job, model)
+    try:
+        with (
+            recorded_timeline(job.ledger, lambda: executor.statistics) as timeline,
+            closing(EventFiles(job, model)) as events,
+            closing(executor.run(requests, events.add)) as results,
+        ):
+            for result in _guarded(results):
+                started = time.perf_counter()
+                events.end(result)
+                job.ledger.add(record_of(job, model, result))
+                proof.take_in(result)
+                job.in_flight.end(result.request.key)
+                job.progress.advance(1, result.usage.completion_tokens)
+                timeline.count_line()
+                num_results += 1
+                write_seconds += time.perf_counter() - started
+    finally:
+        job.ledger.add_statistics({"write_seconds": write_seconds})
+        job.ledger.add_statistics(executor.statistics)
+    return num_results
+
+
+def _guarded(results: Iterable[Result]) -> Iterator[Result]:
+    """Tell failures of the executor, which are not on purpose, from all others."""
+    try:
+        yield from results
+    except AobatchError:
+        raise
+    except Exception as error:  # whatever a request may set off in the engine
+        raise EngineFailureError(error) from error
+
+
+class _Proof:
+    """Whether a model computes usable numbers at all, as its first results show."""
+
+    def __init__(self, job: Job, model: ModelIdentity) -> None:
+        self._job = job
+        self._model = model
+        self._leading: list[str] = []
+        self._is_given = False
+
+    def take_in(self, result: Result) -> None:
+        """Look at a recorded result; ModelError, and no record, if it is one too many without."""
+        if self._is_given or result.error is None or result.error.code != NUMERICAL_ERROR:
+            self._is_given = True
+            return
+        self._leading.append(result.request.key)
+        # A model that a line names is no reason to end the job.
+        is_of_lines = self._job.models.is_of_lines(self._model)
+        if len(self._leading) == MAX_LEADING_FAILURES and not is_of_lines:
+            self._job.ledger.forget(self._leading)
+            message = (
+                f"model {self._model.name} computes NaN or infinity: none of its first "
+                f"{MAX_LEADING_FAILURES} results has usable numbers; convert or import it again"
+            )
+            raise ModelError(message)
+
 
 DEATHS_BEFORE_ISOLATION = 2
 """So many processes may die while they compute a request before it gets one of its own."""

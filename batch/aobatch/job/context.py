@@ -4,19 +4,60 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
-from aobatch.errors import UsageError
-from aobatch.executors import Backend
+from aobatch.api.errors import ErrorObject, error_object
+from aobatch.api.request import Request
+from aobatch.api.response import Choice, Completion, Usage, completion_id
+from aobatch.engine.sequence import Result
+from aobatch.errors import RequestError, UsageError
+from aobatch.executors import Backend, ModelIdentity
 from aobatch.job.config import JobConfig
 from aobatch.job.in_flight import InFlight
-from aobatch.job.ledger import Ledger
-from aobatch.job.progress import Progress
-from aobatch.job.resolution import ModelDirectory
+from aobatch.job.ledger import Ledger, Record
+from aobatch.job.models import ModelDirectory
 from aobatch.job.source import Source
+
+
+class Progress(Protocol):
+    """Someone who watches a job."""
+
+    def start(self, total: int, known: int) -> None:
+        """Hear how many lines there are, and how many an earlier run has answered."""
+        ...
+
+    def advance(self, num_lines: int, num_tokens: int) -> None:
+        """Hear that further lines were answered with so many new tokens."""
+        ...
+
+    def warn(self, message: str) -> None:
+        """Hear of something that went wrong and does not stop the job."""
+        ...
+
+    def close(self) -> None:
+        """Hear that nothing more will be computed."""
+        ...
+
+
+class Silent:
+    """Watches nothing."""
+
+    def start(self, total: int, known: int) -> None:
+        """Ignore the start."""
+
+    def advance(self, num_lines: int, num_tokens: int) -> None:
+        """Ignore an answer."""
+
+    def warn(self, message: str) -> None:
+        """Ignore a warning."""
+
+    def close(self) -> None:
+        """Ignore the end."""
+
 
 RESULTS_VERSION = 1
 """Raised when the same settings would give other results than an earlier version gave."""
@@ -98,3 +139,42 @@ def _without_texts(defaults: Mapping[str, object]) -> dict[str, object]:
 
 def _canonical(value: object) -> str:
     return json.dumps(msgspec.to_builtins(value), sort_keys=True, ensure_ascii=False)
+
+
+def record_of(job: Job, model: ModelIdentity, result: Result) -> Record:
+    """Give the record of a result: the whole completion object, or the error object."""
+    request = result.request
+    if result.error is not None:
+        body = msgspec.json.encode(error_object(result.error))
+        return Record(request.key, result.error.status_code, body, seconds=result.seconds)
+    completion = completion_of(job, model, request, result.choices, result.usage)
+    return Record(
+        request.key,
+        200,
+        msgspec.json.encode(completion),
+        result.usage.prompt_tokens,
+        result.usage.completion_tokens,
+        result.seconds,
+    )
+
+
+def completion_of(
+    job: Job, model: ModelIdentity, request: Request, choices: Sequence[Choice], usage: Usage
+) -> Completion:
+    """Write the response object of a request, or of a piece of it."""
+    return Completion(
+        id=completion_id(request.key),
+        created=job.created,
+        model=job.models.asked_name(request.body.model) or model.name,
+        choices=choices,
+        usage=usage,
+        system_fingerprint=model.fingerprint,
+    )
+
+
+def stored_error(record: Record) -> RequestError:
+    """Give the error of a failed request as it was recorded."""
+    error = msgspec.json.decode(record.body, type=ErrorObject)
+    return RequestError(
+        error.message, code=error.code, param=error.param, status_code=record.status_code
+    )

@@ -1,24 +1,56 @@
 """The outputs of all shards of a job as the output that the whole job would have."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import structs
 
 from aobatch.errors import InputError, InputMissingError, UsageError
 from aobatch.files import replacing, storage_error
 from aobatch.formats import read_records, write_records
-from aobatch.job.config import JobConfig
-from aobatch.job.database import reading
-from aobatch.job.facts import with_cost
-from aobatch.job.marker import Marker, read_marker, write_marker, write_report
-from aobatch.job.prices import Prices
-from aobatch.job.report import UsageReport
-from aobatch.job.report_sum import add_reports
-from aobatch.job.selection import Shard
-from aobatch.job.source import digest_file
-from aobatch.job.state import StateFolder, check_output, open_state, state_path
-from aobatch.job.stream import stream_folder
+from aobatch.job.config import JobConfig, Shard
+from aobatch.job.events import stream_folder
+from aobatch.job.ledger import reading
+from aobatch.job.report.facts import with_cost
+from aobatch.job.report.usage import JobFacts, Prices, UsageReport, UsageTally, joined
+from aobatch.job.source import StateFolder, check_output, digest_file, open_state, state_path
+from aobatch.job.status import Marker, read_marker, write_marker, write_report
+
+
+def add_reports(
+    reports: Sequence[UsageReport], measures: Iterable[tuple[int, int, float]]
+) -> UsageReport:
+    """Add reports up; the measures are tokens and seconds of each completed request.
+
+    Seconds are added too, so that tokens a second are those of one machine at work, and the course
+    over time is that of the parts one after another, wherever they were computed.
+    """
+    tally = UsageTally()
+    statistics: dict[str, float] = {}
+    for report in reports:
+        tally.add_report(report)
+        for name, value in report.statistics.items():
+            statistics[name] = statistics.get(name, 0) + value
+    for measure in measures:
+        tally.add_measures(*measure)
+    facts = [report.job for report in reports if report.job is not None]
+    return structs.replace(
+        tally.report(statistics),
+        timeline=joined(report.timeline for report in reports),
+        job=_sum_whole(facts) if facts else None,
+    )
+
+
+def _sum_whole(facts: Sequence[JobFacts]) -> JobFacts:
+    models = {model.name: model for fact in facts for model in fact.models}
+    return structs.replace(
+        facts[0],
+        lines=sum(fact.lines for fact in facts),
+        created=min(fact.created for fact in facts),
+        models=list(models.values()),
+    )
 
 
 @dataclass(frozen=True, slots=True)

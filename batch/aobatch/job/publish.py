@@ -2,27 +2,204 @@
 
 import io
 import sys
+import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 import msgspec
 
 from aobatch.api.request import FailedLine, Request
 from aobatch.api.response import failed_line, render_failure, render_success
-from aobatch.errors import InputError, RequestError, unwritable_output
-from aobatch.files import replacing
-from aobatch.formats import write_records
-from aobatch.job.config import STREAM
-from aobatch.job.context import Job
-from aobatch.job.facts import finished_report
-from aobatch.job.failed_lines import FailedLines
+from aobatch.errors import (
+    InputError,
+    InputMissingError,
+    OutputError,
+    RequestError,
+    UsageError,
+    unwritable_output,
+)
+from aobatch.files import replacing, write_whole
+from aobatch.formats import remote, write_records
+from aobatch.formats.remote import Remote
+from aobatch.job.config import STREAM, JobConfig
+from aobatch.job.context import Job, stored_error
 from aobatch.job.ledger import Record
-from aobatch.job.marker import write_report
-from aobatch.job.records import stored_error
-from aobatch.job.report import CountedCompletion, UsageReport, UsageTally
+from aobatch.job.report.facts import finished_report
+from aobatch.job.report.usage import CountedCompletion, UsageReport, UsageTally
+from aobatch.job.source import StateFolder, digest_file
+from aobatch.job.status import write_report
 from aobatch.text import escape
+
+BY_BACKSLASH = frozenset(" #*:?[]")
+BY_REFERENCE = {"$": "$$", "=": "$(or =)"}
+UNWRITABLE = frozenset("%;|\t\n\r")
+"""What make takes for something else however it is escaped."""
+
+
+def check_depfile(config: JobConfig) -> None:
+    """Refuse a dependency file that could not be written, before anything is computed."""
+    if config.depfile is None:
+        return
+    if config.output == STREAM or config.uploads:
+        message = "make follows files: name one with --output, or leave out --depfile"
+        raise UsageError(message)
+    if config.depfile in (config.output, config.errors, *config.inputs):
+        message = f"--depfile {config.depfile} is a file of the job; name another one"
+        raise UsageError(message)
+    if not config.depfile.parent.is_dir():
+        message = f"folder {config.depfile.parent} of --depfile does not exist; create it"
+        raise OutputError(message)
+    for path in (config.output, *_named(config)):
+        escape_for_make(path)
+
+
+def write_depfile(config: JobConfig, models: Iterable[Path]) -> None:
+    """Write what the output of a job hangs on, if the job is to have such a file."""
+    if config.depfile is None:
+        return
+    paths = [escape_for_make(path) for path in (*_named(config), *_files_of(models))]
+    rule = " \\\n  ".join([f"{escape_for_make(config.output)}:", *paths])
+    # Without a rule of its own, a file that is gone would stop make instead of a new run.
+    gone = "".join(f"\n{path}:\n" for path in paths)
+    write_whole(config.depfile, f"{rule}\n{gone}".encode(errors="surrogateescape"))
+
+
+def escape_for_make(path: Path) -> str:
+    """Write a path so that make reads it as one name; UsageError if there is no way."""
+    text = str(path)
+    if not UNWRITABLE.isdisjoint(text):
+        message = f"make cannot take the name {text!r}; choose another one or leave out --depfile"
+        raise UsageError(message)
+    escaped = "".join(_escaped(text))
+    return f"./{escaped}" if text.startswith("~") else escaped
+
+
+def _escaped(text: str) -> Iterator[str]:
+    num_backslashes = 0
+    for character in text:
+        if character in BY_BACKSLASH:
+            # Backslashes ahead of an escaped character are escapes themselves.
+            yield "\\" * num_backslashes + "\\"
+        num_backslashes = num_backslashes + 1 if character == "\\" else 0
+        yield BY_REFERENCE.get(character, character)
+
+
+def _named(config: JobConfig) -> list[Path]:
+    """Give the files that the job names; make knows none of those that are elsewhere."""
+    paths = (*config.inputs, config.settings_file)
+    return [path for path in paths if isinstance(path, Path) and path != STREAM]
+
+
+def _files_of(models: Iterable[Path]) -> list[Path]:
+    # A graph that was exported may be named itself, or lie in a folder of the folder.
+    named = {model if model.is_dir() else model.parent for model in models if model.exists()}
+    folders = sorted(named | {model / "onnx" for model in named if (model / "onnx").is_dir()})
+    return [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
+
+
+MAX_BYTES_IN_MEMORY = 2**20
+
+
+class FailedLines:
+    """Keeps failed lines until all are known; they pass through a file that has no name."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Keep nothing if path is None."""
+        self._path = path
+        self._lines: IO[bytes] | None = None
+
+    def __enter__(self) -> "FailedLines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lines is not None:
+            self._lines.close()
+
+    def add(self, record: bytes) -> bytes:
+        """Keep a line, and give it back."""
+        if self._path is not None:
+            if self._lines is None:
+                self._lines = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - see __exit__
+                    MAX_BYTES_IN_MEMORY, dir=str(self._path.parent)
+                )
+            self._lines.write(record + b"\n")
+        return record
+
+    def publish(self) -> None:
+        """Write the file, also if no line failed."""
+        if self._path is None:
+            return
+        with replacing(self._path) as stream:
+            write_records(self._records(), stream, self._path)
+
+    def _records(self) -> Iterator[bytes]:
+        if self._lines is not None:
+            self._lines.seek(0)
+            yield from (line.removesuffix(b"\n") for line in self._lines)
+
+
+class Uploaded(msgspec.Struct, frozen=True):
+    """What was uploaded, and what its store said of it then."""
+
+    digest: str
+    identity: str | None
+
+
+def upload_files(config: JobConfig, state: StateFolder) -> None:
+    """Upload the files of a published job whose stores do not have them; the output comes last."""
+    known = _read(state.uploaded)
+    for path, target in config.uploads:
+        digest = digest_file(path)
+        uploaded = known.get(str(target))
+        if uploaded is None or uploaded != Uploaded(digest, _identify(target)):
+            _upload(path, target)
+            known[str(target)] = Uploaded(digest, _identify(target))
+            write_whole(state.uploaded, msgspec.json.encode(known))
+
+
+def check_uploads(config: JobConfig) -> None:
+    """Refuse stores that could not take the files, before anything is computed for them."""
+    for _, target in config.uploads:
+        remote.check_writable(target)
+
+
+def _upload(path: Path, target: Remote) -> None:
+    """Upload a file in a thread of its own, so that a signal is heard meanwhile.
+
+    A store shows an object when its stream is closed. A thread that is left behind closes it with
+    all bytes, or dies with the process before: never with a part of them.
+    """
+    failures: list[Exception] = []
+
+    def upload() -> None:
+        try:
+            remote.upload(path, target)
+        except Exception as error:  # noqa: BLE001 - raised again below, in the caller's thread
+            failures.append(error)
+
+    thread = threading.Thread(target=upload, name=f"upload of {path.name}", daemon=True)
+    thread.start()
+    thread.join()
+    for failure in failures:
+        raise failure
+
+
+def _identify(target: Remote) -> str | None:
+    try:
+        return remote.identify(target)
+    except InputMissingError:
+        return None
+
+
+def _read(path: Path) -> dict[str, Uploaded]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Uploaded])
+    except (FileNotFoundError, msgspec.DecodeError):
+        return {}
+
 
 GROUP_LINES = 32
 """Lines whose results are looked up together; each may take megabytes."""

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from aobatch.executors import Backend
 from aobatch.job.compute import compute
 from aobatch.job.config import STREAM, JobConfig
-from aobatch.job.context import Job, begin_job
-from aobatch.job.depfile import check_depfile, write_depfile
-from aobatch.job.facts import with_cost
+from aobatch.job.context import Job, Progress, Silent, begin_job
 from aobatch.job.in_flight import noting_deaths
 from aobatch.job.ledger import Ledger
-from aobatch.job.marker import (
+from aobatch.job.publish import check_depfile, check_uploads, publish, upload_files, write_depfile
+from aobatch.job.report.facts import with_cost
+from aobatch.job.report.usage import UsageReport
+from aobatch.job.source import StateFolder, check_inputs, check_output, open_source, open_state
+from aobatch.job.status import (
     Marker,
     has_same_settings,
     is_current,
@@ -20,12 +22,6 @@ from aobatch.job.marker import (
     read_marker,
     refresh,
 )
-from aobatch.job.progress import Progress, Silent
-from aobatch.job.publish import publish
-from aobatch.job.report import UsageReport
-from aobatch.job.source import check_inputs, open_source
-from aobatch.job.state import StateFolder, check_output, open_state
-from aobatch.job.upload import check_uploads, upload_files
 
 
 @dataclass(frozen=True, slots=True)

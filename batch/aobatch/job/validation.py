@@ -1,5 +1,6 @@
 """All lines of a job checked ahead of computing any: what is wrong, and what the rest will take."""
 
+import math
 import tempfile
 from array import array
 from collections import Counter
@@ -7,7 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from tempfile import SpooledTemporaryFile
+from types import TracebackType
+from typing import Self, TypeAlias
 
 import msgspec
 
@@ -17,11 +20,11 @@ from aobatch.arrays import TokenIds
 from aobatch.engine.scheduler import weight
 from aobatch.errors import RequestError
 from aobatch.job.config import JobConfig
-from aobatch.job.percentiles import percentiles
-from aobatch.job.plan import Plan
-from aobatch.job.source import Source, check_inputs, open_source
-from aobatch.job.state import StateFolder
-from aobatch.job.vocabularies import Vocabularies, Vocabulary
+from aobatch.job.models import Vocabularies, Vocabulary
+from aobatch.job.plan import Plan, Speed
+from aobatch.job.report.usage import percentiles
+from aobatch.job.source import Source, StateFolder, check_inputs, open_source
+from aobatch.text import counted, printable
 
 BLOCK = 512
 """Prompts that are tokenised together; long ones count as several."""
@@ -191,3 +194,104 @@ def _tokens(opened: Sequence[Vocabulary], num_exceeding: int) -> TokenCounts | N
         new_tokens_at_most=sum(vocabulary.new_tokens for vocabulary in opened),
         context_length_exceeded=num_exceeding,
     )
+
+
+IN_MEMORY = 2**24
+
+
+class ErrorSpool:
+    """Bad lines on their way into the JSON."""
+
+    def __init__(self) -> None:
+        self._file: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - closed on leaving
+        self._is_empty = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def add(self, error: BatchError) -> None:
+        """Keep a bad line."""
+        self._file.write((b"" if self._is_empty else b",\n") + msgspec.json.encode(error))
+        self._is_empty = False
+
+    def lines(self, found: Validation) -> Iterator[str]:
+        """Yield all as one object, a bad line each, with the errors as a batch object has them."""
+        head = msgspec.json.encode(found).decode()[:-1]
+        yield f'{head},"errors":{{"object":"list","data":['
+        self._file.seek(0)
+        for line in self._file:
+            yield line.decode().removesuffix("\n")
+        yield "]}}"
+
+
+def error_line(error: BatchError) -> str:
+    """Give a bad line in one line."""
+    param = "" if error.param is None else f" ({printable(error.param)})"
+    return f"line {error.line}: {error.code}{param}: {printable(error.message, 300)}"
+
+
+def validation_table(found: Validation) -> str:
+    """Lay out counts, tokens and plan."""
+    return "\n".join([*_lines(found), *_token_cells(found), *_plans(found), *found.notes])
+
+
+def _lines(found: Validation) -> Iterator[str]:
+    lines = found.lines
+    yield (
+        f"{counted(lines.total, 'line')}: {lines.right:,} right with "
+        f"{counted(lines.prompts, 'prompt')}, {lines.bad:,} bad"
+    )
+    if lines.bad_by_code:
+        codes = ", ".join(f"{count:,} {code}" for code, count in lines.bad_by_code.items())
+        yield f"bad: {codes}"
+
+
+def _token_cells(found: Validation) -> Iterator[str]:
+    tokens = found.tokens
+    if tokens is None:
+        return
+    yield (
+        f"prompt tokens: {tokens.total:,} in all; a prompt has {tokens.min:,} to {tokens.max:,}, "
+        f"mean {tokens.mean:,.1f}, p50 {tokens.p50:,}, p90 {tokens.p90:,}"
+    )
+    yield f"new tokens: {tokens.new_tokens_at_most:,} at most"
+    if tokens.context_length_exceeded:
+        yield f"requests that exceed the context: {tokens.context_length_exceeded:,}"
+
+
+def _plans(found: Validation) -> Iterator[str]:
+    for plan in found.plans:
+        yield (
+            f"plan: {plan.model} answers {counted(plan.requests, 'request')} in "
+            f"{counted(plan.slots, 'slot')} of {plan.capacity:,} tokens, "
+            f"{_megabytes(plan.kv_cache_bytes)} MB of keys and values beside "
+            f"{_megabytes(plan.weights_bytes)} MB of weights"
+        )
+        yield f"time: {_duration(plan)} at most, at {_origin(plan.speed)}"
+
+
+def _origin(speed: Speed) -> str:
+    rates = f"{speed.prompt_tokens:,.0f} prompt and {speed.new_tokens:,.0f} new tokens a second"
+    if speed.source == "default":
+        return f"{rates} (not measured here: a guess for two cores; `aobatch bench` measures)"
+    return f"{rates} (measured here on {speed.date} by `aobatch {speed.source}`)"
+
+
+def _duration(plan: Plan) -> str:
+    seconds = plan.seconds_at_most
+    if seconds < 120:
+        return f"{math.ceil(seconds):,} s"
+    minutes = seconds / 60
+    return f"{minutes:,.0f} min" if minutes < 120 else f"{minutes / 60:,.1f} h"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f}"

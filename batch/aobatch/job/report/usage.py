@@ -3,19 +3,232 @@
 import math
 import re
 from array import array
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from operator import add
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
 from aobatch.api.errors import shorten
 from aobatch.api.response import Usage
-from aobatch.job.histogram import Histogram, histogram
-from aobatch.job.percentiles import NO_PERCENTILES, Percentiles, percentiles, tidy
-from aobatch.job.prices import Cost
-from aobatch.job.timeline import Timeline
+from aobatch.errors import InputMissingError, UsageError
+
+NUM_BUCKETS = 24
+"""About as many buckets are wanted; the last one may hold all that lies far beyond the others."""
+
+
+class Histogram(msgspec.Struct, frozen=True):
+    """Values in buckets."""
+
+    bounds: list[int | float]
+    """Bucket i goes from bounds[i] to below bounds[i + 1]; the last one holds its end as well."""
+    counts: list[int]
+    """Values in each bucket."""
+
+
+def histogram(values: Sequence[float], *, is_whole: bool) -> Histogram:
+    """Put values into buckets of one width, whole numbers into buckets with whole bounds.
+
+    Where a few values would leave most buckets empty, those beyond the 99th percentile share the
+    last bucket.
+    """
+    if not values:
+        return Histogram([], [])
+    ordered = sorted(values)
+    lowest, usual, highest = ordered[0], ordered[(len(ordered) * 99 - 1) // 100], ordered[-1]
+    step = nice_step((usual - lowest) / NUM_BUCKETS, smallest=1 if is_whole else 1e-6)
+    bounds = _bounds(lowest, usual, highest + is_whole, step)
+    places = [0, *(bisect_left(ordered, bound) for bound in bounds[1:-1]), len(ordered)]
+    return Histogram(bounds, [end - start for start, end in pairwise(places)])
+
+
+def nice_step(width: float, smallest: float = 1e-9) -> float:
+    """Give the least of 1, 2, 5, 10, 20, 50 and so on that is at least a width."""
+    width = max(width, smallest)
+    power = 10.0 ** math.floor(math.log10(width))
+    # A quotient such as 2.0000000000000004 is a two.
+    factor = next(factor for factor in (1, 2, 5, 10) if factor >= width / power - 1e-9)
+    step = factor * power
+    return round(step) if step >= 1 else step
+
+
+def _bounds(lowest: float, usual: float, end: float, step: float) -> list[int | float]:
+    first, last = math.floor(lowest / step), math.ceil(end / step)
+    if last - first <= 2 * NUM_BUCKETS:
+        return [_tidy(index * step) for index in range(first, max(last, first + 1) + 1)]
+    last = math.floor(usual / step) + 1
+    return [*(_tidy(index * step) for index in range(first, last + 1)), _tidy(end)]
+
+
+def _tidy(bound: float) -> int | float:
+    return int(bound) if bound == int(bound) else round(bound, 9)
+
+
+class Percentiles(msgspec.Struct, frozen=True):
+    """The values that half, nine tenths and 99 of 100 requests do not exceed."""
+
+    p50: int | float | None
+    p90: int | float | None
+    p99: int | float | None
+
+
+NO_PERCENTILES = Percentiles(None, None, None)
+
+
+def percentiles(values: Sequence[float]) -> Percentiles:
+    """Give the nearest-rank percentiles of some values; all None without any."""
+    ordered = sorted(values)
+    if not ordered:
+        return NO_PERCENTILES
+    # ceil(p/100 * N)-th smallest value.
+    ranks = (math.ceil(p * len(ordered) / 100) for p in (50, 90, 99))
+    return Percentiles(*(tidy(ordered[rank - 1]) for rank in ranks))
+
+
+def tidy(value: float) -> int | float:
+    """Write counts as integers and seconds to the microsecond."""
+    return int(value) if value == int(value) else round(value, 6)
+
+
+MAX_POINTS = 200
+FIRST_SECONDS = 0.25
+"""The time between two points at first; it doubles whenever there are too many of them."""
+
+
+class Point(NamedTuple):
+    """What had been computed at a time; everything counts from the beginning of the job."""
+
+    run: int = 1
+    """Which run of the job it was."""
+    seconds: float = 0.0
+    """Time in which requests were computed, without opening models."""
+    lines: int = 0
+    """Requests with a result."""
+    prompt_tokens: int = 0
+    """Prompt tokens that were computed."""
+    new_tokens: int = 0
+    """Tokens that were drawn."""
+    rows: int = 0
+    """Slots in use, summed over all steps."""
+    slots: int = 0
+    """Slots, summed over all steps."""
+
+
+class Timeline(msgspec.Struct, frozen=True):
+    """Points in columns; those of a resumed job continue those of its earlier runs."""
+
+    run: list[int] = []
+    """Which run of the job it was."""
+    seconds: list[float] = []
+    """Time in which requests were computed, without opening models."""
+    lines: list[int] = []
+    """Requests with a result."""
+    prompt_tokens: list[int] = []
+    """Prompt tokens that were computed."""
+    new_tokens: list[int] = []
+    """Tokens that were drawn."""
+    rows: list[int] = []
+    """Slots in use, summed over all steps of decoding."""
+    slots: list[int] = []
+    """Slots, summed over all steps of decoding."""
+
+
+def timeline(points: Sequence[Point]) -> Timeline:
+    """Put points into columns."""
+    columns = zip(*points, strict=True)
+    return Timeline(*map(list, columns))
+
+
+def joined(timelines: Iterable[Timeline]) -> Timeline:
+    """Put the courses of several parts of a job behind each other, as those of further runs."""
+    points: list[Point] = []
+    before = Point(run=0)
+    for part in timelines:
+        columns = [getattr(part, name) for name in Point._fields]
+        points += [Point(*map(add, before, values)) for values in zip(*columns, strict=True)]
+        before = points[-1] if points else before
+    while len(points) > MAX_POINTS:
+        points = thinned(points)
+    return timeline(points)
+
+
+def interval_after(seconds: float) -> float:
+    """Give the time to the next point of a job that was computed for so long."""
+    interval = FIRST_SECONDS
+    while seconds > MAX_POINTS * interval:
+        interval *= 2
+    return interval
+
+
+def thinned(points: Sequence[Point]) -> list[Point]:
+    """Drop every second point but the last; what remains says the same, more coarsely."""
+    return [*points[:-1:2], points[-1]]
+
+
+Price: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+MILLION = 1_000_000
+OTHER = "*"
+"""The name under which a file gives the price of models that it does not name."""
+
+
+class ModelPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The price of a million tokens of one model."""
+
+    prompt: Price
+    completion: Price
+
+
+class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of a file of prices."""
+
+    currency: str
+    models: dict[str, ModelPrice]
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What a job cost."""
+
+    currency: str
+    """As the file of prices names it."""
+    total: float
+    by_model: dict[str, float]
+    unpriced: list[str]
+    """Models that answered lines and have no price; they are not in the total."""
+
+
+def read_prices(path: Path) -> Prices:
+    """Read a TOML file of prices; UsageError says what is wrong with it."""
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=Prices)
+    except OSError as error:
+        message = f"prices {path} cannot be read: {error.strerror}"
+        raise InputMissingError(message) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        message = (
+            f"prices {path} are not as they should be ({error}); give a currency, and for each "
+            'model prompt and completion, the price of a million tokens, under [models."NAME"]'
+        )
+        raise UsageError(message) from error
+
+
+def cost_of(groups: "Sequence[GroupUsage]", prices: Prices) -> Cost:
+    """Add up what the tokens of some models cost."""
+    by_model: dict[str, float] = {}
+    unpriced = []
+    for group in (group for group in groups if group.total_tokens):
+        name = group.name or ""
+        price = prices.models.get(name, prices.models.get(OTHER))
+        if price is None:
+            unpriced.append(name)
+        else:
+            tokens = price.prompt * group.prompt_tokens + price.completion * group.completion_tokens
+            by_model[name] = round(tokens / MILLION, 9)
+    return Cost(prices.currency, round(sum(by_model.values()), 9), by_model, unpriced)
+
 
 NO_HISTOGRAM = Histogram([], [])
 

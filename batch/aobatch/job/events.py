@@ -1,6 +1,7 @@
 """Server-sent-event files: one for each line that asks for a stream, written while tokens come."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -13,12 +14,36 @@ from aobatch.engine.sequence import Result
 from aobatch.executors import ModelIdentity
 from aobatch.files import storage_error
 from aobatch.job.config import STREAM
-from aobatch.job.context import Job
-from aobatch.job.records import completion_of
-from aobatch.job.turns import Turns
+from aobatch.job.context import Job, completion_of
 
 if TYPE_CHECKING:
     from aobatch.engine.streaming import Delta
+
+
+class Turns:
+    """Pieces of one request's choices in an order that follows from the pieces alone.
+
+    Choices take turns, a piece each, and one that has ended is passed over: when each piece was
+    computed hangs on other requests, and is not to be seen.
+    """
+
+    def __init__(self, num_choices: int) -> None:
+        self._waiting = [deque[Choice]() for _ in range(num_choices)]
+        self._open = list(range(num_choices))
+        self._turn = 0
+
+    def add(self, piece: Choice) -> Iterator[Choice]:
+        """Take in a piece, and yield those whose turn has come."""
+        self._waiting[piece.index].append(piece)
+        while self._open and (waiting := self._waiting[self._open[self._turn]]):
+            piece = waiting.popleft()
+            if piece.finish_reason is None:
+                self._turn += 1
+            else:
+                del self._open[self._turn]
+            if self._turn == len(self._open):
+                self._turn = 0
+            yield piece
 
 
 def stream_path(output: Path, line: int) -> Path:

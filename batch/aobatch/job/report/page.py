@@ -1,0 +1,337 @@
+"""The usage report as one page of HTML that needs nothing else."""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from aobatch.errors import UsageError
+from aobatch.job.report.text import (
+    duration,
+    money,
+    occupancy,
+    savings,
+    shown_users,
+    worker_rates,
+)
+from aobatch.job.report.usage import Histogram, Timeline, UsageReport, nice_step
+from aobatch.text import counted, printable
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+MAX_PARTS = 48
+LEAST_SECONDS = 1.0
+"""The course of a shorter job says nothing."""
+
+Course: TypeAlias = list[tuple[float, float, float | None]]
+"""Begin and end in seconds, and what went on in between; None if nothing can be said."""
+
+
+def rates(timeline: Timeline, counts: Sequence[float]) -> Course:
+    """Give the growth a second of a column, in equal parts of the time."""
+    return [(begin, end, grown / (end - begin)) for begin, end, grown in _growth(timeline, counts)]
+
+
+def shares(timeline: Timeline, part: Sequence[float], whole: Sequence[float]) -> Course:
+    """Give the growth of a column as percentage of that of another one."""
+    both = zip(_growth(timeline, part), _growth(timeline, whole), strict=True)
+    return [
+        (begin, end, 100 * some / every if every else None)
+        for (begin, end, some), (_, _, every) in both
+    ]
+
+
+def is_drawable(timeline: Timeline) -> bool:
+    """Say whether the course of a job was long enough to be drawn."""
+    return len(timeline.seconds) > 3 and timeline.seconds[-1] >= LEAST_SECONDS
+
+
+def run_starts(timeline: Timeline) -> list[float]:
+    """Give the times at which the second and later runs began."""
+    pairs = zip(timeline.run, timeline.run[1:], strict=False)
+    return [timeline.seconds[i + 1] for i, (run, after) in enumerate(pairs) if run != after]
+
+
+def _growth(timeline: Timeline, counts: Sequence[float]) -> list[tuple[float, float, float]]:
+    parts = min(MAX_PARTS, len(timeline.seconds) - 1)
+    total = timeline.seconds[-1]
+    times = [total * index / parts for index in range(parts + 1)]
+    totals = [_between(timeline.seconds, counts, time) for time in times]
+    return [
+        (times[index], times[index + 1], totals[index + 1] - totals[index])
+        for index in range(parts)
+    ]
+
+
+def _between(times: Sequence[float], counts: Sequence[float], time: float) -> float:
+    """Interpolate a count at a time."""
+    after = min(bisect_right(times, time), len(times) - 1)
+    if after == 0:
+        return counts[0]
+    begin, end = times[after - 1], times[after]
+    share = min(1.0, (time - begin) / (end - begin)) if end > begin else 1.0
+    return counts[after - 1] + (counts[after] - counts[after - 1]) * share
+
+
+WIDTH, HEIGHT = 360, 188
+TOP, RIGHT, BOTTOM = 10, 14, 24
+LEAST_BARS = 10
+"""A histogram of fewer bars does not become wider for it."""
+_CHARACTER = 6.4
+_TIMES = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200)
+"""Good distances of labels on an axis of time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A place on an axis and what is written there."""
+
+    place: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A rectangle of a chart and what a pointer over it tells."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A drawing; everything in it has its place."""
+
+    title: str
+    unit: str
+    left: float
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    bars: list[Bar]
+    """Of a histogram; of a course of time those that a pointer finds, which are not seen."""
+    line: str = ""
+    area: str = ""
+    marks: tuple[float, ...] = ()
+
+
+def histogram_chart(title: str, unit: str, values: Histogram, *, is_whole: bool) -> Chart:
+    """Draw a bar a bucket."""
+    frame = _Frame(max(values.counts), is_whole=True)
+    count = len(values.counts)
+    step = frame.width / max(count, LEAST_BARS)
+    start = frame.left + (frame.width - count * step) / 2
+    gap = min(2.0, step / 6)
+    bars = []
+    for index, number in enumerate(values.counts):
+        top = frame.y(number)
+        bucket = bucket_label(values, index, is_whole=is_whole)
+        label = f"{bucket} {unit}: {counted(number, 'request')}"
+        x = round(start + index * step + gap / 2, 1)
+        bars.append(Bar(x, top, round(step - gap, 1), round(frame.baseline - top, 1), label))
+    every = math.ceil((count + 1) / 6)
+    ticks = [
+        Tick(round(start + index * step, 1), number_label(values.bounds[index]))
+        for index in range(0, count + 1, every)
+    ]
+    return Chart(title, unit, frame.left, ticks, frame.ticks, bars)
+
+
+def bucket_label(values: Histogram, index: int, *, is_whole: bool) -> str:
+    """Name the values of a bucket, whole ones by the first and the last."""
+    low, high = values.bounds[index], values.bounds[index + 1] - is_whole
+    return number_label(low) if low == high else f"{number_label(low)}–{number_label(high)}"
+
+
+def course_chart(
+    title: str,
+    unit: str,
+    course: Course,
+    marks: Sequence[float] = (),
+    highest: float | None = None,
+) -> Chart:
+    """Draw what went on from time to time; the line passes over parts that say nothing."""
+    total = course[-1][1]
+    seen = [(begin, end, value) for begin, end, value in course if value is not None]
+    frame = _Frame(highest or max(value for _, _, value in seen), suffix="%" * (unit == "%"))
+    spots, points = [], []
+    for begin, end, value in seen:
+        x, x_end, y = frame.x(begin / total), frame.x(end / total), frame.y(value)
+        points.append(f"{(x + x_end) / 2:.1f} {y:.1f}")
+        label = f"{duration(begin)} to {duration(end)}: {number_label(value)} {unit}"
+        spots.append(Bar(x, TOP, round(x_end - x, 1), frame.baseline - TOP, label))
+    begin, end = frame.x(seen[0][0] / total), frame.x(seen[-1][1] / total)
+    first, last = (points[index].split()[1] for index in (0, -1))
+    line = f"M{begin} {first}L{'L'.join(points)}L{end} {last}"
+    area = f"{line}V{frame.baseline}H{begin}Z"
+    ticks = [Tick(frame.x(time / total), time_label(time)) for time in _times(total)]
+    places = tuple(frame.x(mark / total) for mark in marks)
+    return Chart(title, unit, frame.left, ticks, frame.ticks, spots, line, area, places)
+
+
+def number_label(value: float) -> str:
+    """Write a number as short as an axis wants it."""
+    if value == int(value) or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def time_label(seconds: float) -> str:
+    """Write a time in its greatest unit."""
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{number_label(seconds / size)} {unit}"
+    return f"{number_label(seconds)} s" if seconds else "0"
+
+
+class _Frame:
+    """The place between the axes, for values from nothing to a highest one."""
+
+    baseline = HEIGHT - BOTTOM
+
+    def __init__(self, highest: float, *, is_whole: bool = False, suffix: str = "") -> None:
+        step = nice_step((highest or 1) / 5, smallest=1 if is_whole else 1e-9)
+        self._top = max(highest, step)
+        count = math.floor(self._top / step + 1e-9)
+        labels = [f"{number_label(index * step)}{suffix}" for index in range(count + 1)]
+        self.left = round(max(map(len, labels)) * _CHARACTER + 10, 1)
+        self.width = WIDTH - RIGHT - self.left
+        self.ticks = [Tick(self.y(index * step), label) for index, label in enumerate(labels)]
+
+    def x(self, share: float) -> float:
+        return round(self.left + self.width * share, 1)
+
+    def y(self, value: float) -> float:
+        return round(self.baseline - (self.baseline - TOP) * value / self._top, 1)
+
+
+def _times(total: float) -> list[float]:
+    """Choose up to six round times within a whole time."""
+    wanted = total / 5
+    if wanted <= 1:
+        step = nice_step(wanted)
+    else:
+        longest = 86_400 * math.ceil(wanted / 86_400)
+        step = next((step for step in _TIMES if step >= wanted), longest)
+    return [index * step for index in range(math.floor(total / step) + 1)]
+
+
+MAX_USERS = 100
+"""Users with a row of their own, those with most tokens; the others share one."""
+
+PHASES = {
+    "prefill_seconds": "reading prompts",
+    "decode_seconds": "decoding",
+    "sample_seconds": "choosing tokens",
+}
+"""What lanes spend their time with; the rest is bookkeeping."""
+
+
+def check_page_extra() -> None:
+    """Refuse to go on without what pages need; UsageError says how to get it."""
+    _environment()
+
+
+def report_page(report: UsageReport, name: str) -> bytes:
+    """Write the page of a report under the name of its output."""
+    template = _environment().get_template("report.html")
+    text = template.render(
+        report=report,
+        name=printable(name, 120),
+        users=shown_users(report, MAX_USERS),
+        spread=_spread(report),
+        courses=_courses(report),
+        phases=_phases(report),
+        savings=savings(report.statistics),
+        occupancy=occupancy(report.statistics),
+        worker_rates=worker_rates(report.statistics),
+        width=WIDTH,
+        height=HEIGHT,
+    )
+    return text.encode()
+
+
+def _environment() -> "Environment":
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError as error:
+        message = "reports in HTML need the extra [report]: `pip install jinja2` adds what it has"
+        raise UsageError(message) from error
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["count"] = lambda number: f"{number:,}"
+    environment.filters["printable"] = lambda text: printable(text, 60)
+    environment.filters["date"] = _date
+    environment.filters["duration"] = duration
+    environment.filters["money"] = money
+    return environment
+
+
+def _spread(report: UsageReport) -> list[tuple[Chart, str]]:
+    """Draw how requests are spread, with the percentiles under each chart."""
+    buckets = report.histograms
+    drawn = (
+        ("Prompt length", "tokens", buckets.prompt_tokens, report.prompt_tokens, "{:,}"),
+        (
+            "Completion length",
+            "tokens",
+            buckets.completion_tokens,
+            report.completion_tokens,
+            "{:,}",
+        ),
+        ("Time per request", "s", buckets.seconds, report.seconds, "{:,.2f} s"),
+    )
+    return [
+        (
+            histogram_chart(title, unit, values, is_whole=unit == "tokens"),
+            percentiles(percentiles, form),
+        )
+        for title, unit, values, percentiles, form in drawn
+        if values.counts
+    ]
+
+
+def _courses(report: UsageReport) -> list[Chart]:
+    """Draw what there was to see over time."""
+    timeline = report.timeline
+    if not is_drawable(timeline):
+        return []
+    marks = run_starts(timeline)
+    charts = [
+        course_chart(title, "tokens/s", rates(timeline, counts), marks)
+        for title, counts in (
+            ("New tokens a second", timeline.new_tokens),
+            ("Prompt tokens read a second", timeline.prompt_tokens),
+        )
+        if counts[-1]
+    ]
+    if timeline.slots[-1]:
+        course = shares(timeline, timeline.rows, timeline.slots)
+        charts.append(course_chart("Slots in use", "%", course, marks, highest=100))
+    return charts
+
+
+def _phases(report: UsageReport) -> list[tuple[str, float, float]]:
+    """Give what lanes spent their time with: a name, seconds and the share."""
+    total = report.statistics.get("lane_seconds", 0)
+    if not total:
+        return []
+    spent = [(name, report.statistics.get(key, 0)) for key, name in PHASES.items()]
+    rest = max(0, total - sum(seconds for _, seconds in spent))
+    return [(name, seconds, seconds / total) for name, seconds in (*spent, ("bookkeeping", rest))]
+
+
+def _date(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%-d %b %Y, %H:%M UTC")
