@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from aobatch.api.body import PARAMETERS
-from aobatch.cli.exit_codes import EXIT_CODES
+from aobatch.cli.command import EXIT_CODES
 from aobatch.cli.main import aobatch
 
 PATH = Path(__file__).parents[1] / "docs" / "reference.md"

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from aobatch.bench import jobs as file_benchmark
+from aobatch.bench.parts import Product, products_of
 from aobatch.cli.main import aobatch
 from aobatch.formats import COMPRESSIONS, FORMATS
-from aobatch.job import file_benchmark
-from aobatch.models.products import Product, products_of
 from aobatch.models.store.folder import ModelFolder
 
 

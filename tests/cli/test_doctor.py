@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from aobatch.cli import versions
+from aobatch.cli import doctor as versions
 from aobatch.cli.main import aobatch
 from aobatch.errors import ModelError
 from aobatch.executors import local as memory
@@ -41,7 +41,7 @@ def test_what_is_wrong_is_marked(runner: CliRunner, monkeypatch: pytest.MonkeyPa
         raise ModelError(message)
 
     monkeypatch.setattr(session, "integer_entries", fail)
-    monkeypatch.setattr("aobatch.job.doctor.available_memory", lambda: 1000)
+    monkeypatch.setattr("aobatch.cli.doctor.available_memory", lambda: 1000)
     monkeypatch.setattr(versions, "PACKAGES", ("click", "no-such-package"))
     Path("file").touch()
     monkeypatch.setenv("AOBATCH_MODELS", "file/models")

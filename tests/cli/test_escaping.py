@@ -10,7 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from aobatch.cli import failures
+from aobatch.cli import ending as failures
 from aobatch.cli.console import say
 from aobatch.cli.main import aobatch
 from aobatch.cli.progress import StageBars

@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from aobatch import errors
-from aobatch.cli import failures
-from aobatch.cli.exit_codes import EXIT_CODES
+from aobatch.cli import ending as failures
+from aobatch.cli.command import EXIT_CODES
 from aobatch.cli.main import Commands, aobatch
 
 

@@ -3,7 +3,7 @@
 import pytest
 from click import BadParameter
 
-from aobatch.cli.parameters import ByteSize, Duration, NamedValue
+from aobatch.cli.options import ByteSize, Duration, NamedValue
 
 
 @pytest.mark.parametrize(

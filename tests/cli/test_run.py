@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from fakes import FakeBackend
 
 from aobatch.cli import run as module
-from aobatch.cli.exit_codes import EXIT_CODES
+from aobatch.cli.command import EXIT_CODES
 from aobatch.cli.main import aobatch
 
 

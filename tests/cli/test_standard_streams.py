@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from aobatch.cli.file_options import STREAM_FORMATS
+from aobatch.cli.options import STREAM_FORMATS
 from aobatch.formats import COMPRESSIONS, FORMATS
 
 COMMAND = [sys.executable, str(Path(__file__).with_name("fake_command.py")), "0", "run", "-q"]

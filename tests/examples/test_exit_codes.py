@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from aobatch.cli.exit_codes import EXIT_CODES
+from aobatch.cli.command import EXIT_CODES
 
 JOBS = Path(__file__).parents[2] / "jobs"
 AGAIN = {73, 74, 75, 130, 143}

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from fakes import FakeBackend
 
-from aobatch.cli.failures import reported_failures
-from aobatch.cli.signals import interruptible
+from aobatch.cli.ending import interruptible, reported_failures
 from aobatch.job.config import JobConfig
 from aobatch.job.runner import run_job
 

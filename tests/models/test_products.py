@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 from family_files import published
 
+from aobatch.bench.parts import Ceiling, Product, products_of
 from aobatch.models.convert.convert import write_graph
 from aobatch.models.convert.precisions import recipes
-from aobatch.models.products import Product, products_of
 from aobatch.models.store.locate import read_checkpoint
-from aobatch.runners.ceiling import Ceiling
 
 
 @pytest.mark.parametrize("precision", ["nbits8", "fp32"])

@@ -7,10 +7,10 @@ import pytest
 from family_files import published
 
 from aobatch.arrays import Logits, TokenIds
+from aobatch.bench.parts import products_of
 from aobatch.errors import ModelError
 from aobatch.models.convert.convert import convert
 from aobatch.models.convert.precisions import recipes
-from aobatch.models.products import products_of
 from aobatch.models.store.locate import read_checkpoint
 from aobatch.runners.scoring import TextScorer
 

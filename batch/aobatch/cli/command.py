@@ -1,13 +1,40 @@
 """Commands of this program: settings come from a file too, and the help ends with exit codes."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
 from aobatch.cli.console import show
-from aobatch.cli.exit_codes import exit_codes
+from aobatch.cli.ending import reported_failures
+
+EXIT_CODES = {
+    0: "every line was answered, or as many as --max-failures asks for",
+    1: "published, but more lines failed than --max-failures allows",
+    2: "the command line or a setting is wrong",
+    65: "an input is not readable, or the state belongs to another job",
+    66: "there is no such input",
+    69: "the model is missing or cannot be used",
+    70: "a defect of aobatch",
+    73: "the output cannot be created",
+    74: "the disk is full or failed",
+    75: "another run is at work on this job, or the time limit came; run again later",
+    130: "stopped by Ctrl-C (SIGINT); run again to go on",
+    143: "stopped by SIGTERM; run again to go on",
+}
+"""Those of `aobatch run`."""
+
+ALWAYS = (2, 70)
+"""Codes that every command may end with."""
+
+
+def exit_codes(own: Mapping[int, str], *shared: int) -> dict[int, str]:
+    """Give the table of a command: what only it says, and the codes that mean what run's do."""
+    codes = {code: EXIT_CODES[code] for code in (*ALWAYS, *shared)} | dict(own)
+    return dict(sorted(codes.items()))
+
 
 _SETTINGS_FILE = f"{__name__}.settings_file"
 _SETTINGS_IN_USE = f"{__name__}.settings_in_use"
@@ -110,3 +137,59 @@ class Group(Helpful, click.Group):
     """A group of such commands."""
 
     command_class = Command
+
+
+class GroupedCommand(Command):
+    """A command whose help lists its options under titles."""
+
+    option_groups: ClassVar[Mapping[str, tuple[str, ...]]]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, group by group, those of no group last."""
+        parameters = {p.name: p for p in self.get_params(ctx) if isinstance(p, click.Option)}
+        groups = {
+            title: [parameters.pop(name) for name in names]
+            for title, names in self.option_groups.items()
+        }
+        for title, members in {**groups, "Other options": [*parameters.values()]}.items():
+            records = [parameter.get_help_record(ctx) for parameter in members]
+            with formatter.section(title):
+                formatter.write_dl([record for record in records if record is not None])
+
+
+class LazyGroup(Helpful, click.Group):
+    """A group that knows its commands' names and first sentences and imports one on its use."""
+
+    lazy_commands: ClassVar[Mapping[str, tuple[str, str]]]
+    """The module and the first sentence of each command."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Give the names in their order."""
+        return list(self.lazy_commands)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a command, in which the command has the same name."""
+        if cmd_name not in self.lazy_commands:
+            return super().get_command(ctx, cmd_name)
+        module, _ = self.lazy_commands[cmd_name]
+        command: click.Command = getattr(import_module(module), cmd_name)
+        return command
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's signature
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """Write the commands with their first sentences, importing none."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self.lazy_commands.items()])
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line ahead of the command, answering --help and --version."""
+        with reported_failures():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; whatever goes wrong becomes a sentence and an exit code."""
+        with reported_failures():
+            return super().invoke(ctx)

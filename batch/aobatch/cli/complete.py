@@ -2,24 +2,57 @@
 
 import json
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from aobatch.api.body import PARAMETERS, Parameter
 from aobatch.api.kinds import Boolean
-from aobatch.cli.command import Command
-from aobatch.cli.completing import model_names
+from aobatch.api.request import FailedLine, Limits, Parser
+from aobatch.api.response import Completion, completion_id
+from aobatch.cli.command import Command, exit_codes
 from aobatch.cli.console import show
-from aobatch.cli.exit_codes import exit_codes
-from aobatch.cli.model_source import usable_model
-from aobatch.cli.options import kv_cache_dtype_option, threads_option
-from aobatch.cli.signals import interruptible
-from aobatch.errors import UsageError
+from aobatch.cli.ending import interruptible
+from aobatch.cli.models import usable_model
+from aobatch.cli.options import kv_cache_dtype_option, model_names, threads_option
+from aobatch.engine.streaming import Listener
+from aobatch.errors import JobError, ModelError, RequestError, UsageError
+from aobatch.executors import Backend
 
 if TYPE_CHECKING:
     from aobatch.engine.streaming import Delta
+
+
+def complete_one(
+    body: Mapping[str, object], backend: Backend, listener: Listener | None = None
+) -> Completion:
+    """Compute one body as a line of a job would be; the listener gets the pieces of a stream.
+
+    UsageError says what is wrong with the body, ModelError that its model is not there.
+    """
+    request = Parser({}, Limits()).parse(1, json.dumps(body).encode())
+    if isinstance(request, FailedLine):
+        raise UsageError(request.error.message)
+    try:
+        model = backend.resolve(request.body.model)
+    except RequestError as error:
+        raise ModelError(error.message) from error
+    with backend.open(model) as executor:
+        (result,) = executor.run([request], listener)
+    if result.error is not None:
+        is_ours = result.error.status_code >= 500
+        raise (JobError if is_ours else UsageError)(result.error.message)
+    return Completion(
+        id=completion_id(request.key),
+        created=int(time.time()),
+        model=request.body.model or model.name,
+        choices=result.choices,
+        usage=result.usage,
+        system_fingerprint=model.fingerprint,
+    )
+
 
 HELP = """Complete one prompt; - reads it from standard input.
 
@@ -98,7 +131,6 @@ def complete(
     from aobatch.cli.progress import stage_progress
     from aobatch.engine.config import EngineConfig
     from aobatch.executors.local import LocalBackend, default_kv_cache_bytes
-    from aobatch.job.single import complete_one
 
     body = {name: value for name, value in fields.items() if value is not None}
     body["prompt"] = _read_standard_input() if prompt == "-" else prompt

@@ -1,13 +1,56 @@
 """`aobatch config`: every setting, its value, and where that comes from."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import click
+from click.core import ParameterSource
 
 from aobatch.cli.command import Group, settings_file
 from aobatch.cli.console import show
+from aobatch.cli.settings import Settings, defaults_for, leaves, options_of, path_of
+
+
+@dataclass(frozen=True, slots=True)
+class SettingRow:
+    """A setting of a command as it holds without further options."""
+
+    command: str
+    name: str
+    """The long name of the option."""
+    value: object
+    """None if nobody gives one."""
+    source: Literal["default", "file", "variable"]
+    where: str | None
+    """The file or the variable."""
+
+
+def setting_rows(root: click.Context, settings: Settings) -> list[SettingRow]:
+    """Give the rows of every command that there is below a root."""
+    rows = []
+    for ctx in leaves(root):
+        ctx.default_map = defaults_for(ctx, settings)
+        for name, option in options_of(ctx.command).items():
+            rows.append(_row(ctx, name, option, settings))
+    return rows
+
+
+def _row(ctx: click.Context, name: str, option: click.Option, settings: Settings) -> SettingRow:
+    given, origin = option.consume_value(ctx, {})
+    command = " ".join(path_of(ctx))
+    if origin is ParameterSource.DEFAULT:
+        return SettingRow(command, name, option.to_info_dict()["default"], "default", None)
+    value = option.type_cast_value(ctx, given)
+    if origin is ParameterSource.ENVIRONMENT:
+        return SettingRow(command, name, value, "variable", _variable(ctx, option))
+    return SettingRow(command, name, value, "file", str(settings.path))
+
+
+def _variable(ctx: click.Context, option: click.Option) -> str:
+    return f"{ctx.auto_envvar_prefix}_{str(option.name).upper()}"
+
 
 HELP = """Show every setting of every command, its value, and where that comes from.
 
@@ -34,7 +77,6 @@ def config() -> None:
 @click.pass_context
 def show_all(ctx: click.Context, *, as_json: bool) -> None:
     """Show every setting of every command, its value, and where that comes from."""
-    from aobatch.cli.setting_rows import setting_rows
     from aobatch.cli.settings import find_settings
 
     settings = find_settings(settings_file(ctx))

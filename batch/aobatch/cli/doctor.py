@@ -1,15 +1,153 @@
-"""`aobatch doctor`: whether this machine can run jobs."""
+"""Whether this machine can run jobs, and what it would run them with."""
 
-from typing import TYPE_CHECKING
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import click
+import msgspec
 
-from aobatch.cli.command import Command, settings_file
+from aobatch.cli.command import Command, exit_codes, settings_file
 from aobatch.cli.console import show
-from aobatch.cli.exit_codes import exit_codes
+from aobatch.errors import AobatchError
+from aobatch.executors.local import available_memory, container_limit
+from aobatch.models.store.catalogue import list_models, models_home
+from aobatch.runners.probes import num_cores, processor_features, processor_name
 
-if TYPE_CHECKING:
-    from aobatch.job.doctor import Diagnosis
+PACKAGES = ("onnxruntime", "tokenizers", "pyarrow", "numpy", "msgspec", "click")
+
+
+def package_versions() -> dict[str, str | None]:
+    """Give the version of aobatch and of what it runs on, None for what is missing."""
+    return {name: _version(name) for name in ("aobatch", *PACKAGES)}
+
+
+def version_line() -> str:
+    """Give the most important ones in a line."""
+    found = package_versions()
+    names = ("onnxruntime", "tokenizers", "pyarrow")
+    parts = [f"{name} {found[name] or '(not installed)'}" for name in names]
+    return (
+        f"aobatch {found['aobatch']} ({', '.join([f'Python {platform.python_version()}', *parts])})"
+    )
+
+
+def version_facts() -> dict[str, object]:
+    """Give all of them, and the platform."""
+    found = package_versions()
+    return {
+        "aobatch": found.pop("aobatch"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": found,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+MIN_MEMORY = 10**9
+"""The default model and a few sequences."""
+
+
+class Check(msgspec.Struct, frozen=True):
+    """Something that was looked at."""
+
+    name: str
+    is_right: bool
+    found: str
+    advice: str | None = None
+    """What to do if it is wrong."""
+
+
+class ModelState(msgspec.Struct, frozen=True):
+    """A model that there is, or that could be."""
+
+    name: str
+    is_ready: bool
+    precision: str
+    size_bytes: int
+
+
+class Diagnosis(msgspec.Struct, frozen=True):
+    """All that was looked at."""
+
+    is_right: bool
+    checks: list[Check]
+    models: list[ModelState]
+
+
+def diagnose(versions: Mapping[str, str | None], settings_file: Path | None) -> Diagnosis:
+    """Look at everything that a job hangs on; the versions are those of the packages."""
+    rows = list_models()
+    models = [ModelState(r.name, r.is_ready, r.precision, r.size_bytes) for r in rows]
+    checks = [
+        _python(),
+        *(_package(name, found) for name, found in versions.items()),
+        Check("processor", is_right=True, found=_processor()),
+        _products(),
+        Check("cores", is_right=True, found=str(num_cores())),
+        _memory(),
+        Check("settings file", is_right=True, found=str(settings_file or "none")),
+        _home(is_needed=not any(row.is_default and row.is_ready for row in rows)),
+    ]
+    return Diagnosis(all(check.is_right for check in checks), checks, models)
+
+
+def _python() -> Check:
+    found = ".".join(map(str, sys.version_info[:3]))
+    is_right = sys.version_info >= (3, 11)
+    return Check("Python", is_right, found, None if is_right else "install Python 3.11 or newer")
+
+
+def _package(name: str, found: str | None) -> Check:
+    if found is None:
+        return Check(name, is_right=False, found="missing", advice=f"pip install {name}")
+    return Check(name, is_right=True, found=found)
+
+
+def _processor() -> str:
+    return f"{processor_name()}; {', '.join(processor_features()) or 'no 8-bit instructions'}"
+
+
+def _products() -> Check:
+    """Multiply extreme 8-bit values and compare, as is done before a model is opened."""
+    name = "8-bit products"
+    try:
+        from aobatch.runners.session import integer_entries
+
+        entries = integer_entries()
+    except (AobatchError, ImportError) as error:
+        return Check(name, is_right=False, found=str(error), advice="use a model of precision fp32")
+    found = "exact" if not entries else "exact in a slower way, for want of VNNI"
+    return Check(name, is_right=True, found=found)
+
+
+def _memory() -> Check:
+    free, limit = available_memory(), container_limit()
+    within = "" if limit is None else f", within the container's limit of {limit / 1e9:.1f} GB"
+    is_right = free >= MIN_MEMORY
+    advice = None if is_right else "make room, or run where there is more"
+    return Check("memory", is_right, f"{free / 1e9:.1f} GB free{within}", advice)
+
+
+def _home(*, is_needed: bool) -> Check:
+    """Say whether models can be kept, which is needed until the default one is there."""
+    home = models_home()
+    nearest = next(path for path in (home, *home.absolute().parents) if path.exists())
+    can_write = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    found = f"{home}, {'can' if can_write else 'cannot'} be written"
+    is_right = can_write or not is_needed
+    advice = None if is_right else "set AOBATCH_MODELS to a folder of your own"
+    return Check("models folder", is_right, found, advice)
+
 
 HELP = """Say whether this machine can run jobs.
 
@@ -35,8 +173,6 @@ def doctor(ctx: click.Context, *, as_json: bool) -> None:
     import msgspec
 
     from aobatch.cli.settings import find_settings
-    from aobatch.cli.versions import package_versions
-    from aobatch.job.doctor import diagnose
 
     found = diagnose(package_versions(), find_settings(settings_file(ctx)).path)
     if as_json:

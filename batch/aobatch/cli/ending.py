@@ -1,22 +1,206 @@
 """What a run leaves to those who did not watch it, whichever way it ends."""
 
 import os
-from collections.abc import Sequence
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 import click
 
-from aobatch.cli.console import say, write_error
-from aobatch.cli.failures import escaped
-from aobatch.cli.report_options import ReportOptions
-from aobatch.errors import JobError, UsageError
+from aobatch.cli.console import LAYOUT, Level, flush_results, say, write_error
+from aobatch.cli.options import ReportOptions
+from aobatch.errors import AobatchError, BusyError, JobError, StorageError, UsageError
+from aobatch.text import escape
 
 if TYPE_CHECKING:
     from aobatch.job.report.summary import Summary
     from aobatch.job.report.usage import UsageReport
     from aobatch.job.validation import LineCounts
+
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+RETRY_SECONDS = 0.01
+
+
+class Interrupted(KeyboardInterrupt):
+    """The first signal; it unwinds the job, which keeps its results on the way."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class OutOfTime(KeyboardInterrupt):
+    """The time limit; it unwinds the job as a signal does."""
+
+
+@contextmanager
+def limited_time(seconds: float | None) -> Iterator[None]:
+    """Raise OutOfTime in the block after so many seconds, never if None."""
+    if seconds is None:
+        yield
+        return
+    handler = signal.signal(signal.SIGALRM, _end_time)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn the first signal in the block into Interrupted; a second one kills."""
+    handlers, hook = {number: signal.getsignal(number) for number in STOPPING}, sys.unraisablehook
+    # nohup and a shell's background jobs ignore signals on purpose.
+    caught = [number for number in STOPPING if handlers[number] not in {signal.SIG_IGN, None}]
+    for number in caught:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number in caught:
+            signal.signal(number, handlers[number])
+        sys.unraisablehook = hook
+
+
+def die_by(number: int) -> NoReturn:
+    """End the process by a signal, so that shells and make see what happened."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    raise SystemExit(128 + number)
+
+
+def _end_time(_number: int, frame: FrameType | None) -> None:
+    _stop(OutOfTime(), frame)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    # Another signal that came before this one was obeyed would be told in a traceback, not obeyed.
+    sys.unraisablehook = lambda _: None
+    for other in STOPPING:
+        if signal.getsignal(other) == _interrupt:
+            signal.signal(other, signal.SIG_DFL)
+    _stop(Interrupted(number), frame)
+
+
+def _stop(reason: KeyboardInterrupt, frame: FrameType | None) -> None:
+    """Raise a reason to stop, once nothing is being imported."""
+    if _is_importing(frame):
+        # An extension in C++ that meets an exception while it is imported ends the process, or
+        # hides the exception behind another one.
+        signal.signal(signal.SIGALRM, lambda _, frame: _stop(reason, frame))
+        signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
+        return
+    # The limit is not to break into the clean stop.
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    raise reason
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
+
+
+Conclusion: TypeAlias = Callable[[int, str | None], int]
+"""Has the last word: hears the exit code and why it is not 0, gives the one to leave with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How a command ends that did not do what it was asked for."""
+
+    exit_code: int
+    message: str
+    level: Level = "warning"
+    signal: int | None = None
+    """What the process dies by."""
+    is_silent: bool = False
+
+
+@contextmanager
+def reported_failures(conclude: Conclusion = lambda code, _: code) -> Iterator[None]:
+    """Say what went wrong in the block and leave with its exit code."""
+    try:
+        yield
+        flush_results()
+    except (click.exceptions.NoArgsIsHelpError, click.Abort):
+        raise
+    except click.exceptions.Exit as end:
+        conclude(end.exit_code, None)
+        raise
+    except click.UsageError as error:
+        raise escaped(error) from error
+    except (Exception, KeyboardInterrupt) as error:
+        failure = failure_of(_cause(error))
+        if not failure.is_silent:
+            say(failure.message, level=failure.level, event="end")
+        _trace(error)
+        conclude(failure.exit_code, failure.message)
+        if failure.signal is not None:
+            die_by(failure.signal)
+        raise click.exceptions.Exit(failure.exit_code) from error
+    if code := conclude(0, None):
+        raise click.exceptions.Exit(code)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Say in one sentence how an exception ends the command."""
+    kept = "what is done is kept, run again"
+    match error:
+        case BrokenPipeError():
+            # Standard error never raises it (see console), so the reader of the results has left.
+            number = signal.SIGPIPE
+            return Failure(128 + number, "the reader left", signal=number, is_silent=True)
+        case OutOfTime():
+            return Failure(BusyError.exit_code, f"the time limit is reached; {kept}")
+        case KeyboardInterrupt():
+            stop = error.number if isinstance(error, Interrupted) else signal.SIGINT
+            message = f"stopped by {signal.Signals(stop).name}; {kept}"
+            return Failure(128 + stop, message, signal=stop)
+        case AobatchError() | OSError():
+            return Failure(exit_code(error), str(error), "error")
+    message = (
+        f"{type(error).__name__}: {error}; please report it with what the same command prints "
+        "under AOBATCH_DEBUG=1"
+    )
+    return Failure(JobError.exit_code, message, "critical")
+
+
+def escaped(error: click.UsageError) -> click.UsageError:
+    """Give a usage error that quotes nothing a terminal obeys."""
+    # Arguments may be names of files that somebody else chose.
+    return click.UsageError(escape(error.format_message(), kept=LAYOUT), error.ctx)
+
+
+def exit_code(error: Exception) -> int:
+    """Give the exit code that says whose an error is."""
+    if isinstance(error, JobError):
+        return error.exit_code
+    return StorageError.exit_code if isinstance(error, OSError) else JobError.exit_code
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Give the error, or that of standard output where it is that which failed."""
+    if isinstance(error, OSError | StorageError) and not isinstance(error, BrokenPipeError):
+        try:
+            flush_results()
+        except (StorageError, BrokenPipeError) as unwritten:
+            return unwritten
+    return error
+
+
+def _trace(error: BaseException) -> None:
+    if isinstance(error, Exception) and os.environ.get("AOBATCH_DEBUG") == "1":
+        say(*"".join(traceback.format_exception(error)).split("\n"), event="traceback")
 
 
 @dataclass(slots=True)

@@ -4,9 +4,8 @@ import json
 
 import click
 
-from aobatch.cli.command import ROOT_CONFIG_OPTION
+from aobatch.cli.command import ROOT_CONFIG_OPTION, LazyGroup
 from aobatch.cli.console import show
-from aobatch.cli.help import LazyGroup
 
 _AS_JSON = f"{__name__}.as_json"
 
@@ -18,14 +17,14 @@ class Commands(LazyGroup):
         "run": ("aobatch.cli.run", "Answer every request of the input files."),
         "validate": ("aobatch.cli.validate", "Check the lines of a job and say what it will take."),
         "status": (
-            "aobatch.cli.status",
+            "aobatch.cli.jobs",
             "Say how far a running or interrupted job is.",
         ),
         "report": (
-            "aobatch.cli.report",
+            "aobatch.cli.jobs",
             "Show the usage report of a job again.",
         ),
-        "merge": ("aobatch.cli.merge", "Put the outputs of all shards of a job together."),
+        "merge": ("aobatch.cli.jobs", "Put the outputs of all shards of a job together."),
         "models": ("aobatch.cli.models", "List, fetch, convert, inspect and verify models."),
         "complete": (
             "aobatch.cli.complete",
@@ -58,7 +57,7 @@ def print_version(ctx: click.Context, _: click.Parameter, is_asked: bool) -> Non
     """Print what a report of a defect should name."""
     if not is_asked or ctx.resilient_parsing:
         return
-    from aobatch.cli.versions import version_facts, version_line
+    from aobatch.cli.doctor import version_facts, version_line
 
     show(json.dumps(version_facts(), indent=2) if ctx.meta[_AS_JSON] else version_line())
     ctx.exit()

@@ -8,8 +8,8 @@ from importlib.metadata import version
 
 import click
 
+from aobatch.cli.command import EXIT_CODES
 from aobatch.cli.console import show
-from aobatch.cli.exit_codes import EXIT_CODES
 from aobatch.cli.main import aobatch
 from aobatch.cli.settings import leaves
 

@@ -1,18 +1,304 @@
 """`aobatch models`: list, fetch, convert, inspect and verify models."""
 
 import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from aobatch.cli.command import Group
-from aobatch.cli.console import say, show
-from aobatch.cli.model_inspect import inspect, size_text
-from aobatch.cli.model_pull import MODEL_CODES, PRECISIONS, pull
-from aobatch.cli.model_verify import verify
-from aobatch.cli.signals import interruptible
+from aobatch.cli.command import Command, Group, exit_codes
+from aobatch.cli.console import say, show, shows_bars
+from aobatch.cli.ending import interruptible
+from aobatch.cli.options import model_names
+from aobatch.errors import ModelError, RequestError, UsageError
 from aobatch.text import escape
+
+if TYPE_CHECKING:
+    from aobatch.executors.verification import Verification
+    from aobatch.models.inspection import ModelFacts
+    from aobatch.models.store.folder import ModelFolder, Quality
+    from aobatch.models.store.hub import HubModel
+
+
+INSPECT_HELP = """Show what is known of a model, or of a file that could be imported.
+
+\b
+Examples:
+  aobatch models inspect smollm2-135m-instruct
+  aobatch models inspect ./model-Q8_0.gguf
+  aobatch models inspect smollm2-135m-instruct --json | jq .context_length
+
+NAME is a model of `aobatch models list`, a model folder, a GGUF file or a safetensors folder; of
+the last two the headers say whether they can be imported, and how large they will be.
+"""
+
+
+@click.command(
+    cls=Command, help=INSPECT_HELP, exit_codes=exit_codes({0: "it is shown, usable or not"}, 69)
+)
+@click.argument("name", shell_complete=model_names)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+def inspect(name: str, *, as_json: bool) -> None:
+    """Show what is known of a model."""
+    import msgspec
+
+    facts = find_facts(name)
+    if as_json:
+        show(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode())
+        return
+    rows = [row for row in table(facts) if row[1]]
+    width = max(len(label) for label, _ in rows)
+    for label, text in rows:
+        show(f"{label:<{width}}  {escape(text)}")
+
+
+def find_facts(name: str) -> "ModelFacts":
+    """Find a model, converted or not; ModelError if there is none of that name."""
+    from aobatch.models.inspection import inspect_folder, inspect_source
+    from aobatch.models.store.catalogue import resolve
+    from aobatch.models.store.locate import find_source
+
+    try:
+        return inspect_folder(resolve(name))
+    except RequestError as error:
+        source = find_source(name)
+        if source is None:
+            raise ModelError(error.message) from error
+        return inspect_source(source)
+
+
+def table(facts: "ModelFacts") -> Iterator[tuple[str, str]]:
+    """Yield labels and what stands beside them; empty where nothing is known."""
+    yield "name", facts.name
+    yield "layout", facts.layout
+    yield "usable", f"no: {facts.reason}" if not facts.is_usable else _usable(facts)
+    yield "family", facts.family
+    yield "sizes", _sizes(facts)
+    yield "weights", _amounts(facts.dtypes)
+    recipe = f", {facts.recipe}" if facts.recipe not in ("", facts.precision) else ""
+    yield "precision", f"{facts.precision}{recipe}"
+    yield "context", f"{facts.context_length:,} tokens" if facts.context_length else ""
+    yield from _tokens(facts)
+    for dtype, cache in facts.kv_cache.items():
+        each = f"{cache.bytes_per_token:,} bytes a token"
+        yield f"cache {dtype}", f"{each}, {size_text(cache.bytes_per_slot)} for a full context"
+    yield "quality", _quality(facts.quality)
+    yield "with int8 cache", _quality(facts.int8_cache.quality if facts.int8_cache else None)
+    yield "licence", facts.licence
+    yield "source", f"{facts.source} {facts.source_sha256}".strip()
+    yield "size", size_text(facts.size_bytes)
+    yield "once converted", _amounts(facts.converted_bytes)
+    yield "digest", facts.digest
+    yield "path", facts.path
+
+
+def _usable(facts: "ModelFacts") -> str:
+    return "" if facts.precision else "yes, once it is imported"
+
+
+def _sizes(facts: "ModelFacts") -> str:
+    named = {
+        "vocabulary of {:,}": facts.vocab_size,
+        "{:,} wide": facts.hidden_size,
+        "{:,} layers": facts.num_layers,
+        "{:,} heads": facts.num_heads,
+        "{:,} of keys and values": facts.num_kv_heads,
+        "{:,} wide each": facts.head_dim,
+    }
+    return ", ".join(text.format(size) for text, size in named.items() if size is not None)
+
+
+def _tokens(facts: "ModelFacts") -> Iterator[tuple[str, str]]:
+    def named(*token_ids: int) -> str:
+        return ", ".join(f"{i} {facts.token_texts.get(i, '')}" for i in token_ids)
+
+    yield "ends a text", named(*facts.eos_token_ids)
+    if facts.document_start_token_id is not None:
+        added = "added to" if facts.adds_document_start else "not added to"
+        yield "document start", f"{named(facts.document_start_token_id)}, {added} prompts"
+        yield "infill", named(*facts.infill_token_ids) or "none"
+
+
+def _amounts(sizes: Mapping[str, int]) -> str:
+    least = sum(sizes.values()) / 1000  # constants of a graph are no weights
+    return ", ".join(f"{name} {size_text(size)}" for name, size in sizes.items() if size >= least)
+
+
+def size_text(num_bytes: int) -> str:
+    """Give a size as people read it: small ones to three digits."""
+    return f"{num_bytes / 2**20:,.{0 if num_bytes >= 10 * 2**20 else 2}f} MiB"
+
+
+def _quality(quality: "Quality | None") -> str:
+    if quality is None or not quality.num_tokens:
+        return ""
+    return (
+        f"KL {quality.kl:.4f} nats a token from fp32, the same best token at "
+        f"{quality.top1_agreement:.1%} of {quality.num_tokens:,}"
+    )
+
+
+MODEL_CODES = exit_codes({0: "the model is ready"}, 69, 73, 74, 130, 143)
+
+PRECISIONS = ("int8", "nbits8", "fp32")
+"""Those of `models.recipes`, which takes long to load."""
+
+PULL_HELP = """Fetch a model of the list, or one of Hugging Face, and convert it.
+
+\b
+Examples:
+  aobatch models pull smollm2-135m-instruct
+  aobatch models pull smollm2-135m-instruct --precision fp32
+  aobatch models pull gemma-3-270m --accept-licence
+  aobatch models pull Qwen/Qwen3-0.6B
+  aobatch models pull ORG/NAME-GGUF --file NAME-Q8_0.gguf --name mine
+
+NAME is a name of `aobatch models list`, or ORG/NAME, a repository of Hugging Face (extra [remote]):
+of that its safetensors or the named file are fetched, never anything that could run code. HF_TOKEN,
+HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are honoured.
+"""
+
+
+@click.command(cls=Command, help=PULL_HELP, exit_codes=MODEL_CODES)
+@click.argument("name", shell_complete=model_names)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    help="How the weights are kept; other than the list's own: makes a model NAME-PRECISION.",
+)
+@click.option(
+    "--accept-licence", is_flag=True, help="Accept the terms of the model, if it has any."
+)
+@click.option("--revision", metavar="REV", help="Of a repository: branch, tag or commit.")
+@click.option("--file", metavar="FILE", help="Of a repository: the GGUF or ONNX file to take.")
+@click.option("--name", "new_name", metavar="NAME", help="Of a repository: what to call the model.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+def pull(
+    name: str,
+    precision: str | None,
+    *,
+    accept_licence: bool,
+    quiet: bool,
+    **hub: str | None,
+) -> None:
+    """Fetch a model of the list, or one of Hugging Face, and convert it."""
+    from aobatch.cli.progress import stage_progress
+    from aobatch.executors.local import pull as pull_model
+    from aobatch.models.store.catalogue import find_card
+
+    is_repository = "/" in name and find_card(name) is None
+    if not is_repository:
+        if any(hub.values()):
+            message = "--revision, --file and --name are for repositories, ORG/NAME"
+            raise UsageError(message)
+        _settle_licence(name, is_accepted=accept_licence)
+    with interruptible(), stage_progress(is_quiet=quiet) as progress:
+        if is_repository:
+            found = _pull_repository(_hub_model(name, precision, hub), progress)
+        else:
+            try:
+                found = pull_model(name, progress, precision)
+            except RequestError as error:
+                raise ModelError(error.message) from error
+    if not quiet:
+        say(_outcome(found))
+
+
+def _hub_model(name: str, precision: str | None, hub: dict[str, str | None]) -> "HubModel":
+    from aobatch.models.store.hub import HubModel
+
+    return HubModel(
+        repository=name,
+        name=hub["new_name"] or "",
+        revision=hub["revision"],
+        file=hub["file"],
+        precision=precision or "int8",
+    )
+
+
+def _pull_repository(
+    model: "HubModel", progress: Callable[[str, int, int], None]
+) -> "ModelFolder | Path":
+    from aobatch.models.store.hub import pull_from_hub
+    from aobatch.runners.scoring import score_texts
+
+    return pull_from_hub(model, progress, score_texts)
+
+
+def _outcome(found: "ModelFolder | Path") -> str:
+    if isinstance(found, Path):
+        return f"the exported graph is in {found}; use it by that path, as in --model {found}"
+    return f"{found.manifest.name} is ready in {found.path}"
+
+
+def _settle_licence(name: str, *, is_accepted: bool) -> None:
+    """Show the terms of a model that has any, and remember it if they are accepted."""
+    from aobatch.models.store.card import accept, needs_acceptance
+    from aobatch.models.store.catalogue import find_card, models_home
+
+    card = find_card(name)
+    if card is None or not needs_acceptance(card, models_home()):
+        return
+    say(*card.notice.strip().splitlines())
+    if not is_accepted and sys.stdin is not None and sys.stdin.isatty() and shows_bars():
+        is_accepted = click.confirm("Do you accept these terms?", err=True)
+    if is_accepted:
+        accept(card, models_home())
+
+
+VERIFY_HELP = """Check the files of a model, run it, and measure its quality again.
+
+\b
+Examples:
+  aobatch models verify smollm2-135m-instruct
+  aobatch models verify mine --json | jq '.checks[] | select(.state == "failed")'
+
+Checksums of all files, operators and sizes of the graphs, the vocabulary; then the scores of
+prompts alone and in a batch, which have to be the same to the bit. KL divergence and greedy
+agreement are measured against the model in full precision, if that is here too as NAME-fp32.
+"""
+
+_MARKS = {"ok": "ok    ", "failed": "FAILED", "not checked": "-     "}
+
+
+@click.command(
+    cls=Command,
+    help=VERIFY_HELP,
+    exit_codes=exit_codes({0: "nothing is wrong", 69: "something failed, see its line"}, 130, 143),
+)
+@click.argument("name", shell_complete=model_names)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+def verify(name: str, *, as_json: bool) -> None:
+    """Check the files of a model, run it, and measure its quality again."""
+    import msgspec
+
+    from aobatch.cli.progress import stage_progress
+    from aobatch.executors.verification import verify as verify_model
+    from aobatch.models.verification import locate
+
+    try:
+        path = locate(name)
+    except RequestError as error:
+        raise ModelError(error.message) from error
+    with interruptible(), stage_progress(is_quiet=as_json) as progress:
+        found = verify_model(path, progress)
+    if as_json:
+        show(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    else:
+        _show(found)
+    if not found.is_right:
+        raise click.exceptions.Exit(ModelError.exit_code)
+
+
+def _show(found: "Verification") -> None:
+    width = max(len(check.name) for check in found.checks)
+    for check in found.checks:
+        advice = f"; {check.advice}" if check.advice else ""
+        text = escape(f"{check.found}{advice}")
+        show(f"{_MARKS[check.state]} {check.name:<{width}}  {text}")
 
 
 @click.group(cls=Group)
@@ -88,3 +374,64 @@ def import_(path: Path, name: str, precision: str, *, quiet: bool) -> None:
         )
     if not quiet:
         say(f"{folder.manifest.name} is ready in {folder.path}")
+
+
+def usable_model(
+    name: str | None, stages: Callable[[str, int, int], None], *, is_quiet: bool
+) -> str | None:
+    """Give the name under which a model can be used; a file's is that of what it is converted to.
+
+    ModelError if the file cannot be converted.
+    """
+    source = _unconverted(name)
+    if source is None:
+        return name
+    from aobatch.models.store.catalogue import PRECISION, adopt, find_adopted
+
+    if (known := find_adopted(source)) is not None:
+        return known.manifest.name
+    from aobatch.runners.scoring import score_texts
+
+    adopted = adopt(source, stages, score_texts)
+    if adopted.is_new and not is_quiet:
+        say(
+            f"{source} was converted to {PRECISION} once, in {adopted.folder.path}; "
+            f"`aobatch models import {source} NAME` gives it a name and a precision of your choice"
+        )
+    return adopted.folder.manifest.name
+
+
+def known_model(name: str | None) -> "tuple[str | None, Callable[[str | None], ModelFolder]]":
+    """Give a name, and how models are found, for commands that convert nothing."""
+    from aobatch.models.store.catalogue import find_adopted, resolve
+
+    source = _unconverted(name)
+    known = None if source is None else find_adopted(source)
+    if known is not None:
+        return known.manifest.name, resolve
+    if source is None:
+        return name, resolve
+
+    def find(asked: str | None) -> "ModelFolder":
+        if asked == name:
+            message = f"{name} is not converted yet, which a run does once"
+            raise ModelError(message)
+        return resolve(asked)
+
+    return name, find
+
+
+def _unconverted(name: str | None) -> Path | None:
+    """Give the file that a name leads to, unless there is a model of that name."""
+    from aobatch.models.store.locate import find_source
+
+    source = find_source(name) if name else None
+    if source is None:
+        return None
+    from aobatch.models.store.catalogue import resolve
+
+    try:
+        resolve(name)
+    except RequestError:
+        return source
+    return None

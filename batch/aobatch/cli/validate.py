@@ -6,28 +6,25 @@ from typing import TYPE_CHECKING, Literal, Unpack
 
 import click
 
-from aobatch.cli.command import Command
+from aobatch.cli.command import Command, exit_codes
 from aobatch.cli.console import show
-from aobatch.cli.exit_codes import exit_codes
-from aobatch.cli.file_options import (
+from aobatch.cli.ending import interruptible
+from aobatch.cli.models import known_model
+from aobatch.cli.options import (
     InputOptions,
+    cache_options,
     column_option,
     columns_of,
     format_option,
     input_files,
     input_option,
     inputs_argument,
-    stream_format_of,
-)
-from aobatch.cli.model_source import known_model
-from aobatch.cli.options import (
-    cache_options,
     request_options,
     selection_of,
     selection_options,
+    stream_format_of,
     threads_option,
 )
-from aobatch.cli.signals import interruptible
 
 if TYPE_CHECKING:
     from aobatch.engine.config import EngineConfig
