@@ -19,7 +19,7 @@ HOMES = {
     "pyarrow": ("formats",),
     "onnxruntime": ("runners",),
     "onnx": ("models",),
-    "onnx_ir": ("models", "bench"),
+    "onnx_ir": ("models", "runners", "bench"),
     "google": ("models",),
     "gguf": ("models",),
     "safetensors": ("models",),

@@ -1,12 +1,13 @@
 """`aobatch run`: answer every request of the input files."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import click
 
-from aobatch.cli.command import EXIT_CODES, GroupedCommand, settings_in_use
+from aobatch.cli.command import EXIT_CODES, GroupedCommand, is_given, settings_in_use
 from aobatch.cli.console import log_format, say, say_report
 from aobatch.cli.ending import (
     Ending,
@@ -38,7 +39,6 @@ from aobatch.cli.options import (
 )
 from aobatch.cli.validate import check_lines
 from aobatch.errors import UsageError
-from aobatch.executors.ray.backend import closing_backend, ray_backend
 
 if TYPE_CHECKING:
     from aobatch.executors import Backend
@@ -294,8 +294,20 @@ def open_backend(options: RunOptions, stages: Callable[[str, int, int], None]) -
     local = LocalBackend(config, options["threads"], stages)
     if options["executor"] == "local":
         return local
-    keeps_cache_bytes = options["kv_cache_bytes"] is not None
-    return ray_backend(local, config, options["workers"], keeps_cache_bytes=keeps_cache_bytes)
+    from aobatch.executors.ray.backend import RayBackend, RayOptions
+
+    ray_options = RayOptions(
+        options["workers"],
+        options["threads"] if is_given("threads") else None,
+        keeps_cache_bytes=options["kv_cache_bytes"] is not None,
+        warn=lambda message: say(message, level="warning", event="worker"),
+    )
+    return RayBackend(local, config, ray_options)
+
+
+def closing_backend(backend: "Backend") -> "AbstractContextManager[Backend]":
+    """Give a block at whose end a backend lets go of what it holds, if it holds anything."""
+    return backend if isinstance(backend, AbstractContextManager) else nullcontext(backend)
 
 
 def say_outcome(outcome: "JobOutcome", config: "JobConfig") -> None:

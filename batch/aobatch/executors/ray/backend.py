@@ -1,15 +1,10 @@
 """Models of the catalogue, computed by workers of Ray."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import TYPE_CHECKING
 
-import click
-
-from aobatch.cli.command import is_given
-from aobatch.cli.console import say
 from aobatch.engine.config import EngineConfig
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.executors.local import LocalBackend
@@ -19,9 +14,6 @@ from aobatch.executors.ray.driver import CHUNK, RayExecutor, Rules
 from aobatch.executors.ray.pool import Pool
 from aobatch.executors.ray.worker import Opener
 from aobatch.runners.probes import num_cores
-
-if TYPE_CHECKING:
-    from aobatch.executors import Backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,21 +126,3 @@ class RayBackend:
 
 def _node_cpus(ray: ModuleType) -> list[float]:
     return [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-
-
-def ray_backend(
-    local: "LocalBackend", config: "EngineConfig", num_workers: int, *, keeps_cache_bytes: bool
-) -> "Backend":
-    """Give a backend whose workers compute; UsageError without Ray, once a model is opened."""
-    threads = click.get_current_context().params["threads"] if is_given("threads") else None
-
-    def warn(message: str) -> None:
-        say(message, level="warning", event="worker")
-
-    options = RayOptions(num_workers, threads, keeps_cache_bytes, warn)
-    return RayBackend(local, config, options)
-
-
-def closing_backend(backend: "Backend") -> "AbstractContextManager[Backend]":
-    """Give a block at whose end a backend lets go of what it holds, if it holds anything."""
-    return backend if isinstance(backend, AbstractContextManager) else nullcontext(backend)

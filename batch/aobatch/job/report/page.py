@@ -13,6 +13,7 @@ from aobatch.job.report.text import (
     duration,
     money,
     occupancy,
+    percentiles,
     savings,
     shown_users,
     worker_rates,
@@ -296,9 +297,9 @@ def _spread(report: UsageReport) -> list[tuple[Chart, str]]:
     return [
         (
             histogram_chart(title, unit, values, is_whole=unit == "tokens"),
-            percentiles(percentiles, form),
+            percentiles(points, form),
         )
-        for title, unit, values, percentiles, form in drawn
+        for title, unit, values, points, form in drawn
         if values.counts
     ]
 

@@ -61,7 +61,7 @@ def cards() -> tuple[Card, ...]:
 
 def checkout() -> Path | None:
     """Give the root of the repository if this package runs from one."""
-    root = Path(__file__).resolve().parents[3]
+    root = Path(__file__).resolve().parents[4]
     return root if (root / "models").is_dir() and (root / "pyproject.toml").is_file() else None
 
 

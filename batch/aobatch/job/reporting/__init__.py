@@ -1,1 +1,0 @@
-"""The usage report in forms that leave the terminal: a page, Markdown, metrics."""
