@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aobatch.text import counted, escape, printable
+from aobatch.text import aligned, counted, duration, escape, nearest, printable
 
 CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]
 TURNING = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
@@ -70,3 +70,31 @@ def test_one_is_no_plural() -> None:
         "2 lines",
         "12,345 lines",
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "exact", "roughly"),
+    [
+        (0.127, "0.13 s", "0 s"),
+        (12.34, "12.3 s", "12 s"),
+        (61.4, "1 min 1 s", "1 min 1 s"),
+        (3_723_600, "1,034 h 20 min", "1,034 h 20 min"),
+    ],
+)
+def test_times_have_two_units(seconds: float, exact: str, roughly: str) -> None:
+    """The two greatest; estimates have no fractions of a second."""
+    assert (duration(seconds), duration(seconds, is_exact=False)) == (exact, roughly)
+
+
+def test_columns_are_as_wide_as_their_longest_cell() -> None:
+    """The last side is that of the columns that have none; no line ends in blanks."""
+    rows = [("", "n", "of"), ("model", "1,000", "2"), ("m", "3", "")]
+
+    assert aligned(rows, "<>") == ["           n  of", "model  1,000   2", "m          3"]
+    assert aligned(rows) == ["       n      of", "model  1,000  2", "m      3"]
+
+
+def test_the_nearest_name_is_found() -> None:
+    """A typing error has the name that it is most like, nonsense has none."""
+    assert nearest("temprature", ("prompt", "temperature")) == "temperature"
+    assert nearest("xyz", ("prompt", "temperature")) is None

@@ -4,13 +4,12 @@ The wording is that of the OpenAI API since 2024: `Invalid 'n': integer above ma
 """
 
 from collections.abc import Iterable
-from difflib import get_close_matches
-from functools import lru_cache
 from typing import Final, Literal
 
 import msgspec
 
 from aobatch.errors import ErrorCode, RequestError
+from aobatch.text import nearest
 
 LONGEST_QUOTE = 64
 """More characters of a request's own text are not repeated in a message."""
@@ -55,7 +54,8 @@ def missing_parameter(name: str) -> RequestError:
 def unknown_parameter(name: str, known: Iterable[str]) -> RequestError:
     """Say that there is no such parameter, and which one was probably meant."""
     name = shorten(name)
-    message = f"Unknown parameter: '{name}'.{_suggest(name, tuple(known))}"
+    meant = nearest(name, tuple(known))
+    message = f"Unknown parameter: '{name}'." + (f" Did you mean '{meant}'?" if meant else "")
     return RequestError(message, code="unknown_parameter", param=name)
 
 
@@ -144,13 +144,6 @@ _JSON_TYPES: dict[type, str] = {
 def _parameter_of(name: str) -> str:
     """Cut stop[3] or logit_bias.50256 to the parameter's own name."""
     return name.partition("[")[0].partition(".")[0]
-
-
-@lru_cache(maxsize=256)
-def _suggest(name: str, known: tuple[str, ...]) -> str:
-    # A job may hold one typing error a million times, and a search costs 100 microseconds.
-    matches = get_close_matches(name, known, n=1)
-    return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
 NUMERICAL_ERROR: Final = "numerical_error"

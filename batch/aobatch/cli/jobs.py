@@ -10,6 +10,7 @@ from aobatch.cli.console import say, say_report, show, show_report
 from aobatch.cli.ending import interruptible
 from aobatch.cli.options import ANY_PATH, FileLocation, prices_option, state_dir_option
 from aobatch.errors import UsageError
+from aobatch.text import duration
 
 if TYPE_CHECKING:
     from aobatch.formats.remote import Location
@@ -51,22 +52,16 @@ def status(output: "Location", state_dir: Path | None, *, as_json: bool) -> None
 def _sentence(output: "Location", found: "JobStatus") -> str:
     share = f"{found.answered:,} of {found.lines:,} lines answered"
     failed = f", {found.failed:,} of them failed" if found.failed else ""
-    tokens = f", {found.completion_tokens:,} new tokens in {_duration(found.seconds)}"
+    tokens = (
+        f", {found.completion_tokens:,} new tokens in {duration(found.seconds, is_exact=False)}"
+    )
     if found.state == "finished":
         return f"{output} is finished: {share}{failed}{tokens}"
     left = found.seconds_left
-    rest = "" if left is None else f", about {_duration(left)} to go"
+    rest = "" if left is None else f", about {duration(left, is_exact=False)} to go"
     if found.state == "running":
         return f"{output} is under way by {found.holder}: {share}{failed}{tokens}{rest}"
     return f"{output} was interrupted; run the same command again: {share}{failed}{tokens}{rest}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 REPORT_HELP = """Show the usage report of a job again.

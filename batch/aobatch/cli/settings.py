@@ -7,13 +7,13 @@ an option, those in a table such as [run] or [models.pull] for that command alon
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import click
 
 from aobatch.errors import UsageError
+from aobatch.text import nearest
 
 FILE, PROJECT_FILE = Path("aobatch.toml"), Path("pyproject.toml")
 
@@ -183,5 +183,5 @@ def _is_one_of(value: object, types: tuple[type, ...]) -> bool:
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
-    matches = get_close_matches(key_of(name), known, n=1)
-    return f"; did you mean {matches[0]}?" if matches else ""
+    meant = nearest(key_of(name), tuple(known))
+    return f"; did you mean {meant}?" if meant else ""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from itertools import repeat
 from typing import Any, TypeAlias
 
@@ -29,6 +28,7 @@ from aobatch.api.request import ENVELOPE_FIELDS
 from aobatch.api.validation import IGNORED
 from aobatch.errors import InputError, RequestError, UsageError
 from aobatch.formats.remote import Location
+from aobatch.text import nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class Columns:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """Ask whether a known name was meant, if one is like this one."""
-    matches = get_close_matches(name, list(known), n=1)
-    return f" (did you mean '{matches[0]}'?)" if matches else ""
+    meant = nearest(name, tuple(known))
+    return f" (did you mean '{meant}'?)" if meant else ""
 
 
 Cells: TypeAlias = list[Any]

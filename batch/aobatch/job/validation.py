@@ -24,7 +24,7 @@ from aobatch.job.models import Vocabularies, Vocabulary
 from aobatch.job.plan import Plan, Speed
 from aobatch.job.report.usage import percentiles
 from aobatch.job.source import Source, StateFolder, check_inputs, open_source
-from aobatch.text import counted, printable
+from aobatch.text import counted, duration, printable
 
 BLOCK = 512
 """Prompts that are tokenised together; long ones count as several."""
@@ -275,7 +275,8 @@ def _plans(found: Validation) -> Iterator[str]:
             f"{_megabytes(plan.kv_cache_bytes)} MB of keys and values beside "
             f"{_megabytes(plan.weights_bytes)} MB of weights"
         )
-        yield f"time: {_duration(plan)} at most, at {_origin(plan.speed)}"
+        time = duration(math.ceil(plan.seconds_at_most), is_exact=False)
+        yield f"time: {time} at most, at {_origin(plan.speed)}"
 
 
 def _origin(speed: Speed) -> str:
@@ -283,14 +284,6 @@ def _origin(speed: Speed) -> str:
     if speed.source == "default":
         return f"{rates} (not measured here: a guess for two cores; `aobatch bench` measures)"
     return f"{rates} (measured here on {speed.date} by `aobatch {speed.source}`)"
-
-
-def _duration(plan: Plan) -> str:
-    seconds = plan.seconds_at_most
-    if seconds < 120:
-        return f"{math.ceil(seconds):,} s"
-    minutes = seconds / 60
-    return f"{minutes:,.0f} min" if minutes < 120 else f"{minutes / 60:,.1f} h"
 
 
 def _megabytes(size: int) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from aobatch.errors import UsageError
 from aobatch.job.report.text import (
-    duration,
     money,
     occupancy,
     percentiles,
@@ -19,7 +18,7 @@ from aobatch.job.report.text import (
     worker_rates,
 )
 from aobatch.job.report.usage import Histogram, Timeline, UsageReport, nice_step
-from aobatch.text import counted, printable
+from aobatch.text import counted, duration, printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aobatch.job.report.usage import Cost, GroupUsage, Percentiles, UsageReport
-from aobatch.text import printable
+from aobatch.text import aligned, duration, printable
 
 _SHARED = {
     "prefix_tokens_shared": "prompt tokens of common beginnings",
@@ -89,15 +89,6 @@ def money(amount: float) -> str:
     return f"{amount:,.{digits}f}"
 
 
-def duration(seconds: float) -> str:
-    """Write a time in its two greatest units."""
-    if seconds < 60:
-        return f"{seconds:.{1 if seconds >= 10 else 2}f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
 def _workers(rates: list[float]) -> str:
     spread = " to ".join(dict.fromkeys(f"{rate:,.0f}" for rate in (min(rates), max(rates))))
     return f"{len(rates):,}, {spread} new tokens a second{' each' if len(rates) > 1 else ''}"
@@ -176,10 +167,8 @@ def _total_row(report: UsageReport) -> tuple[str, ...]:
 
 
 def _aligned(rows: Sequence[tuple[_Kind, tuple[str, ...]]]) -> Iterator[TableLine]:
-    widths = [max(map(len, column)) for column in zip(*(cells for _, cells in rows), strict=True)]
-    for kind, (name, *numbers) in rows:
-        cells = (f"{cell:>{width}}" for cell, width in zip(numbers, widths[1:], strict=True))
-        yield TableLine("  ".join([f"{name:<{widths[0]}}", *cells]).rstrip(), kind)
+    lines = aligned([cells for _, cells in rows], "<>")
+    return (TableLine(line, kind) for line, (kind, _) in zip(lines, rows, strict=True))
 
 
 def _failures(report: UsageReport) -> Iterator[TableLine]:
