@@ -6,9 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from aobatch.cli.main import aobatch
-from aobatch.cli.models import PRECISIONS
 from aobatch.errors import ModelError
-from aobatch.models.convert import precisions as recipes
 from aobatch.models.store import catalogue
 from aobatch.models.store.card import needs_acceptance
 
@@ -56,8 +54,3 @@ def test_a_job_on_a_model_with_terms_is_refused(runner: CliRunner, tmp_path: Pat
     assert result.exit_code == 69
     assert "comes under the Gemma Terms of Use" in result.stderr
     assert not (tmp_path / "job.out.jsonl").exists()
-
-
-def test_every_precision_is_offered() -> None:
-    """The command's choices are those of conversion."""
-    assert PRECISIONS == recipes.PRECISIONS

@@ -13,7 +13,7 @@ from aobatch.models.store.making import claim, put_in_place, workspace
 HOLDER = """
 import sys, time
 from pathlib import Path
-from aobatch.models.claim import claim, workspace
+from aobatch.models.store.making import claim, workspace
 with claim(Path(sys.argv[1]), lambda *_: None), workspace(Path(sys.argv[1])) as work:
     (work / "half").write_bytes(b"x")
     print("held", flush=True)

@@ -10,8 +10,9 @@ import onnx_ir as ir
 import pytest
 from family_files import published
 
+from aobatch.models import PRECISIONS
 from aobatch.models.convert.convert import write_graph
-from aobatch.models.convert.precisions import PRECISIONS, Fp32, recipes
+from aobatch.models.convert.precisions import Fp32, recipes
 from aobatch.models.convert.writer import WeightFile
 from aobatch.models.source.decoder import decoder_shapes
 from aobatch.models.spec import Checkpoint, Weight

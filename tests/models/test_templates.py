@@ -16,7 +16,7 @@ HOSTILE = (
 PROGRAM = """
 import sys
 from pathlib import Path
-from aobatch.models.catalogue import import_model
+from aobatch.models.store.catalogue import import_model
 from aobatch.runners.scoring import score_texts
 import_model(
     Path(sys.argv[1]), "mine", precision="fp32", progress=lambda *_: None, scorer=score_texts

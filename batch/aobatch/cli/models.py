@@ -14,6 +14,7 @@ from aobatch.cli.console import say, show, shows_bars
 from aobatch.cli.ending import interruptible
 from aobatch.cli.options import model_names
 from aobatch.errors import ModelError, RequestError, UsageError
+from aobatch.models import PRECISIONS
 from aobatch.text import escape
 
 if TYPE_CHECKING:
@@ -142,9 +143,6 @@ def _quality(quality: "Quality | None") -> str:
 
 
 MODEL_CODES = exit_codes({0: "the model is ready"}, 69, 73, 74, 130, 143)
-
-PRECISIONS = ("int8", "nbits8", "fp32")
-"""Those of `models.recipes`, which takes long to load."""
 
 PULL_HELP = """Fetch a model of the list, or one of Hugging Face, and convert it.
 

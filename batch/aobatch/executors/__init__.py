@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from aobatch.api.request import Request
-from aobatch.engine.sequence import Result
 
 if TYPE_CHECKING:  # a finished job is told so without loading numpy
+    from aobatch.engine.sequence import Result
     from aobatch.engine.streaming import Listener
 
 
@@ -30,7 +30,7 @@ class Executor(Protocol):
 
     def run(
         self, requests: Iterable[Request], listener: "Listener | None" = None
-    ) -> Generator[Result, None, None]:
+    ) -> "Generator[Result, None, None]":
         """Compute every request, in any order; pull requests only as they are needed.
 
         Closing the generator stops the computation. The listener gets the pieces of requests that

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from aobatch.api.request import Request
 from aobatch.engine.config import EngineConfig
-from aobatch.engine.sequence import Result
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.models.foreign import ExportedFolder, is_export, open_export
 from aobatch.models.store.catalogue import ensure, find_card, find_ready, resolve
@@ -29,6 +28,7 @@ from aobatch.models.store.folder import (
 if TYPE_CHECKING:
     from aobatch.engine.engine import Engine
     from aobatch.engine.preparation import ModelLimits
+    from aobatch.engine.sequence import Result
     from aobatch.engine.streaming import Listener
     from aobatch.runners import ModelRunner
 
@@ -185,7 +185,7 @@ class LocalExecutor:
 
     def run(
         self, requests: Iterable[Request], listener: "Listener | None" = None
-    ) -> Generator[Result, None, None]:
+    ) -> "Generator[Result, None, None]":
         """Compute every request; results come as they finish."""
         yield from self._engine.run(requests, listener)
 

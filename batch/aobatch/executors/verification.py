@@ -10,9 +10,9 @@ import numpy as np
 from aobatch.arrays import TokenIds
 from aobatch.errors import ModelError
 from aobatch.executors.local import open_runner
+from aobatch.models import Progress
 from aobatch.models.convert.quality import affordable, chunks_of, measure, quality_text
 from aobatch.models.foreign import open_export
-from aobatch.models.spec import Progress
 from aobatch.models.store.catalogue import find_card, models_home
 from aobatch.models.store.folder import (
     GRAPH,

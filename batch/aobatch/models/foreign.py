@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -19,18 +19,22 @@ from aobatch.models.checks import (
     open_regular,
     own_file,
     read_regular,
+    unusable,
 )
-from aobatch.models.foreign_layout import Hints, Layout, read_export, unusable
 from aobatch.models.source.fields import Fields
 from aobatch.models.source.tokenizer_json import read_optional_fields, read_tokenizer
 from aobatch.models.store.folder import (
     FORMAT,
     CacheDtype,
+    Hints,
     Int8Cache,
     Manifest,
     ModelFolder,
     Quality,
 )
+
+if TYPE_CHECKING:
+    from aobatch.models.foreign_layout import Layout
 
 SUFFIX = ".onnx"
 TOKENIZER = "tokenizer.json"
@@ -284,6 +288,9 @@ def describe(folder: Path, graph: Path) -> Description:
 
     Raises ModelError if it cannot run here.
     """
+    # An export that is known already is found without the library that reads graphs.
+    from aobatch.models.foreign_layout import read_export
+
     if not (folder / TOKENIZER).exists():
         raise unusable(folder, f"it has no {TOKENIZER}, which says how the model splits text")
     before = stamp(graph)
@@ -315,7 +322,7 @@ def _check_content(graph: Path) -> None:
                 raise ModelError(message)
 
 
-def _manifest(folder: Path, graph: Path, layout: Layout, facts: Facts, digest: str) -> Manifest:
+def _manifest(folder: Path, graph: Path, layout: "Layout", facts: Facts, digest: str) -> Manifest:
     _, tokens = read_tokenizer(folder, facts.tokens, layout.vocab_size)
     num_heads = facts.num_heads or layout.num_kv_heads
     return Manifest(
@@ -403,8 +410,6 @@ def open_export(path: Path) -> ExportedFolder:
     folder, graph = find_graph(path)
     description = recall(graph)
     if description is None:
-        # Reading a graph needs a library that takes long to load.
-
         description = describe(folder, graph)
         remember(graph, description)
     return ExportedFolder(

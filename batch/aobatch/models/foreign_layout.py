@@ -9,9 +9,9 @@ from pathlib import Path
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from aobatch.errors import ModelError
-from aobatch.models.checks import MAX_LAYERS, MAX_WIDTH, printable, shown
+from aobatch.models.checks import MAX_LAYERS, MAX_WIDTH, shown, unusable
 from aobatch.models.checks.graph import EXPORTED, check_graph
+from aobatch.models.store.folder import Hints
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +69,6 @@ class Layout:
         return self.input_ids.dimensions[0] == 1
 
 
-@dataclass(frozen=True, slots=True)
-class Hints:
-    """Sizes in the files beside a graph, for those that it leaves open; 0 if there are none."""
-
-    vocab_size: int = 0
-    num_kv_heads: int = 0
-    head_dim: int = 0
-
-
 _REASONS: Mapping[str, str] = {
     "inputs_embeds": "it takes embeddings instead of token ids, as parts of larger models do",
     "pixel_values": "it takes pictures, and only models of text alone run here",
@@ -90,11 +81,6 @@ _REASONS: Mapping[str, str] = {
     "recurrent": "it keeps state other than keys and values (a recurrent layer)",
 }
 """Parts of inputs' names, and what they tell."""
-
-
-def unusable(path: Path, reason: str) -> ModelError:
-    """Give the error that says why an export cannot run here."""
-    return ModelError(f"{path} cannot run here: {printable(reason)}")
 
 
 def check_inputs(path: Path, names: Iterable[str], known: Iterable[str]) -> None:

@@ -1,6 +1,5 @@
 """What one decoder is made of, whatever file it came from."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
@@ -9,10 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aobatch.files import files_digest
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with a stage, how much of it is done, and how much there is."""
-
 
 Weight: TypeAlias = NDArray[np.floating]
 """A weight matrix [out, in], or a gain or bias [out]."""

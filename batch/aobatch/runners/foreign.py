@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from aobatch.arrays import Logits, TokenIds
-from aobatch.models.foreign_layout import CacheTensor, Hints, Layout, Port, read_export
+from aobatch.models.foreign_layout import CacheTensor, Layout, Port, read_export
+from aobatch.models.store.folder import Hints
 from aobatch.runners import Chunk
 from aobatch.runners.foreign_trial import (
     MAX_ROWS,

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from aobatch.arrays import Logits
-from aobatch.models.foreign_layout import Layout, unusable
+from aobatch.models.checks import unusable
+from aobatch.models.foreign_layout import Layout
 from aobatch.runners import Chunk, ModelRunner
 from aobatch.runners.session import RunError
 

@@ -21,6 +21,11 @@ def refusal(path: Path, reason: str) -> ModelError:
     return ModelError(f"{path} is refused: {printable(reason)}; {advice}")
 
 
+def unusable(path: Path, reason: str) -> ModelError:
+    """Give the error that says why an export cannot run here."""
+    return ModelError(f"{path} cannot run here: {printable(reason)}")
+
+
 def printable(text: str) -> str:
     """Give the beginning of a text, with nothing in it that moves a terminal's cursor."""
     shortened = text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…"

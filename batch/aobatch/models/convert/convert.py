@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from aobatch.arrays import Floats, TokenIds
 from aobatch.errors import ModelError
 from aobatch.files import file_digest
+from aobatch.models import Progress
 from aobatch.models.convert.graph import DecoderGraph
 from aobatch.models.convert.precisions import (
     Fp32,
@@ -22,7 +23,7 @@ from aobatch.models.convert.precisions import (
 )
 from aobatch.models.convert.quality import Scorer, affordable, chunks_of, measure, quality_text
 from aobatch.models.convert.writer import WeightFile
-from aobatch.models.spec import Checkpoint, Progress
+from aobatch.models.spec import Checkpoint
 from aobatch.models.store.card import check_place
 from aobatch.models.store.folder import (
     DATA,

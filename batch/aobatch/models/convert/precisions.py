@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from aobatch.arrays import Floats
 from aobatch.errors import ModelError
+from aobatch.models import PRECISIONS
 from aobatch.models.convert.fold import Table, hadamard
 from aobatch.models.convert.writer import MICROSOFT, GraphWriter
 from aobatch.models.spec import DecoderSpec, Weight
@@ -325,9 +326,6 @@ def _constant(graph: ir.Graph, name: str, array: NDArray[np.float32]) -> ir.Valu
     )
     graph.register_initializer(value)
     return value
-
-
-PRECISIONS = ("int8", "nbits8", "fp32")
 
 
 def recipes(precision: str, spec: DecoderSpec) -> Mapping[str, Precision]:

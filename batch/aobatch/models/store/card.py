@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from aobatch.errors import ModelError, OutputError, UnavailableModelError
+from aobatch.models import PRECISIONS
 from aobatch.models.store.folder import FILES, MANIFEST
 from aobatch.text import printable
 
@@ -119,8 +120,6 @@ MAX_NAME_BYTES = 128
 
 def check_name(name: str) -> None:
     """Raise ModelError if a model that is imported cannot have that name."""
-    from aobatch.models.convert.precisions import PRECISIONS
-
     reason = ""
     own = [own for card in cards() for own in (card.name, *card.aliases)]
     others = [f"{card.name}-{precision}" for card in cards() for precision in PRECISIONS]

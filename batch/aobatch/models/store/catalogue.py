@@ -12,8 +12,8 @@ import msgspec
 
 from aobatch.api import errors
 from aobatch.errors import ModelError, UnavailableModelError
+from aobatch.models import Progress
 from aobatch.models.foreign import SUFFIX, is_export, open_export
-from aobatch.models.spec import Progress
 from aobatch.models.store.card import Card, cards, check_accepted, check_name, checkout
 from aobatch.models.store.folder import MANIFEST, ModelFolder, has_file, open_folder
 from aobatch.models.store.locate import why_unusable

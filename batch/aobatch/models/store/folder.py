@@ -40,6 +40,15 @@ class GraphSizes:
     head_dim: int
 
 
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """Sizes in the files beside a graph, for those that it leaves open; 0 if there are none."""
+
+    vocab_size: int = 0
+    num_kv_heads: int = 0
+    head_dim: int = 0
+
+
 class Quality(msgspec.Struct, frozen=True):
     """How close a precision is to the fp32 graph of the same weights, on the shipped text."""
 

@@ -10,9 +10,9 @@ from types import TracebackType
 from typing import Any
 
 from aobatch.errors import ModelError, UsageError
+from aobatch.models import Progress
 from aobatch.models.convert.quality import Scorer
 from aobatch.models.source.tokenizer_json import UNKNOWN, read_licence
-from aobatch.models.spec import Progress
 from aobatch.models.store.card import check_name
 from aobatch.models.store.catalogue import import_checkpoint
 from aobatch.models.store.folder import ModelFolder

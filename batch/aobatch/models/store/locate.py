@@ -7,13 +7,14 @@ runs it as it is.
 import os
 from collections.abc import Set
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aobatch.errors import ModelError
 from aobatch.models.checks import POINTER, POINTER_ADVICE
 from aobatch.models.foreign import is_export
-from aobatch.models.source.gguf_checkpoint import read_gguf
-from aobatch.models.source.safetensors import read_safetensors
-from aobatch.models.spec import Checkpoint
+
+if TYPE_CHECKING:
+    from aobatch.models.spec import Checkpoint
 
 CONFIG = "config.json"
 _MAGIC = b"GGUF"
@@ -92,8 +93,12 @@ def _of_file(path: Path) -> str:
     return f"it is neither a GGUF file nor an exported graph; {_WHAT_IS}"
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> "Checkpoint":
     """Open a GGUF file or a folder of safetensors; ModelError if it is neither."""
+    # What is converted already is found without these.
+    from aobatch.models.source.gguf_checkpoint import read_gguf
+    from aobatch.models.source.safetensors import read_safetensors
+
     if path.is_dir():
         if (path / CONFIG).exists() and any(path.glob("*.safetensors")):
             return read_safetensors(path)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from aobatch.errors import ModelError, OutputError, StorageError
 from aobatch.files import file_digest
-from aobatch.models.spec import Progress
+from aobatch.models import Progress
 from aobatch.models.store.card import Card, Wheel
 
 
