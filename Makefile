@@ -15,7 +15,7 @@ COMPILE := CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/lock/bin/pip-compile --qui
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run test crash-test page-test airflow-test check bench translate model docs screenshot man format lock clean distclean help
+.PHONY: run test crash-test page-test airflow-test check bench translate model docs screenshot format lock clean distclean help
 
 run: $(VENV)/run.stamp ## run the main job, jobs/poems.jsonl, on the default model
 	$(AOBATCH) run jobs/poems.jsonl
@@ -53,10 +53,6 @@ docs: $(VENV)/dev.stamp ## write docs/reference.md from the code
 
 screenshot: $(VENV)/dev.stamp model ## draw docs/run.svg, a run of the main job on a terminal
 	$(BIN)/python tests/screenshot.py
-
-man: $(VENV)/run.stamp ## write the manual page, man/aobatch.1
-	@mkdir -p man
-	$(BIN)/python -m aobatch.cli.manual > man/aobatch.1
 
 page-test: $(VENV)/dev.stamp ## look at the report's page in Chromium, where it is installed
 	$(BIN)/python -m pytest -m browser

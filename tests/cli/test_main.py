@@ -9,8 +9,11 @@ from click.testing import CliRunner
 
 from aobatch import errors
 from aobatch.cli import ending as failures
-from aobatch.cli.command import EXIT_CODES
+from aobatch.cli.command import EXIT_CODES, Command
 from aobatch.cli.main import Commands, aobatch
+from aobatch.cli.settings import leaves
+
+ROOT = click.Context(aobatch, info_name="aobatch", **aobatch.context_settings)
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
@@ -33,6 +36,19 @@ def test_help_says_what_the_command_says(name: str) -> None:
     assert command is not None
     sentence = command.get_short_help_str(limit=1000).rstrip(".")
     assert sentence == Commands.lazy_commands[name][1].rstrip(".")
+
+
+@pytest.mark.parametrize("ctx", [*leaves(ROOT)], ids=lambda ctx: ctx.command_path)
+def test_help_has_examples_settings_and_exit_codes(ctx: click.Context) -> None:
+    """Behind the first sentence come examples that name the command, ahead of all else."""
+    text = ctx.command.get_help(ctx)
+
+    examples = text.index("Examples:")
+    assert isinstance(ctx.command, Command)
+    assert examples < text.index("ptions:") < text.index("Exit codes:")
+    assert "  -C, --config FILE" in text
+    assert ctx.command_path in text[examples:]
+    assert "\b" not in text
 
 
 def test_help_imports_nothing_heavy() -> None:

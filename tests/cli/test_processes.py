@@ -88,7 +88,7 @@ def test_time_limit_stops_cleanly_and_the_next_run_goes_on(source: Path) -> None
 def test_second_signal_kills_at_once() -> None:
     """A command that cannot stop cleanly obeys the second signal."""
     stuck = (
-        "import time, signal; from aobatch.cli.signals import interruptible\n"
+        "import time, signal; from aobatch.cli.ending import interruptible\n"
         "with interruptible():\n"
         "    try:\n"
         "        print('ready', flush=True); time.sleep(60)\n"

@@ -4,13 +4,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner, Result
 from fakes import FakeBackend
 
 from aobatch.cli import run as module
-from aobatch.cli.command import Command
 from aobatch.cli.main import aobatch
 
 
@@ -159,22 +157,6 @@ def test_make_follows_one_output_of_a_run(runner: CliRunner, seen: list[module.R
         assert result.exit_code == 2
         assert "depfile" in result.stderr
         assert not Path("job.d").exists()
-
-
-def test_every_command_reads_settings(runner: CliRunner) -> None:
-    """No command is without --config and exit codes in its help."""
-
-    def check(command: click.Command, ctx: click.Context) -> None:
-        if isinstance(command, click.Group):
-            for name in command.list_commands(ctx):
-                member = command.get_command(ctx, name)
-                assert member is not None
-                check(member, click.Context(member, info_name=name, parent=ctx))
-        else:
-            assert isinstance(command, Command), ctx.command_path
-            assert "Exit codes:" in command.get_help(ctx)
-
-    check(aobatch, click.Context(aobatch, info_name="aobatch", **aobatch.context_settings))
 
 
 def test_config_show_says_where_values_come_from(runner: CliRunner) -> None:

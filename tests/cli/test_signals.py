@@ -20,7 +20,7 @@ is_complete = True
 """
 IMPORTING = """
 import time
-from aobatch.cli.signals import {context} as context
+from aobatch.cli.ending import {context} as context
 try:
     with context({argument}):
         import slow_module
@@ -64,7 +64,7 @@ def _start(folder: Path, text: str) -> subprocess.Popen[str]:
 def test_signals_on_each_others_heels_are_told_by_no_traceback(tmp_path: Path) -> None:
     """Of two that come while native code keeps the command from both, one stops it in silence."""
     busy = """
-from aobatch.cli.signals import interruptible
+from aobatch.cli.ending import interruptible
 try:
     with interruptible():
         print("busy", flush=True)
