@@ -10,6 +10,7 @@ from aobatch.engine.config import EngineConfig
 from aobatch.executors.local import LocalBackend
 from aobatch.job.config import JobConfig
 from aobatch.job.runner import run_job
+from aobatch.runners import RunnerConfig
 
 pytestmark = pytest.mark.model
 
@@ -38,7 +39,7 @@ def computed(folder: Path, lines: list[bytes], max_num_seqs: int, threads: int) 
     source, output = folder / "in.jsonl", folder / "out.jsonl"
     source.write_bytes(b"".join(line + b"\n" for line in lines))
     config = EngineConfig(max_num_seqs=max_num_seqs)
-    backend = LocalBackend(config, threads, lambda *_: None)
+    backend = LocalBackend(config, RunnerConfig(threads))
     assert run_job(JobConfig((source,), output), backend).report.requests.failed == 0
     return output.read_bytes().splitlines()
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from aobatch.executors.local import LocalBackend, load_engine
     from aobatch.job.config import JobConfig
     from aobatch.job.runner import run_job
+    from aobatch.runners import RunnerConfig
 
 __all__ = [
     "Engine",
@@ -18,6 +19,7 @@ __all__ = [
     "JobError",
     "LocalBackend",
     "RequestError",
+    "RunnerConfig",
     "load_engine",
     "run_job",
 ]
@@ -29,6 +31,7 @@ _HOMES = {
     "JobError": "aobatch.errors",
     "LocalBackend": "aobatch.executors.local",
     "RequestError": "aobatch.errors",
+    "RunnerConfig": "aobatch.runners",
     "load_engine": "aobatch.executors.local",
     "run_job": "aobatch.job.runner",
 }

@@ -69,7 +69,7 @@ def test_choices_are_scored_by_their_own_tokens(
     monkeypatch.syspath_prepend(ROOT / "jobs/library")
     from score_choices import score_choices
 
-    engine = aobatch.load_engine(str(tiny_int8.path), threads=1)
+    engine = aobatch.load_engine(str(tiny_int8.path), runner=aobatch.RunnerConfig(1))
 
     assert score_choices(engine, QUESTION, CHOICES) == pytest.approx(
         expected_scores(tiny_int8), abs=1e-4

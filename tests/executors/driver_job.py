@@ -28,6 +28,7 @@ from aobatch.executors.ray.worker import Opener
 from aobatch.job import runner
 from aobatch.job.config import JobConfig, default_output
 from aobatch.job.runner import run_job
+from aobatch.runners import RunnerConfig
 
 NUM_WORKERS = 2
 TEXT = "a text of some sixty characters, as a short answer would be."
@@ -94,7 +95,7 @@ def main(model: str, warm_up: str, source: str) -> None:
     backend_module.Opener = InstantOpener  # type: ignore[misc]
     config, clock = EngineConfig(max_num_seqs=1024, lookahead=2048), Clock()
     options = RayOptions(NUM_WORKERS, 1, keeps_cache_bytes=False, warn=lambda _: None)
-    with RayBackend(LocalBackend(config, 1), config, options) as backend:
+    with RayBackend(LocalBackend(config, RunnerConfig(1)), options) as backend:
         ray = backend._connected()  # imported ahead of this, it would not be private
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         growth, total = [], 0

@@ -14,6 +14,7 @@ from aobatch.executors.ray.backend import RayBackend, RayOptions
 from aobatch.job.config import JobConfig
 from aobatch.job.context import Silent
 from aobatch.job.runner import run_job
+from aobatch.runners import RunnerConfig
 
 REPORT_PARTS = ("requests", "usage", "finish_reasons", "by_model", "by_user", "completion_tokens")
 """What a report counts; the rest is time."""
@@ -71,7 +72,7 @@ class Place:
 
     def run_local(self) -> Product:
         """Run the job in this process."""
-        return self.run("local", LocalBackend(EngineConfig(max_num_seqs=8), 1))
+        return self.run("local", LocalBackend(EngineConfig(max_num_seqs=8), RunnerConfig(1)))
 
     def run_ray(
         self, num_workers: int, watch: Callable[[int], None] = lambda _: None, slots: int = 16
@@ -84,7 +85,7 @@ class Place:
         """Give a backend of so many workers."""
         config = EngineConfig(max_num_seqs=slots, num_lanes=1)
         options = RayOptions(num_workers, 1, keeps_cache_bytes=False, warn=self.warnings.append)
-        return RayBackend(LocalBackend(config, 1), config, options)
+        return RayBackend(LocalBackend(config, RunnerConfig(1)), options)
 
     def run(
         self, name: str, backend: Backend, watch: Callable[[int], None] = lambda _: None

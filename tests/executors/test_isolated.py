@@ -17,6 +17,7 @@ from aobatch.executors import Backend, ModelIdentity
 from aobatch.executors.isolated import IsolatedExecutor
 from aobatch.executors.local import LocalBackend
 from aobatch.models.store.folder import ModelFolder
+from aobatch.runners import RunnerConfig
 
 BODIES = [
     {"prompt": "the", "max_tokens": 5, "logprobs": 2},
@@ -31,7 +32,7 @@ class Sinking(LocalBackend):
     """A backend whose process does not survive opening a model."""
 
     def __init__(self) -> None:
-        super().__init__(EngineConfig(), 1, lambda *_: None)
+        super().__init__(EngineConfig(), RunnerConfig(1))
 
     def open(self, model: ModelIdentity) -> None:  # type: ignore[override] # noqa: ARG002
         """End the process."""
@@ -53,7 +54,7 @@ def requests() -> list[Request]:
 @pytest.fixture
 def backend() -> LocalBackend:
     """Give a backend of one thread."""
-    return LocalBackend(EngineConfig(max_num_seqs=4), 1, lambda *_: None)
+    return LocalBackend(EngineConfig(max_num_seqs=4), RunnerConfig(1))
 
 
 def by_line(results: object) -> list[Result]:

@@ -12,6 +12,7 @@ from aobatch.executors.local import LocalBackend, fingerprint
 from aobatch.job.config import JobConfig
 from aobatch.job.runner import run_job
 from aobatch.models.store.folder import CacheDtype, ModelFolder
+from aobatch.runners import RunnerConfig
 
 LINES = [
     {"prompt": "the", "max_tokens": 5},
@@ -24,8 +25,7 @@ LINES = [
 
 def backend(max_num_seqs: int = 8, cache_dtype: CacheDtype = "fp32") -> LocalBackend:
     """Give a backend of one thread."""
-    config = EngineConfig(max_num_seqs=max_num_seqs, kv_cache_dtype=cache_dtype)
-    return LocalBackend(config, 1, lambda *_: None)
+    return LocalBackend(EngineConfig(max_num_seqs=max_num_seqs), RunnerConfig(1, cache_dtype))
 
 
 @pytest.fixture
@@ -89,9 +89,9 @@ def test_unknown_model_is_a_request_error() -> None:
 
 def test_settings_name_what_shapes_results() -> None:
     """Neither the batch size nor the threads are among the settings."""
-    config = EngineConfig(max_num_seqs=3, seed=4, kv_cache_dtype="int8")
+    config = EngineConfig(max_num_seqs=3, seed=4)
 
-    assert LocalBackend(config, 7, lambda *_: None).settings == {
+    assert LocalBackend(config, RunnerConfig(7, "int8")).settings == {
         "seed": 4,
         "clamp_max_tokens": False,
         "logprobs_mode": "raw",

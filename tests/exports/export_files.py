@@ -11,7 +11,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from aobatch.executors.local import open_runner
 from aobatch.models.foreign import open_export
-from aobatch.runners import Chunk, ModelRunner
+from aobatch.runners import Chunk, ModelRunner, RunnerConfig
 
 DATA = Path(__file__).parents[1] / "data"
 EXPORTS = (
@@ -61,7 +61,7 @@ def reference(name: str) -> dict[str, np.ndarray]:
 
 def runner_of(path: Path, threads: int = 1) -> ModelRunner:
     """Open the runner of an export."""
-    return open_runner(open_export(path), "fp32", threads)
+    return open_runner(open_export(path), RunnerConfig(threads))
 
 
 def greedy(runner: ModelRunner, prompts: list[np.ndarray], count: int) -> list[list[int]]:

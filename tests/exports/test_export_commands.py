@@ -89,9 +89,7 @@ def test_a_known_export_is_found_without_heavy_libraries(command: Path, folder: 
     time.sleep(max(0, (folder / "model.onnx").stat().st_ctime + 2.1 - time.time()))
     run(command, folder, "models", "inspect", "./tiny")
     code = (
-        "import sys; from aobatch.executors.local import LocalBackend;"
-        "from aobatch.engine.config import EngineConfig;"
-        "LocalBackend(EngineConfig(), 1).resolve('./tiny');"
+        "import sys, aobatch; aobatch.LocalBackend().resolve('./tiny');"
         "print({'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'tokenizers'} & {*sys.modules})"
     )
     environment = {"PYTHONPATH": str(Path(aobatch.__file__).parents[1])}

@@ -13,6 +13,7 @@ from aobatch.errors import ModelError
 from aobatch.executors.local import LocalBackend
 from aobatch.job.config import JobConfig
 from aobatch.job.runner import run_job
+from aobatch.runners import RunnerConfig
 
 NAMES = (
     *("llama-optimum", "llama-optimum-int8", "llama-optimum-q4"),
@@ -47,7 +48,7 @@ def backend(
 ) -> LocalBackend:
     """Give a backend of such a size."""
     config = EngineConfig(max_num_seqs=max_num_seqs, shares_prefixes=shares_prefixes)
-    return LocalBackend(config, threads, lambda *_: None)
+    return LocalBackend(config, RunnerConfig(threads))
 
 
 @pytest.fixture(params=NAMES)
@@ -120,7 +121,7 @@ def test_a_line_may_name_an_export(name: str, tmp_path: Path, tiny_fp32: object)
 def test_an_int8_cache_is_refused(tmp_path: Path) -> None:
     """An export has the cache that it was exported with."""
     folder = exported("llama-genai", tmp_path / "tiny")
-    place = LocalBackend(EngineConfig(kv_cache_dtype="int8"), 1, lambda *_: None)
+    place = LocalBackend(EngineConfig(), RunnerConfig(1, "int8"))
 
     with pytest.raises(ModelError, match="use --kv-cache-dtype fp32"):
         place.load(place.resolve(str(folder)))

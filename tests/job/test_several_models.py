@@ -17,6 +17,7 @@ from aobatch.errors import ModelError
 from aobatch.executors import ModelIdentity
 from aobatch.executors.local import LocalBackend
 from aobatch.models.store.folder import ModelFolder
+from aobatch.runners import RunnerConfig
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Unopenable(FakeBackend):
 
 def backend() -> LocalBackend:
     """Give a backend of one thread."""
-    return LocalBackend(EngineConfig(max_num_seqs=4), 1)
+    return LocalBackend(EngineConfig(max_num_seqs=4), RunnerConfig(1))
 
 
 def test_one_model_is_open_at_a_time(tmp_path: Path) -> None:

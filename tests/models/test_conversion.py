@@ -11,6 +11,7 @@ from aobatch.executors.local import open_engine
 from aobatch.models.convert.convert import convert
 from aobatch.models.source.gguf_checkpoint import read_gguf
 from aobatch.models.store.folder import ModelFolder
+from aobatch.runners import RunnerConfig
 from aobatch.runners.scoring import score_texts
 
 
@@ -45,7 +46,7 @@ def test_a_context_of_any_length_can_be_filled(context_length: int, tmp_path: Pa
     num_new = min(context_length - 1, 9)
     prompt = [1 + place % 8 for place in range(context_length - num_new)]
 
-    engine = open_engine(folder, EngineConfig(), 1)
+    engine = open_engine(folder, EngineConfig(), RunnerConfig(1))
     (result,) = engine.complete([prompt], max_tokens=num_new, echo=True, ignore_eos=True)
 
     assert result.error is None

@@ -16,6 +16,7 @@ from aobatch.errors import ModelError
 from aobatch.executors.local import load_engine
 from aobatch.models.store.folder import open_folder
 from aobatch.models.store.hub import Repository
+from aobatch.runners import RunnerConfig
 
 Pull = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -187,7 +188,7 @@ def test_an_exported_graph_is_fetched_as_it_is(hub: Hub, pull: Pull, tmp_path: P
     assert {"onnx/model.onnx", "onnx/model.onnx_data", "tokenizer.json"} <= {*hub.fetched()}
     assert "onnx/model_fp16.onnx" not in hub.fetched()
     path = result.stderr.splitlines()[-1].rpartition("--model ")[2]
-    engine = load_engine(path, EngineConfig(), 1)
+    engine = load_engine(path, EngineConfig(), RunnerConfig(1))
     (completion,) = engine.complete(["Once"], max_tokens=2)
     assert completion.usage.completion_tokens <= 2
 

@@ -10,7 +10,7 @@ from aobatch.engine.config import EngineConfig
 from aobatch.executors.local import open_engine
 from aobatch.models.store.folder import ModelFolder
 from aobatch.models.tokenizer import load_tokenizer
-from aobatch.runners import Chunk
+from aobatch.runners import Chunk, RunnerConfig
 from aobatch.runners.onnx import OnnxRunner
 
 
@@ -31,7 +31,7 @@ def test_a_suffix_is_read_by_infill_tokens(tiny_fp32: ModelFolder) -> None:
         expected.append(tokenizer.token_bytes[tokens[length]])
     body = {"prompt": "def f(x):", "suffix": "return y", "max_tokens": 5, "temperature": 0}
     request = Parser({}, Limits()).parse(1, json.dumps(body | {"ignore_eos": True}).encode())
-    engine = open_engine(tiny_fp32, EngineConfig(), 1)
+    engine = open_engine(tiny_fp32, EngineConfig(), RunnerConfig(1))
     (result,) = engine.run([request])
 
     assert b"".join(expected).decode("utf-8", "replace") == result.choices[0].text

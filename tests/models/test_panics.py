@@ -13,6 +13,7 @@ from aobatch.errors import ModelError, RequestError
 from aobatch.executors.local import open_engine
 from aobatch.models.store.folder import ModelFolder
 from aobatch.models.tokenizer import VocabularyTokenizer
+from aobatch.runners import RunnerConfig
 
 HOSTILE = "(a+)+$"
 PROMPT = "a" * 24 + "b"
@@ -57,7 +58,7 @@ def test_a_panic_leaves_the_other_requests_alone(
     for file in tiny_fp32.path.iterdir():
         if file.name != "tokenizer.json":
             (tmp_path / file.name).write_bytes(file.read_bytes())
-    engine = open_engine(ModelFolder(tmp_path, tiny_fp32.manifest), EngineConfig(), 1)
+    engine = open_engine(ModelFolder(tmp_path, tiny_fp32.manifest), EngineConfig(), RunnerConfig(1))
     bodies = [{"prompt": text, "max_tokens": 1} for text in ("bb", PROMPT, "ba")]
     parser = Parser({}, Limits())
     requests = [parser.parse(n, json.dumps(body).encode()) for n, body in enumerate(bodies)]

@@ -13,6 +13,7 @@ from aobatch.engine.engine import Engine
 from aobatch.executors.local import open_engine
 from aobatch.models.convert.convert import convert
 from aobatch.models.source.gguf_checkpoint import read_gguf
+from aobatch.runners import RunnerConfig
 from aobatch.runners.scoring import score_texts
 
 PROMPTS = ["abc b", " abc b", "  a", "a", " ", "春 a", "b\nca", "<tool>ab", "a<tool> b", ""]
@@ -30,7 +31,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         scorer=score_texts,
         progress=lambda *_: None,
     )
-    return open_engine(model, EngineConfig(), 1)
+    return open_engine(model, EngineConfig(), RunnerConfig(1))
 
 
 def answered(engine: Engine, prompt: object, max_tokens: int) -> Choice:

@@ -15,6 +15,7 @@ from aobatch.errors import ModelError
 from aobatch.executors.local import open_engine
 from aobatch.models.store.catalogue import resolve
 from aobatch.models.store.folder import ModelFolder, open_folder
+from aobatch.runners import RunnerConfig
 
 BAIT = {
     "genai_config.json": '{"model": {"decoder": {"session_options": {"custom_ops_library": "FOLDER/'
@@ -97,7 +98,7 @@ def test_a_folder_behind_a_link_is_resolved_once(tiny_fp32: ModelFolder, tmp_pat
     (tmp_path / "linked").unlink()
 
     assert folder == tiny_fp32
-    assert open_engine(folder, EngineConfig(), 1)
+    assert open_engine(folder, EngineConfig(), RunnerConfig(1))
 
 
 @pytest.mark.parametrize("name", ["model.toml", "tokenizer.json", "model.onnx", "model.onnx.data"])
@@ -114,8 +115,8 @@ def test_links_within_a_folder_are_told(
     elif kind == "hard":
         (folder / name).hardlink_to(away)
     if kind == "hard" and name != "model.onnx.data":
-        assert open_engine(open_folder(folder), EngineConfig(), 1)
+        assert open_engine(open_folder(folder), EngineConfig(), RunnerConfig(1))
         return
 
     with pytest.raises(ModelError, match=rf"{name} is (refused|missing)"):
-        open_engine(open_folder(folder), EngineConfig(), 1)
+        open_engine(open_folder(folder), EngineConfig(), RunnerConfig(1))

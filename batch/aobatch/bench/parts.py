@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from aobatch.arrays import Logits
 from aobatch.models.convert.precisions import matmul_nbits
 from aobatch.models.convert.writer import MICROSOFT, GraphWriter
-from aobatch.runners import Chunk, ModelRunner, in_lanes, session_threads
+from aobatch.runners import Chunk, ModelRunner, session_threads
 from aobatch.runners.session import Session, SessionOptions, integer_entries, open_session
 from aobatch.sampling.draw import stream_key
 from aobatch.sampling.params import SamplingParams
@@ -220,10 +221,16 @@ def _fill(runner: ModelRunner, rows: int) -> None:
 
 def _timed(num_lanes: int, work: Callable[[int], None]) -> float:
     """Give the seconds of a second go; the first one takes memory and fills caches."""
-    in_lanes(num_lanes, work)
+    _in_lanes(num_lanes, work)
     started = time.perf_counter()
-    in_lanes(num_lanes, work)
+    _in_lanes(num_lanes, work)
     return time.perf_counter() - started
+
+
+def _in_lanes(count: int, work: Callable[[int], None]) -> None:
+    """Call work(0) to work(count - 1) side by side; raise what one of them raises."""
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(work, range(count)))
 
 
 _RUNS = 4
@@ -247,9 +254,9 @@ class Ceiling:
             for _ in range(_RUNS):
                 self._session.run_with_iobinding(bindings[lane][0])
 
-        in_lanes(self._num_lanes, work)
+        _in_lanes(self._num_lanes, work)
         started = time.perf_counter()
-        in_lanes(self._num_lanes, work)
+        _in_lanes(self._num_lanes, work)
         seconds = (time.perf_counter() - started) * self._times
         return _RUNS * rows * self._num_lanes / seconds
 

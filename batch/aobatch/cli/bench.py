@@ -29,7 +29,7 @@ from aobatch.executors.local import LocalBackend, default_kv_cache_bytes, open_r
 from aobatch.job.plan import Speed as MachineSpeed
 from aobatch.models.foreign import ExportedFolder
 from aobatch.models.store.folder import ModelFolder
-from aobatch.runners import session_threads, with_siblings
+from aobatch.runners import RunnerConfig
 
 Item = TypeVar("Item")
 
@@ -65,7 +65,7 @@ def measure(
     """Measure jobs first, whose peak of memory nothing else is to raise, then all in turn."""
     config = EngineConfig(kv_cache_bytes=default_kv_cache_bytes())
     lanes = min(config.num_lanes, threads)
-    backend = LocalBackend(config, threads, lambda *_: None)
+    backend = LocalBackend(config, RunnerConfig(threads))
     jobs: list[list[JobSpeed]] = []
     others: list[tuple[list[tuple[int, float]], list[Speed]]] = []
     kinds = [job.name] if job else list(KINDS)
@@ -94,8 +94,8 @@ class _Parts:
         # Products of graphs that other tools wrote have other names and shapes.
         is_ours = not isinstance(folder, ExportedFolder)
         self._ceiling = Ceiling(folder.graph(), threads, lanes) if is_ours else None
-        runner = open_runner(folder, "fp32", session_threads(threads, lanes))
-        self._runners = with_siblings(runner, lanes)
+        runner = open_runner(folder, RunnerConfig(threads), lanes)
+        self._runners = [runner, *(runner.sibling() for _ in range(1, lanes))]
 
     def ceilings(self) -> list[tuple[int, float]]:
         if self._ceiling is None:

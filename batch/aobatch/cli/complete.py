@@ -131,18 +131,15 @@ def complete(
     from aobatch.cli.progress import stage_progress
     from aobatch.engine.config import EngineConfig
     from aobatch.executors.local import LocalBackend, default_kv_cache_bytes
+    from aobatch.runners import RunnerConfig
 
     body = {name: value for name, value in fields.items() if value is not None}
     body["prompt"] = _read_standard_input() if prompt == "-" else prompt
     with interruptible(), stage_progress(is_quiet=False) as stages:
-        config = EngineConfig(
-            num_lanes=1,
-            kv_cache_bytes=default_kv_cache_bytes(),
-            kv_cache_dtype=kv_cache_dtype,
-        )
+        config = EngineConfig(num_lanes=1, kv_cache_bytes=default_kv_cache_bytes())
         if isinstance(model := body.get("model"), str):
             body["model"] = usable_model(model, stages, is_quiet=False)
-        backend = LocalBackend(config, threads, stages)
+        backend = LocalBackend(config, RunnerConfig(threads, kv_cache_dtype), stages)
         completion = complete_one(body, backend, None if as_json else _print_piece)
     if as_json:
         show(msgspec.json.format(msgspec.json.encode(completion), indent=2).decode())

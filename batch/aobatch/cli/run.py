@@ -280,6 +280,7 @@ def open_backend(options: RunOptions, stages: Callable[[str, int, int], None]) -
     """Choose where requests are computed."""
     from aobatch.engine.config import EngineConfig
     from aobatch.executors.local import LocalBackend, default_kv_cache_bytes
+    from aobatch.runners import RunnerConfig
 
     config = EngineConfig(
         max_num_seqs=options["max_num_seqs"],
@@ -288,10 +289,10 @@ def open_backend(options: RunOptions, stages: Callable[[str, int, int], None]) -
         seed=options["seed"],
         clamp_max_tokens=options["clamp_max_tokens"],
         logprobs_mode=options["logprobs_mode"],
-        kv_cache_dtype=options["kv_cache_dtype"],
         step_seconds=options["step_timeout"],
     )
-    local = LocalBackend(config, options["threads"], stages)
+    runner = RunnerConfig(options["threads"], options["kv_cache_dtype"])
+    local = LocalBackend(config, runner, stages)
     if options["executor"] == "local":
         return local
     from aobatch.executors.ray.backend import RayBackend, RayOptions
@@ -302,7 +303,7 @@ def open_backend(options: RunOptions, stages: Callable[[str, int, int], None]) -
         keeps_cache_bytes=options["kv_cache_bytes"] is not None,
         warn=lambda message: say(message, level="warning", event="worker"),
     )
-    return RayBackend(local, config, ray_options)
+    return RayBackend(local, ray_options)
 
 
 def closing_backend(backend: "Backend") -> "AbstractContextManager[Backend]":

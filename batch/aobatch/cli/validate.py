@@ -112,7 +112,7 @@ def check_lines(options: CheckOptions, *, as_json: bool) -> "Validation":
     def plan(vocabulary: "Vocabulary") -> "Plan":
         cache, threads = options["kv_cache_dtype"], options["threads"]
         speed = known_speed(vocabulary.folder, cache, threads)
-        return plan_of(vocabulary.folder, vocabulary.load, engine, speed)
+        return plan_of(vocabulary.folder, vocabulary.load, engine, cache, speed)
 
     with interruptible(), ErrorSpool() as spool:
         shown = ShownErrors()
@@ -156,7 +156,6 @@ def engine_config(options: CheckOptions) -> "EngineConfig":
     config = EngineConfig(
         max_num_seqs=options["max_num_seqs"],
         kv_cache_bytes=options["kv_cache_bytes"] or default_kv_cache_bytes(),
-        kv_cache_dtype=options["kv_cache_dtype"],
     )
     return replace(config, num_lanes=min(config.num_lanes, options["threads"]))
 

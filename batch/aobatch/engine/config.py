@@ -26,8 +26,6 @@ class EngineConfig:
     """Shapes results: shorten max_tokens to what the context holds instead of refusing."""
     logprobs_mode: Literal["raw", "processed"] = "raw"
     """Shapes results: whether logprobs are those before or after bias, penalties and filters."""
-    kv_cache_dtype: Literal["fp32", "int8"] = "fp32"
-    """Shapes results: how keys and values are kept by the runner."""
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from aobatch.engine.sequence import RequestState, Result, Sequence
 from aobatch.engine.streaming import ChoiceStream, Delta, Listener
 from aobatch.errors import JobError
 from aobatch.models.tokenizer import Tokenizer
-from aobatch.runners import ModelRunner, with_siblings
+from aobatch.runners import ModelRunner
 from aobatch.sampling.sampler import Sampler
 
 NUM_KEPT = 512
@@ -190,7 +190,7 @@ class Engine:
         self._kv_bytes_per_token = runner.kv_bytes_per_token
         self._preparation = Preparation(tokenizer, limits, clamp_max_tokens=config.clamp_max_tokens)
         counts = slot_counts(config)
-        self._runners = with_siblings(runner, len(counts))
+        self._runners = [runner, *(runner.sibling() for _ in counts[1:])]
         self._samplers = [Sampler(n, limits.vocab_size, config.logprobs_mode) for n in counts]
 
     @property

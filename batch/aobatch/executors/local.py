@@ -24,6 +24,7 @@ from aobatch.models.store.folder import (
     has_file,
     open_folder,
 )
+from aobatch.runners import RunnerConfig, session_threads
 
 if TYPE_CHECKING:
     from aobatch.engine.engine import Engine
@@ -125,23 +126,23 @@ class LocalBackend:
     def __init__(
         self,
         config: EngineConfig | None = None,
-        threads: int | None = None,
+        runner: RunnerConfig | None = None,
         progress: Callable[[str, int, int], None] = _show_nothing,
     ) -> None:
         """Take half of the free memory and all cores, if nothing else is said."""
-        self._config = config or EngineConfig(kv_cache_bytes=default_kv_cache_bytes())
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self.config = config or EngineConfig(kv_cache_bytes=default_kv_cache_bytes())
+        self.runner = runner or RunnerConfig()
         self._progress = progress
 
     @property
     def settings(self) -> Mapping[str, object]:
         """Those options that shape results: neither batch size nor threads do."""
-        config = self._config
+        config = self.config
         return {
             "seed": config.seed,
             "clamp_max_tokens": config.clamp_max_tokens,
             "logprobs_mode": config.logprobs_mode,
-            "kv_cache_dtype": config.kv_cache_dtype,
+            "kv_cache_dtype": self.runner.kv_cache_dtype,
         }
 
     def resolve(self, name: str | None) -> ModelIdentity:
@@ -151,7 +152,7 @@ class LocalBackend:
             folder = pull(card.name, self._progress)
         else:
             folder = resolve(name)
-        named = fingerprint(folder, self._config.kv_cache_dtype)
+        named = fingerprint(folder, self.runner.kv_cache_dtype)
         manifest = folder.manifest
         return ModelIdentity(manifest.name, named, folder.path, manifest.precision)
 
@@ -167,14 +168,14 @@ class LocalBackend:
         is_export = isinstance(folder, ExportedFolder)
         if is_export:  # which of a folder's graphs it is was chosen, and trying it takes a while
             self._progress(stage, 0, 1)
-        engine = interruptible(lambda: open_engine(folder, self._config, self._threads))
+        engine = interruptible(lambda: open_engine(folder, self.config, self.runner))
         if is_export:
             self._progress(stage, 1, 1)
         return engine
 
     def __reduce__(self) -> tuple[object, ...]:
         # Another process opens models that are there already, so it has nothing to show.
-        return LocalBackend, (self._config, self._threads, _show_nothing)
+        return LocalBackend, (self.config, self.runner, _show_nothing)
 
 
 class LocalExecutor:
@@ -208,14 +209,16 @@ def pull(
 
 
 def load_engine(
-    model: str | None = None, config: EngineConfig | None = None, threads: int | None = None
+    model: str | None = None,
+    config: EngineConfig | None = None,
+    runner: RunnerConfig | None = None,
 ) -> "Engine":
     """Open a model by name, alias or folder; the default one, if none is named.
 
     The default model is fetched and converted if it is not here yet. RequestError if there is none
     of that name, ModelError if it cannot be used.
     """
-    backend = LocalBackend(config, threads)
+    backend = LocalBackend(config, runner)
     return backend.load(backend.resolve(model))
 
 
@@ -226,28 +229,26 @@ def open_model(path: Path) -> ModelFolder:
     return open_folder(path)
 
 
-def open_engine(folder: ModelFolder, config: EngineConfig, threads: int) -> "Engine":
+def open_engine(folder: ModelFolder, config: EngineConfig, runner: RunnerConfig) -> "Engine":
     """Open the graph and the tokenizer of a model folder behind an engine."""
     # A finished job, which opens no engine, is not to wait for the runtime.
     from aobatch.engine.engine import Engine
     from aobatch.models.tokenizer import load_tokenizer
-    from aobatch.runners import session_threads
 
-    lanes = min(config.num_lanes, threads)
-    config = replace(config, num_lanes=lanes)
-    runner = open_runner(folder, config.kv_cache_dtype, session_threads(threads, lanes))
-    return Engine(runner, load_tokenizer(folder), limits_of(folder.manifest), config)
+    config = replace(config, num_lanes=min(config.num_lanes, runner.threads))
+    opened = open_runner(folder, runner, config.num_lanes)
+    return Engine(opened, load_tokenizer(folder), limits_of(folder.manifest), config)
 
 
-def open_runner(folder: ModelFolder, cache_dtype: CacheDtype, threads: int) -> "ModelRunner":
-    """Open a model folder's graph with the runner that it needs."""
+def open_runner(folder: ModelFolder, config: RunnerConfig, num_lanes: int = 1) -> "ModelRunner":
+    """Open a model folder's graph with the runner that it needs, to be used by so many lanes."""
     from aobatch.runners.foreign import ExportedRunner
     from aobatch.runners.onnx import OnnxRunner
 
-    manifest, graph = folder.manifest, folder.graph(cache_dtype)
+    graph, threads = folder.graph(config.kv_cache_dtype), session_threads(config.threads, num_lanes)
     if isinstance(folder, ExportedFolder):
         return ExportedRunner(graph, threads, folder.description.hints)
-    return OnnxRunner(graph, threads, manifest.graph_sizes)
+    return OnnxRunner(graph, threads, folder.manifest.graph_sizes)
 
 
 def limits_of(manifest: Manifest) -> "ModelLimits":

@@ -28,6 +28,7 @@ from aobatch.models.store.folder import (
 )
 from aobatch.models.tokenizer import load_tokenizer
 from aobatch.models.verification import Check, check_files
+from aobatch.runners import RunnerConfig
 from aobatch.runners.probes import self_test
 from aobatch.runners.scoring import score_texts
 
@@ -153,7 +154,7 @@ def _caches(folder: ModelFolder) -> tuple[CacheDtype, ...]:
 def _self_test(folder: ModelFolder, cache: CacheDtype) -> Check:
     name = "self-test" if cache == "fp32" else "self-test, int8 cache"
     try:
-        wrong, compared = self_test(open_runner(folder, cache, os.cpu_count() or 1))
+        wrong, compared = self_test(open_runner(folder, RunnerConfig(os.cpu_count() or 1, cache)))
     except ModelError as error:
         return Check(name, "failed", str(error))
     except Exception as error:  # noqa: BLE001 - the library raises half a dozen unrelated types

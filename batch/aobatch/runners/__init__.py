@@ -1,12 +1,30 @@
-"""Runners: what computes logits; the engine knows them by one protocol."""
+"""Runners compute logits; the engine knows them by one protocol."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
-from aobatch.arrays import Logits, TokenIds
+from aobatch.models.store.folder import CacheDtype
+
+if TYPE_CHECKING:  # a finished job is configured without loading numpy
+    from aobatch.arrays import Logits, TokenIds
+
+
+def num_cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerConfig:
+    """How a model is computed, whatever asks for it."""
+
+    threads: int = field(default_factory=num_cores)
+    """Of all lanes together; results do not depend on it."""
+    kv_cache_dtype: CacheDtype = "fp32"
+    """Shapes results: how keys and values are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +37,7 @@ class Chunk:
     slot: int
     start: int
     """How many tokens the slot holds already."""
-    token_ids: TokenIds
+    token_ids: "TokenIds"
     num_logits: int
     """Of how many of the last positions the logits are wanted."""
 
@@ -54,11 +72,11 @@ class ModelRunner(Protocol):
         """Make room for slots of `capacity` tokens; slot i keeps its first lengths[i] tokens."""
         ...
 
-    def prefill(self, chunks: Sequence[Chunk]) -> Logits:
+    def prefill(self, chunks: Sequence[Chunk]) -> "Logits":
         """Take in chunks for neighbouring slots; the wanted positions' logits, [R, V]."""
         ...
 
-    def decode(self, token_ids: TokenIds, lengths: TokenIds) -> Logits:
+    def decode(self, token_ids: "TokenIds", lengths: "TokenIds") -> "Logits":
         """Add token_ids[i] to slot i, which holds lengths[i] tokens; its next logits, [B, V]."""
         ...
 
@@ -73,14 +91,3 @@ def session_threads(threads: int, num_lanes: int) -> int:
     Each lane is a thread itself; what is left helps all of them inside their runs.
     """
     return threads - num_lanes + 1
-
-
-def with_siblings(runner: ModelRunner, num_lanes: int) -> list[ModelRunner]:
-    """Give a runner for each lane, the given one first."""
-    return [runner, *(runner.sibling() for _ in range(1, num_lanes))]
-
-
-def in_lanes(count: int, work: Callable[[int], None]) -> None:
-    """Call work(0) to work(count - 1) side by side; raise what one of them raises."""
-    with ThreadPoolExecutor(count) as pool:
-        list(pool.map(work, range(count)))

@@ -1,6 +1,5 @@
 """Whether a runner computes what a runner has to: usable numbers, and each row for itself."""
 
-import os
 import platform
 from collections.abc import Sequence
 from functools import cache
@@ -24,11 +23,6 @@ RELEVANT_FEATURES = (
     "i8mm",
 )
 """Those that make 8-bit products fast, of x86 and of Arm."""
-
-
-def num_cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def processor_name() -> str:

@@ -13,7 +13,7 @@ from aobatch.executors.ray.distribution import model_digest
 from aobatch.executors.ray.driver import CHUNK, RayExecutor, Rules
 from aobatch.executors.ray.pool import Pool
 from aobatch.executors.ray.worker import Opener
-from aobatch.runners.probes import num_cores
+from aobatch.runners import num_cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,8 @@ class RayBackend:
 
     survives_requests = True
 
-    def __init__(self, local: LocalBackend, config: EngineConfig, options: RayOptions) -> None:
+    def __init__(self, local: LocalBackend, options: RayOptions) -> None:
         self._local = local
-        self._config = config
         self._options = options
         self._stack = ExitStack()
         self._ray: ModuleType | None = None
@@ -86,12 +85,12 @@ class RayBackend:
     @contextmanager
     def open(self, model: ModelIdentity) -> Iterator[Executor]:
         """Start workers, which open the model each."""
-        options, config, ray = self._options, self._config, self._connected()
+        options, config, ray = self._options, self._local.config, self._connected()
         own = share(_node_cpus(ray), options.num_workers, options.threads)
         config = replace(config, lookahead=min(config.lookahead, config.max_num_seqs))
         opener = Opener(
             config,
-            own.cpus,
+            replace(self._local.runner, threads=own.cpus),
             own.workers_per_node,
             model_digest(model.path),
             options.keeps_cache_bytes,

@@ -21,6 +21,7 @@ from aobatch.executors import ModelIdentity
 from aobatch.executors.local import LocalBackend, available_memory, fingerprint, open_model
 from aobatch.executors.ray.distribution import SentFile, find_model, receive_model, sent_place
 from aobatch.models.store.catalogue import models_home
+from aobatch.runners import RunnerConfig
 
 if TYPE_CHECKING:
     from aobatch.engine.engine import Engine
@@ -191,7 +192,7 @@ class Opener:
     """How a worker opens its engine; the driver sends it, the node fills in what it has."""
 
     config: EngineConfig
-    threads: int
+    runner: RunnerConfig
     workers_per_node: int
     """What the memory of a node is shared out among."""
     digest: str
@@ -210,14 +211,14 @@ class Opener:
         if not self.keeps_cache_bytes:
             share = available_memory() // 2 // self.workers_per_node
             config = replace(config, kv_cache_bytes=share)
-        here = fingerprint(open_model(path), config.kv_cache_dtype)
+        here = fingerprint(open_model(path), self.runner.kv_cache_dtype)
         if here != model.fingerprint:
             message = (
                 f"model {model.name} is {here} on a worker and {model.fingerprint} on the driver; "
                 "use one version of onnxruntime everywhere"
             )
             raise ModelError(message)
-        return LocalBackend(config, self.threads).load(replace(model, path=path))
+        return LocalBackend(config, self.runner).load(replace(model, path=path))
 
 
 class Worker:
