@@ -8,7 +8,7 @@ from graph_files import external
 from onnx import TensorProto, helper
 
 from aobatch.errors import ModelError
-from aobatch.models.checks.graph import EXPORTED, OURS, WireError, WireReader, check_graph
+from aobatch.models.checks.graph import EXPORTED, OURS, WireError, check_graph, check_growth
 
 # What the graphs of one llama have, as each tool exported it.
 OPTIMUM = """
@@ -135,7 +135,7 @@ def _little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_files_that_grow_in_memory_are_not_parsed(content: bytes, reason: str) -> None:
     """Few bytes that would take many are refused before they are parsed."""
     with pytest.raises(WireError, match=reason):
-        WireReader(content).check(onnx.GraphProto.DESCRIPTOR)
+        check_growth(content, onnx.GraphProto.DESCRIPTOR)
 
 
 @pytest.mark.usefixtures("_little_memory")
@@ -145,4 +145,4 @@ def test_large_weights_within_a_graph_take_no_extra_memory() -> None:
         initializer=[TensorProto(dims=[8 << 20], data_type=1, raw_data=bytes(32 << 20))]
     )
 
-    WireReader(content.SerializeToString()).check(onnx.GraphProto.DESCRIPTOR)
+    check_growth(content.SerializeToString(), onnx.GraphProto.DESCRIPTOR)

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from graph_files import branch, changed_graph, external, node_attribute, sparse
@@ -12,6 +13,7 @@ from graph_files import branch, changed_graph, external, node_attribute, sparse
 from aobatch.errors import ModelError
 from aobatch.models.checks.graph import check_decoder
 from aobatch.models.store.folder import ModelFolder
+from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner
 
 Hide = Callable[[onnx.ModelProto, onnx.TensorProto], object]
@@ -139,12 +141,11 @@ def test_a_location_is_the_name_of_a_regular_file(
     "entries",
     [
         pytest.param({"offset": "-1"}, id="negative-offset"),
-        pytest.param({"offset": "1"}, id="beyond-the-end"),
+        pytest.param({"offset": "1", "length": "16"}, id="beyond-the-end"),
         pytest.param({"offset": str(2**64)}, id="offset-that-wraps"),
         pytest.param({"offset": "٠"}, id="digits-of-another-script"),
         pytest.param({"offset": "0x0"}, id="hexadecimal"),
         pytest.param({"length": str(2**62)}, id="huge-length"),
-        pytest.param({"length": "15"}, id="short-length"),
         pytest.param({"length": "-16"}, id="negative-length"),
         pytest.param({"length": "9" * 5000}, id="endless-length"),
         pytest.param({"prepacked_0": "a|0|16|x"}, id="unknown-key"),
@@ -163,6 +164,24 @@ def test_offset_and_length_are_exact(
     assert sessions == []
 
 
+Fields = dict[str, object]
+
+
+def with_embedding(model: ModelFolder, folder: Path, fields: Fields) -> Path:
+    """Copy a model and say something else of its largest tensor, which lies outside."""
+
+    def change(graph: onnx.ModelProto) -> None:
+        (tensor,) = (t for t in graph.graph.initializer if t.name == "embedding")
+        if "dims" in fields:
+            tensor.ClearField("dims")
+        if "length" in fields:
+            (entry,) = (entry for entry in tensor.external_data if entry.key == "length")
+            entry.value = fields["length"]
+        tensor.MergeFrom(onnx.TensorProto(**{k: v for k, v in fields.items() if k != "length"}))
+
+    return changed_graph(model, folder, change)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -172,34 +191,55 @@ def test_offset_and_length_are_exact(
         pytest.param({"dims": [-2, -2]}, id="negative-twice"),
         pytest.param({"dims": [2**33, 2**33]}, id="product-that-wraps"),
         pytest.param({"dims": [2**32, 2**32, 0]}, id="nothing-in-a-large-shape"),
-        pytest.param({"dims": [1] * 8 + [4]}, id="nine-dimensions"),
+        pytest.param({"dims": [1] * 6 + [512, 64]}, id="nine-dimensions"),
         pytest.param({"data_type": onnx.TensorProto.STRING}, id="strings"),
         pytest.param({"data_type": onnx.TensorProto.DOUBLE}, id="twice-as-wide"),
         pytest.param({"data_type": 0}, id="no-type"),
         pytest.param({"data_type": 99}, id="unknown-type"),
+        pytest.param({"length": "12"}, id="short"),
+    ],
+)
+def test_dimensions_and_types_are_exact(
+    tiny_fp32: ModelFolder, folder: Path, fields: Fields
+) -> None:
+    """A product of dimensions is exact, whatever 64 bits would make of it: the runtime refuses."""
+    path = with_embedding(tiny_fp32, folder, fields)
+
+    with pytest.raises(ModelError, match=r"^ONNX Runtime cannot open .*model.onnx: .*\S$"):
+        OnnxRunner(path, 1)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
         pytest.param({"raw_data": b"sixteen bytes ok"}, id="data-in-two-places"),
         pytest.param({"float_data": [1.0] * 4}, id="numbers-beside-the-file"),
         pytest.param({"segment": onnx.TensorProto.Segment(begin=0, end=1)}, id="segment"),
     ],
 )
-def test_dimensions_and_types_are_exact(
-    tiny_fp32: ModelFolder, folder: Path, sessions: list[object], fields: dict[str, object]
+def test_what_is_said_beside_a_file_counts_for_nothing(
+    tiny_fp32: ModelFolder, folder: Path, fields: Fields
 ) -> None:
-    """A product of dimensions is exact, whatever 64 bits would make of it."""
-    tensor = external("own.bin")
-    if "dims" in fields:
-        tensor.ClearField("dims")
-    tensor.MergeFrom(onnx.TensorProto(**fields))
-    path = changed_graph(tiny_fp32, folder, lambda model: model.graph.initializer.append(tensor))
+    """A tensor whose data is in a file is read from there, whatever it holds itself."""
+    chunk = Chunk(0, 0, np.arange(5), 1)
+    logits = []
+    for path in (tiny_fp32.graph(), with_embedding(tiny_fp32, folder, fields)):
+        runner = OnnxRunner(path, 1)
+        runner.reserve(1, 64, [])
+        logits.append(runner.prefill([chunk]).copy())
 
-    with pytest.raises(ModelError, match="tensor 'outside'"):
-        OnnxRunner(path, 1)
-    assert sessions == []
+    np.testing.assert_array_equal(*logits)
 
 
-def test_weights_do_not_share_bytes(tiny_fp32: ModelFolder, folder: Path) -> None:
-    """A file cannot be read as many times its size, which packed weights would take."""
-    tensor = external("own.bin")
+@pytest.mark.parametrize("entries", [{}, {"length": "0"}, {"length": "16"}])
+def test_weights_do_not_share_bytes(
+    tiny_fp32: ModelFolder, folder: Path, entries: dict[str, str]
+) -> None:
+    """A file cannot be read as many times its size, which packed weights would take.
+
+    The runtime takes a length of 0 for one that is not said.
+    """
+    tensor = external("own.bin", **entries)
     path = changed_graph(
         tiny_fp32, folder, lambda model: model.graph.initializer.extend([tensor, tensor])
     )

@@ -6,11 +6,11 @@ from math import prod
 from pathlib import Path
 
 import msgspec
-from onnx import TensorProto
+import onnx_ir as ir
 
 from aobatch.errors import ModelError
-from aobatch.models.checks import printable
-from aobatch.models.checks.graph import EXPORTED, OURS, check_graph, stored_bytes
+from aobatch.models.checks import printable, refusal, shown
+from aobatch.models.checks.graph import EXPORTED, OURS, check_graph
 from aobatch.models.checks.tokenizer import TokenizerFile, check_tokenizer
 from aobatch.models.source.decoder import GGUF_KEYS, decoder_shapes
 from aobatch.models.source.fields import Fields
@@ -281,6 +281,11 @@ def inspect_folder(folder: ModelFolder) -> ModelFacts:
 def _dtypes(graph: Path, *, is_ours: bool) -> dict[str, int]:
     sizes: Counter[str] = Counter()
     for tensor in check_graph(graph, OURS if is_ours else EXPORTED).graph.initializer:
-        name = str(TensorProto.DataType.Name(tensor.data_type)).lower()
-        sizes[_NAMES.get(name, name)] += stored_bytes(tensor)
+        try:
+            dtype = ir.DataType(tensor.data_type)
+            num_bits = prod(tensor.dims) * dtype.bitwidth
+        except (TypeError, ValueError) as error:
+            raise refusal(graph, f"tensor {shown(tensor.name)} has no type: {error}") from error
+        name = dtype.name.lower()
+        sizes[_NAMES.get(name, name)] += -(-num_bits // 8)
     return dict(sizes.most_common())
