@@ -1,19 +1,22 @@
-"""Requests computed in this process."""
+"""Requests computed in this process: models opened behind an engine, within the memory there is."""
 
 import hashlib
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
 
 from aobatch.api.request import Request
 from aobatch.engine.config import EngineConfig
 from aobatch.executors import Executor, ModelIdentity
+from aobatch.models import Progress
 from aobatch.models.foreign import ExportedFolder, is_export, open_export
 from aobatch.models.store.catalogue import ensure, find_card, find_ready, resolve
 from aobatch.models.store.folder import (
@@ -34,90 +37,6 @@ if TYPE_CHECKING:
     from aobatch.runners import ModelRunner
 
 
-T = TypeVar("T")
-
-
-def interruptible(function: Callable[[], T]) -> T:
-    """Call a function in a thread of its own and give or raise what it does.
-
-    Python hears signals between two steps of the main thread, which must not be in native code
-    then. After an exception from a signal the thread is left to itself.
-    """
-    outcomes: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
-
-    def work() -> None:
-        try:
-            outcomes.put((function(), None))
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            outcomes.put((None, error))
-
-    Thread(target=work, name="waiting", daemon=True).start()
-    value, error = outcomes.get()
-    if error is not None:
-        raise error
-    return value  # type: ignore[return-value]
-
-
-MEMINFO = Path("/proc/meminfo")
-GROUP_LIMITS = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (
-        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ),
-)
-"""Limit and use of the control group that a container sees as its own, version 2 and 1."""
-UNLIMITED = 2**60
-
-
-def default_kv_cache_bytes() -> int:
-    """Give what keys and values may take where nobody says: half of what is free."""
-    return available_memory() // 2
-
-
-def available_memory() -> int:
-    """Give the bytes that can be taken without pushing others out, within a container's limit."""
-    free = _system_memory()
-    for bound, taken in _group_limits():
-        free = min(free, max(0, bound - taken))
-    return free
-
-
-def container_limit() -> int | None:
-    """Give the bytes that a container allows its processes together; None without a limit."""
-    return min((bound for bound, _ in _group_limits()), default=None)
-
-
-def _group_limits() -> Iterator[tuple[int, int]]:
-    for limit, used in GROUP_LIMITS:
-        bound, taken = _number(limit), _number(used)
-        # Version 1 writes a limit beyond all memory where there is none.
-        if bound is not None and taken is not None and bound < UNLIMITED:
-            yield bound, taken
-
-
-def _system_memory() -> int:
-    try:
-        lines = MEMINFO.read_text().splitlines()
-    except OSError:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    fields = dict(line.split(":", 1) for line in lines)
-    return int(fields["MemAvailable"].split()[0]) * 1024
-
-
-def _number(path: Path) -> int | None:
-    """Read a number; None if the file is not there or says `max`."""
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdecimal() else None
-
-
-def _show_nothing(_stage: str, _done: int, _total: int) -> None:
-    """Ignore how far a stage is."""
-
-
 class LocalBackend:
     """Models of the catalogue on this machine."""
 
@@ -127,12 +46,12 @@ class LocalBackend:
         self,
         config: EngineConfig | None = None,
         runner: RunnerConfig | None = None,
-        progress: Callable[[str, int, int], None] = _show_nothing,
+        progress: Progress | None = None,
     ) -> None:
         """Take half of the free memory and all cores, if nothing else is said."""
         self.config = config or EngineConfig(kv_cache_bytes=default_kv_cache_bytes())
         self.runner = runner or RunnerConfig()
-        self._progress = progress
+        self._progress = progress or (lambda *_: None)
 
     @property
     def settings(self) -> Mapping[str, object]:
@@ -152,17 +71,16 @@ class LocalBackend:
             folder = pull(card.name, self._progress)
         else:
             folder = resolve(name)
-        named = fingerprint(folder, self.runner.kv_cache_dtype)
-        manifest = folder.manifest
+        manifest, named = folder.manifest, fingerprint(folder, self.runner.kv_cache_dtype)
         return ModelIdentity(manifest.name, named, folder.path, manifest.precision)
 
     @contextmanager
     def open(self, model: ModelIdentity) -> Iterator[Executor]:
-        """Load a model."""
+        """Load a model; ModelError if it cannot be used."""
         yield LocalExecutor(self.load(model))
 
     def load(self, model: ModelIdentity) -> "Engine":
-        """Give an engine over a model."""
+        """Open a model behind an engine."""
         folder = open_model(model.path)
         stage = f"opening {folder.manifest.source} of {folder.manifest.name}"
         is_export = isinstance(folder, ExportedFolder)
@@ -175,7 +93,7 @@ class LocalBackend:
 
     def __reduce__(self) -> tuple[object, ...]:
         # Another process opens models that are there already, so it has nothing to show.
-        return LocalBackend, (self.config, self.runner, _show_nothing)
+        return LocalBackend, (self.config, self.runner)
 
 
 class LocalExecutor:
@@ -196,9 +114,7 @@ class LocalExecutor:
         return asdict(self._engine.statistics)
 
 
-def pull(
-    name: str | None, progress: Callable[[str, int, int], None], precision: str | None = None
-) -> ModelFolder:
+def pull(name: str | None, progress: Progress, precision: str | None = None) -> ModelFolder:
     """Give a model of the catalogue, fetched and converted if it is not here yet."""
     if ready := find_ready(name, precision):
         return ready
@@ -252,17 +168,10 @@ def open_runner(folder: ModelFolder, config: RunnerConfig, num_lanes: int = 1) -
 
 
 def limits_of(manifest: Manifest) -> "ModelLimits":
-    """Say which requests a model can take."""
+    """Take from a model's description which requests it can answer."""
     from aobatch.engine.preparation import ModelLimits
 
-    return ModelLimits(
-        manifest.vocab_size,
-        manifest.context_length,
-        manifest.eos_token_ids,
-        manifest.document_start_token_id,
-        manifest.adds_document_start,
-        manifest.infill_token_ids,
-    )
+    return msgspec.convert(manifest, ModelLimits, from_attributes=True)
 
 
 def fingerprint(folder: ModelFolder, cache_dtype: CacheDtype = "fp32") -> str:
@@ -271,3 +180,63 @@ def fingerprint(folder: ModelFolder, cache_dtype: CacheDtype = "fp32") -> str:
     scales = [] if cache_dtype == "fp32" else [manifest.int8_cache.digest]
     parts = [manifest.digest, manifest.precision, version("onnxruntime"), *scales]
     return f"fp_{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}"
+
+
+T = TypeVar("T")
+
+
+def interruptible(function: Callable[[], T]) -> T:
+    """Call a function in a thread of its own and give or raise what it does.
+
+    Python hears signals between two steps of the main thread, which must not be in native code
+    then. After an exception from a signal the thread is left to itself.
+    """
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            outcome.set_exception(error)
+
+    Thread(target=work, name="waiting", daemon=True).start()
+    return outcome.result()
+
+
+MEMINFO = Path("/proc/meminfo")
+_GROUPS = Path("/sys/fs/cgroup")
+GROUP_LIMITS = (
+    (_GROUPS / "memory.max", _GROUPS / "memory.current"),
+    (_GROUPS / "memory/memory.limit_in_bytes", _GROUPS / "memory/memory.usage_in_bytes"),
+)
+"""Limit and use of the control group that a container sees as its own, version 2 and 1."""
+_UNLIMITED = 2**60
+"""Version 1 writes a limit beyond all memory where there is none."""
+
+
+def default_kv_cache_bytes() -> int:
+    """Say what keys and values may take where nobody says it: half of what is free."""
+    return available_memory() // 2
+
+
+def available_memory() -> int:
+    """Count the bytes that push nothing else out of memory, within a container's limit."""
+    try:
+        fields = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        free = int(fields["MemAvailable"].split()[0]) * 1024
+    except OSError:
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return min([free, *(max(0, limit - used) for limit, used in _group_limits())])
+
+
+def container_limit() -> int | None:
+    """Read how many bytes a container allows its processes together; None without a limit."""
+    return min((limit for limit, _ in _group_limits()), default=None)
+
+
+def _group_limits() -> Iterator[tuple[int, int]]:
+    for files in GROUP_LIMITS:
+        with suppress(OSError, ValueError):  # there is no such file, or it says `max`
+            limit, used = (int(file.read_text()) for file in files)
+            if limit < _UNLIMITED:
+                yield limit, used
