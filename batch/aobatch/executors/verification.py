@@ -1,4 +1,4 @@
-"""Whether a converted model is what it was, runs, and is as close to fp32 as it says."""
+"""Whether a model is what it was, runs, and is as close to full precision as it says."""
 
 import os
 from collections.abc import Iterator
@@ -32,81 +32,9 @@ from aobatch.runners import RunnerConfig
 from aobatch.runners.probes import self_test
 from aobatch.runners.scoring import score_texts
 
-_NAMES = {GRAPH: "quality", INT8_CACHE_GRAPH: "quality, int8 cache"}
+_AGAIN = "convert or import the model again"
 _NATS, _SHARE = 0.001, 0.1
 """How far a divergence may be from the recorded one, since processors round differently."""
-
-
-def check_quality(folder: ModelFolder, progress: Progress) -> Iterator[Check]:
-    """Compare the graphs of a model with fp32, where there is such a model of the same source."""
-    manifest = folder.manifest
-    try:
-        reference = folder if manifest.precision == "fp32" else _reference(folder)
-    except ModelError as error:
-        yield Check("quality", "not checked", str(error), _advice(folder))
-        return
-    chunks = _chunks(folder)
-    graphs = [GRAPH, INT8_CACHE_GRAPH] if manifest.int8_cache.digest else [GRAPH]
-    if reference is folder:
-        graphs, chunks = graphs[1:], chunks[1::2] or chunks
-        yield Check("quality", "ok", "its own graph is the one of full precision")
-    if not graphs:
-        return
-    chunks = affordable(chunks, manifest.vocab_size)
-    num_tokens = sum(map(len, chunks))
-    measured = measure(
-        score_texts.reference(reference.path / GRAPH, chunks),
-        [score_texts(folder.path / graph, chunks) for graph in graphs],
-        lambda done: progress("measuring quality", done, num_tokens),
-    )
-    recorded = {GRAPH: manifest.quality, INT8_CACHE_GRAPH: manifest.int8_cache.quality}
-    for graph, quality in zip(graphs, measured, strict=True):
-        yield _compared(_NAMES[graph], quality, recorded[graph])
-
-
-def _reference(folder: ModelFolder) -> ModelFolder:
-    """Give the fp32 model of the same source; ModelError if it is not here."""
-    name = f"{folder.manifest.name}-fp32"
-    for path in (folder.path.with_name(name), models_home() / name):
-        if path.is_dir():
-            found = open_folder(path)
-            source = folder.manifest.source_sha256
-            if (found.manifest.precision, found.manifest.source_sha256) == ("fp32", source):
-                return found
-    message = f"{name}, the same model in full precision, is not here"
-    raise ModelError(message)
-
-
-def _advice(folder: ModelFolder) -> str:
-    name = folder.manifest.name
-    if find_card(name) is not None:
-        return f"`aobatch models pull {name} --precision fp32` gets it"
-    return f"`aobatch models import PATH {name}-fp32 --precision fp32` makes it of its source"
-
-
-def _chunks(folder: ModelFolder) -> list[TokenIds]:
-    """Cut the shipped text as conversion does."""
-    manifest = folder.manifest
-    start = np.array([manifest.document_start_token_id]) if manifest.adds_document_start else None
-    tokens = load_tokenizer(folder).encode(quality_text())
-    return chunks_of(tokens, manifest.context_length, start)
-
-
-def _compared(name: str, found: Quality, recorded: Quality | None) -> Check:
-    text = (
-        f"KL {found.kl:.4f} nats a token from fp32 (at most {MAX_KL}), the same best token at "
-        f"{found.top1_agreement:.1%} of {found.num_tokens:,}"
-    )
-    if not found.is_close:
-        return Check(name, "failed", text, "convert or import the model again")
-    expected = found if recorded is None else recorded
-    if abs(found.kl - expected.kl) > _NATS + _SHARE * expected.kl:
-        advice = "see `aobatch doctor`, and convert the model again"
-        return Check(name, "failed", f"{text}; conversion measured {expected.kl:.4f}", advice)
-    return Check(name, "ok", text)
-
-
-_AGAIN = "convert or import the model again"
 
 
 class Verification(msgspec.Struct, frozen=True):
@@ -125,21 +53,19 @@ def verify(path: Path, progress: Progress) -> Verification:
     Of an exported graph nobody knows what it was; whether it runs rightly can be seen.
     """
     if not has_file(path, MANIFEST):
-        return _verify_export(open_export(path))
-    folder = read_folder(path)
-    checks = list(check_files(path))
-    checks += [_self_test(folder, cache) for cache in _caches(folder)]
-    if _is_right(checks):
-        checks += check_quality(folder, progress)
+        folder: ModelFolder = open_export(path)
+        found = "an export has no record of what it was, and nothing to be compared with"
+        checks = [Check("files and quality", "not checked", found), _self_test(folder, "fp32")]
     else:
-        found = "not measured, for something is wrong already"
-        checks.append(Check("quality", "not checked", found, _AGAIN))
-    return Verification(folder.manifest.name, str(folder.path), _is_right(checks), checks)
-
-
-def _verify_export(folder: ModelFolder) -> Verification:
-    found = "an export has no record of what it was, and nothing to be compared with"
-    checks = [Check("files and quality", "not checked", found), _self_test(folder, "fp32")]
+        folder = read_folder(path)
+        checks = [*check_files(path), _self_test(folder, "fp32")]
+        if folder.manifest.int8_cache.digest:
+            checks.append(_self_test(folder, "int8"))
+        if _is_right(checks):
+            checks += _quality(folder, progress)
+        else:
+            found = "not measured, for something is wrong already"
+            checks.append(Check("quality", "not checked", found, _AGAIN))
     return Verification(folder.manifest.name, str(folder.path), _is_right(checks), checks)
 
 
@@ -147,14 +73,11 @@ def _is_right(checks: list[Check]) -> bool:
     return all(check.state != "failed" for check in checks)
 
 
-def _caches(folder: ModelFolder) -> tuple[CacheDtype, ...]:
-    return ("fp32", "int8") if folder.manifest.int8_cache.digest else ("fp32",)
-
-
 def _self_test(folder: ModelFolder, cache: CacheDtype) -> Check:
     name = "self-test" if cache == "fp32" else "self-test, int8 cache"
     try:
-        wrong, compared = self_test(open_runner(folder, RunnerConfig(os.cpu_count() or 1, cache)))
+        runner = open_runner(folder, RunnerConfig(os.cpu_count() or 1, cache))
+        wrong, compared = self_test(runner)
     except ModelError as error:
         return Check(name, "failed", str(error))
     except Exception as error:  # noqa: BLE001 - the library raises half a dozen unrelated types
@@ -163,3 +86,77 @@ def _self_test(folder: ModelFolder, cache: CacheDtype) -> Check:
     if wrong:
         return Check(name, "failed", wrong, _AGAIN)
     return Check(name, "ok", f"alone as in a batch, to the bit: {compared}")
+
+
+def _quality(folder: ModelFolder, progress: Progress) -> Iterator[Check]:
+    """Compare the graphs of a model with fp32, where there is such a model of the same source."""
+    manifest = folder.manifest
+    recorded = {GRAPH: manifest.quality}
+    if manifest.int8_cache.digest:
+        recorded[INT8_CACHE_GRAPH] = manifest.int8_cache.quality
+    if manifest.precision == "fp32":
+        reference = folder
+        del recorded[GRAPH]
+        yield Check("quality", "ok", "its own graph is the one of full precision")
+    else:
+        try:
+            reference = _reference(folder)
+        except ModelError as error:
+            yield Check("quality", "not checked", str(error), _way_to_reference(manifest.name))
+            return
+    if not recorded:
+        return
+    chunks = _chunks(folder)
+    if reference is folder:  # conversion has set the scales of its cache by the others
+        chunks = chunks[1::2] or chunks
+    chunks = affordable(chunks, manifest.vocab_size)
+    num_tokens = sum(map(len, chunks))
+    measured = measure(
+        score_texts.reference(reference.path / GRAPH, chunks),
+        [score_texts(folder.path / graph, chunks) for graph in recorded],
+        lambda done: progress("measuring quality", done, num_tokens),
+    )
+    for graph, quality in zip(recorded, measured, strict=True):
+        name = "quality" if graph == GRAPH else "quality, int8 cache"
+        yield _compared(name, quality, recorded[graph])
+
+
+def _chunks(folder: ModelFolder) -> list[TokenIds]:
+    """Cut the shipped text as conversion does."""
+    manifest = folder.manifest
+    start = np.array([manifest.document_start_token_id]) if manifest.adds_document_start else None
+    tokens = load_tokenizer(folder).encode(quality_text())
+    return chunks_of(tokens, manifest.context_length, start)
+
+
+def _reference(folder: ModelFolder) -> ModelFolder:
+    """Find the fp32 model of the same source; ModelError if it is not here."""
+    name = f"{folder.manifest.name}-fp32"
+    expected = ("fp32", folder.manifest.source_sha256)
+    for path in (folder.path.with_name(name), models_home() / name):
+        if path.is_dir():
+            found = open_folder(path)
+            if (found.manifest.precision, found.manifest.source_sha256) == expected:
+                return found
+    message = f"{name}, the same model in full precision, is not here"
+    raise ModelError(message)
+
+
+def _way_to_reference(name: str) -> str:
+    if find_card(name) is not None:
+        return f"`aobatch models pull {name} --precision fp32` gets it"
+    return f"`aobatch models import PATH {name}-fp32 --precision fp32` makes it of its source"
+
+
+def _compared(name: str, found: Quality, recorded: Quality | None) -> Check:
+    text = (
+        f"KL {found.kl:.4f} nats a token from fp32 (at most {MAX_KL}), the same best token at "
+        f"{found.top1_agreement:.1%} of {found.num_tokens:,}"
+    )
+    if not found.is_close:
+        return Check(name, "failed", text, _AGAIN)
+    expected = found if recorded is None else recorded
+    if abs(found.kl - expected.kl) > _NATS + _SHARE * expected.kl:
+        advice = "see `aobatch doctor`, and convert the model again"
+        return Check(name, "failed", f"{text}; conversion measured {expected.kl:.4f}", advice)
+    return Check(name, "ok", text)
