@@ -6,7 +6,8 @@ AobatchError
 │   ├── InputError        65  an input file is not what it should be, or state of another job
 │   ├── InputMissingError 66  there is no such input
 │   ├── ModelError        69  a model is missing, broken, or cannot run here
-│   │   └── UnavailableModelError  it is known, but was not pulled, or its terms not accepted
+│   │   ├── UnavailableModelError  it is known, but was not pulled, or its terms not accepted
+│   │   └── ModelNotFoundError  there is none of that name, or what lies there is none
 │   ├── OutputError       73  an output cannot be created
 │   ├── StorageError      74  disk full or another I/O error while writing
 │   └── BusyError         75  another run holds the job, or the time limit came: run again
@@ -81,6 +82,10 @@ class ModelError(JobError):
 
 class UnavailableModelError(ModelError):
     """A model of the catalogue was not pulled, or its terms were not accepted."""
+
+
+class ModelNotFoundError(ModelError):
+    """No model has that name, or what its path leads to is none; a line that names it gets 404."""
 
 
 class OutputError(JobError):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from aobatch.engine.config import EngineConfig
-from aobatch.errors import RequestError
+from aobatch.errors import ModelNotFoundError
 from aobatch.executors import ModelIdentity
 from aobatch.executors.local import LocalBackend, fingerprint
 from aobatch.job.config import JobConfig
@@ -79,12 +79,10 @@ def test_types_of_the_cache_have_different_fingerprints(tiny_fp32: ModelFolder) 
     assert fingerprint(tiny_fp32) in found
 
 
-def test_unknown_model_is_a_request_error() -> None:
+def test_unknown_model_is_not_found() -> None:
     """A name that nobody has fails the line that gives it."""
-    with pytest.raises(RequestError) as error:
+    with pytest.raises(ModelNotFoundError):
         backend().resolve("no-such-model")
-
-    assert (error.value.code, error.value.status_code) == ("model_not_found", 404)
 
 
 def test_settings_name_what_shapes_results() -> None:

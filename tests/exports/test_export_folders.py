@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from export_files import exported, greedy, reference, runner_of
 
-from aobatch.errors import ModelError, RequestError
+from aobatch.errors import ModelError, ModelNotFoundError
 from aobatch.models import foreign as describing
 from aobatch.models.foreign import open_export
 from aobatch.models.store import catalogue
@@ -199,6 +199,5 @@ def test_exports_are_found_by_their_paths(tmp_path: Path) -> None:
     assert catalogue.resolve(str(folder / "model.onnx")).path == folder / "model.onnx"
 
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(RequestError, match=r"has no tokenizer\.json") as error:
+    with pytest.raises(ModelNotFoundError, match=r"has no tokenizer\.json"):
         catalogue.resolve(str(folder))
-    assert (error.value.code, error.value.status_code) == ("model_not_found", 404)

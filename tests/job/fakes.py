@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from aobatch.api.errors import model_not_found
+from aobatch.api.errors import shorten
 from aobatch.api.request import Request
 from aobatch.api.response import Choice, Usage
 from aobatch.engine.sequence import Result
 from aobatch.engine.streaming import Delta, Listener
-from aobatch.errors import RequestError
+from aobatch.errors import ModelNotFoundError, RequestError
 from aobatch.executors import Executor, ModelIdentity
 
 WINDOW = 3
@@ -57,7 +57,7 @@ class FakeBackend:
         """Find a model; the default one is called fake."""
         name = "fake" if name is None else name
         if name not in self.fingerprints:
-            raise model_not_found(name, self.fingerprints)
+            raise ModelNotFoundError(shorten(name))
         return ModelIdentity(name, self.fingerprints[name], Path(name))
 
     @contextmanager

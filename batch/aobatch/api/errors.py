@@ -231,18 +231,9 @@ def prompt_too_long(context_length: int, min_tokens: int) -> RequestError:
     return RequestError(message, code="context_length_exceeded", param="prompt")
 
 
-def model_not_found(name: str, known: Iterable[str]) -> RequestError:
-    """Say that there is no such model, and which ones there are; status 404."""
-    message = (
-        f"The model '{shorten(name)}' does not exist. It is neither a model folder nor one of "
-        f"{', '.join(known)}."
-    )
-    return RequestError(message, code="model_not_found", param="model", status_code=404)
-
-
-def unusable_model(reason: str) -> RequestError:
-    """Say why the folder that a model's name leads to is no model; status 404."""
-    # It names a file by its whole path ahead of what is wrong with it.
+def model_not_found(reason: str) -> RequestError:
+    """Say why there is no model of the name that a request gives; status 404."""
+    # It may name a file by its whole path ahead of what is wrong with it.
     message = shorten(reason, 2 * LONGEST_REASON)
     return RequestError(message, code="model_not_found", param="model", status_code=404)
 

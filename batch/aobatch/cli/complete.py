@@ -18,7 +18,7 @@ from aobatch.cli.ending import interruptible
 from aobatch.cli.models import usable_model
 from aobatch.cli.options import kv_cache_dtype_option, model_names, threads_option
 from aobatch.engine.streaming import Listener
-from aobatch.errors import JobError, ModelError, RequestError, UsageError
+from aobatch.errors import JobError, UsageError
 from aobatch.executors import Backend
 
 if TYPE_CHECKING:
@@ -35,10 +35,7 @@ def complete_one(
     request = Parser({}, Limits()).parse(1, json.dumps(body).encode())
     if isinstance(request, FailedLine):
         raise UsageError(request.error.message)
-    try:
-        model = backend.resolve(request.body.model)
-    except RequestError as error:
-        raise ModelError(error.message) from error
+    model = backend.resolve(request.body.model)
     with backend.open(model) as executor:
         (result,) = executor.run([request], listener)
     if result.error is not None:

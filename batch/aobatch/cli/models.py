@@ -13,7 +13,7 @@ from aobatch.cli.command import Command, Group, exit_codes
 from aobatch.cli.console import say, show, shows_bars
 from aobatch.cli.ending import interruptible
 from aobatch.cli.options import model_names
-from aobatch.errors import ModelError, RequestError, UsageError
+from aobatch.errors import ModelError, UsageError
 from aobatch.models import PRECISIONS
 from aobatch.text import escape
 
@@ -59,16 +59,10 @@ def inspect(name: str, *, as_json: bool) -> None:
 def find_facts(name: str) -> "ModelFacts":
     """Find a model, converted or not; ModelError if there is none of that name."""
     from aobatch.models.inspection import inspect_folder, inspect_source
-    from aobatch.models.store.catalogue import resolve
-    from aobatch.models.store.locate import find_source
+    from aobatch.models.store.catalogue import find_source, resolve
 
-    try:
-        return inspect_folder(resolve(name))
-    except RequestError as error:
-        source = find_source(name)
-        if source is None:
-            raise ModelError(error.message) from error
-        return inspect_source(source)
+    source = find_source(name)
+    return inspect_source(source) if source else inspect_folder(resolve(name))
 
 
 def table(facts: "ModelFacts") -> Iterator[tuple[str, str]]:
@@ -197,10 +191,7 @@ def pull(
         if is_repository:
             found = _pull_repository(_hub_model(name, precision, hub), progress)
         else:
-            try:
-                found = pull_model(name, progress, precision)
-            except RequestError as error:
-                raise ModelError(error.message) from error
+            found = pull_model(name, progress, precision)
     if not quiet:
         say(_outcome(found))
 
@@ -277,10 +268,7 @@ def verify(name: str, *, as_json: bool) -> None:
     from aobatch.executors.verification import verify as verify_model
     from aobatch.models.verification import locate
 
-    try:
-        path = locate(name)
-    except RequestError as error:
-        raise ModelError(error.message) from error
+    path = locate(name)
     with interruptible(), stage_progress(is_quiet=as_json) as progress:
         found = verify_model(path, progress)
     if as_json:
@@ -421,15 +409,6 @@ def known_model(name: str | None) -> "tuple[str | None, Callable[[str | None], M
 
 def _unconverted(name: str | None) -> Path | None:
     """Give the file that a name leads to, unless there is a model of that name."""
-    from aobatch.models.store.locate import find_source
+    from aobatch.models.store.catalogue import find_source
 
-    source = find_source(name) if name else None
-    if source is None:
-        return None
-    from aobatch.models.store.catalogue import resolve
-
-    try:
-        resolve(name)
-    except RequestError:
-        return source
-    return None
+    return find_source(name) if name else None

@@ -58,7 +58,7 @@ class Backend(Protocol):
         ...
 
     def resolve(self, name: str | None) -> ModelIdentity:
-        """Find a model, None being the default one; RequestError 404 if there is none."""
+        """Find a model, None being the default one; ModelNotFoundError if there is none."""
         ...
 
     def open(self, model: ModelIdentity) -> AbstractContextManager[Executor]:

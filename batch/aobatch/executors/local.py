@@ -17,16 +17,14 @@ from aobatch.api.request import Request
 from aobatch.engine.config import EngineConfig
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.models import Progress
-from aobatch.models.foreign import ExportedFolder, is_export, open_export
+from aobatch.models.foreign import ExportedFolder
 from aobatch.models.store.catalogue import ensure, find_card, find_ready, resolve
 from aobatch.models.store.folder import (
-    MANIFEST,
     CacheDtype,
     Manifest,
     ModelFolder,
-    has_file,
-    open_folder,
 )
+from aobatch.models.store.locate import open_model
 from aobatch.runners import RunnerConfig, session_threads
 
 if TYPE_CHECKING:
@@ -131,18 +129,11 @@ def load_engine(
 ) -> "Engine":
     """Open a model by name, alias or folder; the default one, if none is named.
 
-    The default model is fetched and converted if it is not here yet. RequestError if there is none
-    of that name, ModelError if it cannot be used.
+    The default model is fetched and converted if it is not here yet. ModelError if there is
+    none of that name, or it cannot be used.
     """
     backend = LocalBackend(config, runner)
     return backend.load(backend.resolve(model))
-
-
-def open_model(path: Path) -> ModelFolder:
-    """Open a model where it was found: its folder, or a graph that another tool exported."""
-    if is_export(path) and not has_file(path, MANIFEST):
-        return open_export(path)
-    return open_folder(path)
 
 
 def open_engine(folder: ModelFolder, config: EngineConfig, runner: RunnerConfig) -> "Engine":

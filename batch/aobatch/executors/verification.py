@@ -17,15 +17,14 @@ from aobatch.models.store.catalogue import find_card, models_home
 from aobatch.models.store.folder import (
     GRAPH,
     INT8_CACHE_GRAPH,
-    MANIFEST,
     MAX_KL,
     CacheDtype,
     ModelFolder,
     Quality,
-    has_file,
     open_folder,
     read_folder,
 )
+from aobatch.models.store.locate import locate
 from aobatch.models.tokenizer import load_tokenizer
 from aobatch.models.verification import Check, check_files
 from aobatch.runners import RunnerConfig
@@ -52,7 +51,7 @@ def verify(path: Path, progress: Progress) -> Verification:
 
     Of an exported graph nobody knows what it was; whether it runs rightly can be seen.
     """
-    if not has_file(path, MANIFEST):
+    if locate(path).kind != "model":
         folder: ModelFolder = open_export(path)
         found = "an export has no record of what it was, and nothing to be compared with"
         checks = [Check("files and quality", "not checked", found), _self_test(folder, "fp32")]

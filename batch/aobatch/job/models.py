@@ -3,16 +3,14 @@
 import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from pathlib import Path
 
 from aobatch.api import errors
-from aobatch.api.errors import unusable_model
 from aobatch.api.request import Request
 from aobatch.arrays import TokenIds
 from aobatch.engine.preparation import Preparation
 from aobatch.engine.sequence import SequenceGroup
-from aobatch.errors import ModelError, RequestError, UnavailableModelError
+from aobatch.errors import ModelError, ModelNotFoundError, RequestError, UnavailableModelError
 from aobatch.executors import Backend, ModelIdentity
 from aobatch.executors.local import limits_of
 from aobatch.job.ledger import Ledger
@@ -60,7 +58,7 @@ class ModelDirectory:
         self._ledger.unclaim(map(_setting, names))
         for name in names:
             del self._found[name]
-            self._given_up[name] = errors.unusable_model(str(error))
+            self._given_up[name] = errors.model_not_found(str(error))
         self._failure = error
 
     def check_any_usable(self) -> None:
@@ -95,32 +93,32 @@ class ModelDirectory:
         started = time.monotonic()
         try:
             model = self._backend.resolve(self._default if name is None else name)
-        except RequestError as error:
+        except ModelNotFoundError as error:
             if name is None:
-                raise ModelError(error.message) from error
+                raise
             if setting in self._known:
-                message = f"{setting} answered lines in an earlier run and is gone: {error.message}"
+                message = f"{setting} answered lines in an earlier run and is gone: {error}"
                 raise ModelError(message) from error
             return self._note_missing(name, error)
         except UnavailableModelError as error:
             if name is None or name == self._default or setting in self._known:
                 raise
             self._failure = error
-            return self._note_missing(name, errors.unusable_model(str(error)))
+            return self._note_missing(name, error)
         self._ledger.claim({setting: model.fingerprint})
         # The first run may fetch and convert a model, which says nothing of the job's speed.
         self._ledger.add_statistics({"model_seconds": time.monotonic() - started})
         self._found[name] = model
         return model
 
-    def _note_missing(self, name: str, error: RequestError) -> RequestError:
+    def _note_missing(self, name: str, error: ModelError) -> RequestError:
         # A job may name another model in each line, and none of them exists.
         if len(self._missing) == NUM_MISSING:
             del self._missing[next(iter(self._missing))]
-        error = copy(error)  # without the frames that raised it
+        fault = errors.model_not_found(str(error))
         if len(name) <= MAX_NAME_LENGTH:
-            self._missing[name] = error
-        return error
+            self._missing[name] = fault
+        return fault
 
 
 def _setting(name: str | None) -> str:
@@ -182,7 +180,7 @@ class Vocabularies:
     def __init__(
         self, find: Callable[[str | None], ModelFolder], default: str | None, *, clamps: bool
     ) -> None:
-        """`find` raises RequestError for no model, ModelError for one that is not here."""
+        """`find` raises ModelNotFoundError for no model, ModelError for one that is not here."""
         self.notes: list[str] = []
         """What could not be looked at, and why."""
         self._find = find
@@ -208,21 +206,24 @@ class Vocabularies:
             return self._missing[name]
         try:
             found = self._open(name)
-        except RequestError as error:
+        except ModelNotFoundError as error:
             if name is None:
-                raise ModelError(error.message) from error
+                raise
+            fault = errors.model_not_found(str(error))
             if len(self._missing) < MAX_MISSING:
-                self._missing[name] = error
-            return error
+                self._missing[name] = fault
+            return fault
         self._known[name] = found
         return found
 
     def _open(self, name: str | None) -> Vocabulary | None:
         try:
             folder = self._find(self._default if name is None else name)
+        except ModelNotFoundError:
+            raise
         except ModelError as error:
             if isinstance(error, UnavailableModelError) and name not in (None, self._default):
-                raise unusable_model(str(error)) from error  # as a run answers these lines
+                raise ModelNotFoundError(str(error)) from error  # as a run answers these lines
             note = f"{error}; tokens of its lines are not counted, nor held against its context"
             if note not in self.notes:
                 self.notes.append(note)

@@ -12,6 +12,7 @@ from aobatch.errors import ModelError
 from aobatch.models.checks import printable, refusal, shown
 from aobatch.models.checks.graph import EXPORTED, OURS, check_graph
 from aobatch.models.checks.tokenizer import TokenizerFile, check_tokenizer
+from aobatch.models.foreign import ExportedFolder
 from aobatch.models.source.decoder import GGUF_KEYS, decoder_shapes
 from aobatch.models.source.fields import Fields
 from aobatch.models.source.gguf import KINDS, check_gguf
@@ -19,12 +20,10 @@ from aobatch.models.source.safetensors import find_weights
 from aobatch.models.source.tokenizer_json import read_fields
 from aobatch.models.spec import Checkpoint, DecoderSpec
 from aobatch.models.store.folder import (
-    MANIFEST,
     Int8Cache,
     Manifest,
     ModelFolder,
     Quality,
-    has_file,
 )
 from aobatch.models.store.locate import CONFIG, read_checkpoint
 
@@ -253,7 +252,7 @@ _DESCRIBED = [name for name in Manifest.__struct_fields__ if name in ModelFacts.
 def inspect_folder(folder: ModelFolder) -> ModelFacts:
     """Give the facts of a model; ModelError if its graph or its tokenizer is not to be read."""
     manifest = folder.manifest
-    is_ours = has_file(folder.path, MANIFEST)
+    is_ours = not isinstance(folder, ExportedFolder)
     named = {
         *manifest.eos_token_ids,
         *manifest.infill_token_ids,

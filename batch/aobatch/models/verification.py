@@ -1,19 +1,16 @@
 """A model folder held against what it was when it was converted; nothing is computed."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import msgspec
 
-from aobatch.api import errors
 from aobatch.errors import ModelError
 from aobatch.files import file_digest
 from aobatch.models.checks.graph import check_decoder
 from aobatch.models.checks.tokenizer import check_tokenizer
-from aobatch.models.foreign import is_export
-from aobatch.models.store.catalogue import find_card, list_models, models_home
+from aobatch.models.store.catalogue import find, list_models, not_found
 from aobatch.models.store.folder import (
     DATA,
     GRAPH,
@@ -23,11 +20,9 @@ from aobatch.models.store.folder import (
     ModelFolder,
     StoredFile,
     folder_digest,
-    has_file,
     is_as_written,
     read_folder,
 )
-from aobatch.models.store.locate import why_unusable
 
 State: TypeAlias = Literal["ok", "failed", "not checked"]
 _AGAIN = "convert or import the model again"
@@ -46,17 +41,12 @@ class Check(msgspec.Struct, frozen=True):
 def locate(name: str) -> Path:
     """Give the folder of a model by name, alias or path, or a graph, whatever state it is in.
 
-    RequestError `model_not_found` (404) if there is none.
+    ModelNotFoundError if there is none.
     """
-    card = find_card(name)
-    for path in (models_home() / (card.name if card else name), Path(name)):
-        if has_file(path, MANIFEST):
-            return path.resolve()
-    if os.sep in name and is_export(Path(name)):
-        return Path(name)
-    if reason := why_unusable(name):
-        raise errors.unusable_model(reason)
-    raise errors.model_not_found(name, [row.name for row in list_models() if row.is_ready])
+    place = find(name)
+    if place.kind is None or place.is_source:
+        raise not_found(name, place, [row.name for row in list_models() if row.is_ready])
+    return place.path.resolve() if place.kind == "model" else place.path
 
 
 def check_files(path: Path) -> Iterator[Check]:

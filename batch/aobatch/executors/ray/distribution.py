@@ -12,7 +12,8 @@ from aobatch.files import file_digest
 from aobatch.models.checks import own_file
 from aobatch.models.foreign import SUFFIX, open_export
 from aobatch.models.store.catalogue import models_home
-from aobatch.models.store.folder import MANIFEST, has_file
+from aobatch.models.store.folder import MANIFEST
+from aobatch.models.store.locate import locate
 from aobatch.models.store.making import claim, put_in_place, workspace
 
 CHUNK_BYTES = 16 << 20
@@ -35,14 +36,14 @@ def model_digest(path: Path) -> str:
 
     ModelError if it is an export that cannot run here.
     """
-    if has_file(path, MANIFEST):
+    if locate(path).kind == "model":
         return file_digest(path / MANIFEST)
     return open_export(path).manifest.digest
 
 
 def send_model(ray: ModuleType, path: Path) -> list[SentFile]:
     """Put the files of a model, converted or exported, where all nodes can get them."""
-    if has_file(path, MANIFEST):
+    if locate(path).kind == "model":
         files = [file for file in path.iterdir() if file.is_file()]
     else:
         files = open_export(path).files

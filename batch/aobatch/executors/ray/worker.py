@@ -18,9 +18,10 @@ from aobatch.engine.config import EngineConfig
 from aobatch.engine.sequence import Result
 from aobatch.errors import ErrorCode, JobError, ModelError, RequestError
 from aobatch.executors import ModelIdentity
-from aobatch.executors.local import LocalBackend, available_memory, fingerprint, open_model
+from aobatch.executors.local import LocalBackend, available_memory, fingerprint
 from aobatch.executors.ray.distribution import SentFile, find_model, receive_model, sent_place
 from aobatch.models.store.catalogue import models_home
+from aobatch.models.store.locate import open_model
 from aobatch.runners import RunnerConfig
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -10,13 +11,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from aobatch.api import errors
-from aobatch.errors import ModelError, UnavailableModelError
+from aobatch.api.errors import shorten
+from aobatch.errors import ModelError, ModelNotFoundError, UnavailableModelError
 from aobatch.models import Progress
-from aobatch.models.foreign import SUFFIX, is_export, open_export
 from aobatch.models.store.card import Card, cards, check_accepted, check_name, checkout
 from aobatch.models.store.folder import MANIFEST, ModelFolder, has_file, open_folder
-from aobatch.models.store.locate import why_unusable
+from aobatch.models.store.locate import Place, locate_named, open_model, weights_at
 from aobatch.models.store.making import claim, download, workspace
 
 if TYPE_CHECKING:
@@ -71,28 +71,55 @@ def list_models() -> list[ModelRow]:
 def resolve(name: str | None) -> ModelFolder:
     """Find a converted model by name, alias or folder path; None is the default model.
 
-    Raises RequestError `model_not_found` (404) if there is none of that name or its folder is none
-    that this aobatch reads, and UnavailableModelError if it is known but was not pulled.
+    Raises ModelNotFoundError if there is none of that name or its folder is none that this aobatch
+    reads, and UnavailableModelError if it is known but was not pulled.
     """
     card = find_card(name)
     if card:
         check_accepted(card, models_home())
-    folder = models_home() / (card.name if card else str(name))
-    if has_file(folder, MANIFEST) and folder.parent == models_home():
-        return _opened(folder)
+    name = card.name if card else str(name)
+    place = find(name)
+    if place.kind and not place.is_source:
+        try:
+            return open_model(place.path)
+        except ModelError as error:
+            raise ModelNotFoundError(str(error)) from error
     if card:
         message = (
             f"model {card.name} is not here yet; get it with `aobatch models pull {card.name}`"
         )
         # A run fetches the default model by itself.
         raise (ModelError if card.default else UnavailableModelError)(message)
-    if name and os.sep in name and has_file(Path(name), MANIFEST):
-        return _opened(Path(name))
-    if name and (os.sep in name or name.endswith(SUFFIX)) and is_export(Path(name)):
-        return _opened_export(Path(name))
-    if name and (reason := why_unusable(name)):
-        raise errors.unusable_model(reason)
-    raise errors.model_not_found(str(name), [row.name for row in list_models()])
+    raise not_found(name, place, [row.name for row in list_models()])
+
+
+def find(name: str) -> Place:
+    """Find what a name, an alias or a path leads to, whatever state it is in."""
+    card = find_card(name)
+    folder = models_home() / (card.name if card else name)
+    if folder.parent == models_home() and has_file(folder, MANIFEST):
+        return Place(folder, "model")
+    return locate_named(name)
+
+
+def find_source(name: str) -> Path | None:
+    """Find weights to convert, unless there is a model of that name or a graph that runs."""
+    place = find(name)
+    if place.kind == "export" and weights_at(place.path):
+        try:
+            resolve(name)
+        except ModelNotFoundError:
+            return place.path
+    return place.path if place.is_source else None
+
+
+def not_found(name: str, place: Place, known: Iterable[str]) -> ModelNotFoundError:
+    """Give the error that says why a name leads to no model, or which models there are."""
+    message = (
+        f"The model '{shorten(name)}' does not exist. It is neither a model folder nor one of "
+        f"{', '.join(known)}."
+    )
+    return ModelNotFoundError(place.reason or message)
 
 
 def ensure(
@@ -177,20 +204,6 @@ def _models_home() -> Path:
         return root / "models"
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "aobatch" / "models"
-
-
-def _opened(path: Path) -> ModelFolder:
-    try:
-        return open_folder(path)
-    except ModelError as error:
-        raise errors.unusable_model(str(error)) from error
-
-
-def _opened_export(path: Path) -> ModelFolder:
-    try:
-        return open_export(path)
-    except ModelError as error:
-        raise errors.unusable_model(str(error)) from error
 
 
 def _is_current(path: Path) -> bool:

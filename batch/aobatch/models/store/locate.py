@@ -1,72 +1,116 @@
-"""Whatever a user has of a decoder as a checkpoint: the importer is chosen by what is there.
+"""What a path leads to: a converted model, an exported graph, weights to convert, or none of them.
 
-A model that is a graph already (an exported ONNX folder) has no weights to convert; another runner
-runs it as it is.
+An exported graph has no weights to convert; another runner computes it as it is.
 """
 
 import os
 from collections.abc import Set
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from aobatch.errors import ModelError
 from aobatch.models.checks import POINTER, POINTER_ADVICE
-from aobatch.models.foreign import is_export
+from aobatch.models.foreign import is_export, open_export
+from aobatch.models.store.folder import MANIFEST, ModelFolder, has_file, open_folder
 
 if TYPE_CHECKING:
     from aobatch.models.spec import Checkpoint
 
 CONFIG = "config.json"
 _MAGIC = b"GGUF"
-
-
-def find_source(name: str) -> Path | None:
-    """Give the GGUF file, or folder of safetensors or of one GGUF file, that a path leads to.
-
-    A name without a separator is a path only if it ends in `.gguf`, so that what lies in the
-    working folder never stands in for a model of that name.
-    """
-    path = Path(name)
-    if os.sep not in name and path.suffix.lower() != ".gguf":
-        return None
-    try:
-        return path if _is_source(path) else None
-    except (OSError, ValueError):
-        return None
-
-
-def _is_source(path: Path) -> bool:
-    if path.is_dir():
-        has_weights = (path / CONFIG).is_file() and any(path.glob("*.safetensors"))
-        return has_weights or len(list(path.glob("*.gguf"))) == 1
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(len(_MAGIC)) == _MAGIC
-
-
+_GGUF, _SAFETENSORS = ".gguf", ".safetensors"
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
-_SAFETENSORS, _GGUF = ".safetensors", ".gguf"
 _WHAT_IS = "a model is a GGUF file, or a folder with config.json and safetensors as published"
 
+Kind: TypeAlias = Literal["model", "export", "gguf", "safetensors"]
 
-def why_unusable(name: str) -> str | None:
-    """Say why what a name leads to as a path is no model; None if it leads nowhere."""
-    path = Path(name)
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is at a path, whatever state it is in."""
+
+    path: Path
+    kind: Kind | None = None
+    reason: str = ""
+    """Why it cannot be run as it is; empty if it can, and if there is nothing."""
+
+    @property
+    def is_source(self) -> bool:
+        """Whether it is to be converted first."""
+        return self.kind in ("gguf", "safetensors")
+
+
+def locate(path: str | Path) -> Place:
+    """Look at a path, which may be any text: at names and first bytes, at nothing that waits."""
+    place = Path(path)
     try:
-        if not path.exists():
-            return None
-        if os.sep not in name and not name.startswith("."):
-            return (
-                f"there is no model {name}; if the file or folder here is meant, name it ./{name}"
-            )
-        if find_source(name) is not None:
-            return f"{name} is not converted yet; do it with `aobatch models import {name} NAME`"
-        names = {entry.name for entry in path.iterdir()} if path.is_dir() else None
-        reason = _of_file(path) if names is None else _of_folder(names)
+        if has_file(place, MANIFEST):
+            return Place(place, "model")
+        if is_export(place):
+            return Place(place, "export")
+        if kind := weights_at(place):
+            advice = f"do it with `aobatch models import {path} NAME`"
+            return Place(place, kind, f"{path} is not converted yet; {advice}")
+        if not place.exists():
+            return Place(place)
+        names = {entry.name for entry in place.iterdir()} if place.is_dir() else None
+        reason = _of_file(place) if names is None else _of_folder(names)
+        return Place(place, None, f"{path} is no model: {reason}")
     except (OSError, ValueError):
-        return None
-    return f"{name} is no model: {reason}"
+        return Place(place)
+
+
+def locate_named(name: str) -> Place:
+    """Look at what a name leads to as a path.
+
+    One without a separator is a path only if it begins with a dot or ends as a file of weights
+    does, so that what is in the working folder never stands in for a model of that name.
+    """
+    found = locate(name)
+    if os.sep in name or name.startswith(".") or found.path.suffix.lower() in (_GGUF, ".onnx"):
+        return found
+    if not name or not (found.kind or found.reason):
+        return Place(found.path)
+    reason = f"there is no model {name}; if the file or folder here is meant, name it ./{name}"
+    return Place(found.path, None, reason)
+
+
+def open_model(path: Path) -> ModelFolder:
+    """Open a converted model or an exported graph by its path."""
+    return open_export(path) if locate(path).kind == "export" else open_folder(path)
+
+
+def read_checkpoint(path: Path) -> "Checkpoint":
+    """Open a GGUF file or a folder of safetensors; ModelError if it is neither."""
+    # What is converted already is found without these.
+    from aobatch.models.source.gguf_checkpoint import read_gguf
+    from aobatch.models.source.safetensors import read_safetensors
+
+    kind = weights_at(path)
+    if kind == "safetensors":
+        return read_safetensors(path)
+    if kind == "gguf":
+        return read_gguf(next(path.glob("*.gguf")) if path.is_dir() else path)
+    place = locate(path.absolute())
+    message = f"{path} does not exist; give the path of a GGUF file or of a safetensors folder"
+    if place.kind in ("model", "export"):
+        message = f"{path} is an exported graph; run it as it is with --model {path}"
+    raise ModelError(place.reason or message)
+
+
+def weights_at(path: Path) -> Literal["gguf", "safetensors"] | None:
+    """Say which weights there are that can be converted."""
+    if path.is_dir():
+        if (path / CONFIG).is_file() and any(path.glob("*.safetensors")):
+            return "safetensors"
+        return "gguf" if len(list(path.glob("*.gguf"))) == 1 else None
+    return "gguf" if path.is_file() and _begins(path, _MAGIC) else None
+
+
+def _begins(path: Path, mark: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(mark)) == mark
 
 
 def _of_folder(names: Set[str]) -> str:
@@ -85,39 +129,8 @@ def _of_folder(names: Set[str]) -> str:
 def _of_file(path: Path) -> str:
     if not path.is_file():
         return f"it is neither a file nor a folder; {_WHAT_IS}"
-    with path.open("rb") as file:
-        if file.read(len(POINTER)) == POINTER:
-            return f"it {POINTER_ADVICE}"
+    if _begins(path, POINTER):
+        return f"it {POINTER_ADVICE}"
     if path.suffix == _SAFETENSORS:
         return "it is a part of one; name its folder"
     return f"it is neither a GGUF file nor an exported graph; {_WHAT_IS}"
-
-
-def read_checkpoint(path: Path) -> "Checkpoint":
-    """Open a GGUF file or a folder of safetensors; ModelError if it is neither."""
-    # What is converted already is found without these.
-    from aobatch.models.source.gguf_checkpoint import read_gguf
-    from aobatch.models.source.safetensors import read_safetensors
-
-    if path.is_dir():
-        if (path / CONFIG).exists() and any(path.glob("*.safetensors")):
-            return read_safetensors(path)
-        files = sorted(path.glob("*.gguf"))
-        if len(files) == 1:
-            return read_gguf(files[0])
-        _refuse_export(path)
-    else:
-        _refuse_export(path)
-        if find_source(str(path.absolute())) is not None:
-            return read_gguf(path)
-    message = why_unusable(str(path.absolute())) or (
-        f"{path} does not exist; give the path of a GGUF file or of a safetensors folder"
-    )
-    raise ModelError(message)
-
-
-def _refuse_export(path: Path) -> None:
-    """Raise ModelError if there is a graph already, which needs no conversion."""
-    if is_export(path):
-        message = f"{path} is an exported graph; run it as it is with --model {path}"
-        raise ModelError(message)
