@@ -95,7 +95,7 @@ def test_plan_fits_the_memory(runner: CliRunner, tmp_path: Path, tiny_fp32: Mode
     """Slots times capacity is what the cache holds; time follows from tokens and speed."""
     path = tmp_path / "right.jsonl"
     path.write_text('{"prompt": [1, 2, 3], "max_tokens": 100}\n' * 9)
-    size = 6 * 128 * tiny_fp32.manifest.kv_bytes_per_token
+    size = 6 * 128 * tiny_fp32.kv_bytes_per_token()
 
     code, found = validated(runner, path, "-m", tiny_fp32.path, "--kv-cache-bytes", size)
 

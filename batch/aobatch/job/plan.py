@@ -134,7 +134,7 @@ def plan_of(
     folder: ModelFolder, load: Workload, config: EngineConfig, cache: CacheDtype, speed: Speed
 ) -> Plan:
     """Say what a model's requests take under a configuration."""
-    per_token = folder.manifest.kv_bytes_per_token // (4 if cache == "int8" else 1)
+    per_token = folder.kv_bytes_per_token(cache)
     capacity = capacity_for(load.longest)
     scheduler = Scheduler(config, per_token, lambda: None)
     room = sum(scheduler.slots_for(lane, max(1, capacity)) for lane in range(lane_count(config)))

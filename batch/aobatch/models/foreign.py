@@ -234,6 +234,8 @@ class Description(msgspec.Struct, frozen=True):
     """All files that the manifest was made from, and those that could have been there."""
     hints: Hints
     """Sizes that the graph may leave open."""
+    kv_bytes_per_token: int
+    """What `ModelFolder.kv_bytes_per_token` gives."""
     manifest: Manifest
     version: int = VERSION
 
@@ -309,6 +311,7 @@ def describe(folder: Path, graph: Path) -> Description:
         data_names=data_names,
         stamps=stamps,
         hints=facts.hints,
+        kv_bytes_per_token=layout.kv_bytes_per_token,
         manifest=_manifest(folder, graph, layout, facts, digest),
     )
 
@@ -392,6 +395,10 @@ class ExportedFolder(ModelFolder):
     def tokenizer(self) -> Path:
         """The tokenizer's file, behind whatever link a cache has."""
         return own_file(self.folder / TOKENIZER)
+
+    def kv_bytes_per_token(self, cache_dtype: CacheDtype = "fp32") -> int:  # noqa: ARG002
+        """Give the bytes that a token of a slot takes while the graph runs over its own cache."""
+        return self.description.kv_bytes_per_token
 
     def graph(self, cache_dtype: CacheDtype = "fp32") -> Path:
         """Give the graph; ModelError if it is to be over an int8 cache."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from aobatch.models.checks import MAX_LAYERS, MAX_WIDTH, shown, unusable
@@ -62,6 +63,15 @@ class Layout:
     head_dim: int
     precision: str
     """How the weights are kept."""
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values that a token of a slot takes.
+
+        Attention that makes a longer cache needs the past once more, and what it makes.
+        """
+        sizes = (prod(c.shape(1, 1)) * np.dtype(c.dtype).itemsize for c in self.caches)
+        return sum(sizes) * (1 if self.shares_buffers else 3)
 
     @property
     def has_one_row(self) -> bool:

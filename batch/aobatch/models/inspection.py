@@ -1,7 +1,7 @@
 """Facts of a file or folder that was not converted: what its headers say, and whether it can be."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import prod
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from aobatch.models.source.safetensors import find_weights
 from aobatch.models.source.tokenizer_json import read_fields
 from aobatch.models.spec import Checkpoint, DecoderSpec
 from aobatch.models.store.folder import (
+    CacheDtype,
+    GraphSizes,
     Int8Cache,
     Manifest,
     ModelFolder,
@@ -95,17 +97,6 @@ class ModelFacts(msgspec.Struct, frozen=True):
     int8_cache: Int8Cache | None = None
     converted_bytes: dict[str, int] = {}
     """What it will take about after conversion, by precision; nothing if it is converted."""
-
-
-def cache_facts(
-    num_layers: int, num_kv_heads: int, head_dim: int, context_length: int
-) -> dict[str, CacheFacts]:
-    """Give what keys and values of each type take."""
-    numbers = 2 * num_layers * num_kv_heads * head_dim
-    sizes = {"fp32": 4 * numbers, "int8": numbers}
-    return {
-        name: CacheFacts(per_token, per_token * context_length) for name, per_token in sizes.items()
-    }
 
 
 def token_texts(file: TokenizerFile, token_ids: Iterable[int]) -> dict[int, str]:
@@ -198,6 +189,7 @@ def _with_sizes(facts: ModelFacts, fields: Fields, names: dict[str, str]) -> Mod
 def _known_facts(checkpoint: Checkpoint) -> dict[str, object]:
     """Give what is certain of a model that can be converted."""
     spec = checkpoint.spec
+    sizes = GraphSizes(spec.vocab_size, spec.num_layers, spec.num_kv_heads, spec.head_dim)
     file = msgspec.json.decode(checkpoint.tokenizer_json, type=TokenizerFile)
     named = {
         *checkpoint.eos_token_ids,
@@ -219,9 +211,7 @@ def _known_facts(checkpoint: Checkpoint) -> dict[str, object]:
         "adds_document_start": checkpoint.adds_document_start,
         "infill_token_ids": checkpoint.infill_token_ids,
         "token_texts": token_texts(file, named),
-        "kv_cache": cache_facts(
-            spec.num_layers, spec.num_kv_heads, spec.head_dim, spec.context_length
-        ),
+        "kv_cache": _cache_facts(sizes.kv_bytes_per_token, spec.context_length, ("fp32", "int8")),
         "converted_bytes": converted_bytes(spec),
     }
 
@@ -258,11 +248,7 @@ def inspect_folder(folder: ModelFolder) -> ModelFacts:
         *manifest.infill_token_ids,
         manifest.document_start_token_id,
     }
-    caches = cache_facts(
-        manifest.num_layers, manifest.num_kv_heads, manifest.head_dim, manifest.context_length
-    )
-    if not manifest.int8_cache.digest:
-        del caches["int8"]
+    caches: tuple[CacheDtype, ...] = ("fp32", "int8") if manifest.int8_cache.digest else ("fp32",)
     facts = ModelFacts(
         **{name: getattr(manifest, name) for name in _DESCRIBED},
         path=str(folder.path),
@@ -272,9 +258,18 @@ def inspect_folder(folder: ModelFolder) -> ModelFacts:
         size_bytes=folder.size_bytes,
         dtypes=_dtypes(folder.graph(), is_ours=is_ours),
         token_texts=token_texts(check_tokenizer(folder.tokenizer), named),
-        kv_cache=caches,
+        kv_cache=_cache_facts(folder.kv_bytes_per_token, manifest.context_length, caches),
     )
     return facts if is_ours else msgspec.structs.replace(facts, int8_cache=None)
+
+
+def _cache_facts(
+    bytes_per_token: Callable[[CacheDtype], int],
+    context_length: int,
+    cache_dtypes: Iterable[CacheDtype],
+) -> dict[str, CacheFacts]:
+    sizes = {dtype: bytes_per_token(dtype) for dtype in cache_dtypes}
+    return {dtype: CacheFacts(size, size * context_length) for dtype, size in sizes.items()}
 
 
 def _dtypes(graph: Path, *, is_ours: bool) -> dict[str, int]:

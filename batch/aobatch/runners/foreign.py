@@ -280,9 +280,7 @@ class ExportedRunner:
         self._scratch = Scratch()
         self._splits: list[bool] = []  # siblings share it
         self.vocab_size = self._layout.vocab_size
-        token = sum(prod(c.shape(1, 1)) * np.dtype(c.dtype).itemsize for c in self._layout.caches)
-        # Attention that makes a longer cache needs the past once more, and what it makes.
-        self.kv_bytes_per_token = token if self._layout.shares_buffers else 3 * token
+        self.kv_bytes_per_token = self._layout.kv_bytes_per_token
         self.schedule = settle(graph, self._layout, self.scheduled)
 
     @property

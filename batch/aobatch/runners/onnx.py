@@ -172,11 +172,10 @@ class OnnxRunner:
         self.multiplies_slowly = bool(exact)
         self._session = open_session(graph, SessionOptions(threads, (*exact, *entries)))
         inputs = {value.name: value for value in self._session.get_inputs()}
-        dtype = np.dtype(np.int8 if inputs["past.0.key"].type == "tensor(int8)" else np.float32)
+        is_int8 = inputs["past.0.key"].type == "tensor(int8)"
+        dtype = np.dtype(np.int8 if is_int8 else np.float32)
         self.vocab_size = sizes.vocab_size
-        self.kv_bytes_per_token = (
-            2 * dtype.itemsize * sizes.num_layers * sizes.num_kv_heads * sizes.head_dim
-        )
+        self.kv_bytes_per_token = sizes.kv_bytes_per_token("int8" if is_int8 else "fp32")
         self._splits: list[bool] = []  # siblings share it
         self._interruption = Interruption()  # this too
         self._cache = KeyValueCache(sizes.num_layers, sizes.num_kv_heads, sizes.head_dim, dtype)

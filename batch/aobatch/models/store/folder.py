@@ -27,6 +27,8 @@ MAX_KL = 0.02
 """What is further from fp32 than this, in nats a token, is refused."""
 
 Width: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_WIDTH)]
+CacheDtype: TypeAlias = Literal["fp32", "int8"]
+"""How keys and values are kept."""
 TokenId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=MAX_WIDTH)]
 
 
@@ -38,6 +40,11 @@ class GraphSizes:
     num_layers: int
     num_kv_heads: int
     head_dim: int
+
+    def kv_bytes_per_token(self, cache_dtype: CacheDtype) -> int:
+        """Give the bytes of keys and values that one token keeps in the cache."""
+        numbers = 2 * self.num_layers * self.num_kv_heads * self.head_dim
+        return numbers * (1 if cache_dtype == "int8" else 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +117,6 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The graphs, their data and the tokenizer by name; empty in folders of older versions."""
     seal: str = ""
     """sha256 of all that stands here beside it; empty in folders of older versions."""
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of float32 keys and values that one token keeps in the cache."""
-        return 2 * 4 * self.num_layers * self.num_kv_heads * self.head_dim
 
     @property
     def graph_sizes(self) -> GraphSizes:
@@ -192,9 +194,6 @@ INT8_CACHE_GRAPH = "model.kv-int8.onnx"
 FILES = (GRAPH, DATA, TOKENIZER, INT8_CACHE_GRAPH)
 """What is written beside the description, the last one not always."""
 
-CacheDtype: TypeAlias = Literal["fp32", "int8"]
-"""How keys and values are kept."""
-
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
@@ -212,6 +211,10 @@ class ModelFolder:
     def tokenizer(self) -> Path:
         """The tokenizer's file."""
         return self.path / TOKENIZER
+
+    def kv_bytes_per_token(self, cache_dtype: CacheDtype = "fp32") -> int:
+        """Give the bytes that a token of a slot takes while the model runs."""
+        return self.manifest.graph_sizes.kv_bytes_per_token(cache_dtype)
 
     def graph(self, cache_dtype: CacheDtype = "fp32") -> Path:
         """Give the graph over such a cache; ModelError if the model does not bear int8."""

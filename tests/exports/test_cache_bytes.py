@@ -1,0 +1,64 @@
+"""Laws of the memory for keys and values: what a plan foretells is what a runner allocates."""
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from export_files import exported
+from graph_surgery import changed, fused_cache, half_precision_cache
+
+from aobatch.engine.config import EngineConfig
+from aobatch.executors.local import open_runner
+from aobatch.job.plan import Plan, Speed, Workload, plan_of
+from aobatch.models.foreign import open_export
+from aobatch.models.inspection import inspect_folder
+from aobatch.models.store.folder import CacheDtype, ModelFolder
+from aobatch.runners import Chunk, RunnerConfig
+
+EXPORTS = {
+    "attention that lengthens": lambda path: exported("llama-optimum", path),
+    "attention in place": lambda path: exported("llama-genai", path),
+    "half precision": lambda path: changed(path, half_precision_cache),
+    "keys and values in one": lambda path: changed(path, fused_cache),
+}
+LOAD = Workload(requests=4, sequences=4, prompt_tokens=20, computed_tokens=20, longest=508)
+
+
+def planned(folder: ModelFolder, cache: CacheDtype) -> Plan:
+    """Plan four long sequences."""
+    config = EngineConfig(kv_cache_bytes=2**30)
+    return plan_of(folder, LOAD, config, cache, Speed(1, 1, "default"))
+
+
+def allocated(folder: ModelFolder, cache: CacheDtype, plan: Plan) -> int:
+    """Give the bytes of numpy's arrays once every slot of a plan is full but for one token."""
+    runner = open_runner(folder, RunnerConfig(1, cache))
+    tracemalloc.start()
+    runner.reserve(plan.slots, plan.capacity, [])
+    for slot in range(plan.slots):
+        runner.prefill([Chunk(slot, 0, np.ones(5, np.int64), 1)])
+    runner.decode(np.ones(plan.slots, np.int64), np.full(plan.slots, plan.capacity - 1))
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return taken
+
+
+@pytest.mark.parametrize("cache", ["fp32", "int8"])
+def test_a_converted_model_takes_what_is_planned(tiny_int8: ModelFolder, cache: CacheDtype) -> None:
+    """Within 5 %, for both kinds of cache; inspection says the same of a token."""
+    plan = planned(tiny_int8, cache)
+    facts = inspect_folder(tiny_int8).kv_cache[cache]
+
+    assert (plan.slots, plan.capacity) == (4, 512)
+    assert allocated(tiny_int8, cache, plan) == pytest.approx(plan.kv_cache_bytes, rel=0.05)
+    assert plan.kv_cache_bytes == 4 * 512 * facts.bytes_per_token
+
+
+@pytest.mark.parametrize("kind", EXPORTS)
+def test_an_export_takes_what_is_planned(kind: str, tmp_path: Path) -> None:
+    """Within 5 %, whether attention writes in place or makes a longer cache."""
+    folder = open_export(EXPORTS[kind](tmp_path / "export"))
+    plan = planned(folder, "fp32")
+
+    assert allocated(folder, "fp32", plan) == pytest.approx(plan.kv_cache_bytes, rel=0.05)
