@@ -77,7 +77,7 @@ def test_results_are_those_of_this_process(
     assert [result.choices for result in found] == [result.choices for result in expected]
     assert [result.usage for result in found] == [result.usage for result in expected]
     assert [str(result.error) for result in found] == [str(result.error) for result in expected]
-    assert isolated.statistics["decode_steps"] > 0
+    assert isolated.statistics.engine.decode_steps > 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

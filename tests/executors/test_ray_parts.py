@@ -8,6 +8,7 @@ import pytest
 
 from aobatch.api.request import Limits, Parser, Request
 from aobatch.api.response import Choice, Usage
+from aobatch.engine.config import EngineStatistics
 from aobatch.engine.sequence import Result
 from aobatch.engine.streaming import Delta
 from aobatch.errors import RequestError
@@ -60,8 +61,9 @@ def test_requests_and_results_arrive_as_they_were_sent() -> None:
     ]
 
     order = decode_order(encode(Order(requests, 1.0, 0.5)))
+    seen = EngineStatistics(decode_steps=2, decode_seconds=0.5)
     sent = [Piece("k", choice), *map(outcome_of, results)]
-    reply = decode_reply(encode(Reply(sent, {"a": 0.5}, Failure("x", lacks_memory=True))))
+    reply = decode_reply(encode(Reply(sent, seen, Failure("x", lacks_memory=True))))
 
     assert order == Order(requests, 1.0, 0.5)
     assert reply.items[0] == sent[0]
@@ -69,7 +71,7 @@ def test_requests_and_results_arrive_as_they_were_sent() -> None:
     back = [result_of(*pair) for pair in zip(requests, outcomes, strict=False)]
     assert back[0] == results[0]
     assert vars(back[1].error) == vars(error)
-    assert (reply.statistics, reply.failure) == ({"a": 0.5}, Failure("x", lacks_memory=True))
+    assert (reply.statistics, reply.failure) == (seen, Failure("x", lacks_memory=True))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from job_files import output, run
 from aobatch.api.request import Request
 from aobatch.engine.sequence import Result
 from aobatch.engine.streaming import Listener
-from aobatch.executors import ModelIdentity
+from aobatch.executors import ModelIdentity, Statistics
 from aobatch.testing import scripted_engine
 
 
@@ -45,7 +45,7 @@ class ScriptedBackend(FakeBackend):
 class ScriptedExecutor:
     """The engine as an executor without statistics."""
 
-    statistics: dict[str, float] = {}  # noqa: RUF012 - of the protocol
+    statistics = Statistics()
 
     def run(
         self, requests: Iterable[Request], listener: Listener | None = None

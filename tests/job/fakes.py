@@ -12,10 +12,11 @@ from pathlib import Path
 from aobatch.api.errors import shorten
 from aobatch.api.request import Request
 from aobatch.api.response import Choice, Usage
+from aobatch.engine.config import EngineStatistics
 from aobatch.engine.sequence import Result
 from aobatch.engine.streaming import Delta, Listener
 from aobatch.errors import ModelNotFoundError, RequestError
-from aobatch.executors import Executor, ModelIdentity
+from aobatch.executors import Executor, ModelIdentity, Statistics
 
 WINDOW = 3
 
@@ -75,9 +76,9 @@ class FakeExecutor:
     num_results: int = 0
 
     @property
-    def statistics(self) -> dict[str, float]:
+    def statistics(self) -> Statistics:
         """Count the results."""
-        return {"num_steps": self.num_results}
+        return Statistics(engine=EngineStatistics(decode_steps=self.num_results))
 
     def run(
         self, requests: Iterable[Request], listener: Listener | None = None

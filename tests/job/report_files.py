@@ -3,6 +3,7 @@
 from msgspec.structs import replace
 
 from aobatch.api.response import Usage
+from aobatch.executors import Statistics
 from aobatch.job.report.facts import with_cost
 from aobatch.job.report.usage import (
     CountedChoice,
@@ -52,5 +53,5 @@ def full_report(name: str = HOSTILE) -> UsageReport:
     ]
     models = [ModelFacts("small", "fp_0123456789ab", "int8")]
     facts = JobFacts("finished", 124, 1_700_000_000, "0.1.0", models, {"seed": "0", "mode": name})
-    report = replace(tally.report(STATISTICS), timeline=timeline(points), job=facts)
+    report = replace(tally.report(Statistics.of(STATISTICS)), timeline=timeline(points), job=facts)
     return with_cost(report, Prices("EUR", {"small": ModelPrice(1.5, 2.0)}))

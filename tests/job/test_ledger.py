@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from aobatch.engine.config import EngineStatistics
 from aobatch.errors import InputError, StorageError
+from aobatch.executors import Statistics
 from aobatch.job import ledger as module
 from aobatch.job.ledger import Ledger, Record
 
@@ -139,12 +141,13 @@ def test_statistics_add_up_over_runs(path: Path) -> None:
     """Counts of several runs are summed, and their wall time is measured."""
     for _ in range(2):
         with closing(Ledger(path)) as ledger:
-            ledger.add_statistics({"num_steps": 3, "decode_seconds": 0.5})
+            engine = EngineStatistics(decode_steps=3, decode_seconds=0.5)
+            ledger.add_statistics(Statistics(engine=engine))
 
     with closing(Ledger(path)) as ledger:
         statistics = ledger.statistics
-    assert (statistics["num_steps"], statistics["decode_seconds"]) == (6, 1.0)
-    assert statistics["wall_seconds"] > 0
+    assert statistics.engine == EngineStatistics(decode_steps=6, decode_seconds=1.0)
+    assert statistics.wall_seconds > 0
 
 
 def test_claim_names_what_differs(ledger: Ledger) -> None:

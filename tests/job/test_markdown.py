@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from report_files import HOSTILE, full_report
 
+from aobatch.executors import Statistics
 from aobatch.job.report.text import code, report_markdown
 from aobatch.job.report.usage import UsageTally
 
@@ -77,4 +78,6 @@ def test_names_stand_as_they_are(name: str) -> None:
 
 def test_empty_job_has_its_table() -> None:
     """Without lines there are headers and times."""
-    assert report_markdown(UsageTally().report({}), "a").startswith("### Usage of `a`\n\n0 of 0 ")
+    assert report_markdown(UsageTally().report(Statistics()), "a").startswith(
+        "### Usage of `a`\n\n0 of 0 "
+    )

@@ -72,7 +72,7 @@ def test_merged_report_is_that_of_the_whole(tmp_path: Path) -> None:
     for name in ("by_model", "by_user"):
         groups = [{group["name"]: group for group in report[name]} for report in (merged, expected)]
         assert groups[0] == groups[1]
-    assert merged["statistics"]["num_steps"] == whole.statistics["num_steps"]
+    assert merged["statistics"]["decode_steps"] == whole.statistics["decode_steps"]
     assert merged["timeline"]["lines"][-1] == expected["timeline"]["lines"][-1] == 9
 
 

@@ -13,6 +13,7 @@ COUNTED = {
     "worker_0_seconds": 2.5,
     "worker_1_sampled_tokens": 1_000,
     "worker_1_seconds": 2.0,
+    "worker_2_sampled_tokens": 0,
     "worker_2_seconds": 0.0,
     "workers_started": 3,
 }

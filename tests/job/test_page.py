@@ -11,6 +11,7 @@ import pytest
 from report_files import HOSTILE, full_report
 
 from aobatch.errors import UsageError
+from aobatch.executors import Statistics
 from aobatch.job.report.page import HEIGHT, WIDTH, course_chart, histogram_chart, report_page
 from aobatch.job.report.usage import Histogram, UsageReport, UsageTally
 
@@ -135,7 +136,7 @@ def test_page_of_an_unfinished_job_says_so(state: str) -> None:
 
 @pytest.mark.parametrize(
     "report",
-    [UsageTally().report({}), UsageTally().report({"wall_seconds": 1.0, "num_steps": 3})],
+    [UsageTally().report(Statistics()), UsageTally().report(Statistics(wall_seconds=1.0))],
     ids=["nothing", "counters"],
 )
 def test_page_of_an_empty_job_is_whole(report: UsageReport) -> None:

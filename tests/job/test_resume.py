@@ -46,7 +46,7 @@ def test_stopped_job_goes_on(
     assert (tmp_path / "out.jsonl").read_bytes() == expected
     assert len(first.computed) == index
     assert not {*first.computed} & {*second.computed}
-    assert report.statistics["num_steps"] == len(PROMPTS)
+    assert report.statistics["decode_steps"] == len(PROMPTS)
     assert report.statistics["runs"] == 2
 
 

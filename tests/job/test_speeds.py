@@ -1,24 +1,27 @@
 """Laws of remembered speeds."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from aobatch.engine.config import EngineStatistics
 from aobatch.job.plan import Speed, known_speed, note_speed, speed_of_run
 from aobatch.models.store.folder import ModelFolder
 
-STATISTICS = {
-    "run_seconds": 20.0,
-    "lane_seconds": 40.0,
-    "prefill_seconds": 10.0,
-    "prefill_tokens": 5_000,
-    "decode_rows": 15_000,
-}
+COUNTED = EngineStatistics(
+    run_seconds=20.0,
+    lane_seconds=40.0,
+    prefill_seconds=10.0,
+    prefill_tokens=5_000,
+    decode_rows=15_000,
+)
 
 
 def test_phases_share_the_time_of_the_run() -> None:
     """A quarter of the lanes' time is a quarter of the run's: 5 s to read, 15 s to decode."""
-    speed = speed_of_run(STATISTICS)
+    speed = speed_of_run(COUNTED)
 
     assert speed is not None
     assert (speed.prompt_tokens, speed.new_tokens, speed.source) == (1_000, 1_000, "run")
@@ -28,10 +31,10 @@ def test_phases_share_the_time_of_the_run() -> None:
     "changed",
     [{"decode_rows": 900}, {"prefill_tokens": 900}, {"run_seconds": 4.0}, {"lane_seconds": 0}],
 )
-def test_short_jobs_say_nothing(changed: dict[str, float]) -> None:
+def test_short_jobs_say_nothing(changed: dict[str, Any]) -> None:
     """Neither few tokens nor a short time are a measurement, and a fake has no lanes."""
-    assert speed_of_run(STATISTICS | changed) is None
-    assert speed_of_run({}) is None
+    assert speed_of_run(replace(COUNTED, **changed)) is None
+    assert speed_of_run(EngineStatistics()) is None
 
 
 def test_speed_is_kept_for_model_cache_and_threads(

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from aobatch.engine.config import EngineStatistics
+from aobatch.executors import Statistics
 from aobatch.job import compute as sampler
 from aobatch.job.ledger import Ledger
 from aobatch.job.report.page import rates, run_starts, shares
@@ -36,13 +38,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_points_stay_few_and_even(tmp_path: Path, clock: Clock, length: float) -> None:
     """A steady job of any length has at most 200 points, none of them far from its neighbours."""
     ledger = Ledger(tmp_path / "ledger.sqlite3")
-    seen = {"sampled_tokens": 0.0}
-    recorder = sampler.TimelineRecorder(ledger, lambda: seen)
+    seen = EngineStatistics()
+    recorder = sampler.TimelineRecorder(ledger, lambda: Statistics(engine=seen))
     recorder.note()
     started = clock.now
     while clock.now < started + length:
         clock.now += interval_after(clock.now - started)
-        seen["sampled_tokens"] = 100 * (clock.now - started)
+        seen.sampled_tokens = int(100 * (clock.now - started))
         recorder.note()
 
     points = ledger.points()
@@ -58,11 +60,12 @@ def test_runs_continue_each_other(tmp_path: Path, clock: Clock) -> None:
     """A second run's points begin where those of the first ended, in time and in counts."""
     for run in (1, 2):
         ledger = Ledger(tmp_path / "ledger.sqlite3")
-        ledger.add_statistics({"runs": 1})
-        seen = {"sampled_tokens": 0, "decode_rows": 0, "decode_slots": 0}
-        with sampler.recorded_timeline(ledger, lambda seen=seen: seen) as recorder:
+        ledger.add_statistics(Statistics(runs=1))
+        seen = EngineStatistics()
+        counted = Statistics(engine=seen)
+        with sampler.recorded_timeline(ledger, lambda counted=counted: counted) as recorder:
             clock.now += 5
-            seen.update(sampled_tokens=50, decode_rows=30, decode_slots=60)
+            seen.add(EngineStatistics(sampled_tokens=50, decode_rows=30, decode_slots=60))
             recorder.count_line()
         assert len(ledger.points()) == 2 * run
         clock.now += 1000

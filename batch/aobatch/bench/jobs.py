@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from aobatch.executors import Backend
+from aobatch.executors import Backend, Statistics
 from aobatch.formats import COMPRESSIONS, find_format, write_records
 from aobatch.job.config import JobConfig
 from aobatch.job.runner import run_job
@@ -71,28 +71,29 @@ def benchmark_job(
         config = JobConfig((source,), folder / "out.jsonl", model=str(model))
         report = run_job(config, backend).report
     counts = report.requests.total, report.usage.completion_tokens
-    return _speed(kind, *counts, num_lanes, report.statistics)
+    return _speed(kind, *counts, num_lanes, report.counted)
 
 
 def _speed(
-    kind: str, num_requests: int, new_tokens: int, num_lanes: int, seen: Mapping[str, float]
+    kind: str, num_requests: int, new_tokens: int, num_lanes: int, seen: Statistics
 ) -> JobSpeed:
-    run_seconds, load_seconds = seen["run_seconds"], seen["load_seconds"]
+    engine = seen.engine
+    run_seconds = engine.run_seconds
     lanes = num_lanes * run_seconds
-    model = seen["prefill_seconds"] + seen["decode_seconds"]
+    model = engine.prefill_seconds + engine.decode_seconds
     return JobSpeed(
         kind=kind,
         num_requests=num_requests,
         new_tokens=new_tokens,
-        load_seconds=load_seconds,
+        load_seconds=seen.load_seconds,
         run_seconds=run_seconds,
-        publish_seconds=seen["wall_seconds"] - run_seconds - load_seconds - seen["model_seconds"],
+        publish_seconds=seen.job_seconds - run_seconds - seen.load_seconds,
         model_share=model / lanes,
-        sampling_share=seen["sample_seconds"] / lanes,
-        bookkeeping_share=(seen["lane_seconds"] - model - seen["sample_seconds"]) / lanes,
-        idle_share=1 - seen["lane_seconds"] / lanes,
-        writing_share=seen["write_seconds"] / run_seconds,
-        occupancy=seen["busy_rows"] / max(1, seen["busy_slots"]),
+        sampling_share=engine.sample_seconds / lanes,
+        bookkeeping_share=(engine.lane_seconds - model - engine.sample_seconds) / lanes,
+        idle_share=1 - engine.lane_seconds / lanes,
+        writing_share=seen.write_seconds / run_seconds,
+        occupancy=engine.busy_rows / max(1, engine.busy_slots),
         peak_bytes=_peak_bytes(),
     )
 

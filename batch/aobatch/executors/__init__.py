@@ -1,16 +1,99 @@
-"""Where requests are computed: one module a place."""
+"""Where requests are computed: one module a place; what they all give, and what they count."""
 
+import re
+from collections import Counter
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from msgspec import convert
+
 from aobatch.api.request import Request
+from aobatch.engine.config import EngineStatistics
 
 if TYPE_CHECKING:  # a finished job is told so without loading numpy
     from aobatch.engine.sequence import Result
     from aobatch.engine.streaming import Listener
+
+
+@dataclass(slots=True)
+class PoolStatistics:
+    """What became of the workers of a cluster and their requests."""
+
+    workers_started: int = 0
+    workers_lost: int = 0
+    requests_returned: int = 0
+    """Requests that were taken back from a worker, begun or not."""
+    duplicates_dropped: int = 0
+    """Results of requests that were answered already."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatistics:
+    """What one worker of a cluster did."""
+
+    sampled_tokens: int = 0
+    seconds: float = 0.0
+    """Since it had opened the model."""
+
+
+_WORKER = re.compile(r"worker_(\d+)_(\w+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What an executor counted, or all runs of a job."""
+
+    runs: int = 0
+    wall_seconds: float = 0.0
+    """Of all runs."""
+    model_seconds: float = 0.0
+    """Finding, fetching and converting models."""
+    load_seconds: float = 0.0
+    """Opening them."""
+    write_seconds: float = 0.0
+    """Writing results, while others are computed."""
+    engine: EngineStatistics = field(default_factory=EngineStatistics)
+    pool: PoolStatistics = field(default_factory=PoolStatistics)
+    workers: Mapping[int, WorkerStatistics] = field(default_factory=dict)
+    """The first workers of a cluster, by number."""
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, float]) -> "Statistics":
+        """Read what `numbers` wrote, perhaps in several parts that were added up."""
+        workers: dict[int, dict[str, float]] = {}
+        for name, value in numbers.items():
+            if found := _WORKER.fullmatch(name):
+                workers.setdefault(int(found[1]), {})[found[2]] = value
+        return replace(
+            convert(numbers, cls),
+            engine=convert(numbers, EngineStatistics),
+            pool=convert(numbers, PoolStatistics),
+            workers=convert(workers, dict[int, WorkerStatistics]),
+        )
+
+    def numbers(self) -> dict[str, int | float]:
+        """Give what was counted by name, as ledgers and reports keep it; parts without any lack."""
+        own = asdict(self)
+        engine, pool, workers = own.pop("engine"), own.pop("pool"), own.pop("workers")
+        numbers = {name: value for name, value in own.items() if value}
+        numbers |= engine if any(engine.values()) else {}
+        numbers |= pool if any(pool.values()) else {}
+        for number, worker in workers.items():
+            numbers |= {f"worker_{number}_{name}": value for name, value in worker.items()}
+        return numbers
+
+    def __add__(self, other: "Statistics") -> "Statistics":
+        total = Counter(self.numbers())
+        total.update(other.numbers())
+        return Statistics.of(total)
+
+    @property
+    def job_seconds(self) -> float:
+        """Wall time without fetching models, which says nothing of the job's speed."""
+        return self.wall_seconds - self.model_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +122,8 @@ class Executor(Protocol):
         ...
 
     @property
-    def statistics(self) -> Mapping[str, float]:
-        """Counts and seconds so far, by name; those of two executors may be added."""
+    def statistics(self) -> Statistics:
+        """Counts and seconds so far."""
         ...
 
 

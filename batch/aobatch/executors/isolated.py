@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
@@ -20,7 +20,7 @@ from aobatch.api.request import Request
 from aobatch.api.response import Usage
 from aobatch.engine.sequence import Result
 from aobatch.errors import JobError, ModelError, RequestError
-from aobatch.executors import Backend, ModelIdentity
+from aobatch.executors import Backend, ModelIdentity, Statistics
 
 if TYPE_CHECKING:
     from aobatch.engine.streaming import Delta, Listener
@@ -32,10 +32,10 @@ class IsolatedExecutor:
     def __init__(self, backend: Backend, model: ModelIdentity) -> None:
         self._backend = backend
         self._model = model
-        self._statistics: defaultdict[str, float] = defaultdict(float)
+        self._statistics = Statistics()
 
     @property
-    def statistics(self) -> Mapping[str, float]:
+    def statistics(self) -> Statistics:
         """Counts and seconds of all processes that ended in order."""
         return self._statistics
 
@@ -77,10 +77,9 @@ class IsolatedExecutor:
                 for delta in said.deltas:
                     listener(delta)
             yield said.result
-        if not isinstance(said, dict):
+        if not isinstance(said, Statistics):
             raise said if isinstance(said, RequestError) else errors.engine_crash()
-        for name, value in said.items():
-            self._statistics[name] += value
+        self._statistics += said
 
 
 def find_culprits(
@@ -117,7 +116,7 @@ class _Answer:
     deltas: "tuple[Delta, ...]"
 
 
-_Message: TypeAlias = _Answer | dict[str, float] | JobError | RequestError | None
+_Message: TypeAlias = _Answer | Statistics | JobError | RequestError | None
 """What a process says: None when its model is open, answers, and at last its statistics or what
 it failed with."""
 
@@ -149,13 +148,13 @@ def _work(
 
 def _compute(
     connection: Connection, backend: Backend, model: ModelIdentity, requests: list[Request]
-) -> dict[str, float]:
+) -> Statistics:
     deltas: defaultdict[str, list[Delta]] = defaultdict(list)
     with backend.open(model) as executor:
         connection.send(None)
         for result in executor.run(requests, lambda delta: deltas[delta.request.key].append(delta)):
             connection.send(_Answer(result, tuple(deltas.pop(result.request.key, ()))))
-        return dict(executor.statistics)
+        return executor.statistics
 
 
 def _obey_parent() -> None:

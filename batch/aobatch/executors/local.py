@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from threading import Thread
@@ -15,7 +15,7 @@ import msgspec
 
 from aobatch.api.request import Request
 from aobatch.engine.config import EngineConfig
-from aobatch.executors import Executor, ModelIdentity
+from aobatch.executors import Executor, ModelIdentity, Statistics
 from aobatch.models import Progress
 from aobatch.models.foreign import ExportedFolder
 from aobatch.models.store.catalogue import ensure, find_card, find_ready, resolve
@@ -107,9 +107,9 @@ class LocalExecutor:
         yield from self._engine.run(requests, listener)
 
     @property
-    def statistics(self) -> Mapping[str, float]:
-        """Steps, tokens and seconds of the engine so far."""
-        return asdict(self._engine.statistics)
+    def statistics(self) -> Statistics:
+        """What the engine counted so far."""
+        return Statistics(engine=self._engine.statistics)
 
 
 def pull(name: str | None, progress: Progress, precision: str | None = None) -> ModelFolder:

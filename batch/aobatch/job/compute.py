@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import (
     AbstractContextManager,
     ExitStack,
@@ -11,33 +11,31 @@ from contextlib import (
     nullcontext,
     suppress,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from aobatch.api.errors import NUMERICAL_ERROR
 from aobatch.api.request import FailedLine, Request
 from aobatch.engine.sequence import Result
 from aobatch.errors import AobatchError, JobError, ModelError, RequestError
-from aobatch.executors import Executor, ModelIdentity
+from aobatch.executors import Executor, ModelIdentity, Statistics
 from aobatch.executors.isolated import IsolatedExecutor
 from aobatch.job.context import Job, record_of
 from aobatch.job.events import EventFiles
 from aobatch.job.ledger import Ledger
 from aobatch.job.report.usage import MAX_POINTS, Point, interval_after, thinned
 
-Statistics = Callable[[], Mapping[str, float]]
-
 
 class TimelineRecorder:
     """Notes what an executor has computed, now and then, behind the points of earlier runs."""
 
-    def __init__(self, ledger: Ledger, statistics: Statistics) -> None:
+    def __init__(self, ledger: Ledger, statistics: Callable[[], Statistics]) -> None:
         self._ledger = ledger
         self._statistics = statistics
         self._num_lines = 0
         self._points = ledger.points()
         self._before = self._points[-1] if self._points else Point()
-        self._run = int(ledger.statistics.get("runs", 1))
+        self._run = ledger.statistics.runs or 1
         self._started = time.monotonic()
         self._is_stopped = threading.Event()
 
@@ -54,15 +52,15 @@ class TimelineRecorder:
 
     def note(self) -> None:
         """Add the point of this moment."""
-        seen, before = self._statistics(), self._before
+        seen, before = self._statistics().engine, self._before
         point = Point(
             self._run,
             round(before.seconds + time.monotonic() - self._started, 3),
             before.lines + self._num_lines,
-            before.prompt_tokens + int(seen.get("prefill_tokens", 0)),
-            before.new_tokens + int(seen.get("sampled_tokens", 0)),
-            before.rows + int(seen.get("decode_rows", 0)),
-            before.slots + int(seen.get("decode_slots", 0)),
+            before.prompt_tokens + seen.prefill_tokens,
+            before.new_tokens + seen.sampled_tokens,
+            before.rows + seen.decode_rows,
+            before.slots + seen.decode_slots,
         )
         self._points.append(point)
         if len(self._points) > MAX_POINTS:
@@ -77,7 +75,9 @@ class TimelineRecorder:
 
 
 @contextmanager
-def recorded_timeline(ledger: Ledger, statistics: Statistics) -> Iterator[TimelineRecorder]:
+def recorded_timeline(
+    ledger: Ledger, statistics: Callable[[], Statistics]
+) -> Iterator[TimelineRecorder]:
     """Note points while the block runs, one at its beginning and one at its end."""
     recorder = TimelineRecorder(ledger, statistics)
     recorder.note()
@@ -129,8 +129,7 @@ def record_results(
                 num_results += 1
                 write_seconds += time.perf_counter() - started
     finally:
-        job.ledger.add_statistics({"write_seconds": write_seconds})
-        job.ledger.add_statistics(executor.statistics)
+        job.ledger.add_statistics(replace(executor.statistics, write_seconds=write_seconds))
     return num_results
 
 
@@ -271,7 +270,7 @@ def _compute_model(job: Job, reading: ModelReading) -> None:
         except ModelError as error:
             _give_up(job, reading, error)
             return
-        job.ledger.add_statistics({"load_seconds": time.perf_counter() - started})
+        job.ledger.add_statistics(Statistics(load_seconds=time.perf_counter() - started))
         num_results = record_results(job, reading.model, executor, chain([first], requests))
     if num_results != reading.num_requests:
         message = f"{num_results} results for {reading.num_requests} requests came back"

@@ -15,7 +15,7 @@ from aobatch.api.request import Request
 from aobatch.api.response import Choice, Completion, Usage, completion_id
 from aobatch.engine.sequence import Result
 from aobatch.errors import RequestError, UsageError
-from aobatch.executors import Backend, ModelIdentity
+from aobatch.executors import Backend, ModelIdentity, Statistics
 from aobatch.job.config import JobConfig
 from aobatch.job.in_flight import InFlight
 from aobatch.job.ledger import Ledger, Record
@@ -123,7 +123,7 @@ def _begin_run(ledger: Ledger) -> int:
         raise UsageError(message)
     started = ledger.settings.get("created", started)
     ledger.claim({"created": started})
-    ledger.add_statistics({"runs": 1})
+    ledger.add_statistics(Statistics(runs=1))
     return int(started)
 
 

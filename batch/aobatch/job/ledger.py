@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from aobatch.api.errors import shorten
 from aobatch.errors import InputError, JobError, StorageError
+from aobatch.executors import Statistics
 from aobatch.job.report.usage import Point
 
 COMMIT_SECONDS = 1.0
@@ -198,7 +199,7 @@ SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE statistics (name TEXT PRIMARY KEY, value REAL NOT NULL);
+CREATE TABLE statistics (name TEXT PRIMARY KEY, value NOT NULL);
 CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE deaths (key BLOB PRIMARY KEY, count INTEGER NOT NULL);
 CREATE TABLE results (
@@ -216,6 +217,7 @@ CREATE TABLE points (
 """
 _ADD_POINT = "INSERT INTO points VALUES (?, ?, ?, ?, ?, ?, ?)"
 _COLUMNS = "status_code, body, prompt_tokens, completion_tokens, seconds"
+_STATISTICS = "SELECT name, value FROM statistics"
 _ADD_STATISTIC = (
     "INSERT INTO statistics VALUES (?, ?) "
     "ON CONFLICT (name) DO UPDATE SET value = value + excluded.value"
@@ -223,6 +225,11 @@ _ADD_STATISTIC = (
 _ADD_RESULT = "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?)"
 _ADD_WALL_SECONDS = _ADD_STATISTIC.replace("?, ?", "'wall_seconds', ?")
 _ADD_DEATH = "INSERT INTO deaths VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET count = count + 1"
+
+
+def read_statistics(connection: sqlite3.Connection) -> Statistics:
+    """Give what all runs of a job counted so far."""
+    return Statistics.of(dict(connection.execute(_STATISTICS)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,10 +257,10 @@ class Ledger:
         return dict(self._database.rows("SELECT name, value FROM settings"))
 
     @property
-    def statistics(self) -> dict[str, float]:
+    def statistics(self) -> Statistics:
         """Counts and seconds of all runs of the job; `wall_seconds` and those that were added."""
         self.commit()
-        return dict(self._database.rows("SELECT name, value FROM statistics"))
+        return Statistics.of(dict(self._database.rows(_STATISTICS)))
 
     def __len__(self) -> int:
         """Count the results."""
@@ -325,9 +332,9 @@ class Ledger:
         self._database.write("DROP TABLE kept")
         self.commit()
 
-    def add_statistics(self, statistics: Mapping[str, float]) -> None:
+    def add_statistics(self, statistics: Statistics) -> None:
         """Add counts and seconds to those of the job."""
-        self._database.write(_ADD_STATISTIC, statistics.items())
+        self._database.write(_ADD_STATISTIC, statistics.numbers().items())
 
     def note(self, facts: Mapping[str, int]) -> None:
         """Keep numbers for those who ask how far the job is, in place of earlier ones."""

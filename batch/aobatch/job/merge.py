@@ -8,6 +8,7 @@ from pathlib import Path
 from msgspec import structs
 
 from aobatch.errors import InputError, InputMissingError, UsageError
+from aobatch.executors import Statistics
 from aobatch.files import replacing, storage_error
 from aobatch.formats import read_records, write_records
 from aobatch.job.config import JobConfig, Shard
@@ -28,16 +29,13 @@ def add_reports(
     over time is that of the parts one after another, wherever they were computed.
     """
     tally = UsageTally()
-    statistics: dict[str, float] = {}
     for report in reports:
         tally.add_report(report)
-        for name, value in report.statistics.items():
-            statistics[name] = statistics.get(name, 0) + value
     for measure in measures:
         tally.add_measures(*measure)
     facts = [report.job for report in reports if report.job is not None]
     return structs.replace(
-        tally.report(statistics),
+        tally.report(sum((report.counted for report in reports), Statistics())),
         timeline=joined(report.timeline for report in reports),
         job=_sum_whole(facts) if facts else None,
     )

@@ -11,7 +11,7 @@ from aobatch.arrays import TokenIds
 from aobatch.engine.preparation import Preparation
 from aobatch.engine.sequence import SequenceGroup
 from aobatch.errors import ModelError, ModelNotFoundError, RequestError, UnavailableModelError
-from aobatch.executors import Backend, ModelIdentity
+from aobatch.executors import Backend, ModelIdentity, Statistics
 from aobatch.executors.local import limits_of
 from aobatch.job.ledger import Ledger
 from aobatch.job.plan import Workload
@@ -107,7 +107,7 @@ class ModelDirectory:
             return self._note_missing(name, error)
         self._ledger.claim({setting: model.fingerprint})
         # The first run may fetch and convert a model, which says nothing of the job's speed.
-        self._ledger.add_statistics({"model_seconds": time.monotonic() - started})
+        self._ledger.add_statistics(Statistics(model_seconds=time.monotonic() - started))
         self._found[name] = model
         return model
 

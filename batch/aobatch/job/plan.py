@@ -2,14 +2,13 @@
 
 import os
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from aobatch.engine.config import EngineConfig
+from aobatch.engine.config import EngineConfig, EngineStatistics
 from aobatch.engine.scheduler import Scheduler, capacity_for, lane_count
 from aobatch.errors import AobatchError, JobError
 from aobatch.files import write_whole
@@ -58,7 +57,7 @@ def note_speed(folder: ModelFolder, cache_dtype: CacheDtype, threads: int, speed
 
 def note_run(report: UsageReport, cache_dtype: CacheDtype, threads: int) -> None:
     """Keep the speed of a job of one model, if it was long enough to tell."""
-    speed = speed_of_run(report.statistics)
+    speed = speed_of_run(report.counted.engine)
     names = [group.name for group in report.by_model if group.name is not None]
     if speed is None or len(names) != 1:
         return
@@ -66,15 +65,14 @@ def note_run(report: UsageReport, cache_dtype: CacheDtype, threads: int) -> None
         note_speed(resolve(names[0]), cache_dtype, threads, speed)
 
 
-def speed_of_run(statistics: Mapping[str, float]) -> Speed | None:
-    """Give the speed of a job by its statistics, None if it was too short to tell."""
-    lanes = statistics.get("lane_seconds", 0.0)
-    seconds, prefill = statistics.get("run_seconds", 0.0), statistics.get("prefill_seconds", 0.0)
-    tokens, read = statistics.get("decode_rows", 0), statistics.get("prefill_tokens", 0)
-    if min(tokens, read) < MIN_TOKENS or seconds < MIN_SECONDS or not 0 < prefill < lanes:
+def speed_of_run(seen: EngineStatistics) -> Speed | None:
+    """Give the speed of a job by what its engine counted, None if it was too short to tell."""
+    tokens, read, seconds = seen.decode_rows, seen.prefill_tokens, seen.run_seconds
+    is_long = min(tokens, read) >= MIN_TOKENS and seconds >= MIN_SECONDS
+    if not is_long or not 0 < seen.prefill_seconds < seen.lane_seconds:
         return None
     # Lanes work side by side, so that each phase has its part of the wall time.
-    reading = seconds * prefill / lanes
+    reading = seconds * seen.prefill_seconds / seen.lane_seconds
     return Speed(
         round(read / reading, 1),
         round(tokens / (seconds - reading), 1),

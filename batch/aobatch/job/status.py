@@ -10,11 +10,11 @@ from typing import Literal
 import msgspec
 
 from aobatch.errors import InputError, InputMissingError, RequestError
-from aobatch.executors import Backend
+from aobatch.executors import Backend, Statistics
 from aobatch.files import describe_holder, storage_errors, write_whole
 from aobatch.job.config import JobConfig, Selection
 from aobatch.job.context import Job, result_settings
-from aobatch.job.ledger import is_begun, reading
+from aobatch.job.ledger import is_begun, read_statistics, reading
 from aobatch.job.report.usage import UsageReport, report_json, report_path
 from aobatch.job.source import Source, StateFolder, digest_file, state_path
 
@@ -150,7 +150,7 @@ def job_status(output: Path) -> JobStatus:
         marker = read_marker(state.marker)
         if marker is not None and holder is None:
             counts, usage = marker.report.requests, marker.report.usage
-            seconds = marker.report.statistics.get("wall_seconds", 0.0)
+            seconds = marker.report.counted.wall_seconds
             tokens = (usage.prompt_tokens, usage.completion_tokens)
             numbers = (counts.total, counts.total, counts.failed, *tokens)
             return JobStatus("finished", *numbers, seconds, None)
@@ -172,12 +172,12 @@ def began_at(output: Path) -> float | None:
 
 def _unfinished(state: StateFolder, holder: str | None) -> JobStatus:
     lines = num_bad = num_results = num_failed = num_prompt = num_tokens = 0
-    statistics: dict[str, float] = {}
+    statistics = Statistics()
     if is_begun(state.ledger):
         with reading(state.ledger) as connection:
             row = connection.execute(_COUNTS).fetchone()
             lines, num_bad, num_results, num_failed, num_prompt, num_tokens = row
-            statistics = dict(connection.execute("SELECT name, value FROM statistics"))
+            statistics = read_statistics(connection)
     return JobStatus(
         state="running" if holder else "interrupted",
         lines=lines,
@@ -185,7 +185,7 @@ def _unfinished(state: StateFolder, holder: str | None) -> JobStatus:
         failed=num_failed + num_bad,
         prompt_tokens=num_prompt,
         completion_tokens=num_tokens,
-        seconds=statistics.get("wall_seconds", 0.0) - statistics.get("model_seconds", 0.0),
+        seconds=statistics.job_seconds,
         holder=holder,
     )
 

@@ -1,19 +1,21 @@
 """Requests computed by a pool of workers, suspects among them by one of their own."""
 
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, replace
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from aobatch.api import errors
 from aobatch.api.request import Request
 from aobatch.api.response import Usage
+from aobatch.engine.config import EngineStatistics
 from aobatch.engine.scheduler import weight
 from aobatch.engine.sequence import Result
 from aobatch.engine.streaming import Delta, Listener
 from aobatch.errors import BusyError, JobError, ModelError, RequestError
+from aobatch.executors import Statistics, WorkerStatistics
 from aobatch.executors.ray.pool import WATCH_SECONDS, Event, Member, Pool
 from aobatch.executors.ray.worker import (
     Failure,
@@ -403,19 +405,17 @@ class RayExecutor:
         self._rules = rules
 
     @property
-    def statistics(self) -> Mapping[str, float]:
+    def statistics(self) -> Statistics:
         """Counts and seconds of all engines, and of workers."""
-        total: defaultdict[str, float] = defaultdict(float)
+        engine, workers = EngineStatistics(), {}
         now = time.monotonic()
         for member in (*self._pool.members, *self._pool.ended):
-            statistics = dict(member.statistics)
-            for key, value in statistics.items():
-                total[key] += value
+            seen = member.statistics
+            engine.add(seen)
             if member.is_ready and member.number < NUM_NAMED:
-                name = f"worker_{member.number}"
-                total[f"{name}_sampled_tokens"] += statistics.get("sampled_tokens", 0)
-                total[f"{name}_seconds"] += (member.ended or now) - member.ready
-        return dict(total) | asdict(self._pool.tally)
+                seconds = (member.ended or now) - member.ready
+                workers[member.number] = WorkerStatistics(seen.sampled_tokens, seconds)
+        return Statistics(engine=engine, pool=self._pool.tally, workers=workers)
 
     def run(
         self, requests: Iterable[Request], listener: "Listener | None" = None

@@ -10,9 +10,10 @@ from types import ModuleType
 from typing import Any
 
 from aobatch.api.request import Request
+from aobatch.engine.config import EngineStatistics
 from aobatch.engine.scheduler import weight
 from aobatch.errors import BusyError
-from aobatch.executors import ModelIdentity
+from aobatch.executors import ModelIdentity, PoolStatistics
 from aobatch.executors.ray.distribution import SentFile, send_model
 from aobatch.executors.ray.worker import Opener, Order, Worker, encode, first_line
 
@@ -20,18 +21,6 @@ WATCH_SECONDS = 1.0
 """How often workers are looked at that say nothing."""
 CALLS = 4
 """Of one worker side by side: an exchange, and whatever does not wait for its end."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """What became of workers and their requests, over all rounds."""
-
-    workers_started: int = 0
-    workers_lost: int = 0
-    requests_returned: int = 0
-    """Requests that were taken back from a worker, begun or not."""
-    duplicates_dropped: int = 0
-    """Results of requests that were answered already."""
 
 
 @dataclass(eq=False, slots=True)
@@ -54,7 +43,7 @@ class Member:
     """The requests that it has and has not answered, by key."""
     load: int = 0
     """Their prompts, long ones counting as several."""
-    statistics: dict[str, float] = field(default_factory=dict)
+    statistics: EngineStatistics = field(default_factory=EngineStatistics)
     is_busy: bool = False
     """Whether an exchange is under way."""
     is_late: bool = False
@@ -107,7 +96,7 @@ class Pool:
         self._options = {"num_cpus": num_cpus, "max_restarts": 0, "max_concurrency": CALLS}
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._files: list[SentFile] = []
-        self.tally = Tally()
+        self.tally = PoolStatistics()
         self.ended: list[Member] = []
         """Those that were dropped."""
         self.members: list[Member] = []

@@ -3,8 +3,8 @@
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Condition, Thread
@@ -14,7 +14,7 @@ import msgspec
 
 from aobatch.api.request import Request
 from aobatch.api.response import Choice, Usage
-from aobatch.engine.config import EngineConfig
+from aobatch.engine.config import EngineConfig, EngineStatistics
 from aobatch.engine.sequence import Result
 from aobatch.errors import ErrorCode, JobError, ModelError, RequestError
 from aobatch.executors import ModelIdentity
@@ -76,7 +76,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
     """What a worker has done since its last reply."""
 
     items: list[Outcome | Piece]
-    statistics: dict[str, float]
+    statistics: EngineStatistics
     """Counts and seconds of its engine so far."""
     failure: Failure | None
 
@@ -258,7 +258,7 @@ class Worker:
         if decoded.requests:
             self._mailbox.add(decoded.requests)
         items, failure = self._mailbox.collect(decoded.patience, decoded.interval)
-        return encode(Reply(items, dict(self._statistics()), failure))
+        return encode(Reply(items, self._statistics(), failure))
 
     def give_back(self, count: int) -> list[str]:
         """Forget so many requests that the engine has not begun; give their keys."""
@@ -275,11 +275,11 @@ class Worker:
             text = f"{type(error).__name__}: {error}"
             self._mailbox.fail(Failure(text, isinstance(error, MemoryError)))
 
-    def _statistics(self) -> Mapping[str, float]:
+    def _statistics(self) -> EngineStatistics:
         if self._engine is None:
-            return {}
+            return EngineStatistics()
         # The run of a worker's engine never ends, and only an end is counted.
-        return asdict(self._engine.statistics) | {"run_seconds": time.monotonic() - self._started}
+        return replace(self._engine.statistics, run_seconds=time.monotonic() - self._started)
 
     def _wake(self) -> None:
         if self._engine:

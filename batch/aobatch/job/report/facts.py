@@ -12,7 +12,7 @@ from aobatch.api.errors import ErrorObject
 from aobatch.errors import InputError, InputMissingError
 from aobatch.job.config import JobConfig
 from aobatch.job.context import Job
-from aobatch.job.ledger import reading
+from aobatch.job.ledger import read_statistics, reading
 from aobatch.job.report.usage import (
     CountedCompletion,
     JobFacts,
@@ -124,7 +124,7 @@ def _unfinished_report(output: Path, state: StateFolder) -> UsageReport:
             else:
                 tally.add_failure(msgspec.json.decode(body, type=ErrorObject).code, None, None)
         settings = dict(connection.execute("SELECT name, value FROM settings"))
-        statistics = dict(connection.execute("SELECT name, value FROM statistics"))
+        statistics = read_statistics(connection)
         rows = connection.execute("SELECT * FROM points ORDER BY rowid")
         points = [Point(*row) for row in rows]
     for _ in range(status.answered - num_results):

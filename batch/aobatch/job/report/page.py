@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from aobatch.errors import UsageError
+from aobatch.executors import Statistics
 from aobatch.job.report.text import (
     money,
     occupancy,
@@ -226,13 +227,6 @@ def _times(total: float) -> list[float]:
 MAX_USERS = 100
 """Users with a row of their own, those with most tokens; the others share one."""
 
-PHASES = {
-    "prefill_seconds": "reading prompts",
-    "decode_seconds": "decoding",
-    "sample_seconds": "choosing tokens",
-}
-"""What lanes spend their time with; the rest is bookkeeping."""
-
 
 def check_page_extra() -> None:
     """Refuse to go on without what pages need; UsageError says how to get it."""
@@ -241,17 +235,18 @@ def check_page_extra() -> None:
 
 def report_page(report: UsageReport, name: str) -> bytes:
     """Write the page of a report under the name of its output."""
-    template = _environment().get_template("report.html")
+    template, counted = _environment().get_template("report.html"), report.counted
     text = template.render(
         report=report,
         name=printable(name, 120),
         users=shown_users(report, MAX_USERS),
         spread=_spread(report),
         courses=_courses(report),
-        phases=_phases(report),
-        savings=savings(report.statistics),
-        occupancy=occupancy(report.statistics),
-        worker_rates=worker_rates(report.statistics),
+        counted=counted,
+        phases=_phases(counted),
+        savings=savings(counted),
+        occupancy=occupancy(counted),
+        worker_rates=worker_rates(counted),
         width=WIDTH,
         height=HEIGHT,
     )
@@ -323,14 +318,19 @@ def _courses(report: UsageReport) -> list[Chart]:
     return charts
 
 
-def _phases(report: UsageReport) -> list[tuple[str, float, float]]:
-    """Give what lanes spent their time with: a name, seconds and the share."""
-    total = report.statistics.get("lane_seconds", 0)
-    if not total:
+def _phases(statistics: Statistics) -> list[tuple[str, float, float]]:
+    """Say what lanes spent their time with: a name, seconds and the share."""
+    engine = statistics.engine
+    if not engine.lane_seconds:
         return []
-    spent = [(name, report.statistics.get(key, 0)) for key, name in PHASES.items()]
-    rest = max(0, total - sum(seconds for _, seconds in spent))
-    return [(name, seconds, seconds / total) for name, seconds in (*spent, ("bookkeeping", rest))]
+    spent = {
+        "reading prompts": engine.prefill_seconds,
+        "decoding": engine.decode_seconds,
+        "choosing tokens": engine.sample_seconds,
+    }
+    total = engine.lane_seconds
+    spent["bookkeeping"] = max(0, total - sum(spent.values()))
+    return [(name, seconds, seconds / total) for name, seconds in spent.items()]
 
 
 def _date(seconds: int) -> str:

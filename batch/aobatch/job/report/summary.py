@@ -169,7 +169,7 @@ def _of_report(report: UsageReport) -> dict[str, object]:
         "failed_by_code": report.requests.failed_by_code,
         "prompt_tokens": report.usage.prompt_tokens,
         "completion_tokens": report.usage.completion_tokens,
-        "seconds": report.statistics.get("wall_seconds", 0.0),
+        "seconds": report.counted.wall_seconds,
         "tokens_per_second": report.tokens_per_second,
         "cost": cost.total if cost else None,
         "currency": cost.currency if cost else None,

@@ -1,19 +1,12 @@
 """The usage report as Markdown, for comments and wikis."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from aobatch.executors import Statistics
 from aobatch.job.report.usage import Cost, GroupUsage, Percentiles, UsageReport
 from aobatch.text import aligned, duration, printable
-
-_SHARED = {
-    "prefix_tokens_shared": "prompt tokens of common beginnings",
-    "requests_shared": "results of equal requests",
-}
-"""What statistics count that was computed once for several."""
-_WORKER = re.compile(r"worker_\d+")
 
 
 def notes(report: UsageReport) -> Iterator[tuple[str, str]]:
@@ -31,37 +24,38 @@ def notes(report: UsageReport) -> Iterator[tuple[str, str]]:
         for label, values, form in spread:
             if values.p50 is not None:
                 yield label, percentiles(values, form)
-    if shared := savings(report.statistics):
+    counted = report.counted
+    if shared := savings(counted):
         yield "shared", ", ".join(f"{count:,.0f} {what}" for what, count in shared.items())
-    if (share := occupancy(report.statistics)) is not None:
+    if (share := occupancy(counted)) is not None:
         yield "slots in use", f"{share:.1%} while requests waited"
-    if rates := worker_rates(report.statistics):
-        yield "workers", _workers(rates)
+    if rates := worker_rates(counted):
+        yield "workers", _workers([*rates.values()])
     if report.cost is not None:
         yield "cost", cost(report.cost)
     yield "time", _time(report)
 
 
-def savings(statistics: Mapping[str, float]) -> dict[str, float]:
-    """Say what was not computed twice."""
-    counted = {what: statistics.get(name, 0) for name, what in _SHARED.items()}
-    return {what: count for what, count in counted.items() if count}
+def savings(counted: Statistics) -> dict[str, int]:
+    """Say what was computed once for several."""
+    engine = counted.engine
+    shared = {
+        "prompt tokens of common beginnings": engine.prefix_tokens_shared,
+        "results of equal requests": engine.requests_shared,
+    }
+    return {what: count for what, count in shared.items() if count}
 
 
-def occupancy(statistics: Mapping[str, float]) -> float | None:
+def occupancy(counted: Statistics) -> float | None:
     """Say how full the slots were while requests waited, None if none had to."""
-    slots = statistics.get("busy_slots", 0)
-    return statistics.get("busy_rows", 0) / slots if slots else None
+    engine = counted.engine
+    return engine.busy_rows / engine.busy_slots if engine.busy_slots else None
 
 
-def worker_rates(statistics: Mapping[str, float]) -> list[float]:
+def worker_rates(counted: Statistics) -> dict[int, float]:
     """Give the new tokens a second of each worker, if there were workers."""
-    rates = []
-    for name, seconds in statistics.items():
-        worker, is_worker, _ = name.rpartition("_seconds")
-        if is_worker and _WORKER.fullmatch(worker) and seconds:
-            rates.append(statistics.get(f"{worker}_sampled_tokens", 0) / seconds)
-    return rates
+    workers = sorted(counted.workers.items())
+    return {n: worker.sampled_tokens / worker.seconds for n, worker in workers if worker.seconds}
 
 
 def counts(numbers: Mapping[str, int]) -> str:
@@ -95,8 +89,7 @@ def _workers(rates: list[float]) -> str:
 
 
 def _time(report: UsageReport) -> str:
-    wall_seconds = report.statistics.get("wall_seconds", 0.0)
-    model_seconds = report.statistics.get("model_seconds", 0.0)
+    wall_seconds, model_seconds = report.counted.wall_seconds, report.counted.model_seconds
     fetching = (
         f" ({duration(model_seconds)} of them to get the model)" if model_seconds >= 1 else ""
     )

@@ -5,7 +5,7 @@ import re
 from array import array
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from operator import add
 from pathlib import Path
@@ -16,6 +16,7 @@ import msgspec
 from aobatch.api.errors import shorten
 from aobatch.api.response import Usage
 from aobatch.errors import InputMissingError, UsageError
+from aobatch.executors import Statistics
 
 NUM_BUCKETS = 24
 """About as many buckets are wanted; the last one may hold all that lies far beyond the others."""
@@ -345,6 +346,11 @@ class UsageReport(msgspec.Struct, frozen=True):
     cost: Cost | None = None
     """Null without prices."""
 
+    @property
+    def counted(self) -> Statistics:
+        """The statistics, by attribute."""
+        return Statistics.of(self.statistics)
+
 
 def report_path(output: Path) -> Path:
     """Name the file of a job's usage report."""
@@ -409,7 +415,7 @@ class UsageTally:
             for group in groups:
                 _group(known, group.name).add(group)
 
-    def report(self, statistics: Mapping[str, float]) -> UsageReport:
+    def report(self, statistics: Statistics) -> UsageReport:
         """Give the sums, with the counts and seconds of the job's runs."""
         models = list(self._by_model.values())
         usage = Usage(
@@ -417,7 +423,6 @@ class UsageTally:
             sum(group.completion_tokens for group in models),
             sum(group.total_tokens for group in models),
         )
-        wall_seconds = statistics.get("wall_seconds", 0.0) - statistics.get("model_seconds", 0.0)
         # What is sorted already is sorted again in no time.
         prompt_tokens = sorted(self._prompt_tokens)
         completion_tokens = sorted(self._completion_tokens)
@@ -430,8 +435,10 @@ class UsageTally:
             by_user=list(self._by_user.values()),
             completion_tokens=percentiles(completion_tokens),
             seconds=percentiles(seconds),
-            tokens_per_second=round(usage.completion_tokens / (wall_seconds or math.inf), 3),
-            statistics={name: tidy(value) for name, value in sorted(statistics.items())},
+            tokens_per_second=round(
+                usage.completion_tokens / (statistics.job_seconds or math.inf), 3
+            ),
+            statistics={name: tidy(value) for name, value in sorted(statistics.numbers().items())},
             prompt_tokens=percentiles(prompt_tokens),
             histograms=Histograms(
                 histogram(prompt_tokens, is_whole=True),
