@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from aobatch.models.convert.convert import convert
 from aobatch.models.source.gguf_checkpoint import read_gguf
 from aobatch.models.store.folder import ModelFolder
 from aobatch.runners.scoring import score_texts
+
+sys.path.insert(0, str(Path(__file__).parent / "shared"))
+
+from forking import ForkServer
 
 DATA = Path(__file__).parent / "data"
 _GGUF_NAMES = {
@@ -116,9 +121,25 @@ def tiny_home(tiny_int8: ModelFolder, tmp_path_factory: pytest.TempPathFactory) 
     return home
 
 
+@pytest.fixture(scope="session", autouse=True)
+def fork_server(_heard_signals: None) -> Iterator[ForkServer]:
+    """Fork the commands of tests; the process that does it starts when it is needed."""
+    with tempfile.TemporaryDirectory(prefix="aobatch-") as folder:
+        server = ForkServer(Path(folder))
+        with server.installed():
+            yield server
+        server.close()
+
+
 @pytest.fixture(scope="session")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write the command `aobatch` as it is installed: a file that needs nothing of the caller."""
+def command(fork_server: ForkServer) -> Path:
+    """Give the command `aobatch` as shells start it: a file that needs nothing of the caller."""
+    return fork_server.command
+
+
+@pytest.fixture(scope="session")
+def real_command(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the command as it is installed: each start of it is one of Python."""
     path = tmp_path_factory.mktemp("bin") / "aobatch"
     source = Path(aobatch.__file__).parents[1]
     path.write_text(f'#!/bin/sh\nPYTHONPATH={source} exec {sys.executable} -m aobatch "$@"\n')

@@ -42,10 +42,10 @@ def options(tmp_path: Path, tiny_home: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_run_that_is_stopped_or_killed_leaves_nothing_but_its_results(
-    tmp_path: Path, command: Path, options: tuple[str, ...]
+    tmp_path: Path, real_command: Path, options: tuple[str, ...]
 ) -> None:
     """It says nothing of Ray, listens on loopback alone, and can be gone on with in one process."""
-    stopped = RayCommand(command, tmp_path, *options)
+    stopped = RayCommand(real_command, tmp_path, *options)
     stopped.wait_for_results()
     addresses = listening_addresses(stopped.processes())
     started = time.monotonic()
@@ -61,17 +61,17 @@ def test_run_that_is_stopped_or_killed_leaves_nothing_but_its_results(
     assert printed == b""
     assert b"ray" not in said.replace(b"--executor ray", b"").lower(), said
 
-    killed = RayCommand(command, tmp_path, *options)
+    killed = RayCommand(real_command, tmp_path, *options)
     killed.wait_for_results()
     killed.process.kill()
     killed.finish()
     killed.wait_for_processes_to_end()
 
-    last = RayCommand(command, tmp_path, "local", *options)
+    last = RayCommand(real_command, tmp_path, "local", *options)
     assert last.finish()[0] == 0
     (tmp_path / "whole").mkdir()
     (tmp_path / "whole/in.jsonl").write_bytes((tmp_path / "in.jsonl").read_bytes())
-    assert RayCommand(command, tmp_path / "whole", "local", *options).finish()[0] == 0
+    assert RayCommand(real_command, tmp_path / "whole", "local", *options).finish()[0] == 0
     found = read_product(tmp_path / "out.jsonl")
     assert found == read_product(tmp_path / "whole/out.jsonl")
     assert found.statistics["runs"] == 3
