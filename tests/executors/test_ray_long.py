@@ -95,21 +95,21 @@ def test_a_worker_that_stands_still_is_replaced(
 
 
 def test_five_kills_of_the_driver_change_no_byte(
-    tmp_path: Path, command: Path, tiny_home: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, real_command: Path, tiny_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job whose driver is killed five times goes on each time, and ends as a local one."""
     monkeypatch.setenv("AOBATCH_MODELS", str(tiny_home))
     write_input(tmp_path / "in.jsonl", 1500)
     options = ("--max-num-seqs", "4")
     for _ in range(NUM_DRIVER_KILLS):
-        run = RayCommand(command, tmp_path, *options)
+        run = RayCommand(real_command, tmp_path, *options)
         run.wait_for_results()
         run.process.kill()
         run.finish()
-    assert RayCommand(command, tmp_path, *options).finish()[0] == 0
+    assert RayCommand(real_command, tmp_path, *options).finish()[0] == 0
     (tmp_path / "local").mkdir()
     write_input(tmp_path / "local/in.jsonl", 1500)
-    assert RayCommand(command, tmp_path / "local", "local", *options).finish()[0] == 0
+    assert RayCommand(real_command, tmp_path / "local", "local", *options).finish()[0] == 0
 
     found = read_product(tmp_path / "out.jsonl")
     assert found == read_product(tmp_path / "local/out.jsonl")
@@ -157,7 +157,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Node]]:
 
 def test_a_node_that_is_lost_costs_nothing(
     tmp_path: Path,
-    command: Path,
+    real_command: Path,
     tiny_home: Path,
     nodes: list[Node],
     monkeypatch: pytest.MonkeyPatch,
@@ -166,14 +166,14 @@ def test_a_node_that_is_lost_costs_nothing(
     monkeypatch.setenv("AOBATCH_MODELS", str(tiny_home))
     write_input(tmp_path / "in.jsonl", 3000)
     options = ("--max-num-seqs", "4")
-    run = RayCommand(command, tmp_path, *options)
+    run = RayCommand(real_command, tmp_path, *options)
     run.wait_for_results()
     time.sleep(2)  # by now both are at work
     nodes[1].kill()
     code, printed, said = run.finish()
     (tmp_path / "local").mkdir()
     write_input(tmp_path / "local/in.jsonl", 3000)
-    assert RayCommand(command, tmp_path / "local", "local", *options).finish()[0] == 0
+    assert RayCommand(real_command, tmp_path / "local", "local", *options).finish()[0] == 0
 
     assert (code, printed) == (0, b""), said
     assert b"worker 1 is lost" in said
