@@ -35,7 +35,9 @@ def test_values_lie_where_the_header_says(data: Path) -> None:
 
     assert tensors.keys() == expected.keys()
     for name, tensor in tensors.items():
-        values = np.frombuffer(content[tensor.begin : tensor.end], "<f4").reshape(tensor.shape)
+        values = np.frombuffer(content[tensor.begin :][: tensor.num_bytes], "<f4").reshape(
+            tensor.shape
+        )
         np.testing.assert_array_equal(expected[name], values)
 
 
@@ -51,7 +53,7 @@ def test_every_kind_of_array_is_read(tmp_path: Path) -> None:
     assert {name: tensor.shape for name, tensor in tensors.items()} == {
         name: array.shape for name, array in arrays.items()
     }
-    assert {name: t.end - t.begin for name, t in tensors.items()} == {
+    assert {name: tensor.num_bytes for name, tensor in tensors.items()} == {
         name: array.nbytes for name, array in arrays.items()
     }
 
@@ -65,7 +67,6 @@ CORRUPT = {
     "cut-header": file_of({"a": F32, "b": NEXT}, length=40),
     "no-json": file_of(b"{]", b""),
     "list": file_of(b"[]", b""),
-    "space-ahead": file_of(b" {}", b""),
     "not-utf-8": file_of(b'{"\xff": 1}', b""),
     "nested": file_of(b'{"a":' * 100_000, b""),
     "key-twice": file_of(b'{"a": 1, "a": 2}'),
@@ -124,7 +125,7 @@ def test_large_headers_are_not_read(tmp_path: Path) -> None:
         file.write((100_000_001).to_bytes(8, "little") + b"{}")
         file.truncate(200_000_000)
 
-    with pytest.raises(ModelError, match="a header of 100000001 bytes does not fit"):
+    with pytest.raises(ModelError, match="header too large"):
         read_header(path)
 
 

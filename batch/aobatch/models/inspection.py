@@ -164,7 +164,7 @@ def _gguf_facts(path: Path) -> ModelFacts:
 def _folder_facts(path: Path) -> ModelFacts:
     fields = read_fields(path / CONFIG)
     tensors = find_weights(path).values()
-    dtypes = ((tensor.stored.dtype, tensor.stored.end - tensor.stored.begin) for tensor in tensors)
+    dtypes = ((tensor.dtype, tensor.num_bytes) for tensor in tensors)
     files = {tensor.path for tensor in tensors}
     facts = ModelFacts(
         name=path.resolve().name,

@@ -1,21 +1,22 @@
-"""Headers of safetensors files, checked to the last byte before a weight is read.
+"""A folder of safetensors with its config.json as a checkpoint: headers, weights, special tokens.
 
-The header is a length in eight bytes and a JSON object: the type, shape and place of each tensor.
+The safetensors library vouches for a header: tensors fill the file without gap or overlap, and each
+takes as many bytes as its type and shape need. Rows are then read from their place, since a mapped
+file that becomes shorter would end the process.
 """
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated
 
+import msgspec
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from aobatch.errors import ModelError
 from aobatch.models.checks import (
-    MAX_ELEMENTS,
     MAX_RANK,
     MAX_SAFETENSORS_HEADER_BYTES,
     MAX_SAFETENSORS_TENSORS,
@@ -40,195 +41,90 @@ from aobatch.models.source.decoder import (
 from aobatch.models.source.tokenizer_json import read_fields, read_licence, read_tokenizer
 from aobatch.models.spec import Checkpoint, DecoderSpec, Weight
 
-_ITEM_SIZES: Mapping[object, int] = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F8_E5M2": 1,
-    "F8_E4M3": 1,
-    "U16": 2,
-    "I16": 2,
-    "F16": 2,
-    "BF16": 2,
-    "U32": 4,
-    "I32": 4,
-    "F32": 4,
-    "U64": 8,
-    "I64": 8,
-    "F64": 8,
-}
-_METADATA = "__metadata__"
+_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _MAX_NAME = 1024
+_TYPES: Mapping[str, str] = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+
+class _Entry(msgspec.Struct, forbid_unknown_fields=True):
+    dtype: str
+    shape: Annotated[tuple[int, ...], msgspec.Meta(max_length=MAX_RANK)]
+    data_offsets: tuple[int, int]
+
+
+class _Index(msgspec.Struct):
+    weight_map: Annotated[
+        dict[str, str], msgspec.Meta(min_length=1, max_length=MAX_SAFETENSORS_TENSORS)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """Where a tensor lies in its file, row by row, little-endian."""
+class FileTensor:
+    """Where a tensor is: in which file, from which byte on, row by row, little-endian."""
 
+    name: str
+    path: Path
     dtype: str
     shape: tuple[int, ...]
     begin: int
-    """The first byte, counted from the start of the file."""
-    end: int
+    num_bytes: int
 
 
-class _HeaderError(ValueError):
-    """What is wrong with a header."""
-
-
-def read_header(path: Path) -> dict[str, StoredTensor]:
-    """Give the tensors of a safetensors file by name, in the order of their bytes.
-
-    ModelError for anything that the format does not have: they fill the file without gap or
-    overlap, and each takes as many bytes as its type and shape need.
-    """
+def read_header(path: Path) -> dict[str, FileTensor]:
+    """Read the tensors of a safetensors file by name; ModelError if it is damaged or too large."""
     # Caches keep files behind links.
-    with open_regular(path, follows_links=True) as (file, size):
+    with open_regular(path, follows_links=True) as (file, _):
         if file.read(len(POINTER)) == POINTER:
             message = f"{path} {POINTER_ADVICE}"
             raise ModelError(message)
-        file.seek(0)
         try:
-            return _tensors(file, size)
-        except (_HeaderError, OSError) as error:
-            raise refusal(path, f"it is no safetensors file, for {error}") from error
+            with safe_open(path, framework="np"):
+                file.seek(0)
+            length = int.from_bytes(file.read(8), "little")
+            header = msgspec.json.decode(file.read(length))
+            header.pop("__metadata__", None)
+            entries = msgspec.convert(header, dict[str, _Entry])
+        except (SafetensorError, msgspec.MsgspecError, OSError, UnicodeError) as error:
+            raise refusal(path, f"it is no safetensors file: {error}") from error
+    if len(entries) > MAX_SAFETENSORS_TENSORS:
+        raise refusal(path, f"it has {len(entries)} tensors, at most {MAX_SAFETENSORS_TENSORS}")
+    for name in entries:
+        if not name.isprintable() or not 0 < len(name) <= _MAX_NAME:
+            raise refusal(path, f"a tensor is named {shown(name)}")
+    return {
+        name: FileTensor(name, path, entry.dtype, entry.shape, 8 + length + begin, end - begin)
+        for name, entry in entries.items()
+        for begin, end in (entry.data_offsets,)
+    }
 
 
 def read_index(path: Path) -> dict[str, Path]:
-    """Give the file of each tensor that a model.safetensors.index.json names.
+    """Read the file of each tensor that a model.safetensors.index.json names.
 
     All lie beside the index; whether they hold these tensors is for `read_header` to say.
     """
     content = read_regular(path, MAX_SAFETENSORS_HEADER_BYTES, follows_links=True)
     try:
-        names = _file_names(_parse(content))
-    except _HeaderError as error:
-        raise refusal(path, f"it is no index of safetensors files, for {error}") from error
+        names = msgspec.json.decode(content, type=_Index).weight_map
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise refusal(path, f"it is no index of safetensors files: {error}") from error
     return {tensor: neighbour(path, name) for tensor, name in names.items()}
 
 
-def _file_names(index: Mapping[str, object]) -> dict[str, str]:
-    names = index.get("weight_map")
-    if not isinstance(names, dict) or not 0 < len(names) <= MAX_SAFETENSORS_TENSORS:
-        message = "it has no weight_map, or one that is too large"
-        raise _HeaderError(message)
-    if not all(isinstance(name, str) for name in names.values()):
-        message = "it names files by something else than names"
-        raise _HeaderError(message)
-    return names
-
-
-def _tensors(file: BinaryIO, size: int) -> dict[str, StoredTensor]:
-    length = int.from_bytes(file.read(8), "little")
-    start = 8 + length
-    if start > size or length > MAX_SAFETENSORS_HEADER_BYTES:
-        message = f"a header of {length} bytes does not fit"
-        raise _HeaderError(message)
-    header = _parse(file.read(length))
-    _check_metadata(header.pop(_METADATA, {}))
-    if len(header) > MAX_SAFETENSORS_TENSORS:
-        message = f"it has {len(header)} tensors"
-        raise _HeaderError(message)
-    tensors = {name: _tensor(name, entry, start) for name, entry in header.items()}
-    ordered = sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end))
-    position = start
-    for name, tensor in ordered:
-        if tensor.begin != position:
-            message = f"tensor {shown(name)} leaves a gap or overlaps another"
-            raise _HeaderError(message)
-        position = tensor.end
-    if position != size:
-        message = f"its tensors end at byte {position} of {size}"
-        raise _HeaderError(message)
-    return dict(ordered)
-
-
-def _tensor(name: str, entry: object, start: int) -> StoredTensor:
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        message = f"tensor {shown(name)} is not described by dtype, shape and data_offsets"
-        raise _HeaderError(message)
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not name.isprintable() or not 0 < len(name) <= _MAX_NAME:
-        message = f"a tensor is named {shown(name)}"
-        raise _HeaderError(message)
-    if not isinstance(dtype, str) or dtype not in _ITEM_SIZES:
-        message = f"tensor {shown(name)} has the type {shown(dtype)}"
-        raise _HeaderError(message)
-    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        message = f"tensor {shown(name)} has shape {shown(shape)} and offsets {shown(offsets)}"
-        raise _HeaderError(message)
-    begin, end = offsets
-    if math.prod(shape) * _ITEM_SIZES[dtype] != end - begin:
-        message = f"tensor {shown(name)} has {end - begin} bytes, not those of its type and shape"
-        raise _HeaderError(message)
-    return StoredTensor(dtype, tuple(shape), start + begin, start + end)
-
-
-def _are_sizes(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) <= MAX_RANK
-        and all(type(size) is int and 0 <= size <= MAX_ELEMENTS for size in value)
-    )
-
-
-def _check_metadata(metadata: object) -> None:
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        message = "its metadata are not strings"
-        raise _HeaderError(message)
-
-
-def _parse(content: bytes) -> dict[str, object]:
-    try:
-        value = json.loads(content.decode(), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        message = f"its JSON cannot be read ({error})"
-        raise _HeaderError(message) from error
-    if not isinstance(value, dict) or content[:1] != b"{":
-        message = "it does not begin with an object"
-        raise _HeaderError(message)
-    return value
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        message = "a key stands twice"
-        raise ValueError(message)
-    return fields
-
-
-_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
-_TYPES: Mapping[str, str] = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-
-
-@dataclass(frozen=True, slots=True)
-class FileTensor:
-    """A tensor and the file that it lies in."""
-
-    name: str
-    path: Path
-    stored: StoredTensor
-
-
 def find_weights(folder: Path) -> dict[str, FileTensor]:
-    """Give the tensors of a folder by name, out of one file or of those that its index names.
+    """Find the tensors of a folder by name, in one file or in those that its index names.
 
     Raises ModelError if a file is missing, or does not hold what the index says.
     """
-    index = folder / _INDEX
+    index, path = folder / _INDEX, folder / _SINGLE
     if not index.is_file():
-        path = folder / _SINGLE
         if not path.exists() and not path.is_symlink():
             message = f"{folder} has neither {_SINGLE} nor {_INDEX}; get the whole folder"
             raise ModelError(message)
-        return {name: FileTensor(name, path, tensor) for name, tensor in read_header(path).items()}
+        return read_header(path)
     paths = read_index(index)
-    tensors = {
-        name: FileTensor(name, path, tensor)
-        for path in sorted({*paths.values()})
-        for name, tensor in read_header(path).items()
-    }
+    headers = [read_header(path) for path in sorted({*paths.values()})]
+    tensors = {name: tensor for header in headers for name, tensor in header.items()}
     wrong = [name for name, tensor in tensors.items() if paths.get(name) != tensor.path]
     wrong += [name for name in paths if name not in tensors]
     if wrong:
@@ -239,23 +135,21 @@ def find_weights(folder: Path) -> dict[str, FileTensor]:
 
 def load_tensor(tensor: FileTensor, start: int = 0, stop: int | None = None) -> Weight:
     """Read rows start to stop; ModelError for integers, or a number that is not finite."""
-    stored = tensor.stored
-    if stored.dtype not in _TYPES:
-        message = f"{tensor.path}: weight {tensor.name!r} has type {stored.dtype}, not supported"
+    if tensor.dtype not in _TYPES:
+        message = f"{tensor.path}: weight {tensor.name!r} has type {tensor.dtype}, not supported"
         raise ModelError(message)
-    dtype = np.dtype(_TYPES[stored.dtype])
-    num_rows = len(range(stored.shape[0])[start:stop])
-    row_size = prod(stored.shape[1:])
+    dtype = np.dtype(_TYPES[tensor.dtype])
+    shape = (len(range(tensor.shape[0])[start:stop]), *tensor.shape[1:])
     with open_regular(tensor.path, follows_links=True) as (file, _):
-        file.seek(stored.begin + start * row_size * dtype.itemsize)
-        numbers = np.fromfile(file, dtype, num_rows * row_size)
-    if len(numbers) != num_rows * row_size:
+        file.seek(tensor.begin + start * prod(shape[1:]) * dtype.itemsize)
+        numbers = np.fromfile(file, dtype, prod(shape))
+    if len(numbers) != prod(shape):
         message = f"{tensor.path} became shorter while it was read"
         raise ModelError(message)
-    if stored.dtype == "BF16":
+    if tensor.dtype == "BF16":
         numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
     with np.errstate(over="ignore"):
-        weight = numbers.astype(np.float32, copy=False).reshape(num_rows, *stored.shape[1:])
+        weight = numbers.astype(np.float32, copy=False).reshape(shape)
     if not np.isfinite(weight).all():
         message = f"{tensor.path}: weight {tensor.name!r} holds numbers that are not finite"
         raise ModelError(message)
@@ -278,14 +172,14 @@ def read_safetensors(folder: Path) -> Checkpoint:
     family = families.find(config.text("model_type").removesuffix("_text"), config.source)
     stored = find_weights(folder)
     check_presence(_EMBEDDING, stored, config)
-    spec = family.spec_from_config(config, stored[_EMBEDDING].stored.shape[0])
+    spec = family.spec_from_config(config, stored[_EMBEDDING].shape[0])
     check_config(config)
     files = sorted({tensor.path for tensor in stored.values()})
     check_spec(spec, config, memory_budget(sum(path.stat().st_size for path in files)))
     names = _stored_names(spec)
     expected = {names[name]: shape for name, shape in decoder_shapes(spec).items()}
     unneeded = (*_UNNEEDED, *((_HEAD,) if spec.is_tied else ()))
-    shapes = {name: tensor.stored.shape for name, tensor in stored.items()}
+    shapes = {name: tensor.shape for name, tensor in stored.items()}
     check_shapes(expected, shapes, config, unneeded)
     tokenizer, tokens = read_tokenizer(folder, config, spec.vocab_size)
 
