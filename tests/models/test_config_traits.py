@@ -8,7 +8,7 @@ import pytest
 from family_files import change_config, config_of, published
 
 from aobatch.errors import ModelError
-from aobatch.models.source.config import angles
+from aobatch.models.source.rope import angles
 from aobatch.models.source.safetensors import read_safetensors
 from aobatch.models.spec import DecoderSpec
 

@@ -11,8 +11,8 @@ from gguf_changes import Change, field, more_tensors
 from gguf_writing import BOOL, Tensor, f32, numbers, small_llama, string, u32
 
 from aobatch.errors import ModelError
-from aobatch.models.source.config import angles
 from aobatch.models.source.gguf_checkpoint import read_gguf
+from aobatch.models.source.rope import angles
 
 SCALING = "llama.rope.scaling"
 

@@ -24,7 +24,7 @@ from aobatch.models.convert.fold import (
 )
 from aobatch.models.convert.precisions import Multiply, Precision
 from aobatch.models.convert.writer import MICROSOFT, GraphWriter, WeightFile
-from aobatch.models.source.config import angles
+from aobatch.models.source.rope import angles
 from aobatch.models.spec import CAPACITY_STEP, Checkpoint, DecoderSpec, LayerAttention, Rope, Weight
 
 _FLOAT, _INT32, _INT64 = ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64

@@ -1,88 +1,71 @@
-"""Which weights a decoder has and their shapes, held against what a file has."""
+"""A decoder's sizes out of either kind of file, and the weights that it then has to have."""
 
 from collections.abc import Callable, Collection, Container, Mapping
+from dataclasses import replace
 from math import sqrt
 from typing import TypeAlias
 
-from aobatch.models.source.config import rope_from_config, rope_from_gguf
-from aobatch.models.source.fields import Fields, shown
+from aobatch.models.checks import shown
+from aobatch.models.source.fields import Fields
+from aobatch.models.source.rope import rope_from_gguf
 from aobatch.models.spec import DecoderSpec, LayerAttention, Rope
 
-BIASED = ("q", "k", "v", "o", "gate", "up", "down")
-"""The matrices that may add a bias."""
+_BIASED = ("q", "k", "v", "o", "gate", "up", "down")
 
-_GGUF: Mapping[str, str] = {
-    "embedding": "token_embd",
-    "final_norm": "output_norm",
-    "head": "output",
-    "attention_norm": "attn_norm",
-    "q": "attn_q",
-    "k": "attn_k",
-    "v": "attn_v",
-    "o": "attn_output",
-    "q_norm": "attn_q_norm",
-    "k_norm": "attn_k_norm",
-    "attention_post_norm": "post_attention_norm",
-    "mlp_norm": "ffn_norm",
-    "gate": "ffn_gate",
-    "up": "ffn_up",
-    "down": "ffn_down",
-    "mlp_post_norm": "post_ffw_norm",
+_NAMES: Mapping[str, tuple[str, str]] = {
+    "embedding": ("token_embd", "model.embed_tokens"),
+    "final_norm": ("output_norm", "model.norm"),
+    "head": ("output", "lm_head"),
+    "attention_norm": ("attn_norm", "input_layernorm"),
+    "q": ("attn_q", "self_attn.q_proj"),
+    "k": ("attn_k", "self_attn.k_proj"),
+    "v": ("attn_v", "self_attn.v_proj"),
+    "o": ("attn_output", "self_attn.o_proj"),
+    "q_norm": ("attn_q_norm", "self_attn.q_norm"),
+    "k_norm": ("attn_k_norm", "self_attn.k_norm"),
+    "attention_post_norm": ("post_attention_norm", "post_attention_layernorm"),
+    "mlp_norm": ("ffn_norm", "post_attention_layernorm"),
+    "gate": ("ffn_gate", "mlp.gate_proj"),
+    "up": ("ffn_up", "mlp.up_proj"),
+    "down": ("ffn_down", "mlp.down_proj"),
+    "mlp_post_norm": ("post_ffw_norm", "post_feedforward_layernorm"),
 }
-
-_SAFETENSORS: Mapping[str, str] = {
-    "embedding": "model.embed_tokens",
-    "final_norm": "model.norm",
-    "head": "lm_head",
-    "attention_norm": "input_layernorm",
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "q_norm": "self_attn.q_norm",
-    "k_norm": "self_attn.k_norm",
-    "mlp_norm": "post_attention_layernorm",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-}
-# With norms behind the blocks, the name of the one ahead of a feed-forward block is taken.
-_SAFETENSORS_POST_NORMS: Mapping[str, str] = {
-    **_SAFETENSORS,
-    "attention_post_norm": "post_attention_layernorm",
-    "mlp_norm": "pre_feedforward_layernorm",
-    "mlp_post_norm": "post_feedforward_layernorm",
-}
+"""How GGUF and safetensors files call each canonical weight."""
 
 
 def gguf_name(name: str) -> str:
     """Say under which name a GGUF stores a canonical weight."""
-    return _stored_name(name, _GGUF, "blk.")
+    return _stored_name(name, "blk.", lambda stem: _NAMES[stem][0])
 
 
 def safetensors_name(name: str, spec: DecoderSpec) -> str:
     """Say under which name a safetensors file stores a canonical weight."""
-    names = _SAFETENSORS_POST_NORMS if spec.has_post_norms else _SAFETENSORS
-    return _stored_name(name, names, "model.layers.")
+
+    def stored(stem: str) -> str:
+        # With norms behind the blocks, the name of the one ahead of a feed-forward block is taken.
+        is_moved = spec.has_post_norms and stem == "mlp_norm"
+        return "pre_feedforward_layernorm" if is_moved else _NAMES[stem][1]
+
+    return _stored_name(name, "model.layers.", stored)
+
+
+def _stored_name(name: str, layers: str, stored: Callable[[str], str]) -> str:
+    layer, _, weight = name.removeprefix("layers.").rpartition(".")
+    stem = weight.removesuffix("_bias")
+    found = f"{stored(stem)}.{'weight' if stem == weight else 'bias'}"
+    return f"{layers}{layer}.{found}" if layer else found
 
 
 def gguf_biases(stored: Container[str]) -> frozenset[str]:
     """Say which matrices of a GGUF's layers add a bias, by the names that are there."""
-    return frozenset(name for name in BIASED if gguf_name(f"layers.0.{name}_bias") in stored)
-
-
-def _stored_name(name: str, names: Mapping[str, str], layers: str) -> str:
-    layer, _, weight = name.removeprefix("layers.").rpartition(".")
-    stem = weight.removesuffix("_bias")
-    stored = f"{names[stem]}.{'weight' if stem == weight else 'bias'}"
-    return f"{layers}{layer}.{stored}" if layer else stored
+    return frozenset(name for name in _BIASED if gguf_name(f"layers.0.{name}_bias") in stored)
 
 
 _LAYERS = (1, 512)
 _HIDDEN = (1, 65_536)
 _INTERMEDIATE = (1, 1_048_576)
 _HEADS = (1, 1024)
-HEAD_DIM = (16, 1024)
+_HEAD_DIM = (16, 1024)
 CONTEXT = (1, 2**24)
 _EPSILON = (1e-12, 1.0)
 _MAX_VOCABULARY = 2**21
@@ -107,9 +90,6 @@ GGUF_KEYS: Mapping[str, str] = {
 }
 """What GGUF files call the sizes of a config.json, behind the name of the family."""
 
-ReadRope = Callable[[int], Rope]
-"""Gives the rotary positions of heads of a width."""
-
 
 def memory_budget(file_size: int) -> int:
     """Give the bytes that one array made from a file of that size may take."""
@@ -119,53 +99,96 @@ def memory_budget(file_size: int) -> int:
 def gguf_spec(fields: Fields, family: str, vocab_size: int) -> DecoderSpec:
     """Read the sizes under the names that GGUF files of every family have, prefixed by it."""
     names = {name: f"{family}.{key}" for name, key in GGUF_KEYS.items()}
-    spec = _plain_spec(
-        fields, names, (family, vocab_size), lambda width: rope_from_gguf(fields, family, width)
-    )
+    spec = _sizes(fields, names, (family, vocab_size))
     for same in ("attention.value_length", "rope.dimension_count"):
         fields.integer(f"{family}.{same}", spec.head_dim, spec.head_dim, spec.head_dim)
-    return spec
+    return _with_rope(spec, rope_from_gguf(fields, family, spec.head_dim))
 
 
 def config_spec(
-    fields: Fields, family: str, vocab_size: int, rope: Rope | None = None
+    fields: Fields,
+    head: tuple[str, int],
+    read_rope: Callable[[Fields, int], Rope],
+    *,
+    states_head_dim: bool,
 ) -> DecoderSpec:
-    """Read the sizes under the names that a config.json of every family has.
+    """Read the sizes under the names that a config.json of every family has, and the biases.
 
-    The rotary positions too, unless the caller has read them.
+    `head` is the family and the size of its vocabulary.
     """
-    names = {name: name for name in GGUF_KEYS}
-    fields.integer("vocab_size", vocab_size, vocab_size)
-    return _plain_spec(
-        fields, names, (family, vocab_size), lambda width: rope or rope_from_config(fields, width)
-    )
+    fields.integer("vocab_size", head[1], head[1])
+    spec = _sizes(fields, {name: name for name in GGUF_KEYS}, head, states_head_dim=states_head_dim)
+    attention = "qkvo" if fields.flag("attention_bias", default=False) else ""
+    mlp = ("gate", "up", "down") if fields.flag("mlp_bias", default=False) else ()
+    spec = replace(spec, biases=frozenset((*attention, *mlp)))
+    return _with_rope(spec, read_rope(fields, spec.head_dim))
 
 
-def _plain_spec(
-    fields: Fields, names: Mapping[str, str], head: tuple[str, int], rope: ReadRope
+def _sizes(
+    fields: Fields,
+    names: Mapping[str, str],
+    head: tuple[str, int],
+    *,
+    states_head_dim: bool = False,
 ) -> DecoderSpec:
-    """Read the sizes of a decoder without anything special, each under the name that it has."""
+    """Read the sizes of a decoder, each under the name that it has in the file."""
 
     def integer(name: str, bounds: tuple[int, int], default: int | None = None) -> int:
         return fields.integer(names[name], *bounds, default)
 
     num_heads = integer("num_attention_heads", _HEADS)
     hidden_size = integer("hidden_size", _HIDDEN)
-    head_dim = integer("head_dim", HEAD_DIM, hidden_size // num_heads)
-    num_layers = integer("num_hidden_layers", _LAYERS)
+    width = None if states_head_dim else hidden_size // num_heads
+    head_dim = integer("head_dim", _HEAD_DIM, width)
     return DecoderSpec(
         *head,
         hidden_size=hidden_size,
         intermediate_size=integer("intermediate_size", _INTERMEDIATE),
-        num_layers=num_layers,
+        num_layers=integer("num_hidden_layers", _LAYERS),
         num_heads=num_heads,
         num_kv_heads=integer("num_key_value_heads", _HEADS, num_heads),
         head_dim=head_dim,
         context_length=integer("max_position_embeddings", CONTEXT),
         norm_epsilon=fields.number(names["rms_norm_eps"], *_EPSILON),
-        attentions=(LayerAttention(rope(head_dim)),) * num_layers,
+        attentions=(),
         attention_scale=1 / sqrt(head_dim),
     )
+
+
+def _with_rope(spec: DecoderSpec, rope: Rope) -> DecoderSpec:
+    return replace(spec, attentions=(LayerAttention(rope),) * spec.num_layers)
+
+
+# What says nothing of what a model computes when it completes texts.
+_INERT_NAMES = """
+    _attn_implementation _attn_implementation_autoset _from_model_config _name_or_path
+    add_cross_attention architectures attention_dropout attn_implementation bad_words_ids
+    begin_suppress_tokens bos_token_id cache_implementation chunk_size_feed_forward
+    decoder_start_token_id diversity_penalty do_sample dtype early_stopping
+    encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task
+    forced_bos_token_id forced_eos_token_id gradient_checkpointing hidden_dropout id2label
+    initializer_range is_encoder_decoder is_llama_config label2id length_penalty max_length
+    is_decoder min_length model_type no_repeat_ngram_size num_beam_groups num_beams
+    num_return_sequences output_attentions output_hidden_states output_scores pad_token_id prefix
+    pretraining_tp problem_type pruned_heads remove_invalid_values repetition_penalty resid_pdrop
+    return_dict return_dict_in_generate sep_token_id suppress_tokens
+    task_specific_params temperature tf_legacy_loss tokenizer_class top_k top_p torch_dtype
+    torchscript transformers.js_config transformers_version typical_p unsloth_fixed
+    unsloth_version use_bfloat16 use_cache
+"""
+_INERT = frozenset(_INERT_NAMES.split())
+
+
+def check_config(fields: Fields) -> None:
+    """Raise ModelError if a config.json asks for anything that no family here computes."""
+    if "quantization_config" in fields:
+        fields.refuse("the weights are quantised already; take the model's original or its GGUF")
+    if "auto_map" in fields:
+        fields.refuse("the model comes with code of its own, which is not run")
+    fields.require("partial_rotary_factor", 1)
+    for key in ("rope_interleaved", "use_bidirectional_attention"):
+        fields.require(key, value=False)
+    fields.check_all_read(ignored=_INERT)
 
 
 def check_spec(spec: DecoderSpec, fields: Fields, budget: int) -> None:

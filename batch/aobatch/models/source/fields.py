@@ -1,12 +1,12 @@
 """Fields of a model file's description, each read as what it has to be."""
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from math import isfinite
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from aobatch.errors import ModelError
+from aobatch.models.checks import shown
 
-_SHOWN = 80
 _TEXT = 256
 
 
@@ -65,17 +65,18 @@ class Fields:
 
     def texts(self, key: str) -> Iterator[str]:
         """Give the texts of an array one by one, however long."""
-        for index, item in enumerate(self._items(key)):
-            if not isinstance(item, str):
-                self._refuse(f"{key}[{index}]", "a text", item)
-            yield item
+        return self._each(key, "a text", lambda item: isinstance(item, str))
 
     def integers(self, key: str, low: int, high: int) -> Iterator[int]:
         """Give the integers of an array one by one, each from low to high."""
-        for index, item in enumerate(self._items(key)):
-            if type(item) is not int or not low <= item <= high:
-                self._refuse(f"{key}[{index}]", _integer(low, high), item)
-            yield item
+        wanted = _integer(low, high)
+        return self._each(key, wanted, lambda item: type(item) is int and low <= item <= high)
+
+    def numbers(self, key: str) -> Iterator[float]:
+        """Give the finite numbers of an array one by one."""
+        return self._each(
+            key, "a finite number", lambda item: type(item) in (int, float) and isfinite(item)
+        )
 
     def section(self, key: str) -> "Fields":
         """Give the fields of an object."""
@@ -84,16 +85,10 @@ class Fields:
             self._refuse(key, "an object", value)
         return Fields(value, f"{self.source}: {key!r}")
 
-    def numbers(self, key: str) -> Iterator[float]:
-        """Give the finite numbers of an array one by one."""
-        for index, item in enumerate(self._items(key)):
-            if type(item) not in (int, float) or not isfinite(item):  # type: ignore[arg-type]
-                self._refuse(f"{key}[{index}]", "a finite number", item)
-            yield float(item)  # type: ignore[arg-type]
-
-    def strings(self) -> dict[str, str]:
-        """Give every field, each a short text."""
-        return {key: self.text(key) for key in self._values}
+    def require(self, key: str, value: object) -> None:
+        """Refuse a field that is there and has another value."""
+        if self.get(key, value) != value:
+            self.refuse(f"{key!r} is supported only as {value!r}, and is {shown(self.get(key))}")
 
     def check_all_read(self, prefix: str = "", ignored: Container[str] = ()) -> None:
         """Raise ModelError if a field of that prefix says something and nobody asked for it.
@@ -118,20 +113,17 @@ class Fields:
             self.refuse(f"{key!r} is missing; the file is incomplete")
         return value
 
-    def _items(self, key: str) -> Iterable[object]:
-        value = self._value(key, None)
-        if not isinstance(value, Iterable) or isinstance(value, str | Mapping):
-            self._refuse(key, "an array", value)
-        return value
+    def _each(self, key: str, wanted: str, is_wanted: Callable[[Any], bool]) -> Iterator[Any]:
+        items = self._value(key, None)
+        if not isinstance(items, Iterable) or isinstance(items, str | Mapping):
+            self._refuse(key, "an array", items)
+        for index, item in enumerate(items):
+            if not is_wanted(item):
+                self._refuse(f"{key}[{index}]", wanted, item)
+            yield item
 
     def _refuse(self, key: str, wanted: str, value: object) -> NoReturn:
         self.refuse(f"{key!r} has to be {wanted}, and is {shown(value)}")
-
-
-def shown(value: object) -> str:
-    """Write a value out of a file for an error message: short, and without control characters."""
-    text = repr(value if not isinstance(value, str) else value[:_SHOWN])
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _integer(low: int, high: int) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
 from aobatch.errors import ModelError
+from aobatch.models.checks import shown
 from aobatch.models.source.decoder import memory_budget
-from aobatch.models.source.fields import Fields, shown
+from aobatch.models.source.fields import Fields
 
 MAX_FILE_BYTES = 64 * 2**30
 """The largest file that is read."""

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from aobatch.errors import ModelError
-from aobatch.models.source import families
-from aobatch.models.source.config import require, with_divisors
 from aobatch.models.source.decoder import (
     check_presence,
     check_shapes,
@@ -18,9 +16,11 @@ from aobatch.models.source.decoder import (
     gguf_name,
     memory_budget,
 )
+from aobatch.models.source.families import find, spec_from_gguf
 from aobatch.models.source.fields import Fields
 from aobatch.models.source.gguf import KINDS, GgufFile, StoredTensor, check_gguf, open_bytes
 from aobatch.models.source.gguf_vocabulary import read_vocabulary, special_tokens, tokenizer_json
+from aobatch.models.source.rope import with_divisors
 from aobatch.models.spec import Checkpoint, DecoderSpec, Weight
 
 _CHUNK = 2**22
@@ -83,8 +83,8 @@ def read_gguf(path: Path) -> Checkpoint:
     file = check_gguf(path)
     fields = file.fields
     name = fields.text("general.architecture")
-    family = families.find(name, str(path))
-    spec = family.spec_from_gguf(fields, _num_rows(file))
+    family = find(name, str(path))
+    spec = spec_from_gguf(family, name, fields, _num_rows(file))
     spec = replace(spec, is_tied=_HEAD not in file.tensors, biases=gguf_biases(file.tensors))
     _check_family_fields(fields, name)
     check_spec(spec, fields, memory_budget(file.size))
@@ -95,7 +95,7 @@ def read_gguf(path: Path) -> Checkpoint:
 
     def load(name: str, start: int = 0, stop: int | None = None) -> Weight:
         weight = load_weight(path, file.tensors[stored[name]], start, stop)
-        heads = _heads(name, spec) if family.GGUF_PAIRS_NEIGHBOURS else None
+        heads = _heads(name, spec) if family.gguf_pairs_neighbours else None
         return weight if heads is None else _half_split(weight, heads)
 
     return Checkpoint(
@@ -115,7 +115,7 @@ def read_gguf(path: Path) -> Checkpoint:
 
 def _check_family_fields(fields: Fields, family: str) -> None:
     """Raise ModelError if the family's part of the metadata says anything that is not known."""
-    require(fields, f"{family}.attention.causal", value=True)
+    fields.require(f"{family}.attention.causal", value=True)
     fields.check_all_read(f"{family}.", {f"{family}.{key}" for key in _INERT})
 
 

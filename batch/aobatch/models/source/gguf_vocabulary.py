@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from aobatch.errors import ModelError
-from aobatch.models.source.fields import Fields, shown
+from aobatch.models.checks import shown
+from aobatch.models.source.fields import Fields
 from aobatch.models.source.tokenizer_json import (
     DOCUMENT_SEPARATOR,
     INFILL_KEYS,

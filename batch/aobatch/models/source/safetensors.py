@@ -28,9 +28,8 @@ from aobatch.models.checks import (
     refusal,
     shown,
 )
-from aobatch.models.source import families
-from aobatch.models.source.config import check_config
 from aobatch.models.source.decoder import (
+    check_config,
     check_presence,
     check_shapes,
     check_spec,
@@ -38,6 +37,7 @@ from aobatch.models.source.decoder import (
     memory_budget,
     safetensors_name,
 )
+from aobatch.models.source.families import find, spec_from_config
 from aobatch.models.source.tokenizer_json import read_fields, read_licence, read_tokenizer
 from aobatch.models.spec import Checkpoint, DecoderSpec, Weight
 
@@ -169,10 +169,11 @@ def read_safetensors(folder: Path) -> Checkpoint:
     """
     config = read_fields(folder / "config.json")
     # The part of a model that reads text alone adds this to the family's name.
-    family = families.find(config.text("model_type").removesuffix("_text"), config.source)
+    name = config.text("model_type").removesuffix("_text")
+    family = find(name, config.source)
     stored = find_weights(folder)
     check_presence(_EMBEDDING, stored, config)
-    spec = family.spec_from_config(config, stored[_EMBEDDING].shape[0])
+    spec = spec_from_config(family, name, config, stored[_EMBEDDING].shape[0])
     check_config(config)
     files = sorted({tensor.path for tensor in stored.values()})
     check_spec(spec, config, memory_budget(sum(path.stat().st_size for path in files)))
@@ -185,7 +186,7 @@ def read_safetensors(folder: Path) -> Checkpoint:
 
     def load(name: str, start: int = 0, stop: int | None = None) -> Weight:
         weight = load_tensor(stored[names[name]], start, stop)
-        return weight + family.GAIN_OFFSET if name.endswith("norm") else weight
+        return weight + family.gain_offset if name.endswith("norm") else weight
 
     return Checkpoint(
         spec=spec,
