@@ -89,7 +89,7 @@ def parameter_table() -> str:
     """Write the table of request parameters."""
     rows = ["| parameter | accepted | default | meaning |", "|---|---|---|---|"]
     for parameter in PARAMETERS.values():
-        accepted = _escaped(parameter.kind.describe())
+        accepted = _escaped(str(parameter.kind))
         rows.append(
             f"| `{parameter.name}` | {accepted} | {_default(parameter.default)} | {parameter.doc} |"
         )

@@ -5,7 +5,7 @@ from aobatch.api.errors import (
     engine_crash,
     error_object,
     insufficient_memory,
-    json_type,
+    invalid_type,
     model_not_found,
     numerical_error,
 )
@@ -46,8 +46,14 @@ def test_engine_errors_are_the_servers() -> None:
 
 def test_json_types_are_named() -> None:
     """Each type of JSON has the name that messages use."""
-    values: list[object] = [None, True, 1, 1.5, "a", [], {}]
-
-    assert [json_type(value) for value in values] == [
-        "null", "a boolean", "an integer", "a decimal number", "a string", "an array", "an object",
-    ]  # fmt: skip
+    names = {
+        "null": None,
+        "a boolean": True,
+        "an integer": 1,
+        "a decimal number": 1.5,
+        "a string": "a",
+        "an array": [],
+        "an object": {},
+    }
+    for name, value in names.items():
+        assert f"but got {name} instead." in invalid_type(value, "x", "stop[1]").message

@@ -4,7 +4,7 @@ The wording is that of the OpenAI API since 2024: `Invalid 'n': integer above ma
 """
 
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
@@ -14,120 +14,10 @@ from aobatch.text import nearest
 LONGEST_QUOTE = 64
 """More characters of a request's own text are not repeated in a message."""
 
-Noun = Literal["integer", "decimal"]
+NUMERICAL_ERROR: Final = "numerical_error"
 
-_ABOVE: dict[Noun, ErrorCode] = {
-    "integer": "integer_above_max_value",
-    "decimal": "decimal_above_max_value",
-}
-_BELOW: dict[Noun, ErrorCode] = {
-    "integer": "integer_below_min_value",
-    "decimal": "decimal_below_min_value",
-}
-
-
-class ErrorObject(msgspec.Struct, frozen=True):
-    """The documented error object; all four keys are always there."""
-
-    message: str
-    type: str
-    param: str | None
-    code: ErrorCode
-
-
-def error_object(error: RequestError) -> ErrorObject:
-    """Give the four documented fields of an error."""
-    return ErrorObject(error.message, error.type, error.param, error.code)
-
-
-def shorten(text: str, length: int = LONGEST_QUOTE) -> str:
-    """Cut text that is quoted to 64 characters, or to another length."""
-    return text if len(text) <= length else f"{text[: length - 1]}…"
-
-
-def missing_parameter(name: str) -> RequestError:
-    """Say that a required parameter is not there."""
-    message = f"Missing required parameter: '{name}'."
-    return RequestError(message, code="missing_required_parameter", param=name)
-
-
-def unknown_parameter(name: str, known: Iterable[str]) -> RequestError:
-    """Say that there is no such parameter, and which one was probably meant."""
-    name = shorten(name)
-    meant = nearest(name, tuple(known))
-    message = f"Unknown parameter: '{name}'." + (f" Did you mean '{meant}'?" if meant else "")
-    return RequestError(message, code="unknown_parameter", param=name)
-
-
-def invalid_type(value: object, expected: str, name: str) -> RequestError:
-    """Say which JSON type was expected, and which one was found."""
-    message = f"Invalid type for '{name}': expected {expected}, but got {json_type(value)} instead."
-    return RequestError(message, code="invalid_type", param=_parameter_of(name))
-
-
-def invalid_value(reason: str, name: str) -> RequestError:
-    """Say why a value of the right type cannot be used."""
-    message = f"Invalid value for '{name}': {reason}"
-    return RequestError(message, code="invalid_value", param=_parameter_of(name))
-
-
-def above_maximum(value: float, maximum: float, noun: Noun, name: str) -> RequestError:
-    """Say that a number is larger than allowed."""
-    message = (
-        f"Invalid '{name}': {noun} above maximum value. "
-        f"Expected a value <= {maximum}, but got {shorten(str(value))} instead."
-    )
-    return RequestError(message, code=_ABOVE[noun], param=_parameter_of(name))
-
-
-def below_minimum(value: float, minimum: float, noun: Noun, name: str) -> RequestError:
-    """Say that a number is smaller than allowed."""
-    message = (
-        f"Invalid '{name}': {noun} below minimum value. "
-        f"Expected a value >= {minimum}, but got {shorten(str(value))} instead."
-    )
-    return RequestError(message, code=_BELOW[noun], param=_parameter_of(name))
-
-
-def empty_array(name: str) -> RequestError:
-    """Say that an array needs an element."""
-    message = (
-        f"Invalid '{name}': empty array. "
-        "Expected an array with minimum length 1, but got an empty array instead."
-    )
-    return RequestError(message, code="empty_array", param=_parameter_of(name))
-
-
-def array_too_long(length: int, maximum: int, name: str) -> RequestError:
-    """Say that an array has more elements than allowed."""
-    message = (
-        f"Invalid '{name}': array too long. Expected an array with maximum length {maximum}, "
-        f"but got an array with length {length} instead."
-    )
-    return RequestError(message, code="array_above_max_length", param=_parameter_of(name))
-
-
-def empty_string(name: str) -> RequestError:
-    """Say that a string needs a character."""
-    message = (
-        f"Invalid '{name}': empty string. "
-        "Expected a string with minimum length 1, but got an empty string instead."
-    )
-    return RequestError(message, code="empty_string", param=_parameter_of(name))
-
-
-def string_too_long(length: int, maximum: int, name: str) -> RequestError:
-    """Say that a string has more characters than allowed."""
-    message = (
-        f"Invalid '{name}': string too long. Expected a string with maximum length {maximum}, "
-        f"but got a string with length {length} instead."
-    )
-    return RequestError(message, code="string_above_max_length", param=_parameter_of(name))
-
-
-def json_type(value: object) -> str:
-    """Name the JSON type of a decoded value, with its article."""
-    return _JSON_TYPES.get(type(value), "another value")
+LONGEST_FILE_REASON = 400
+"""Of why a model's folder is none, which names a file by its whole path ahead of the reason."""
 
 
 _JSON_TYPES: dict[type, str] = {
@@ -141,15 +31,23 @@ _JSON_TYPES: dict[type, str] = {
 }
 
 
-def _parameter_of(name: str) -> str:
-    """Cut stop[3] or logit_bias.50256 to the parameter's own name."""
-    return name.partition("[")[0].partition(".")[0]
+class ErrorObject(msgspec.Struct, frozen=True):
+    """The documented error object; all four keys are always there."""
+
+    message: str
+    type: str
+    param: str | None
+    code: ErrorCode
 
 
-NUMERICAL_ERROR: Final = "numerical_error"
+def error_object(error: RequestError) -> ErrorObject:
+    """Take the documented fields out of an error."""
+    return ErrorObject(error.message, error.type, error.param, error.code)
 
-LONGEST_REASON = 200
-"""More characters of what a library or the system says are not repeated in a message."""
+
+def shorten(text: str, length: int = LONGEST_QUOTE) -> str:
+    """Cut text that is quoted to 64 characters, or to another length."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def invalid_json(reason: str) -> RequestError:
@@ -175,6 +73,12 @@ def too_many_parts(maximum: int) -> RequestError:
         f"This line has more than {maximum} strings, or arrays and objects, and was not read. "
         "Split it into several lines."
     )
+    return RequestError(message, code="line_too_long")
+
+
+def line_too_long(noun: str, max_bytes: int) -> RequestError:
+    """Say that a line or a row is longer than the job allows."""
+    message = f"The {noun} is longer than {max_bytes} bytes and was not read."
     return RequestError(message, code="line_too_long")
 
 
@@ -209,6 +113,41 @@ def duplicate_custom_id(custom_id: str) -> RequestError:
     return RequestError(message, code="duplicate_custom_id", param="custom_id")
 
 
+def missing_parameter(name: str) -> RequestError:
+    """Say that a required parameter is not there."""
+    message = f"Missing required parameter: '{name}'."
+    return RequestError(message, code="missing_required_parameter", param=name)
+
+
+def unknown_parameter(name: str, known: Iterable[str]) -> RequestError:
+    """Say that there is no such parameter, and which one was probably meant."""
+    name = shorten(name)
+    meant = nearest(name, tuple(known))
+    message = f"Unknown parameter: '{name}'." + (f" Did you mean '{meant}'?" if meant else "")
+    return RequestError(message, code="unknown_parameter", param=name)
+
+
+def invalid_type(value: object, expected: str, name: str) -> RequestError:
+    """Say which JSON type was expected, and which one was found."""
+    found = _JSON_TYPES.get(type(value), "another value")
+    message = f"Invalid type for '{name}': expected {expected}, but got {found} instead."
+    return RequestError(message, code="invalid_type", param=_parameter_of(name))
+
+
+def invalid_value(reason: str, name: str) -> RequestError:
+    """Say why a value of the right type cannot be used."""
+    message = f"Invalid value for '{name}': {reason}"
+    return RequestError(message, code="invalid_value", param=_parameter_of(name))
+
+
+def out_of_bounds(
+    name: str, problem: str, expected: str, got: str, code: ErrorCode
+) -> RequestError:
+    """Say that a number, an array or a string is larger or smaller than allowed."""
+    message = f"Invalid '{name}': {problem}. Expected {expected}, but got {got} instead."
+    return RequestError(message, code=code, param=_parameter_of(name))
+
+
 def context_length_exceeded(
     context_length: int, num_prompt_tokens: int, max_tokens: int
 ) -> RequestError:
@@ -233,8 +172,7 @@ def prompt_too_long(context_length: int, min_tokens: int) -> RequestError:
 
 def model_not_found(reason: str) -> RequestError:
     """Say why there is no model of the name that a request gives; status 404."""
-    # It may name a file by its whole path ahead of what is wrong with it.
-    message = shorten(reason, 2 * LONGEST_REASON)
+    message = shorten(reason, LONGEST_FILE_REASON)
     return RequestError(message, code="model_not_found", param="model", status_code=404)
 
 
@@ -260,3 +198,8 @@ def insufficient_memory() -> RequestError:
         "prompt or max_tokens, or run the job where there is more."
     )
     return RequestError(message, code="insufficient_memory", status_code=500)
+
+
+def _parameter_of(name: str) -> str:
+    """Cut stop[3] or logit_bias.50256 to the parameter's own name."""
+    return name.partition("[")[0].partition(".")[0]

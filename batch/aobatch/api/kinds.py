@@ -1,23 +1,68 @@
-"""What a single value of a request may be: the kinds that the table of parameters is made of."""
+"""What a single value of a request may be: the kinds that the table of parameters is made of.
+
+A kind is called with a name and a value, and returns the value as a body keeps it, or raises the
+RequestError that says what is wrong with it. As a string it says what it accepts.
+"""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from aobatch.api import errors
+from aobatch.errors import ErrorCode
+
+Prompt: TypeAlias = str | tuple[int, ...]
+"""One prompt: its text, or its token ids."""
+
+MAX_TOKEN_ID = 9_999_999
+"""The largest id that seven digits can name; whether the vocabulary has it, the engine checks."""
+
+# int() would also take "1_0", " 7 " and the digits of other scripts.
+_TOKEN_ID_KEY = re.compile(r"[0-9]{1,7}")
 
 
 class Kind(Protocol):
     """One sort of value with its bounds."""
 
-    def check(self, name: str, value: object) -> object:
-        """Give the value as the body keeps it; RequestError names what is wrong with it."""
+    def __call__(self, name: str, value: object) -> object:
+        """Check a value, and return it as the body keeps it."""
         ...
 
-    def describe(self) -> str:
-        """Say what is accepted, for the documentation."""
-        ...
+
+_CODES: dict[str, tuple[ErrorCode, ErrorCode]] = {
+    "integer": ("integer_below_min_value", "integer_above_max_value"),
+    "decimal": ("decimal_below_min_value", "decimal_above_max_value"),
+    "array": ("empty_array", "array_above_max_length"),
+    "string": ("empty_string", "string_above_max_length"),
+}
+"""The codes of what is too small, and of what is too large."""
+
+
+def check_range(
+    name: str, value: float, bounds: tuple[float, float | None], noun: Literal["integer", "decimal"]
+) -> None:
+    """Raise RequestError if a number is not within bounds."""
+    minimum, maximum = bounds
+    # A default of the job may be NaN, which is neither above nor below.
+    is_small = not value >= minimum
+    if is_small or (maximum is not None and value > maximum):
+        problem = f"{noun} {'below minimum' if is_small else 'above maximum'} value"
+        expected = f"a value >= {minimum}" if is_small else f"a value <= {maximum}"
+        got = errors.shorten(str(value))
+        raise errors.out_of_bounds(name, problem, expected, got, _CODES[noun][not is_small])
+
+
+def _check_length(
+    name: str, length: int, bounds: tuple[int, int | None], noun: Literal["an array", "a string"]
+) -> None:
+    minimum, maximum = bounds
+    is_short = length < minimum
+    if is_short or (maximum is not None and length > maximum):
+        sort = noun.split()[1]
+        problem = f"empty {sort}" if is_short else f"{sort} too long"
+        expected = f"{noun} with {'minimum length 1' if is_short else f'maximum length {maximum}'}"
+        got = f"an empty {sort}" if is_short else f"{noun} with length {length}"
+        raise errors.out_of_bounds(name, problem, expected, got, _CODES[sort][not is_short])
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,43 +72,34 @@ class Integer:
     minimum: int
     maximum: int | None = None
 
-    def check(self, name: str, value: object) -> int:
-        """Give the integer; RequestError if it is of another type or out of bounds."""
+    def __call__(self, name: str, value: object) -> int:
+        """Check the type and the bounds."""
         if type(value) is not int:
             raise errors.invalid_type(value, "an integer", name)
-        if value < self.minimum:
-            raise errors.below_minimum(value, self.minimum, "integer", name)
-        if self.maximum is not None and value > self.maximum:
-            raise errors.above_maximum(value, self.maximum, "integer", name)
+        check_range(name, value, (self.minimum, self.maximum), "integer")
         return value
 
-    def describe(self) -> str:
-        """Say what is accepted, for the documentation."""
+    def __str__(self) -> str:
         bounds = f">= {self.minimum}" if self.maximum is None else f"{self.minimum}..{self.maximum}"
         return f"integer, {bounds}"
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A decimal or whole number within bounds."""
+    """A decimal or whole number within bounds, kept as a float."""
 
     minimum: float
     maximum: float
 
-    def check(self, name: str, value: object) -> float:
-        """Give the number as a float; RequestError if it is of another type or out of bounds."""
+    def __call__(self, name: str, value: object) -> float:
+        """Check the type and the bounds."""
         if type(value) is not float and type(value) is not int:
             raise errors.invalid_type(value, "a decimal", name)
-        # A default of the job may be NaN, which is neither above nor below.
-        if not value >= self.minimum:
-            raise errors.below_minimum(value, self.minimum, "decimal", name)
-        if value > self.maximum:
-            raise errors.above_maximum(value, self.maximum, "decimal", name)
+        check_range(name, value, (self.minimum, self.maximum), "decimal")
         # Adding zero turns -0.0 into 0.0, so that equal requests have equal bytes.
         return value + 0.0
 
-    def describe(self) -> str:
-        """Say what is accepted, for the documentation."""
+    def __str__(self) -> str:
         return f"number, {self.minimum}..{self.maximum}"
 
 
@@ -71,14 +107,13 @@ class Number:
 class Boolean:
     """True or false, not 0, 1 or a string."""
 
-    def check(self, name: str, value: object) -> bool:
-        """Give the boolean; RequestError if it is of another type."""
+    def __call__(self, name: str, value: object) -> bool:
+        """Check the type."""
         if type(value) is not bool:
             raise errors.invalid_type(value, "a boolean", name)
         return value
 
-    def describe(self) -> str:
-        """Say what is accepted, for the documentation."""
+    def __str__(self) -> str:
         return "boolean"
 
 
@@ -89,29 +124,17 @@ class Text:
     minimum_length: int = 0
     maximum_length: int | None = None
 
-    def check(self, name: str, value: object) -> str:
-        """Give the string; RequestError if it is of another type, empty or too long."""
+    def __call__(self, name: str, value: object) -> str:
+        """Check the type and the length."""
         if type(value) is not str:
             raise errors.invalid_type(value, "a string", name)
-        if len(value) < self.minimum_length:
-            raise errors.empty_string(name)
-        if self.maximum_length is not None and len(value) > self.maximum_length:
-            raise errors.string_too_long(len(value), self.maximum_length, name)
+        _check_length(name, len(value), (self.minimum_length, self.maximum_length), "a string")
         return value
 
-    def describe(self) -> str:
-        """Say what is accepted, for the documentation."""
+    def __str__(self) -> str:
         if self.maximum_length is None:
             return "string"
         return f"string, {self.minimum_length}..{self.maximum_length} characters"
-
-
-MAX_TOKEN_ID = 9_999_999
-"""The largest id that seven digits can name; whether the vocabulary has it, the engine checks."""
-
-_TOKEN_ID = Integer(0, MAX_TOKEN_ID)
-# int() would also take "1_0", " 7 " and the digits of other scripts.
-_TOKEN_ID_KEY = re.compile(r"[0-9]{1,7}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,18 +144,17 @@ class Texts:
     item: Text
     maximum_length: int
 
-    def check(self, name: str, value: object) -> tuple[str, ...]:
-        """Give the strings; RequestError if there are none, too many, or one is wrong."""
+    def __call__(self, name: str, value: object) -> tuple[str, ...]:
+        """Check how many there are, and each."""
         if type(value) is str:
-            return (self.item.check(name, value),)
+            return (self.item(name, value),)
         if type(value) is not list:
             raise errors.invalid_type(value, "a string or an array of strings", name)
-        check_length(name, value, 1, self.maximum_length)
-        return tuple(self.item.check(f"{name}[{i}]", item) for i, item in enumerate(value))
+        _check_length(name, len(value), (1, self.maximum_length), "an array")
+        return tuple(self.item(f"{name}[{i}]", item) for i, item in enumerate(value))
 
-    def describe(self) -> str:
-        """Say what is accepted, for the documentation."""
-        return f"{self.item.describe()}, or array of 1..{self.maximum_length} of them"
+    def __str__(self) -> str:
+        return f"{self.item}, or array of 1..{self.maximum_length} of them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +164,19 @@ class TokenIdList:
     minimum_length: int = 0
     maximum_length: int | None = None
 
-    def check(self, name: str, value: object) -> tuple[int, ...]:
-        """Give the ids; RequestError if it is no array, of a wrong length, or an id is wrong."""
+    def __call__(self, name: str, value: object) -> tuple[int, ...]:
+        """Check how many there are, and each."""
         if type(value) is not list:
             raise errors.invalid_type(value, "an array of token ids", name)
-        check_length(name, value, self.minimum_length, self.maximum_length)
+        _check_length(name, len(value), (self.minimum_length, self.maximum_length), "an array")
         # A prompt may have thousands of ids: the usual case needs no Python step for each.
-        if not value or (set(map(type, value)) == {int} and _in_range(value)):
+        are_integers = set(map(type, value)) <= {int}
+        if not value or (are_integers and min(value) >= 0 and max(value) <= MAX_TOKEN_ID):
             return tuple(value)
-        return tuple(_TOKEN_ID.check(f"{name}[{i}]", item) for i, item in enumerate(value))
+        token_id = Integer(0, MAX_TOKEN_ID)
+        return tuple(token_id(f"{name}[{i}]", item) for i, item in enumerate(value))
 
-    def describe(self) -> str:
-        """Say what is accepted, for the documentation."""
+    def __str__(self) -> str:
         return f"array of {self.minimum_length}..{self.maximum_length} token ids"
 
 
@@ -164,23 +187,24 @@ class LogitBias:
     bias: Number
     maximum_length: int
 
-    def check(self, name: str, value: object) -> tuple[tuple[int, float], ...]:
-        """Give the pairs; RequestError if a key is no token id, given twice, or a bias is wrong."""
+    def __call__(self, name: str, value: object) -> tuple[tuple[int, float], ...]:
+        """Check how many there are, and each."""
         if type(value) is not dict:
             raise errors.invalid_type(value, "an object", name)
-        check_length(name, value, 0, self.maximum_length)
+        _check_length(name, len(value), (0, self.maximum_length), "an array")
         biases: dict[int, float] = {}
         for key, bias in value.items():
-            token_id = _token_id_of(name, key)
-            if token_id in biases:
-                reason = f"token id {token_id} stands in it twice."
+            if _TOKEN_ID_KEY.fullmatch(key) is None:
+                reason = f"'{errors.shorten(key)}' is no token id of 1 to 7 digits."
                 raise errors.invalid_value(reason, name)
-            biases[token_id] = self.bias.check(f"{name}.{key}", bias)
+            if int(key) in biases:
+                reason = f"token id {int(key)} stands in it twice."
+                raise errors.invalid_value(reason, name)
+            biases[int(key)] = self.bias(f"{name}.{key}", bias)
         return tuple(sorted(biases.items()))
 
-    def describe(self) -> str:
-        """Say what is accepted, for the documentation."""
-        return f'object {{"token id": {self.bias.describe()}}}, at most {self.maximum_length} ids'
+    def __str__(self) -> str:
+        return f'object {{"token id": {self.bias}}}, at most {self.maximum_length} ids'
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,80 +213,47 @@ class StreamOptions:
 
     ignores_unknown: bool = False
 
-    def check(self, name: str, value: object) -> bool:
-        """Give include_usage; RequestError if it is no object, or a field is wrong or unknown."""
+    def __call__(self, name: str, value: object) -> bool:
+        """Check the one field, and that there is no other."""
         if type(value) is not dict:
             raise errors.invalid_type(value, "an object", name)
+        field = f"{name}.include_usage"
         for key in value:
             if key != "include_usage" and not self.ignores_unknown:
                 unknown = f"{name}.{key}"
-                raise errors.unknown_parameter(unknown, [f"{name}.include_usage"])
+                raise errors.unknown_parameter(unknown, [field])
         include_usage = value.get("include_usage")
-        return include_usage is not None and Boolean().check(f"{name}.include_usage", include_usage)
+        return include_usage is not None and Boolean()(field, include_usage)
 
-    def describe(self) -> str:
-        """Say what is accepted, for the documentation."""
+    def __str__(self) -> str:
         return 'object {"include_usage": boolean}'
-
-
-def check_length(
-    name: str, values: list[object] | dict[str, object], minimum: int, maximum: int | None
-) -> None:
-    """Check how many elements there are; RequestError if too few or too many."""
-    if len(values) < minimum:
-        raise errors.empty_array(name)
-    if maximum is not None and len(values) > maximum:
-        raise errors.array_too_long(len(values), maximum, name)
-
-
-def _in_range(token_ids: Iterable[int]) -> bool:
-    return min(token_ids) >= 0 and max(token_ids) <= MAX_TOKEN_ID
-
-
-def _token_id_of(name: str, key: str) -> int:
-    if _TOKEN_ID_KEY.fullmatch(key) is None:
-        reason = f"'{errors.shorten(key)}' is no token id of 1 to 7 digits."
-        raise errors.invalid_value(reason, name)
-    return int(key)
-
-
-Prompt: TypeAlias = str | tuple[int, ...]
-"""One prompt: its text, or its token ids."""
-
-_TEXT = Text()
-_TOKEN_IDS = TokenIdList(minimum_length=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """A string, [string], [int], [[int]] or null, kept as a tuple of prompts."""
+    """A string, [string], [int], [[int]] or null, kept as a tuple of prompts; null is ""."""
 
     maximum_length: int
 
-    def check(self, name: str, value: object) -> tuple[Prompt, ...]:
-        """Give the prompts, null as the empty text; RequestError if one is wrong or all differ."""
+    def __call__(self, name: str, value: object) -> tuple[Prompt, ...]:
+        """Check how many there are, and each, as the first one's type asks for."""
         if value is None:
             return ("",)
         if type(value) is str:
             return (value,)
         if type(value) is not list:
             raise errors.invalid_type(value, "a string or an array", name)
-        check_length(name, value, 1, None)
-        return self._check_array(name, value)
-
-    def _check_array(self, name: str, values: list[object]) -> tuple[Prompt, ...]:
+        _check_length(name, len(value), (1, None), "an array")
         # The first element decides what the array is, and the others must agree.
-        if type(values[0]) is str:
-            check_length(name, values, 1, self.maximum_length)
-            return tuple(_TEXT.check(f"{name}[{i}]", value) for i, value in enumerate(values))
-        if type(values[0]) is list:
-            check_length(name, values, 1, self.maximum_length)
-            return tuple(_TOKEN_IDS.check(f"{name}[{i}]", value) for i, value in enumerate(values))
-        if type(values[0]) is int:
-            return (_TOKEN_IDS.check(name, values),)
-        expected = "a string, a token id or an array of token ids"
-        raise errors.invalid_type(values[0], expected, f"{name}[0]")
+        first, token_ids = type(value[0]), TokenIdList(minimum_length=1)
+        if first is int:
+            return (token_ids(name, value),)
+        if first is not str and first is not list:
+            expected = "a string, a token id or an array of token ids"
+            raise errors.invalid_type(value[0], expected, f"{name}[0]")
+        _check_length(name, len(value), (1, self.maximum_length), "an array")
+        item = Text() if first is str else token_ids
+        return tuple(item(f"{name}[{i}]", prompt) for i, prompt in enumerate(value))
 
-    def describe(self) -> str:
-        """Say what is accepted, for the documentation."""
+    def __str__(self) -> str:
         return f"string, [string], [int], [[int]] or null, at most {self.maximum_length} prompts"

@@ -11,83 +11,12 @@ import msgspec
 from aobatch.api import errors
 from aobatch.api.body import CompletionBody
 from aobatch.api.errors import ErrorObject, error_object
-from aobatch.api.json_line import Decoded, LineDecoder, is_unicode
+from aobatch.api.json_line import Decoded, decode_line, is_unicode
 from aobatch.api.kinds import Text
 from aobatch.api.validation import BodyValidator, Limits
 from aobatch.errors import RequestError
 
-_PERSON = b"aobatch-request"
-_HASH_MASK = 2**64 - 1
-
-
-class HashSet:
-    """A set of 64-bit hashes that takes 12 to 24 bytes an entry, where Python's takes 80."""
-
-    def __init__(self) -> None:
-        # Open addressing; zero marks a free place, so that hash zero is kept as one.
-        self._table = array("Q", bytes(8 * 1024))
-        self._length = 0
-
-    def __len__(self) -> int:
-        return self._length
-
-    def add(self, value: int) -> bool:
-        """Add a hash; say whether it is new."""
-        if 3 * self._length >= 2 * len(self._table):
-            self._grow()
-        is_new = self._place(value or 1)
-        self._length += is_new
-        return is_new
-
-    def _place(self, value: int) -> bool:
-        table = self._table
-        mask = len(table) - 1
-        index = value & mask
-        while held := table[index]:
-            if held == value:
-                return False
-            index = index + 1 & mask
-        table[index] = value
-        return True
-
-    def _grow(self) -> None:
-        values = self._table
-        self._table = array("Q", bytes(16 * len(values)))
-        for value in values:
-            if value:
-                self._place(value)
-
-
-class KeyMaker:
-    """Makes the keys of a job's requests and remembers the hashes of those there were."""
-
-    def __init__(self) -> None:
-        self._seen = HashSet()
-        self._repeats: dict[int, int] = {}
-        self._encoder = msgspec.msgpack.Encoder()
-
-    def claim(self, custom_id: str | None) -> bool:
-        """Remember a custom_id; say whether no line before had it, which is so for None."""
-        if custom_id is None:
-            return True
-        # Only this process compares them, so Python's own hash will do; it is signed.
-        return self._seen.add(hash(custom_id) & _HASH_MASK)
-
-    def make_key(self, custom_id: str | None, body: CompletionBody) -> str:
-        """Hash what a request says and its number among the equal ones, 32 hexadecimal digits."""
-        digest = blake2b(self._encoder.encode((custom_id, body)), digest_size=16, person=_PERSON)
-        # A custom_id stands in a job once, so that only requests without one can be equal.
-        occurrence = self._count(digest.digest()) if custom_id is None else 0
-        digest.update(occurrence.to_bytes(8, "little"))
-        return digest.hexdigest()
-
-    def _count(self, digest: bytes) -> int:
-        value = int.from_bytes(digest[:8])
-        if self._seen.add(value):
-            return 0
-        self._repeats[value] = self._repeats.get(value, 0) + 1
-        return self._repeats[value]
-
+__all__ = ["CompletionBody", "FailedLine", "Limits", "Parser", "Request"]
 
 ENDPOINT = "/v1/completions"
 
@@ -96,72 +25,8 @@ CUSTOM_ID = Text(1, 512)
 ENVELOPE_FIELDS = ("custom_id", "method", "url", "body")
 """Any of the last three makes a line an envelope, and then all four must be there."""
 
-
-class Identity(msgspec.Struct, frozen=True, gc=False):
-    """What an output line repeats of its input line."""
-
-    custom_id: str | None = None
-    is_envelope: bool = False
-
-
-def identify(decoded: Decoded) -> Identity:
-    """Read the identity of a line that may be wrong; a custom_id that is not right is None."""
-    fields = decoded.fields
-    is_envelope = "body" in fields or "method" in fields or "url" in fields
-    return Identity(_readable_custom_id(decoded), is_envelope)
-
-
-def open_line(
-    fields: dict[str, object], identity: Identity, *, ignores_unknown: bool
-) -> dict[str, object]:
-    """Give the fields of the body; RequestError if the custom_id or the envelope is wrong.
-
-    Checked in this order: custom_id, unknown fields, missing fields, method, url, body.
-    """
-    custom_id = fields.get("custom_id")
-    if custom_id is not None or (identity.is_envelope and "custom_id" in fields):
-        CUSTOM_ID.check("custom_id", custom_id)
-    if identity.is_envelope:
-        return _open_envelope(fields, ignores_unknown=ignores_unknown)
-    if "custom_id" not in fields:
-        return fields
-    body = fields.copy()
-    del body["custom_id"]
-    return body
-
-
-def _readable_custom_id(decoded: Decoded) -> str | None:
-    custom_id = decoded.fields.get("custom_id")
-    if custom_id is None or "custom_id" in decoded.repeated_keys:
-        return None
-    try:
-        readable = CUSTOM_ID.check("custom_id", custom_id)
-    except RequestError:
-        return None
-    return None if decoded.has_lone_surrogate and not is_unicode(readable) else readable
-
-
-def _open_envelope(fields: dict[str, object], *, ignores_unknown: bool) -> dict[str, object]:
-    for name in fields:
-        if name not in ENVELOPE_FIELDS and not ignores_unknown:
-            raise errors.unknown_parameter(name, ENVELOPE_FIELDS)
-    for name in ENVELOPE_FIELDS:
-        if name not in fields:
-            raise errors.missing_parameter(name)
-    method = Text().check("method", fields["method"])
-    url = Text().check("url", fields["url"])
-    body = fields["body"]
-    if method != "POST":
-        reason = f"expected 'POST', but got '{errors.shorten(method)}' instead."
-        raise errors.invalid_value(reason, "method")
-    if url != ENDPOINT:
-        raise errors.invalid_url(url, ENDPOINT)
-    if type(body) is not dict:
-        raise errors.invalid_type(body, "an object", "body")
-    return body
-
-
-__all__ = ["CompletionBody", "FailedLine", "Limits", "Parser", "Request"]
+PromptLike: TypeAlias = str | Sequence[int]
+"""A text, or token ids."""
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -187,6 +52,13 @@ class FailedLine(msgspec.Struct, frozen=True, gc=False):
     error: ErrorObject
     status_code: int
 
+    @classmethod
+    def of(
+        cls, line: int, custom_id: str | None, is_envelope: bool, error: RequestError
+    ) -> "FailedLine":
+        """Make the failed line of an error."""
+        return cls(line, custom_id, is_envelope, error_object(error), error.status_code)
+
 
 class Parser:
     """Parses the lines of one job in their order; it remembers what the job had so far.
@@ -204,18 +76,17 @@ class Parser:
     ) -> None:
         """Keep what lines may leave out, and what replaces theirs; RequestError if it is wrong."""
         self._ignores_unknown = ignore_unknown
-        self._decoder = LineDecoder()
         self._validator = BodyValidator(
             defaults, limits, ignores_unknown=ignore_unknown, overrides=overrides
         )
         self._keys = KeyMaker()
 
     def parse(self, line: int, raw: bytes) -> Request | FailedLine:
-        """Give the request of a line, or its first error; never raises for what the line holds."""
+        """Parse a line into its request or its first error; never raises for what it holds."""
         try:
-            decoded = self._decoder.decode(raw)
+            decoded = decode_line(raw)
         except RequestError as error:
-            return fail(line, Identity(), error)
+            return FailedLine.of(line, None, False, error)
         return self._open(line, decoded, None)
 
     def parse_fields(
@@ -227,33 +98,57 @@ class Parser:
     def _open(
         self, line: int, decoded: Decoded, known: RequestError | None
     ) -> Request | FailedLine:
-        identity = identify(decoded)
-        custom_id = identity.custom_id
+        fields = decoded.fields
+        is_envelope = "body" in fields or "method" in fields or "url" in fields
+        custom_id = _readable_custom_id(decoded)
         # A line that fails uses up its custom_id too: the output has each only once.
-        is_repeated = not self._keys.claim(custom_id)
+        is_repeated = custom_id is not None and not self._keys.claim(custom_id)
         try:
             if known is not None:
                 raise known
             decoded.check()
-            if is_repeated and custom_id is not None:
-                raise errors.duplicate_custom_id(custom_id)
-            fields = open_line(decoded.fields, identity, ignores_unknown=self._ignores_unknown)
-            body = self._validator.validate(fields)
+            if is_repeated:
+                raise errors.duplicate_custom_id(str(custom_id))
+            body = self._validator.validate(self._body_of(fields, is_envelope))
         except RequestError as error:
-            return fail(line, identity, error)
-        key = self._keys.make_key(custom_id, body)
-        return Request(line, custom_id, identity.is_envelope, body, key)
+            return FailedLine.of(line, custom_id, is_envelope, error)
+        return Request(line, custom_id, is_envelope, body, self._keys.make_key(custom_id, body))
+
+    def _body_of(self, fields: dict[str, object], is_envelope: bool) -> Mapping[str, object]:
+        """Take the body out of a line; RequestError if the custom_id or the envelope is wrong."""
+        custom_id = fields.get("custom_id")
+        if custom_id is not None or (is_envelope and "custom_id" in fields):
+            CUSTOM_ID("custom_id", custom_id)
+        if not is_envelope:
+            return {name: value for name, value in fields.items() if name != "custom_id"}
+        for name in fields:
+            if name not in ENVELOPE_FIELDS and not self._ignores_unknown:
+                raise errors.unknown_parameter(name, ENVELOPE_FIELDS)
+        for name in ENVELOPE_FIELDS:
+            if name not in fields:
+                raise errors.missing_parameter(name)
+        method, url = Text()("method", fields["method"]), Text()("url", fields["url"])
+        if method != "POST":
+            reason = f"expected 'POST', but got '{errors.shorten(method)}' instead."
+            raise errors.invalid_value(reason, "method")
+        if url != ENDPOINT:
+            raise errors.invalid_url(url, ENDPOINT)
+        body = fields["body"]
+        if type(body) is not dict:
+            raise errors.invalid_type(body, "an object", "body")
+        return body
 
 
-def fail(line: int, identity: Identity, error: RequestError) -> FailedLine:
-    """Give the failed line of an error."""
-    return FailedLine(
-        line, identity.custom_id, identity.is_envelope, error_object(error), error.status_code
-    )
-
-
-PromptLike: TypeAlias = str | Sequence[int]
-"""A text, or token ids."""
+def _readable_custom_id(decoded: Decoded) -> str | None:
+    """Read the custom_id of a line that may be wrong; one that is not right is None."""
+    custom_id = decoded.fields.get("custom_id")
+    if custom_id is None or "custom_id" in decoded.repeated_keys:
+        return None
+    try:
+        readable = CUSTOM_ID("custom_id", custom_id)
+    except RequestError:
+        return None
+    return None if decoded.has_lone_surrogate and not is_unicode(readable) else readable
 
 
 def requests_of(
@@ -275,3 +170,62 @@ def _requests(prompts: Iterable[PromptLike], validator: BodyValidator) -> Iterat
         value = prompt if isinstance(prompt, str) else [int(token_id) for token_id in prompt]
         body = validator.validate({"prompt": value})
         yield Request(number, None, False, body, keys.make_key(None, body))
+
+
+class HashSet:
+    """A set of 64-bit hashes that takes 12 to 24 bytes an entry, where Python's takes 80."""
+
+    def __init__(self) -> None:
+        # Open addressing; zero marks a free place, so that hash zero is kept as one.
+        self._table = array("Q", bytes(8 * 1024))
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def add(self, value: int) -> bool:
+        """Add a hash; say whether it is new."""
+        if 3 * self._length >= 2 * len(self._table):
+            values = self._table
+            self._table = array("Q", bytes(16 * len(values)))
+            for held in values:
+                if held:
+                    self._place(held)
+        is_new = self._place(value or 1)
+        self._length += is_new
+        return is_new
+
+    def _place(self, value: int) -> bool:
+        mask = len(self._table) - 1
+        index = value & mask
+        while held := self._table[index]:
+            if held == value:
+                return False
+            index = index + 1 & mask
+        self._table[index] = value
+        return True
+
+
+class KeyMaker:
+    """Makes the keys of a job's requests and remembers the hashes of those there were."""
+
+    def __init__(self) -> None:
+        self._seen = HashSet()
+        self._repeats: dict[int, int] = {}
+        self._encoder = msgspec.msgpack.Encoder()
+
+    def claim(self, custom_id: str) -> bool:
+        """Remember a custom_id; say whether no line before had it."""
+        # Only this process compares them, so Python's own hash will do; it is signed.
+        return self._seen.add(hash(custom_id) & 2**64 - 1)
+
+    def make_key(self, custom_id: str | None, body: CompletionBody) -> str:
+        """Hash what a request says and its number among the equal ones, 32 hexadecimal digits."""
+        message = self._encoder.encode((custom_id, body))
+        digest = blake2b(message, digest_size=16, person=b"aobatch-request")
+        value, occurrence = int.from_bytes(digest.digest()[:8]), 0
+        # A custom_id stands in a job once, so that only requests without one can be equal.
+        if custom_id is None and not self._seen.add(value):
+            occurrence = self._repeats[value] = self._repeats.get(value, 0) + 1
+        digest.update(occurrence.to_bytes(8, "little"))
+        return digest.hexdigest()

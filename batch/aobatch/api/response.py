@@ -6,16 +6,11 @@ from string import ascii_letters, digits
 
 import msgspec
 
-from aobatch.api.errors import ErrorObject
-from aobatch.api.request import FailedLine, Identity, Request, fail
+from aobatch.api.request import FailedLine, Request
 from aobatch.errors import RequestError
 
 ID_LENGTH = 29
 ID_ALPHABET = digits + ascii_letters
-_PAIRS = [first + second for second in ID_ALPHABET for first in ID_ALPHABET]
-"""By the remainder that gives first and then second."""
-_PAIRS_A_WORD = 5
-_WORD = len(_PAIRS) ** _PAIRS_A_WORD
 
 
 class Logprobs(msgspec.Struct, frozen=True):
@@ -68,26 +63,6 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str
 
 
-class _FailedBare(msgspec.Struct, frozen=True):
-    custom_id: str | msgspec.UnsetType
-    line: int
-    status_code: int
-    error: ErrorObject
-
-
-class _Answer(msgspec.Struct, frozen=True):
-    status_code: int
-    request_id: str
-    body: msgspec.Raw
-
-
-class _Envelope(msgspec.Struct, frozen=True):
-    id: str
-    custom_id: str | None
-    response: _Answer
-    error: None = None
-
-
 def completion_id(key: str) -> str:
     """Derive the id of a completion object from the request's key."""
     return f"cmpl-{_derive('completion', key)}"
@@ -104,12 +79,12 @@ def request_id(key: str) -> str:
 
 
 def failed_line(request: Request, error: RequestError) -> FailedLine:
-    """Give the failed line of a request that was right but could not be computed."""
-    return fail(request.line, Identity(request.custom_id, request.is_envelope), error)
+    """Make the failed line of a request that was right but could not be computed."""
+    return FailedLine.of(request.line, request.custom_id, request.is_envelope, error)
 
 
 def render_success(request: Request, completion_json: bytes) -> bytes:
-    """Give the output line of an encoded Completion in the style of its input line."""
+    """Write the output line of an encoded Completion in the style of its input line."""
     if request.is_envelope:
         return _envelope(request.key, request.custom_id, 200, completion_json)
     if request.custom_id is None:
@@ -118,31 +93,37 @@ def render_success(request: Request, completion_json: bytes) -> bytes:
 
 
 def render_failure(failed: FailedLine) -> bytes:
-    """Give the output line of a failed line in the style of its input line."""
+    """Write the output line of a failed line in the style of its input line."""
     if failed.is_envelope:
         # There may be no request and so no key: what identifies the line stands for it.
         key = f"line {failed.line} {failed.custom_id}"
         body = msgspec.json.encode({"error": failed.error})
         return _envelope(key, failed.custom_id, failed.status_code, body)
-    custom_id = msgspec.UNSET if failed.custom_id is None else failed.custom_id
-    bare = _FailedBare(custom_id, failed.line, failed.status_code, failed.error)
-    return msgspec.json.encode(bare)
+    fields = {"line": failed.line, "status_code": failed.status_code, "error": failed.error}
+    identity = {} if failed.custom_id is None else {"custom_id": failed.custom_id}
+    return msgspec.json.encode(identity | fields)
 
 
 def _envelope(key: str, custom_id: str | None, status_code: int, body: bytes) -> bytes:
-    answer = _Answer(status_code, request_id(key), msgspec.Raw(body))
-    return msgspec.json.encode(_Envelope(batch_request_id(key), custom_id, answer))
+    response = {
+        "status_code": status_code,
+        "request_id": request_id(key),
+        "body": msgspec.Raw(body),
+    }
+    envelope = {
+        "id": batch_request_id(key),
+        "custom_id": custom_id,
+        "response": response,
+        "error": None,
+    }
+    return msgspec.json.encode(envelope)
 
 
 def _derive(purpose: str, key: str) -> str:
     # 62**29 is near 2**173, so the remainders of 256 bits favour no letter by more than 2**-83.
     digest = blake2b(key.encode(), digest_size=32, person=purpose.encode())
-    number = int.from_bytes(digest.digest())
-    # Each response has an id: numbers of one machine word are divided ten times as fast.
-    pairs: list[str] = []
-    while 2 * len(pairs) < ID_LENGTH:
-        number, word = divmod(number, _WORD)
-        for _ in range(_PAIRS_A_WORD):
-            word, index = divmod(word, len(_PAIRS))
-            pairs.append(_PAIRS[index])
-    return "".join(pairs)[:ID_LENGTH]
+    number, letters = int.from_bytes(digest.digest()), ""
+    for _ in range(ID_LENGTH):
+        number, index = divmod(number, len(ID_ALPHABET))
+        letters += ID_ALPHABET[index]
+    return letters

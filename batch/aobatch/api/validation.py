@@ -1,19 +1,22 @@
 """From a decoded JSON object to a checked body with the job's defaults."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import msgspec
-
 from aobatch.api import errors
-from aobatch.api.body import PARAMETERS, RULES, CompletionBody, Parameter
+from aobatch.api.body import PARAMETERS, CompletionBody
 from aobatch.api.json_line import is_unicode
-from aobatch.api.kinds import Integer, Kind, Prompts, StreamOptions
+from aobatch.api.kinds import Integer, Kind, Prompts, StreamOptions, check_range
 
 IGNORED = frozenset({"metadata", "service_tier", "store"})
 """Parameters of the OpenAI API that are accepted and change nothing."""
+
+_KNOWN = PARAMETERS.keys() | IGNORED
+
+MAX_BEST_OF = 20
+"""More candidates than this need an n as large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,68 +45,65 @@ class BodyValidator:
         overrides: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         """Check defaults and overrides too; RequestError if one is wrong or unknown."""
-        self._parameters = _limited(limits, ignores_unknown=ignores_unknown)
-        self._required = [p for p in self._parameters.values() if p.default is msgspec.NODEFAULT]
-        self._checks = {p.name: (p.field, p.kind.check) for p in self._parameters.values()}
-        self._known = self._parameters.keys() | IGNORED
+        moved: dict[str, Kind] = {
+            "logprobs": Integer(0, limits.max_logprobs),
+            "prompt": Prompts(limits.max_prompts),
+            "stream_options": StreamOptions(ignores_unknown),
+        }
+        self._kinds = {p.name: (p.field, moved.get(p.name, p.kind)) for p in PARAMETERS.values()}
         self._ignores_unknown = ignores_unknown
         self._defaults: dict[str, Any] = {}
         if not is_unicode(dict(defaults)):
             raise errors.invalid_unicode()
-        self._check_names(defaults)
+        _check_names(defaults)
         values, given = self._checked(defaults)
         _assemble({"prompts": ("",)} | values, given)
         self._defaults = values
-        self._check_names(overrides)
+        _check_names(overrides)
         self._checked(overrides)
         self._overrides = dict(overrides)
 
     def validate(self, fields: Mapping[str, object]) -> CompletionBody:
-        """Give the checked body; RequestError names the first thing that is wrong."""
+        """Check a body; RequestError names the first thing that is wrong."""
         if self._overrides:
             fields = {**fields, **self._overrides}
         if not self._ignores_unknown:
-            self._check_names(fields)
-        for parameter in self._required:
-            if parameter.name not in fields and parameter.field not in self._defaults:
-                raise errors.missing_parameter(parameter.name)
+            _check_names(fields)
+        required = "prompt"
+        if required not in fields and "prompts" not in self._defaults:
+            raise errors.missing_parameter(required)
         values, given = self._checked(fields)
         return _assemble(self._defaults | values, given)
 
-    def _check_names(self, fields: Mapping[str, object]) -> None:
-        if not fields.keys() <= self._known:
-            name = next(name for name in fields if name not in self._known)
-            raise errors.unknown_parameter(name, self._parameters)
-
     def _checked(self, fields: Mapping[str, object]) -> tuple[dict[str, Any], set[str]]:
-        values = {}
+        values: dict[str, Any] = {}
         given = set()
-        checks = self._checks
         for name, value in fields.items():
             # Null says as little as leaving it out, except that a null prompt is a prompt.
-            if name in checks and (value is not None or name == "prompt"):
-                field, check = checks[name]
-                values[field] = check(name, value)
+            if name in self._kinds and (value is not None or name == "prompt"):
+                field, kind = self._kinds[name]
+                values[field] = kind(name, value)
                 given.add(name)
         return values, given
 
 
-def _assemble(values: dict[str, Any], given: set[str]) -> CompletionBody:
-    if "best_of" not in values:
-        values["best_of"] = values.get("n", 1)
-    body = CompletionBody(**values)
-    for rule in RULES:
-        rule(body, given)
+def _check_names(fields: Mapping[str, object]) -> None:
+    if not fields.keys() <= _KNOWN:
+        name = next(name for name in fields if name not in _KNOWN)
+        raise errors.unknown_parameter(name, PARAMETERS)
+
+
+def _assemble(values: dict[str, Any], given: Collection[str]) -> CompletionBody:
+    """Fill in the defaults; RequestError if what is given does not go together."""
+    body = CompletionBody(**{"best_of": values.get("n", 1)} | values)
+    best_of = body.n, max(MAX_BEST_OF, body.n)
+    check_range("best_of", body.best_of, best_of, "integer")
+    if body.stream and body.best_of > body.n:
+        # Candidates are ranked only when all are complete.
+        reason = "results cannot be streamed when 'best_of' is greater than 'n'."
+        raise errors.invalid_value(reason, "stream")
+    if "stream_options" in given and not body.stream:
+        reason = "it is only allowed when 'stream' is true."
+        raise errors.invalid_value(reason, "stream_options")
+    check_range("min_tokens", body.min_tokens, (0, body.max_tokens), "integer")
     return body
-
-
-def _limited(limits: Limits, *, ignores_unknown: bool) -> dict[str, Parameter]:
-    kinds: dict[str, Kind] = {
-        "logprobs": Integer(0, limits.max_logprobs),
-        "prompt": Prompts(limits.max_prompts),
-        "stream_options": StreamOptions(ignores_unknown),
-    }
-    return {
-        name: replace(parameter, kind=kinds.get(name, parameter.kind))
-        for name, parameter in PARAMETERS.items()
-    }

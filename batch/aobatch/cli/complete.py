@@ -98,7 +98,7 @@ def _option(parameter: Parameter) -> Callable[[Callable[..., None]], Callable[..
     names = (flag, "-m", parameter.name) if parameter.name == "model" else (flag, parameter.name)
     if isinstance(parameter.kind, Boolean):
         return click.option(*names, is_flag=True, default=None, help=parameter.doc)
-    is_text = "string" in parameter.kind.describe()
+    is_text = "string" in str(parameter.kind)
     value = JsonValue(is_text=is_text)
     offer = model_names if parameter.name == "model" else None
     return click.option(

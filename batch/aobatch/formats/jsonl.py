@@ -1,11 +1,12 @@
 """JSON Lines: one request a line, bytes split on line feeds alone."""
 
+import io
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
-from aobatch.errors import RequestError
+from aobatch.api import errors
 from aobatch.formats import Row
 from aobatch.formats.compression import check_input, open_input, open_output
 from aobatch.formats.parquet_fields import Columns
@@ -36,7 +37,7 @@ def read_rows(
     with open_input(path) as stream:
         for number, line in split_lines(stream, max_line_bytes):
             if line is None:
-                yield Row(number, b"", _too_long(max_line_bytes))
+                yield Row(number, b"", errors.line_too_long("line", max_line_bytes))
             else:
                 yield Row(number, line)
 
@@ -60,57 +61,30 @@ def split_lines(stream: BinaryIO, max_line_bytes: int) -> Iterator[tuple[int, by
     Only a line feed ends a line: U+2028 and a lone carriage return may stand inside a JSON string.
     A carriage return before the line feed and one byte-order mark at the very start are dropped.
     """
+    lines = cast("BinaryIO", io.BufferedReader(cast("io.RawIOBase", stream), CHUNK_BYTES))
     number = 1
-    begun = _Begun(max_line_bytes)
-    for chunk in _chunks(stream):
-        *lines, last = chunk.split(b"\n")
-        for index, piece in enumerate(lines):
-            line = piece if index and len(piece) <= max_line_bytes else begun.end(piece)
-            # A small file can hold so many blank lines that a call for each would take hours.
-            if line is None or (line and not line.isspace()):
-                yield number + index, _finish(line)
-        number += len(lines)
-        begun.add(last)
-    line = begun.end(b"")
-    if line is None or (line and not line.isspace()):
-        yield number, _finish(line)
+    while (line := _read_line(lines, max_line_bytes + len(BYTE_ORDER_MARK + b"\n"))) != b"":
+        if line is not None:
+            line = line.removesuffix(b"\n")
+            line = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
+        if line is None or len(line) > max_line_bytes:
+            yield number, None
+        elif line and not line.isspace():
+            yield number, line.removesuffix(b"\r")
+        number += 1
 
 
-class _Begun:
-    """The pieces of a line whose end was not read yet; nothing is kept of one that is too long."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._pieces: list[bytes] = []
-        self._length = 0
-
-    def add(self, piece: bytes) -> None:
-        """Go on with the line."""
-        self._length += len(piece)
-        if self._length <= self._max_bytes:
-            self._pieces.append(piece)
+def _read_line(lines: BinaryIO, max_bytes: int) -> bytes | None:
+    """Read a line with its end, b"" behind the last one; None for a longer one."""
+    pieces: list[bytes] = []
+    length = 0
+    while piece := lines.readline(CHUNK_BYTES):
+        length += len(piece)
+        # Nothing is kept of a line that is too long.
+        if length <= max_bytes:
+            pieces.append(piece)
         else:
-            self._pieces.clear()
-
-    def end(self, piece: bytes) -> bytes | None:
-        """Give the line that ends with a piece, None if it is too long, and begin the next one."""
-        self.add(piece)
-        line = b"".join(self._pieces) if self._length <= self._max_bytes else None
-        self._pieces.clear()
-        self._length = 0
-        return line
-
-
-def _chunks(stream: BinaryIO) -> Iterator[bytes]:
-    yield stream.read(CHUNK_BYTES).removeprefix(BYTE_ORDER_MARK)
-    while chunk := stream.read(CHUNK_BYTES):
-        yield chunk
-
-
-def _finish(line: bytes | None) -> bytes | None:
-    return None if line is None else line.removesuffix(b"\r")
-
-
-def _too_long(max_line_bytes: int) -> RequestError:
-    message = f"The line is longer than {max_line_bytes} bytes and was not read."
-    return RequestError(message, code="line_too_long")
+            pieces.clear()
+        if piece.endswith(b"\n"):
+            break
+    return b"".join(pieces) if length <= max_bytes else None

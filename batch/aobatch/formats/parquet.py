@@ -11,11 +11,22 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aobatch.errors import InputError, RequestError
+from aobatch.api import errors
+from aobatch.api.response import Usage
+from aobatch.errors import InputError
 from aobatch.formats import Row
 from aobatch.formats.compression import check_input
 from aobatch.formats.parquet_fields import Columns, Field, plan_fields, read_fields
 from aobatch.formats.remote import Location, Remote, open_places
+
+is_table = True
+
+BATCH_BYTES = 8 * 2**20
+MAX_BATCH_ROWS = 2048
+PROBE_ROWS = 16
+BUFFER_BYTES = 2**20
+MAX_THRIFT_STRING = 64 * 2**20
+MAX_THRIFT_ITEMS = 10**6
 
 RESPONSE = "response"
 GROUP_ROWS = 2**16
@@ -42,11 +53,6 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None
 
 
-class _Usage(msgspec.Struct):
-    prompt_tokens: int
-    completion_tokens: int
-
-
 class _Error(msgspec.Struct):
     code: str | None
     message: str
@@ -54,7 +60,7 @@ class _Error(msgspec.Struct):
 
 class _Body(msgspec.Struct):
     choices: list[_Choice] = []
-    usage: _Usage | None = None
+    usage: Usage | None = None
     error: _Error | None = None
 
 
@@ -62,23 +68,56 @@ class _Answer(msgspec.Struct):
     body: _Body
 
 
-class _Line(msgspec.Struct):
+class _Line(_Body):
     """An output line of either style; a bare one is its own body."""
 
     custom_id: str | None = None
     response: _Answer | None = None
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    error: _Error | None = None
 
 
-def write_answers(records: Iterable[bytes], stream: BinaryIO) -> None:
-    """Write a row for each output line, in row groups of some megabytes."""
+def check(path: Location, columns: Columns) -> None:
+    """Refuse a file that is not Parquet, or whose columns cannot become requests."""
+    with _opened(path) as file:
+        plan_fields(file.schema_arrow, path, columns)
+
+
+def count_rows(path: Location, max_line_bytes: int) -> int:  # noqa: ARG001 - a Format's signature
+    """Count the rows that the file states; reading it finds out whether it has them."""
+    with _opened(path) as file:
+        groups = map(file.metadata.row_group, range(file.num_row_groups))
+        return sum(group.num_rows for group in groups)
+
+
+def read_rows(path: Location, max_line_bytes: int, columns: Columns) -> Iterator[Row]:
+    """Yield a row for each row; one that is too long, or holds no text, is an error row."""
+    with _opened(path) as file:
+        fields = plan_fields(file.schema_arrow, path, columns)
+        number = 0
+        for batch in _read_batches(file, [field.column for field in fields]):
+            yield from _rows_of(batch, fields, number, max_line_bytes)
+            number += len(batch)
+
+
+def read_records(path: Path) -> Iterator[bytes]:
+    """Yield the records of an output."""
+    with _opened(path) as file:
+        for batch in _read_batches(file, [RESPONSE]):
+            for text in batch.column(0).to_pylist():
+                yield text.encode()
+
+
+def write_records(records: Iterable[bytes], stream: BinaryIO, path: Path) -> None:  # noqa: ARG001
+    """Write a row for each record, in row groups of some megabytes."""
     with pq.ParquetWriter(
         pa.PythonFile(stream, "w"), SCHEMA, compression="zstd", use_dictionary=_REPEATED
     ) as writer:
         for rows in _groups(records):
-            writer.write_batch(_batch_of(rows), row_group_size=GROUP_ROWS)
+            columns = zip(*rows, strict=True)
+            arrays = [
+                pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)
+            ]
+            batch = pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+            writer.write_batch(batch, row_group_size=GROUP_ROWS)
 
 
 def _groups(records: Iterable[bytes]) -> Iterator[list[tuple[Any, ...]]]:
@@ -112,57 +151,6 @@ def _row_of(line: _Line, index: int, record: bytes) -> tuple[Any, ...]:
     )
 
 
-def _batch_of(rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
-    columns = zip(*rows, strict=True)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
-
-
-is_table = True
-
-BATCH_BYTES = 8 * 2**20
-MAX_BATCH_ROWS = 2048
-PROBE_ROWS = 16
-BUFFER_BYTES = 2**20
-MAX_THRIFT_STRING = 64 * 2**20
-MAX_THRIFT_ITEMS = 10**6
-
-
-def check(path: Location, columns: Columns) -> None:
-    """Refuse a file that is not Parquet, or whose columns cannot become requests."""
-    with _opened(path) as file:
-        plan_fields(file.schema_arrow, path, columns)
-
-
-def count_rows(path: Location, max_line_bytes: int) -> int:  # noqa: ARG001 - a Format's signature
-    """Count the rows by decoding all of them, so that a damaged file is found at once."""
-    with _opened(path) as file:
-        return sum(len(batch) for batch in _read_batches(file, None))
-
-
-def read_rows(path: Location, max_line_bytes: int, columns: Columns) -> Iterator[Row]:
-    """Yield a row for each row; one that is too long, or holds no text, is an error row."""
-    with _opened(path) as file:
-        fields = plan_fields(file.schema_arrow, path, columns)
-        number = 0
-        for batch in _read_batches(file, [field.column for field in fields]):
-            yield from _rows_of(batch, fields, number, max_line_bytes)
-            number += len(batch)
-
-
-def read_records(path: Path) -> Iterator[bytes]:
-    """Yield the records of an output."""
-    with _opened(path) as file:
-        for batch in _read_batches(file, [RESPONSE]):
-            for text in batch.column(0).to_pylist():
-                yield text.encode()
-
-
-def write_records(records: Iterable[bytes], stream: BinaryIO, path: Path) -> None:  # noqa: ARG001
-    """Write a row for each record."""
-    write_answers(records, stream)
-
-
 def _rows_of(
     batch: pa.RecordBatch, fields: list[Field], number: int, max_line_bytes: int
 ) -> Iterator[Row]:
@@ -170,8 +158,7 @@ def _rows_of(
     for values, error in read_fields(batch, fields):
         number += 1
         if is_large and _size(values) > max_line_bytes:
-            message = f"The row is longer than {max_line_bytes} bytes and was not read."
-            error = RequestError(message, code="line_too_long")
+            error = errors.line_too_long("row", max_line_bytes)
             values = {"custom_id": values.get("custom_id")}
         yield Row(number, b"", error, values)
 
@@ -185,7 +172,7 @@ def _size(value: object) -> int:
     return sum(map(_size, value)) if isinstance(value, list) else 1
 
 
-def _read_batches(file: pq.ParquetFile, names: list[str] | None) -> Iterator[pa.RecordBatch]:
+def _read_batches(file: pq.ParquetFile, names: list[str]) -> Iterator[pa.RecordBatch]:
     """Yield batches of rows that take some megabytes each, whatever a row group takes."""
     for group in range(file.num_row_groups):
         size, num_rows = _batch_rows(file, group, names), 0
@@ -197,7 +184,7 @@ def _read_batches(file: pq.ParquetFile, names: list[str] | None) -> Iterator[pa.
             raise pa.ArrowInvalid(message)
 
 
-def _batch_rows(file: pq.ParquetFile, group: int, names: list[str] | None) -> int:
+def _batch_rows(file: pq.ParquetFile, group: int, names: list[str]) -> int:
     metadata = file.metadata.row_group(group)
     if metadata.num_rows <= PROBE_ROWS:
         return PROBE_ROWS

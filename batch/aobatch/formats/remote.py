@@ -1,17 +1,19 @@
-"""Files that other machines keep, through pyarrow's file systems, and their failures as ours."""
+"""Files that other machines keep, through pyarrow's file systems; their failures as job errors."""
 
 import hashlib
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
+from aobatch.api.errors import shorten
 from aobatch.errors import BusyError, InputError, InputMissingError, JobError, OutputError
 
 _URI = re.compile(r"[a-z][a-z0-9.+-]+://", re.IGNORECASE)
@@ -77,69 +79,49 @@ class GuardedFile:
         self._remote = remote
         self._stream = stream
 
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the stream has
+        return getattr(self._stream, name)
+
     def read(self, size: int | None = None) -> bytes:
         """Read bytes."""
-        with _reading(self._remote):
+        with _guarded(self._remote, InputError):
             return bytes(self._stream.read(size))
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Go to a place."""
-        with _reading(self._remote):
+        with _guarded(self._remote, InputError):
             return int(self._stream.seek(offset, whence))
-
-    def tell(self) -> int:
-        """Give the place."""
-        return int(self._stream.tell())
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._stream.close()
-
-    @property
-    def closed(self) -> bool:
-        """Whether it was closed."""
-        return bool(self._stream.closed)
-
-    def readable(self) -> bool:
-        """Say that it can be read."""
-        return True
-
-    def writable(self) -> bool:
-        """Say that it cannot be written."""
-        return False
-
-    def seekable(self) -> bool:
-        """Say that any place can be read."""
-        return bool(self._stream.seekable())
 
 
 def open_stream(remote: Remote) -> GuardedFile:
     """Open a file for reading it from its start; BusyError if it cannot be reached now."""
-    with _reading(remote):
+    with _guarded(remote, InputError):
         system, path = _open_system(remote)
         return GuardedFile(remote, system.open_input_stream(path, compression=None))
 
 
 def open_places(remote: Remote) -> GuardedFile:
     """Open a file for reading it at any place."""
-    with _reading(remote):
+    with _guarded(remote, InputError):
         system, path = _open_system(remote)
         return GuardedFile(remote, system.open_input_file(path))
 
 
 def size_of(remote: Remote) -> int | None:
-    """Give how many bytes a file has, None if its store does not say."""
-    with _reading(remote):
-        system, path = _open_system(remote)
-        size: int | None = system.get_file_info(path).size
+    """Look up how many bytes a file has, None if its store does not say."""
+    size: int | None = _look_up(remote).size
     return size
+
+
+def modified_at(remote: Remote) -> float | None:
+    """Look up when a file was last changed, in Unix seconds, None if its store does not say."""
+    nanoseconds = _look_up(remote).mtime_ns
+    return None if nanoseconds is None else nanoseconds / 1e9
 
 
 def check_readable(remote: Remote) -> None:
     """Refuse what is not there, or is a folder."""
-    with _reading(remote):
-        system, path = _open_system(remote)
-        kind = system.get_file_info(path).type
+    kind = _look_up(remote).type
     if kind == fs.FileType.NotFound:
         message = f"input {remote} does not exist"
         raise InputMissingError(message)
@@ -153,31 +135,23 @@ def identify(remote: Remote) -> str:
 
     Two questions to the store, where a hash would read the file once more.
     """
-    with _reading(remote):
+    with _guarded(remote, InputError):
         system, path = _open_system(remote)
         info = system.get_file_info(path)
         if info.type == fs.FileType.NotFound:
-            message = f"input {remote} does not exist"
-            raise InputMissingError(message)
+            raise FileNotFoundError
         with system.open_input_file(path) as file:
             tag = (file.metadata() or {}).get("ETag", b"").decode()
         if not tag and info.mtime_ns is None:
-            return _digest(remote)
+            with system.open_input_stream(path, compression=None) as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
     facts = f"{remote} {info.size} {info.mtime_ns} {tag}"
     return f"remote-{hashlib.sha256(facts.encode()).hexdigest()}"
 
 
-def modified_at(remote: Remote) -> float | None:
-    """Give when a file was last changed, in Unix seconds, None if its store does not say."""
-    with _reading(remote):
-        system, path = _open_system(remote)
-        nanoseconds = system.get_file_info(path).mtime_ns
-    return None if nanoseconds is None else nanoseconds / 1e9
-
-
 def list_files(remote: Remote) -> list[Remote]:
-    """Give all files below a folder, in the order of their names."""
-    with _reading(remote):
+    """List all files below a folder, in the order of their names."""
+    with _guarded(remote, InputError):
         system, path = _open_system(remote)
         selector = fs.FileSelector(path.rstrip("/"), recursive=True)
         infos = system.get_file_info(selector)
@@ -190,7 +164,7 @@ def list_files(remote: Remote) -> list[Remote]:
 
 def check_writable(remote: Remote) -> None:
     """Refuse an output that could not be uploaded; BusyError if its store cannot be reached now."""
-    with _writing(remote):
+    with _guarded(remote, OutputError):
         system, path = _open_system(remote)
         if system.get_file_info(path).type == fs.FileType.Directory:
             message = f"output {remote} is a folder; name a file"
@@ -204,24 +178,20 @@ def check_writable(remote: Remote) -> None:
 
 def upload(source: Path, remote: Remote) -> None:
     """Write a file under its URI; it appears there when all of it has arrived."""
-    with _writing(remote):
+    with _guarded(remote, OutputError):
         system, path = _open_system(remote)
         with source.open("rb") as file, system.open_output_stream(path, compression=None) as stream:
-            while chunk := file.read(CHUNK_BYTES):
-                stream.write(chunk)
+            shutil.copyfileobj(file, stream, CHUNK_BYTES)
         size = system.get_file_info(path).size
     if size is not None and size != source.stat().st_size:
         message = f"{remote} holds {size} bytes of {source} alone; run again"
         raise BusyError(message)
 
 
-def _digest(remote: Remote) -> str:
-    system, path = _open_system(remote)
-    digest = hashlib.sha256()
-    with system.open_input_stream(path, compression=None) as stream:
-        while chunk := stream.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _look_up(remote: Remote) -> fs.FileInfo:
+    with _guarded(remote, InputError):
+        system, path = _open_system(remote)
+        return system.get_file_info(path)
 
 
 def _open_system(remote: Remote) -> tuple[fs.FileSystem, str]:
@@ -238,29 +208,17 @@ def _open_system(remote: Remote) -> tuple[fs.FileSystem, str]:
 
 
 @contextmanager
-def _reading(remote: Remote) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        message = f"input {remote} does not exist"
-        raise InputMissingError(message) from error
-    except (OSError, RuntimeError) as error:
-        raise _explain(remote, error, InputError) from error
-
-
-@contextmanager
-def _writing(remote: Remote) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        raise _explain(remote, error, OutputError) from error
-
-
-def _explain(remote: Remote, error: Exception, permanent: type[JobError]) -> JobError:
+def _guarded(remote: Remote, failure: type[JobError]) -> Iterator[None]:
     """Say in one sentence what went wrong, and whether trying again may help."""
-    reason = " ".join(str(error).split())
-    if len(reason) > 300:
-        reason = f"{reason[:299]}…"
-    if isinstance(error, PermissionError | FileNotFoundError) or "ACCESS_DENIED" in reason:
-        return permanent(f"{remote} is refused: {reason}")
-    return BusyError(f"{remote} cannot be reached: {reason}; run again later")
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, FileNotFoundError) and failure is InputError:
+            message = f"input {remote} does not exist"
+            raise InputMissingError(message) from error
+        reason = shorten(" ".join(str(error).split()), 300)
+        if isinstance(error, PermissionError | FileNotFoundError) or "ACCESS_DENIED" in reason:
+            message = f"{remote} is refused: {reason}"
+            raise failure(message) from error
+        message = f"{remote} cannot be reached: {reason}; run again later"
+        raise BusyError(message) from error
