@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,7 @@ from many_lines import write_many_lines
 from ray_command import RayCommand
 from ray_jobs import Place, read_product, write_input
 
-from aobatch.engine.config import EngineConfig
-from aobatch.executors.ray.backend import RayBackend
-from aobatch.executors.ray.driver import Rules
+from aobatch.executors.ray import driver
 from aobatch.executors.ray.pool import Member
 from aobatch.models.store.folder import ModelFolder
 
@@ -70,12 +67,7 @@ def test_a_worker_that_stands_still_is_replaced(
     """What a worker has that says nothing is computed by others; itself it is ended."""
     write_input(place.source, NUM_LINES)
     expected = place.run_local()
-    rules = RayBackend._rules
-
-    def impatient(backend: RayBackend, config: EngineConfig) -> Rules:
-        return replace(rules(backend, config), silence_seconds=2.0)
-
-    monkeypatch.setattr(RayBackend, "_rules", impatient)
+    monkeypatch.setattr(driver, "SILENCE_SECONDS", 2.0)
     stopped: list[int] = []
 
     def stop_one(num_lines: int) -> None:

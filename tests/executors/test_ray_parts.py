@@ -9,14 +9,13 @@ import pytest
 from aobatch.api.request import Limits, Parser, Request
 from aobatch.api.response import Choice, Usage
 from aobatch.engine.config import EngineStatistics
-from aobatch.engine.sequence import Result
 from aobatch.engine.streaming import Delta
 from aobatch.errors import RequestError
 from aobatch.executors.ray.backend import Share, share
-from aobatch.executors.ray.driver import Streams, Work
+from aobatch.executors.ray.driver import Backlog, Streams
 from aobatch.executors.ray.worker import (
+    Buffer,
     Failure,
-    Mailbox,
     Order,
     Outcome,
     Piece,
@@ -24,8 +23,6 @@ from aobatch.executors.ray.worker import (
     decode_order,
     decode_reply,
     encode,
-    outcome_of,
-    result_of,
 )
 
 USAGE = Usage(1, 2, 3)
@@ -55,23 +52,17 @@ def test_requests_and_results_arrive_as_they_were_sent() -> None:
     requests = parse(*BODIES)
     error = RequestError("Too long.", code="context_length_exceeded", param="prompt")
     choice = Choice("é", 1, None, "stop")
-    results = [
-        Result(requests[0], (choice,), USAGE, None, 0.1),
-        Result(requests[1], (), USAGE, error, 1),
-    ]
+    done, failed = Outcome("k", (choice,), USAGE, None, 0.1), Outcome("m", (), USAGE, error, 1.0)
+    items = [Piece("k", choice), done, failed, Failure("x", lacks_memory=True)]
 
     order = decode_order(encode(Order(requests, 1.0, 0.5)))
     seen = EngineStatistics(decode_steps=2, decode_seconds=0.5)
-    sent = [Piece("k", choice), *map(outcome_of, results)]
-    reply = decode_reply(encode(Reply(sent, seen, Failure("x", lacks_memory=True))))
+    reply = decode_reply(encode(Reply(items, seen)))
 
     assert order == Order(requests, 1.0, 0.5)
-    assert reply.items[0] == sent[0]
-    outcomes = [item for item in reply.items if isinstance(item, Outcome)]
-    back = [result_of(*pair) for pair in zip(requests, outcomes, strict=False)]
-    assert back[0] == results[0]
-    assert vars(back[1].error) == vars(error)
-    assert (reply.statistics, reply.failure) == (seen, Failure("x", lacks_memory=True))
+    assert vars(reply.items[2].error) == vars(error)
+    reply.items[2] = failed
+    assert reply == Reply(items, seen)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +87,7 @@ def test_all_workers_find_room(
     assert share(sizes, workers, cpus) == expected
 
 
-def test_work_is_given_out_once_and_again_if_it_comes_back() -> None:
+def test_requests_are_handed_out_once_and_again_if_they_come_back() -> None:
     """The source is read as it is asked for; what comes back goes first; the end is known."""
     requests = numbered(5)
     read: list[Request] = []
@@ -106,34 +97,34 @@ def test_work_is_given_out_once_and_again_if_it_comes_back() -> None:
             read.append(request)
             yield request
 
-    work = Work(source())
-    first = work.take(2)
+    backlog = Backlog(source())
+    first = backlog.take(2)
     assert (first, read) == (requests[:2], requests[:2])
-    work.put_back(first[1:])
-    assert work.take(4) == [requests[1], *requests[2:]]
-    assert not work.is_done
-    assert work.take(1) == []
+    backlog.put_back(first[1:])
+    assert backlog.take(4) == [requests[1], *requests[2:]]
+    assert not backlog.is_done
+    assert backlog.take(1) == []
     for request in requests:
-        assert not work.is_done
-        work.end(request.key)
-    assert work.is_done
+        assert not backlog.is_done
+        backlog.end(request.key)
+    assert backlog.is_done
 
 
 def test_two_deaths_make_a_request_suspect_unless_its_nodes_died() -> None:
     """A worker's death counts against what it had, the death of a whole node does not."""
     (request,) = numbered(1)
-    work = Work([request])
+    backlog = Backlog([request])
     for node, alive, num_suspects in (
         ("a", {"b"}, 0),  # the node of the worker has gone with it
         ("a", {"a", "b"}, 0),
         ("b", {"b"}, 0),  # by now a is gone as well
         ("b", {"b"}, 1),
     ):
-        assert work.take(1) == [request]
-        work.note_death([request], node, alive)
-        assert len(work.suspects) == num_suspects
-    work.take(1)
-    assert work.is_done
+        assert backlog.take(1) == [request]
+        backlog.note_death([request], node, alive)
+        assert len(backlog.suspects) == num_suspects
+    backlog.take(1)
+    assert backlog.is_done
 
 
 def test_pieces_that_come_again_are_passed_on_once() -> None:
@@ -159,27 +150,27 @@ def test_pieces_that_come_again_are_passed_on_once() -> None:
     ]
 
 
-def test_mailbox_gives_requests_in_order_and_takes_back_the_last() -> None:
-    """What the engine has not taken can be given to others; its results are collected once."""
+def test_buffer_gives_requests_in_order_and_takes_back_the_last() -> None:
+    """What the engine has not taken can be given to others."""
     requests = numbered(4)
-    woken: list[bool] = []
-    mailbox = Mailbox(lambda: woken.append(True))
-    mailbox.add(requests)
+    buffer = Buffer()
+    waiting = buffer.requests()
+    assert next(waiting) is None
+    buffer.add(requests)
 
-    assert next(mailbox) == requests[0]
-    assert mailbox.give_back(2) == [requests[3].key, requests[2].key]
-    assert [next(mailbox), next(mailbox)] == [requests[1], None]
-    assert mailbox.give_back(9) == []
-    assert woken == [True]
+    assert next(waiting) == requests[0]
+    assert buffer.give_back(2) == [requests[3].key, requests[2].key]
+    assert [next(waiting), next(waiting)] == [requests[1], None]
+    assert buffer.give_back(9) == []
 
 
 def test_collecting_waits_for_the_first_result_or_a_failure() -> None:
     """A call returns with what there is, as soon as there is any."""
-    mailbox = Mailbox(lambda: None)
-    item = Outcome("k", (), USAGE, None, 0.0)
-    assert mailbox.collect(0.0, 0.0) == ([], None)
-    Timer(0.05, lambda: mailbox.put(item)).start()
-    assert mailbox.collect(60.0, 0.0) == ([item], None)
-    failure = Failure("x", lacks_memory=False)
-    Timer(0.05, lambda: mailbox.fail(failure)).start()
-    assert mailbox.collect(60.0, 60.0) == ([], failure)
+    buffer = Buffer()
+    item, failure = Outcome("k", (), USAGE, None, 0.0), Failure("x", lacks_memory=False)
+    assert buffer.collect(0.0, 0.0) == []
+    Timer(0.05, lambda: buffer.items.put(item)).start()
+    assert buffer.collect(600.0, 0.0) == [item]
+    Timer(0.05, lambda: buffer.items.put(failure)).start()
+    buffer.items.put(item)
+    assert buffer.collect(600.0, 600.0) == [item, failure]

@@ -5,34 +5,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from types import ModuleType
 
-from aobatch.engine.config import EngineConfig
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.executors.local import LocalBackend
 from aobatch.executors.ray.cluster import connected
 from aobatch.executors.ray.distribution import model_digest
-from aobatch.executors.ray.driver import CHUNK, RayExecutor, Rules
+from aobatch.executors.ray.driver import CHUNK, DriverConfig, RayExecutor
 from aobatch.executors.ray.pool import Pool
 from aobatch.executors.ray.worker import Opener
 from aobatch.runners import num_cores
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What a worker takes of its node."""
-
-    cpus: int
-    workers_per_node: int
-    """On the largest node, at most."""
-
-
-def share(node_cpus: Sequence[float], num_workers: int, cpus: int | None = None) -> Share:
-    """Give each worker as many CPUs as leave room for all workers; `cpus`, if it is given."""
-    sizes = [int(size) for size in node_cpus if size >= 1] or [1]
-    if cpus is None:
-        fitting = range(max(sizes), 0, -1)
-        cpus = next((c for c in fitting if sum(size // c for size in sizes) >= num_workers), 1)
-    return Share(cpus, max(1, min(num_workers, max(sizes) // cpus)))
-
 
 MAX_IN_FLIGHT = 100_000
 """Requests that the driver remembers at once, unless slots need more."""
@@ -59,17 +39,16 @@ class RayBackend:
     survives_requests = True
 
     def __init__(self, local: LocalBackend, options: RayOptions) -> None:
+        self.resolve = local.resolve  # on the driver's machine
         self._local = local
         self._options = options
         self._stack = ExitStack()
         self._ray: ModuleType | None = None
 
     def __enter__(self) -> "RayBackend":
-        """Give itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave Ray; one that was started ends."""
         self._ray = None
         self._stack.close()
 
@@ -78,16 +57,14 @@ class RayBackend:
         """Those options that shape results, the same as on one machine."""
         return self._local.settings
 
-    def resolve(self, name: str | None) -> ModelIdentity:
-        """Find a model on the driver's machine, fetched and converted if it is not there yet."""
-        return self._local.resolve(name)
-
     @contextmanager
     def open(self, model: ModelIdentity) -> Iterator[Executor]:
         """Start workers, which open the model each."""
         options, config, ray = self._options, self._local.config, self._connected()
-        own = share(_node_cpus(ray), options.num_workers, options.threads)
-        config = replace(config, lookahead=min(config.lookahead, config.max_num_seqs))
+        nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+        own = share(nodes, options.num_workers, options.threads)
+        slots = config.max_num_seqs
+        config = replace(config, lookahead=min(config.lookahead, slots))
         opener = Opener(
             config,
             replace(self._local.runner, threads=own.cpus),
@@ -95,9 +72,11 @@ class RayBackend:
             model_digest(model.path),
             options.keeps_cache_bytes,
         )
+        capacity = min(slots + config.lookahead + CHUNK, MAX_IN_FLIGHT // options.num_workers)
+        rules = DriverConfig(options.num_workers, slots, max(slots, capacity), options.warn)
         pool = Pool(ray, opener, model, own.cpus)
         try:
-            yield RayExecutor(pool, self._rules(config))
+            yield RayExecutor(pool, rules)
         finally:
             pool.close()
 
@@ -112,16 +91,20 @@ class RayBackend:
         # Another process computes what it is given by itself.
         return self._local.__reduce__()
 
-    def _rules(self, config: EngineConfig) -> Rules:
-        slots, workers = config.max_num_seqs, self._options.num_workers
-        capacity = slots + config.lookahead + CHUNK
-        return Rules(
-            num_workers=workers,
-            num_slots=slots,
-            capacity=max(slots, min(capacity, MAX_IN_FLIGHT // workers)),
-            warn=self._options.warn,
-        )
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a worker takes of its node."""
+
+    cpus: int
+    workers_per_node: int
+    """On the largest node, at most."""
 
 
-def _node_cpus(ray: ModuleType) -> list[float]:
-    return [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+def share(node_cpus: Sequence[float], num_workers: int, cpus: int | None = None) -> Share:
+    """Give each worker as many CPUs as leave room for all workers; `cpus`, if it is given."""
+    sizes = [int(size) for size in node_cpus if size >= 1] or [1]
+    if cpus is None:
+        fitting = range(max(sizes), 0, -1)
+        cpus = next((c for c in fitting if sum(size // c for size in sizes) >= num_workers), 1)
+    return Share(cpus, max(1, min(num_workers, max(sizes) // cpus)))

@@ -8,14 +8,14 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 from aobatch.errors import BusyError, UsageError
-from aobatch.executors.ray.keeper import session_folder
+from aobatch.executors.ray.reaper import session_folder
 from aobatch.executors.ray.worker import first_line
 
 ADDRESS = "RAY_ADDRESS"
@@ -44,16 +44,17 @@ def connected(num_cpus: int) -> Iterator[ModuleType]:
     if address.startswith("ray://"):
         message = f"{ADDRESS}={address} is a Ray client; run on a node of the cluster instead"
         raise UsageError(message)
+    is_local = address in {"", "local"}
     with ExitStack() as stack:
-        if address in {"", "local"}:
+        if is_local:
             folder = stack.enter_context(session_folder())
-            stack.enter_context(_environment(_QUIET, _PRIVATE if _is_private() else {}))
+            stack.enter_context(_environment())
         ray = _imported()
         if ray.is_initialized():  # whoever calls this package has its own
             yield ray
             return
         with _own_signals():
-            if address in {"", "local"}:
+            if is_local:
                 _start(ray, num_cpus, folder)
             else:
                 _join(ray, address)
@@ -62,22 +63,18 @@ def connected(num_cpus: int) -> Iterator[ModuleType]:
 
 
 def _imported() -> ModuleType:
+    """Import Ray, and keep what it has to say out of standard output and error."""
     try:
         with _own_signals():
             import ray
     except ImportError as error:
         message = "--executor ray needs Ray; install it with: pip install 'aobatch[ray]'"
         raise UsageError(message) from error
-    _silence()
-    return ray
-
-
-def _silence() -> None:
-    """Keep what Ray has to say out of standard output, where answers may go, and error."""
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     worker = importlib.import_module("ray._private.worker")
     # No setting covers the errors of nodes: they are printed whatever log_to_driver is.
     vars(worker)["print_to_stdstream"] = lambda *_args, **_kwargs: None
+    return ray
 
 
 @cache
@@ -104,8 +101,10 @@ def _start(ray: ModuleType, num_cpus: int, folder: Path) -> None:
 
 
 def _join(ray: ModuleType, address: str) -> None:
+    host, _, port = address.rpartition(":")
     try:
-        _knock(address)
+        if host and port.isdecimal():  # where nothing listens, Ray itself would wait for minutes
+            socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     except (OSError, RuntimeError, ValueError) as error:
         message = (
@@ -115,26 +114,21 @@ def _join(ray: ModuleType, address: str) -> None:
         raise BusyError(message) from error
 
 
-def _knock(address: str) -> None:
-    """Raise OSError if nothing listens at HOST:PORT, which Ray itself would await for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
-
-
 @contextmanager
-def _environment(defaults: Mapping[str, str], values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables while the block runs; defaults are for those that nobody has set."""
-    before = dict(os.environ)
-    os.environ.update({**defaults, **before, **values})
+def _environment() -> Iterator[None]:
+    """Set what Ray reads while the block runs; what keeps it quiet, if nobody has set that."""
+    values = {name: os.environ.get(name, value) for name, value in _QUIET.items()}
+    values |= _PRIVATE if _is_private() else {}
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        for name in (*defaults, *values):
-            if name in before:
-                os.environ[name] = before[name]
-            else:
+        for name, value in before.items():
+            if value is None:
                 os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

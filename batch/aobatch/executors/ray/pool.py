@@ -1,4 +1,4 @@
-"""The workers of a job, as the driver sees them."""
+"""The workers of a job, as the driver sees them: started, called, heard and ended."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from aobatch.api.request import Request
 from aobatch.engine.config import EngineStatistics
@@ -17,8 +17,8 @@ from aobatch.executors import ModelIdentity, PoolStatistics
 from aobatch.executors.ray.distribution import SentFile, send_model
 from aobatch.executors.ray.worker import Opener, Order, Worker, encode, first_line
 
-WATCH_SECONDS = 1.0
-"""How often workers are looked at that say nothing."""
+CHECK_SECONDS = 1.0
+"""How long the driver waits for workers before it looks after their health."""
 CALLS = 4
 """Of one worker side by side: an exchange, and whatever does not wait for its end."""
 
@@ -29,7 +29,6 @@ class Member:
 
     number: int
     actor: Any
-    started: float
     heard: float
     """When it last said something, or was asked."""
     ready: float = 0.0
@@ -47,7 +46,7 @@ class Member:
     is_busy: bool = False
     """Whether an exchange is under way."""
     is_late: bool = False
-    """Whether it was silent for too long when it was last looked at."""
+    """Whether it was silent for too long when its health was last checked."""
 
     @property
     def is_ready(self) -> bool:
@@ -61,17 +60,10 @@ class Member:
             self.load += weight(request)
 
     def release(self, key: str) -> Request | None:
-        """Note that it has a request no more; give that, or None if it had none of this key."""
+        """Take away a request that it has no more; None if it had none of this key."""
         request = self.assigned.pop(key, None)
         self.load -= weight(request) if request else 0
         return request
-
-    def release_all(self) -> list[Request]:
-        """Note that it has no requests; give those that it had."""
-        requests = [*self.assigned.values()]
-        self.assigned.clear()
-        self.load = 0
-        return requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +71,7 @@ class Event:
     """What became of a call of a worker."""
 
     member: Member
-    call: str
+    call: Literal["open", "exchange", "give_back"]
     value: Any
     error: BaseException | None
 
@@ -96,37 +88,35 @@ class Pool:
         self._options = {"num_cpus": num_cpus, "max_restarts": 0, "max_concurrency": CALLS}
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._files: list[SentFile] = []
-        self.tally = PoolStatistics()
-        self.ended: list[Member] = []
-        """Those that were dropped."""
+        self.statistics = PoolStatistics()
         self.members: list[Member] = []
+        self.ended: list[Member] = []
 
     def start(self) -> Member:
         """Start a further worker; an event tells when it is ready."""
         actor = self._ray.remote(Worker).options(**self._options).remote(self._opener, self._model)
-        now = time.monotonic()
-        member = Member(self.tally.workers_started, actor, now, now)
-        self.tally.workers_started += 1
+        member = Member(self.statistics.workers_started, actor, time.monotonic())
+        self.statistics.workers_started += 1
         self.members.append(member)
-        self._call(member, "open", actor.open)
+        self._call(member, "open")
         return member
 
     def send_model(self, member: Member) -> None:
         """Send a worker the files of its model, which its node keeps."""
         if not self._files:
             self._files = send_model(self._ray, self._model.path)
-        self._call(member, "open", member.actor.open, self._files)
+        self._call(member, "open", self._files)
 
     def exchange(self, member: Member, order: Order) -> None:
         """Give a worker requests; an event tells what it has done."""
         member.is_busy = True
         member.heard = time.monotonic()
         member.assign(order.requests)
-        self._call(member, "exchange", member.actor.exchange, encode(order))
+        self._call(member, "exchange", encode(order))
 
     def take_back(self, member: Member, count: int) -> None:
         """Ask a worker for requests that it has not begun; an event tells which these are."""
-        self._call(member, "give_back", member.actor.give_back, count)
+        self._call(member, "give_back", count)
 
     def drop(self, member: Member) -> None:
         """End a worker at once, if it has not ended itself."""
@@ -136,16 +126,32 @@ class Pool:
             member.ended = time.monotonic()
             self._ray.kill(member.actor)
 
+    def close(self) -> None:
+        """End all workers."""
+        for member in [*self.members]:
+            self.drop(member)
+
     def next_event(self) -> Event | None:
         """Wait for a worker that is in the pool still; None when none has said anything."""
         try:
-            event = self._events.get(timeout=WATCH_SECONDS)
+            event = self._events.get(timeout=CHECK_SECONDS)
         except Empty:
             return None
         return event if event.member in self.members else None
 
+    def silent_members(self, seconds: float) -> list[Member]:
+        """Find the workers that owe an answer for so long, now and at the last check."""
+        silent = []
+        for member in self.members:
+            is_late = member.is_busy and time.monotonic() - member.heard > seconds
+            # Twice: after a pause of the driver itself, their answers are on the way.
+            if is_late and member.is_late:
+                silent.append(member)
+            member.is_late = is_late
+        return silent
+
     def nodes(self) -> set[str]:
-        """Give the nodes of the cluster that are there, as far as is known by now."""
+        """Name the nodes of the cluster that are there, as far as is known by now."""
         return {node["NodeID"] for node in self._ray.nodes() if node["Alive"]}
 
     @contextmanager
@@ -157,12 +163,9 @@ class Pool:
             message = f"the Ray cluster failed ({first_line(error)}); run again when it is back"
             raise BusyError(message) from error
 
-    def close(self) -> None:
-        """End all workers."""
-        for member in [*self.members]:
-            self.drop(member)
-
-    def _call(self, member: Member, name: str, method: Any, *arguments: object) -> None:  # noqa: ANN401
+    def _call(
+        self, member: Member, name: Literal["open", "exchange", "give_back"], *arguments: object
+    ) -> None:
         def note(future: "Future[object]") -> None:
             error = future.exception()
             value = None if error else future.result()
@@ -170,6 +173,6 @@ class Pool:
             self._events.put(Event(member, name, value, error))
 
         try:
-            method.remote(*arguments).future().add_done_callback(note)
+            getattr(member.actor, name).remote(*arguments).future().add_done_callback(note)
         except self._ray.exceptions.RayError as error:
             self._events.put(Event(member, name, None, error))

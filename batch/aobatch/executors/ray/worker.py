@@ -1,22 +1,24 @@
-"""What a worker is: an engine that is kept full by whoever calls it."""
+"""A worker of Ray: an engine that the driver keeps full, and the messages between the two."""
 
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from threading import Condition, Thread
-from typing import TYPE_CHECKING
+from queue import Empty, SimpleQueue
+from threading import Thread
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from aobatch.api.request import Request
 from aobatch.api.response import Choice, Usage
 from aobatch.engine.config import EngineConfig, EngineStatistics
-from aobatch.engine.sequence import Result
-from aobatch.errors import ErrorCode, JobError, ModelError, RequestError
+from aobatch.errors import JobError, ModelError, RequestError
 from aobatch.executors import ModelIdentity
 from aobatch.executors.local import LocalBackend, available_memory, fingerprint
 from aobatch.executors.ray.distribution import SentFile, find_model, receive_model, sent_place
@@ -27,6 +29,9 @@ from aobatch.runners import RunnerConfig
 if TYPE_CHECKING:
     from aobatch.engine.engine import Engine
     from aobatch.engine.streaming import Delta
+
+PARENT_SECONDS = 0.5
+"""How often a worker looks whether the process that started it is there."""
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True):
@@ -39,22 +44,13 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     """Seconds to wait for further ones behind it."""
 
 
-class Fault(msgspec.Struct, frozen=True, array_like=True):
-    """The error that a request ended with."""
-
-    message: str
-    code: ErrorCode
-    param: str | None
-    status_code: int
-
-
 class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=0):
-    """A result, without its request."""
+    """A result, without its request: the driver has it."""
 
     key: str
     choices: tuple[Choice, ...]
     usage: Usage
-    fault: Fault | None
+    error: RequestError | None
     seconds: float
 
 
@@ -65,20 +61,30 @@ class Piece(msgspec.Struct, frozen=True, array_like=True, tag=1):
     choice: Choice
 
 
-class Failure(msgspec.Struct, frozen=True, array_like=True):
+class Failure(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """What an engine failed with; it computes nothing more."""
 
     text: str
     lacks_memory: bool
 
 
+Item: TypeAlias = Outcome | Piece | Failure
+
+
 class Reply(msgspec.Struct, frozen=True, array_like=True):
     """What a worker has done since its last reply."""
 
-    items: list[Outcome | Piece]
+    items: list[Item]
     statistics: EngineStatistics
     """Counts and seconds of its engine so far."""
-    failure: Failure | None
+
+
+encode = msgspec.msgpack.Encoder(enc_hook=vars).encode
+decode_order = msgspec.msgpack.Decoder(Order).decode
+decode_reply = msgspec.msgpack.Decoder(
+    Reply, dec_hook=lambda _, fields: RequestError(**fields)
+).decode
+"""Refuses whatever is no reply with msgspec.ValidationError or DecodeError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,102 +96,6 @@ class Ready:
     process: int
     version: str
     """Of aobatch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """A worker's node does not have the model."""
-
-
-encode = msgspec.msgpack.Encoder().encode
-decode_order = msgspec.msgpack.Decoder(Order).decode
-decode_reply = msgspec.msgpack.Decoder(Reply).decode
-"""Refuses whatever is no reply with msgspec.ValidationError or DecodeError."""
-
-
-def outcome_of(result: Result) -> Outcome:
-    """Take the request out of a result: the driver has it."""
-    error, fault = result.error, None
-    if error is not None:
-        fault = Fault(error.message, error.code, error.param, error.status_code)
-    return Outcome(result.request.key, result.choices, result.usage, fault, result.seconds)
-
-
-def result_of(request: Request, outcome: Outcome) -> Result:
-    """Put the request back in."""
-    fault, error = outcome.fault, None
-    if fault is not None:
-        error = RequestError(
-            fault.message, code=fault.code, param=fault.param, status_code=fault.status_code
-        )
-    return Result(request, outcome.choices, outcome.usage, error, outcome.seconds)
-
-
-def first_line(error: BaseException) -> str:
-    """Say what an error of Ray is, which may explain itself at length."""
-    lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
-
-
-class Mailbox:
-    """Requests that wait for an engine, and what it made of earlier ones.
-
-    An engine iterates over the requests; a None says that there are no more for now.
-    """
-
-    def __init__(self, on_arrival: Callable[[], None]) -> None:
-        """`on_arrival` is called whenever requests have come."""
-        self._on_arrival = on_arrival
-        self._requests: deque[Request] = deque()
-        self._items: list[Outcome | Piece] = []
-        self._failure: Failure | None = None
-        self._changed = Condition()
-
-    def __iter__(self) -> Iterator[Request | None]:
-        """Give itself."""
-        return self
-
-    def __next__(self) -> Request | None:
-        """Give the next request; never blocks, and never ends."""
-        with self._changed:
-            return self._requests.popleft() if self._requests else None
-
-    def add(self, requests: Iterable[Request]) -> None:
-        """Let requests wait behind the others."""
-        with self._changed:
-            self._requests.extend(requests)
-        self._on_arrival()
-
-    def give_back(self, count: int) -> list[str]:
-        """Take so many requests away again, those that came last; give their keys."""
-        with self._changed:
-            return [self._requests.pop().key for _ in range(min(count, len(self._requests)))]
-
-    def put(self, item: Outcome | Piece) -> None:
-        """Keep what the engine has made, until it is collected."""
-        with self._changed:
-            self._items.append(item)
-            self._changed.notify_all()
-
-    def fail(self, failure: Failure) -> None:
-        """Note that the engine makes nothing more."""
-        with self._changed:
-            self._failure = failure
-            self._changed.notify_all()
-
-    def collect(
-        self, patience: float, interval: float
-    ) -> tuple[list[Outcome | Piece], Failure | None]:
-        """Wait for the first item, then for more; give all."""
-        with self._changed:
-            if self._changed.wait_for(lambda: self._items or self._failure, patience):
-                self._changed.wait_for(lambda: self._failure, interval)
-            items, self._items = self._items, []
-            return items, self._failure
-
-
-PARENT_SECONDS = 0.5
-"""How often a worker looks whether the process that started it is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,68 +132,115 @@ class Opener:
         return LocalBackend(config, self.runner).load(replace(model, path=path))
 
 
+class Buffer:
+    """Requests that wait for an engine, and what it made of earlier ones; for several threads."""
+
+    def __init__(self) -> None:
+        self._requests: deque[Request] = deque()
+        self.items: SimpleQueue[Item] = SimpleQueue()
+        """What the engine has made, until it is collected."""
+
+    def add(self, requests: list[Request]) -> None:
+        """Let requests wait behind the others."""
+        self._requests.extend(requests)
+
+    def requests(self) -> Iterator[Request | None]:
+        """Yield requests for ever; None where there is none for now."""
+        while True:
+            try:
+                request = self._requests.popleft()
+            except IndexError:
+                yield None
+            else:
+                yield request
+
+    def give_back(self, count: int) -> list[str]:
+        """Take so many requests away again, those that came last; return their keys."""
+        keys: list[str] = []
+        with suppress(IndexError):
+            while len(keys) < count:
+                keys.append(self._requests.pop().key)
+        return keys
+
+    def collect(self, patience: float, interval: float) -> list[Item]:
+        """Wait for the first item, then for more; a failure is the last one."""
+        items: list[Item] = []
+        with suppress(Empty):
+            items.append(self.items.get(timeout=patience))
+            end = time.monotonic() + interval
+            while not isinstance(items[-1], Failure):
+                items.append(self.items.get(timeout=max(0.0, end - time.monotonic())))
+        return items
+
+
 class Worker:
     """One engine in a process of Ray; its methods are called side by side."""
 
     def __init__(self, opener: Opener, model: ModelIdentity) -> None:
         self._opener = opener
         self._model = model
+        self._buffer = Buffer()
         self._engine: Engine | None = None
         self._started = 0.0
         Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-        self._mailbox = Mailbox(self._wake)
 
-    def open(self, files: Sequence[SentFile] = ()) -> Ready | Missing | JobError:
-        """Open the engine, or say why that cannot be done; files are those of the model."""
+    def open(self, files: Sequence[SentFile] = ()) -> Ready | JobError | None:
+        """Open the engine, or say why that cannot be done; None if the node has no such model."""
         import ray
 
         try:
-            places = self._opener.places(self._model)
-            if files:
-                receive_model(ray, files, places[-1], self._opener.digest)
-            path = find_model(places, self._opener.digest)
+            path = self._find_model(ray, files)
             if path is None:
-                return _unknown(places[-1]) if files else Missing()
+                return None
             self._engine = self._opener.open(self._model, path)
         except JobError as error:
             return error
         self._started = time.monotonic()
         Thread(target=self._compute, args=(self._engine,), name="engine", daemon=True).start()
-        node = ray.get_runtime_context().get_node_id()
-        return Ready(node, os.getpid(), package_version())
+        return Ready(ray.get_runtime_context().get_node_id(), os.getpid(), package_version())
 
     def exchange(self, order: bytes) -> bytes:
         """Take further requests, and give what has been done since the last call."""
-        decoded = decode_order(order)
+        engine, decoded = self._engine, decode_order(order)
+        assert engine is not None
         if decoded.requests:
-            self._mailbox.add(decoded.requests)
-        items, failure = self._mailbox.collect(decoded.patience, decoded.interval)
-        return encode(Reply(items, self._statistics(), failure))
+            self._buffer.add(decoded.requests)
+            engine.wake()
+        items = self._buffer.collect(decoded.patience, decoded.interval)
+        # The run of a worker's engine never ends, and only an end is counted.
+        seconds = time.monotonic() - self._started
+        return encode(Reply(items, replace(engine.statistics, run_seconds=seconds)))
 
     def give_back(self, count: int) -> list[str]:
-        """Forget so many requests that the engine has not begun; give their keys."""
-        return self._mailbox.give_back(count)
+        """Forget so many requests that the engine has not begun; return their keys."""
+        return self._buffer.give_back(count)
+
+    def _find_model(self, ray: ModuleType, files: Sequence[SentFile]) -> Path | None:
+        places, digest = self._opener.places(self._model), self._opener.digest
+        if files:
+            receive_model(ray, files, places[-1], digest)
+        path = find_model(places, digest)
+        if files and path is None:
+            message = (
+                f"a worker was sent the model to {places[-1]} and cannot open it there; use one "
+                "version of aobatch everywhere"
+            )
+            raise ModelError(message)
+        return path
 
     def _compute(self, engine: "Engine") -> None:
+        items = self._buffer.items
+
         def hear(delta: "Delta") -> None:
-            self._mailbox.put(Piece(delta.request.key, delta.choice))
+            items.put(Piece(delta.request.key, delta.choice))
 
         try:
-            for result in engine.run(self._mailbox, hear):
-                self._mailbox.put(outcome_of(result))
+            for result in engine.run(self._buffer.requests(), hear):
+                key, error = result.request.key, result.error
+                items.put(Outcome(key, result.choices, result.usage, error, result.seconds))
         except BaseException as error:  # noqa: BLE001 - the driver hears of it
             text = f"{type(error).__name__}: {error}"
-            self._mailbox.fail(Failure(text, isinstance(error, MemoryError)))
-
-    def _statistics(self) -> EngineStatistics:
-        if self._engine is None:
-            return EngineStatistics()
-        # The run of a worker's engine never ends, and only an end is counted.
-        return replace(self._engine.statistics, run_seconds=time.monotonic() - self._started)
-
-    def _wake(self) -> None:
-        if self._engine:
-            self._engine.wake()
+            items.put(Failure(text, isinstance(error, MemoryError)))
 
 
 def _end_with_parent(parent: int) -> None:
@@ -293,17 +250,15 @@ def _end_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def _unknown(place: Path) -> ModelError:
-    message = (
-        f"a worker was sent the model to {place} and cannot open it there; use one version of "
-        "aobatch everywhere"
-    )
-    return ModelError(message)
-
-
 def package_version() -> str:
     """Give the version of this package, empty if it is not installed."""
     try:
         return version("aobatch")
     except PackageNotFoundError:
         return ""
+
+
+def first_line(error: BaseException) -> str:
+    """Say what an error of Ray is, which may explain itself at length."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"

@@ -22,15 +22,15 @@ ROUNDS, ROUND_SECONDS = 5, 0.2
 
 @contextmanager
 def session_folder() -> Iterator[Path]:
-    """Give a folder for the time of the block, or of this process if that ends before."""
+    """Make a folder for the time of the block, or of this process if that ends before."""
     folder = Path(tempfile.mkdtemp(prefix="aobatch-ray-", dir=ROOT))
     command = [sys.executable, "-m", __name__, str(folder)]
     # In a session of its own: what a terminal sends to all its processes is not meant for it.
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as keeper:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as reaper:
         try:
             yield folder
         finally:
-            keeper.kill()
+            reaper.kill()
             shutil.rmtree(folder, ignore_errors=True)
 
 
