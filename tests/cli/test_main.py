@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from aobatch import errors
 from aobatch.cli import ending as failures
 from aobatch.cli.command import EXIT_CODES, Command
-from aobatch.cli.main import Commands, aobatch
+from aobatch.cli.main import COMMANDS, aobatch
 from aobatch.cli.settings import leaves
 
 ROOT = click.Context(aobatch, info_name="aobatch", **aobatch.context_settings)
@@ -22,12 +22,12 @@ def test_help_names_every_command(runner: CliRunner, option: str) -> None:
     result = runner.invoke(aobatch, [option])
 
     assert result.exit_code == 0
-    for name, (_, sentence) in Commands.lazy_commands.items():
+    for name, (_, sentence) in COMMANDS.items():
         assert f"{name} " in result.stdout
         assert sentence in result.stdout
 
 
-@pytest.mark.parametrize("name", Commands.lazy_commands)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_says_what_the_command_says(name: str) -> None:
     """The sentence that is known without importing a command is the command's own."""
     with click.Context(aobatch, **aobatch.context_settings) as ctx:
@@ -35,7 +35,7 @@ def test_help_says_what_the_command_says(name: str) -> None:
 
     assert command is not None
     sentence = command.get_short_help_str(limit=1000).rstrip(".")
-    assert sentence == Commands.lazy_commands[name][1].rstrip(".")
+    assert sentence == COMMANDS[name][1].rstrip(".")
 
 
 @pytest.mark.parametrize("ctx", [*leaves(ROOT)], ids=lambda ctx: ctx.command_path)

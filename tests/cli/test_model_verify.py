@@ -53,7 +53,7 @@ def test_a_change_of_no_byte_count_is_told_as_one(runner: CliRunner, folder: Pat
 
     shown = runner.invoke(aobatch, ["models", "verify", "tiny"]).stdout
 
-    (line,) = [line for line in shown.splitlines() if line.startswith("FAILED model.onnx.data")]
+    (line,) = [line for line in shown.splitlines() if line.startswith("FAILED  model.onnx.data")]
     assert f"as many bytes as conversion wrote, {len(content):,}, and others" in line
 
 

@@ -83,7 +83,7 @@ def test_failures_over_the_allowance_exit_1(
         (["good.jsonl", "--default", "temprature=1"], 2, "Did you mean 'temperature'?"),
         (["good.jsonl", "--max-failures", "many"], 2, "'many' is not a number of lines"),
         (["good.jsonl", "--kv-cache-bytes", "big"], 2, "not a size such as 4GiB"),
-        (["good.jsonl", "-m", "gone"], 69, "'gone' does not exist"),
+        (["good.jsonl", "-m", "gone"], 69, "error: gone"),
         ([], 2, "Missing argument 'IN...'"),
     ],
 )
@@ -164,7 +164,7 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, runner: CliRu
     result = runner.invoke(aobatch, ["run", "-", "-o", "-", *arguments], input="")
 
     assert result.exit_code == 0, result.output
-    config = seen["local"]._config
+    config = seen["local"].config
     assert (config.kv_cache_bytes, config.max_num_seqs) == (3 * 2**19, 7)
     assert seen["local"].settings == {
         "seed": 5,

@@ -45,7 +45,7 @@ def test_precedence_is_option_variable_file_default(
     run(runner, AOBATCH_RUN_SEED="2")
     run(runner, "--seed", "3", AOBATCH_RUN_SEED="2")
 
-    assert [options["seed"] for options in seen] == [0, 1, 2, 3]
+    assert [options.seed for options in seen] == [0, 1, 2, 3]
 
 
 def test_every_kind_of_option_can_stand_in_a_file(
@@ -75,14 +75,14 @@ n = 2
 
     assert result.exit_code == 0, result.output
     (options,) = seen
-    assert (options["model"], options["threads"], options["max_failures"]) == ("fake", 1, "3")
-    assert (options["time_limit"], options["step_timeout"]) == (7200, 90)
-    assert (options["kv_cache_bytes"], options["kv_cache_dtype"]) == (2**30, "int8")
-    assert (options["prefix_sharing"], options["clamp_max_tokens"]) == (False, True)
-    assert options["default"] == (("n", 1),)
-    assert options["override"] == (("n", 2),)
+    assert (options.model, options.threads, options.max_failures) == ("fake", 1, "3")
+    assert (options.time_limit, options.step_timeout) == (7200, 90)
+    assert (options.kv_cache_bytes, options.kv_cache_dtype) == (2**30, "int8")
+    assert (options.prefix_sharing, options.clamp_max_tokens) == (False, True)
+    assert options.default == (("n", 1),)
+    assert options.override == (("n", 2),)
     run(runner)
-    assert dict(seen[1]["default"]) == {"temperature": 0.5, "stop": ["a", "b"]}
+    assert dict(seen[1].default) == {"temperature": 0.5, "stop": ["a", "b"]}
 
 
 def test_where_the_file_is_found(runner: CliRunner, seen: list[module.RunOptions]) -> None:
@@ -96,8 +96,8 @@ def test_where_the_file_is_found(runner: CliRunner, seen: list[module.RunOptions
     arguments = ["--config", "named.toml", "run", "-", "-o", "-"]
     runner.invoke(aobatch, arguments, input="")
 
-    assert [options["seed"] for options in seen] == [1, 2, 3, 3]
-    assert [options["limit"] for options in seen] == [9, None, None, None]
+    assert [options.seed for options in seen] == [1, 2, 3, 3]
+    assert [options.limit for options in seen] == [9, None, None, None]
 
 
 @pytest.mark.usefixtures("seen")

@@ -1,11 +1,10 @@
 """`aobatch bench`: how fast a model is on this machine, and where the time goes."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypedDict, TypeVar, Unpack
+from typing import TypeVar
 
 import click
 
@@ -20,10 +19,11 @@ from aobatch.bench.parts import (
     decode_speed,
     prefill_speed,
 )
-from aobatch.cli.command import Command, exit_codes
-from aobatch.cli.console import show
+from aobatch.cli.command import command, exit_codes
+from aobatch.cli.console import show, show_json, show_table
 from aobatch.cli.ending import interruptible
-from aobatch.cli.options import model_names, threads_option
+from aobatch.cli.options import ThreadsOption, option, options
+from aobatch.cli.values import AT_LEAST_1, model_names
 from aobatch.engine.config import EngineConfig
 from aobatch.executors.local import LocalBackend, default_kv_cache_bytes, open_runner
 from aobatch.job.plan import Speed as MachineSpeed
@@ -42,9 +42,8 @@ class Measurements:
     precision: str
     threads: int
     jobs: list[JobSpeed]
-    ceilings: list[tuple[int, float]]
-    """Rows of a step and its new tokens a second, if it were matrix products alone."""
     speeds: list[Speed]
+    """Of a step if it were matrix products alone, the `ceiling`, of decode steps, of prefill."""
     samplers: list[SamplerSpeed]
 
     @property
@@ -67,22 +66,23 @@ def measure(
     lanes = min(config.num_lanes, threads)
     backend = LocalBackend(config, RunnerConfig(threads))
     jobs: list[list[JobSpeed]] = []
-    others: list[tuple[list[tuple[int, float]], list[Speed]]] = []
+    speeds: list[list[Speed]] = []
     kinds = [job.name] if job else list(KINDS)
     parts: _Parts | None = None
     for index in range(rounds):
         progress("measuring rounds", index, rounds)
         jobs.append([benchmark_job(backend, folder.path, lanes, kind, job) for kind in kinds])
         parts = parts or _Parts(folder, threads, lanes)
-        others.append((parts.ceilings(), parts.speeds()))
+        speeds.append(parts.speeds())
     progress("measuring rounds", rounds, rounds)
+    # Later jobs share the process with the parts, so that the first round's peaks count.
+    medians = zip(_medians(jobs, lambda job: job.run_seconds), jobs[0], strict=True)
     return Measurements(
         model=folder.manifest.name,
         precision=folder.manifest.precision,
         threads=threads,
-        jobs=_median_jobs(jobs),
-        ceilings=_medians([ceilings for ceilings, _ in others], lambda ceiling: ceiling[1]),
-        speeds=_medians([speeds for _, speeds in others], lambda speed: speed.seconds),
+        jobs=[replace(median, peak_bytes=first.peak_bytes) for median, first in medians],
+        speeds=_medians(speeds, lambda speed: speed.seconds),
         samplers=list(benchmark_sampler()),
     )
 
@@ -97,22 +97,14 @@ class _Parts:
         runner = open_runner(folder, RunnerConfig(threads), lanes)
         self._runners = [runner, *(runner.sibling() for _ in range(1, lanes))]
 
-    def ceilings(self) -> list[tuple[int, float]]:
-        if self._ceiling is None:
-            return []
-        batches = [batch for batch in BATCHES if batch >= len(self._runners)]
-        return [(batch, self._ceiling.tokens_per_second(batch)) for batch in batches]
-
     def speeds(self) -> list[Speed]:
+        ceilings = [
+            Speed("ceiling", batch, 1, batch / self._ceiling.tokens_per_second(batch))
+            for batch in BATCHES
+            if self._ceiling is not None and batch >= len(self._runners)
+        ]
         decodes = [decode_speed(self._runners, batch) for batch in BATCHES]
-        return decodes + [prefill_speed(self._runners, *prompts) for prompts in PROMPTS]
-
-
-def _median_jobs(rounds: Sequence[Sequence[JobSpeed]]) -> list[JobSpeed]:
-    """Take medians, but the first round's peaks: later jobs share the process with the parts."""
-    medians = _medians(rounds, lambda job: job.run_seconds)
-    both = zip(medians, rounds[0], strict=True)
-    return [replace(job, peak_bytes=first.peak_bytes) for job, first in both]
+        return ceilings + decodes + [prefill_speed(self._runners, *prompts) for prompts in PROMPTS]
 
 
 def _medians(rounds: Sequence[Sequence[Item]], size: Callable[[Item], float]) -> list[Item]:
@@ -134,52 +126,39 @@ figures are medians of rounds in which everything is measured in turn, since mac
 """
 
 
-class BenchOptions(TypedDict):
+@options()
+class BenchOptions(ThreadsOption):
     """What the command line gives."""
 
-    model: str | None
-    job: Path | None
-    threads: int
-    rounds: int
-    files_alone: bool
-    as_json: bool
+    model: str | None = option(
+        None,
+        "Which model; the default one if not given.",
+        "-m",
+        metavar="NAME",
+        shell_complete=model_names,
+    )
+    job: Path | None = option(
+        None,
+        "Measure this job instead of 256 requests of 64 new tokens.",
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    )
+    rounds: int = option(
+        3, "How often everything is measured in turn; medians count.", type=AT_LEAST_1
+    )
+    files_alone: bool = option(
+        False,
+        "Measure reading and writing 100,000 rows of each format instead, without a model.",
+        "--files",
+    )
+    as_json: bool = option(False, "Print the figures as JSON.", "--json", group="Report")
 
 
-@click.command(
-    cls=Command, help=HELP, exit_codes=exit_codes({0: "the figures are printed"}, 65, 69, 130, 143)
-)
-@click.option(
-    "-m",
-    "--model",
-    metavar="NAME",
-    shell_complete=model_names,
-    help="Which model; the default one if not given.",
-)
-@click.option(
-    "--job",
-    metavar="FILE",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Measure this job instead of 256 requests of 64 new tokens.",
-)
-@threads_option
-@click.option(
-    "--rounds",
-    type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    help="How often everything is measured in turn; medians count.",
-)
-@click.option(
-    "--files",
-    "files_alone",
-    is_flag=True,
-    help="Measure reading and writing 100,000 rows of each format instead, without a model.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def bench(**options: Unpack[BenchOptions]) -> None:
+@command(BenchOptions, HELP, exit_codes({0: "the figures are printed"}, 65, 69, 130, 143))
+def bench(options: BenchOptions) -> None:
     """Measure jobs, decode steps and prefill, or files alone."""
-    if options["files_alone"]:
-        _bench_files(as_json=options["as_json"])
+    if options.files_alone:
+        _bench_files(as_json=options.as_json)
     else:
         _bench_model(options)
 
@@ -191,12 +170,13 @@ def _bench_files(*, as_json: bool) -> None:
     with interruptible(), stage_progress(is_quiet=as_json) as stages:
         speeds = benchmark_files(stages)
     if as_json:
-        show(json.dumps({"files": [asdict(speed) for speed in speeds]}, indent=2))
+        show_json({"files": speeds})
         return
-    show(f"{'file':<10} {'requests read/s':>15} {'results written/s':>17}")
-    for speed in speeds:
-        read, written = speed.requests_per_second, speed.results_per_second
-        show(f"{speed.suffix:<10} {read:>15,.0f} {written:>17,.0f}")
+    rows = [
+        (speed.suffix, f"{speed.requests_per_second:,.0f}", f"{speed.results_per_second:,.0f}")
+        for speed in speeds
+    ]
+    show_table([("file", "requests read/s", "results written/s"), *rows], "<>")
 
 
 def _bench_model(options: BenchOptions) -> None:
@@ -204,27 +184,30 @@ def _bench_model(options: BenchOptions) -> None:
     from aobatch.executors.local import pull
     from aobatch.job.plan import note_speed
 
-    with interruptible(), stage_progress(is_quiet=options["as_json"]) as stages:
-        folder = pull(options["model"], stages)
-        threads = options["threads"]
-        figures = measure(folder, threads, options["rounds"], options["job"], stages)
-    note_speed(folder, "fp32", threads, figures.speed)
-    if options["as_json"]:
-        show(json.dumps(_as_data(figures), indent=2))
+    with interruptible(), stage_progress(is_quiet=options.as_json) as stages:
+        folder = pull(options.model, stages)
+        figures = measure(folder, options.num_threads, options.rounds, options.job, stages)
+    note_speed(folder, "fp32", figures.threads, figures.speed)
+    if options.as_json:
+        show_json(_as_data(figures))
     else:
-        _print(figures)
+        _show(figures)
 
 
-def _as_data(figures: "Measurements") -> dict[str, object]:
-    jobs = [asdict(job) | {"tokens_per_second": job.tokens_per_second} for job in figures.jobs]
-    speeds = [asdict(s) | {"tokens_per_second": s.tokens_per_second} for s in figures.speeds]
-    ceilings = [{"num_sequences": n, "tokens_per_second": t} for n, t in figures.ceilings]
-    samplers = [asdict(sampler) for sampler in figures.samplers]
-    facts = {"model": figures.model, "precision": figures.precision, "threads": figures.threads}
-    return facts | {"jobs": jobs, "ceilings": ceilings, "speeds": speeds, "samplers": samplers}
+def _as_data(figures: Measurements) -> dict[str, object]:
+    def with_rate(item: JobSpeed | Speed) -> dict[str, object]:
+        return asdict(item) | {"tokens_per_second": item.tokens_per_second}
+
+    ceilings = [s for s in figures.speeds if s.phase == "ceiling"]
+    names = ("num_sequences", "tokens_per_second")
+    return asdict(figures) | {
+        "jobs": [with_rate(job) for job in figures.jobs],
+        "ceilings": [{name: getattr(speed, name) for name in names} for speed in ceilings],
+        "speeds": [with_rate(speed) for speed in figures.speeds if speed not in ceilings],
+    }
 
 
-def _print(figures: "Measurements") -> None:
+def _show(figures: Measurements) -> None:
     show(f"{figures.model}, {figures.precision}, {figures.threads} threads\n")
     for job in figures.jobs:
         show(
@@ -236,15 +219,17 @@ def _print(figures: "Measurements") -> None:
             f"{job.bookkeeping_share:.1%} bookkeeping, {job.idle_share:.1%} idle; "
             f"writing {job.writing_share:.1%} beside them; slots {job.occupancy:.1%} in use"
         )
-    show(f"\n{'phase':<8} {'sequences':>9} {'tokens':>6} {'ms':>8} {'tokens/s':>9}")
-    for count, rate in figures.ceilings:
-        ms = count / rate * 1e3
-        show(f"{'ceiling':<8} {count:>9} {1:>6} {ms:>8.1f} {rate:>9,.0f}")
-    for speed in figures.speeds:
-        show(
-            f"{speed.phase:<8} {speed.num_sequences:>9} {speed.num_tokens:>6} "
-            f"{speed.seconds * 1e3:>8.1f} {speed.tokens_per_second:>9,.0f}"
+    show("")
+    rows = [
+        (
+            speed.phase,
+            str(speed.num_sequences),
+            str(speed.num_tokens),
+            f"{speed.seconds * 1e3:.1f}",
+            f"{speed.tokens_per_second:,.0f}",
         )
+        for speed in figures.speeds
+    ]
+    show_table([("phase", "sequences", "tokens", "ms", "tokens/s"), *rows], "<>")
     show("\nsampling a step of 64 rows × 49,152 logits, one lane")
-    for sampler in figures.samplers:
-        show(f"{sampler.case:<42} {sampler.seconds * 1e3:>6.2f} ms")
+    show_table([(s.case, f"{s.seconds * 1e3:.2f}", "ms") for s in figures.samplers], "<><")

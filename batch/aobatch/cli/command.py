@@ -1,14 +1,14 @@
 """Commands of this program: settings come from a file too, and the help ends with exit codes."""
 
-from collections.abc import Mapping
-from importlib import import_module
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Concatenate
 
 import click
 
 from aobatch.cli.console import show
-from aobatch.cli.ending import reported_failures
+from aobatch.cli.options import AnyOptions, parameters
 
 EXIT_CODES = {
     0: "every line was answered, or as many as --max-failures asks for",
@@ -36,32 +36,25 @@ def exit_codes(own: Mapping[int, str], *shared: int) -> dict[int, str]:
     return dict(sorted(codes.items()))
 
 
-_SETTINGS_FILE = f"{__name__}.settings_file"
-_SETTINGS_IN_USE = f"{__name__}.settings_in_use"
+_NAMED_FILE, _FILE_IN_USE = f"{__name__}.named_file", f"{__name__}.file_in_use"
 
 
 def settings_file(ctx: click.Context) -> Path | None:
     """Give the settings file that the command line names."""
-    path: Path | None = ctx.meta.get(_SETTINGS_FILE)
+    path: Path | None = ctx.meta.get(_NAMED_FILE)
     return path
 
 
 def settings_in_use() -> Path | None:
     """Give the settings file that the command at work has read, named or found."""
     ctx = click.get_current_context(silent=True)
-    path: Path | None = ctx.meta.get(_SETTINGS_IN_USE) if ctx else None
+    path: Path | None = ctx.meta.get(_FILE_IN_USE) if ctx else None
     return path
-
-
-def is_given(name: str) -> bool:
-    """Say whether an option of the command at work has a value from outside the program."""
-    source = click.get_current_context().get_parameter_source(name)
-    return source not in {None, click.core.ParameterSource.DEFAULT}
 
 
 def _note_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
     if path is not None:
-        ctx.meta[_SETTINGS_FILE] = path
+        ctx.meta[_NAMED_FILE] = path
 
 
 def _apply_settings(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
@@ -71,11 +64,13 @@ def _apply_settings(ctx: click.Context, parameter: click.Parameter, path: Path |
     _note_file(ctx, parameter, path)
     if not ctx.resilient_parsing:
         settings = find_settings(settings_file(ctx))
-        ctx.meta[_SETTINGS_IN_USE] = settings.path
+        ctx.meta[_FILE_IN_USE] = settings.path
         ctx.default_map = defaults_for(ctx, settings)
 
 
-def _config_option(callback: Any) -> click.Option:  # noqa: ANN401 - as click declares it
+def _config_option(
+    callback: Callable[[click.Context, click.Parameter, Path | None], None],
+) -> click.Option:
     return click.Option(
         ["-C", "--config"],
         metavar="FILE",
@@ -111,14 +106,7 @@ def _show_help(ctx: click.Context, _: click.Parameter, is_asked: bool) -> None:
 class Command(Helpful):
     """A command whose options may stand in a settings file."""
 
-    def __init__(
-        self,
-        *args: Any,  # noqa: ANN401 - click's own
-        exit_codes: Mapping[int, str] = exit_codes({0: "done"}),
-        **kwargs: Any,  # noqa: ANN401 - click's own
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.exit_codes = exit_codes
+    exit_codes: Mapping[int, str]
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Give the parameters, behind them the settings file and the help."""
@@ -136,60 +124,25 @@ class Command(Helpful):
 class Group(Helpful, click.Group):
     """A group of such commands."""
 
-    command_class = Command
 
+def command(
+    table: type[AnyOptions],
+    text: str,
+    codes: Mapping[int, str] = exit_codes({0: "done"}),
+    *,
+    name: str | None = None,
+    kind: type[Command] = Command,
+) -> Callable[[Callable[Concatenate[AnyOptions, ...], None]], Command]:
+    """Make a function a command; it gets its options, and by name what they have no field for."""
 
-class GroupedCommand(Command):
-    """A command whose help lists its options under titles."""
+    def decorate(function: Callable[Concatenate[AnyOptions, ...], None]) -> Command:
+        def call(**values: object) -> None:
+            own = {item.name: values.pop(item.name) for item in fields(table)}
+            function(table(**own), **values)
 
-    option_groups: ClassVar[Mapping[str, tuple[str, ...]]]
+        name_of = name or function.__name__
+        made = kind(name_of, params=parameters(table), callback=call, help=text)
+        made.exit_codes = codes
+        return made
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, group by group, those of no group last."""
-        parameters = {p.name: p for p in self.get_params(ctx) if isinstance(p, click.Option)}
-        groups = {
-            title: [parameters.pop(name) for name in names]
-            for title, names in self.option_groups.items()
-        }
-        for title, members in {**groups, "Other options": [*parameters.values()]}.items():
-            records = [parameter.get_help_record(ctx) for parameter in members]
-            with formatter.section(title):
-                formatter.write_dl([record for record in records if record is not None])
-
-
-class LazyGroup(Helpful, click.Group):
-    """A group that knows its commands' names and first sentences and imports one on its use."""
-
-    lazy_commands: ClassVar[Mapping[str, tuple[str, str]]]
-    """The module and the first sentence of each command."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Give the names in their order."""
-        return list(self.lazy_commands)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of a command, in which the command has the same name."""
-        if cmd_name not in self.lazy_commands:
-            return super().get_command(ctx, cmd_name)
-        module, _ = self.lazy_commands[cmd_name]
-        command: click.Command = getattr(import_module(module), cmd_name)
-        return command
-
-    def format_commands(
-        self,
-        ctx: click.Context,  # noqa: ARG002 - click's signature
-        formatter: click.HelpFormatter,
-    ) -> None:
-        """Write the commands with their first sentences, importing none."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in self.lazy_commands.items()])
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the command line ahead of the command, answering --help and --version."""
-        with reported_failures():
-            return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> object:
-        """Run a command; whatever goes wrong becomes a sentence and an exit code."""
-        with reported_failures():
-            return super().invoke(ctx)
+    return decorate

@@ -3,8 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,11 +12,12 @@ from aobatch.api.body import PARAMETERS, Parameter
 from aobatch.api.kinds import Boolean
 from aobatch.api.request import FailedLine, Limits, Parser
 from aobatch.api.response import Completion, completion_id
-from aobatch.cli.command import Command, exit_codes
-from aobatch.cli.console import show
+from aobatch.cli.command import command, exit_codes
+from aobatch.cli.console import show, show_json
 from aobatch.cli.ending import interruptible
 from aobatch.cli.models import usable_model
-from aobatch.cli.options import kv_cache_dtype_option, model_names, threads_option
+from aobatch.cli.options import RunnerOptions, option, options
+from aobatch.cli.values import Kind, model_names, read_json
 from aobatch.engine.streaming import Listener
 from aobatch.errors import JobError, UsageError
 from aobatch.executors import Backend
@@ -61,89 +62,59 @@ Examples:
 """
 
 
-class JsonValue(click.ParamType[Any]):
-    """A JSON value; what is no JSON is text, so that plain words need no quotes."""
+@options()
+class CompleteOptions(RunnerOptions):
+    """What the command line gives besides the parameters of a request."""
 
-    name = "value"
-
-    def __init__(self, *, is_text: bool) -> None:
-        self._is_text = is_text
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> object:
-        """Read a value; one that is to be text is taken as it stands unless it is an array."""
-        del param, ctx
-        if not isinstance(value, str):  # from a settings file
-            return value
-        text = value
-        if self._is_text and not text.startswith("["):
-            return text
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            return text
+    prompt: str
+    as_json: bool = option(False, "Print the whole response object.", "--json")
 
 
-def parameter_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add an option for every parameter of a request."""
-    for parameter in reversed(list(PARAMETERS.values())):
-        if parameter.name != "prompt":
-            command = _option(parameter)(command)
-    return command
-
-
-def _option(parameter: Parameter) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    flag = f"--{parameter.name.replace('_', '-')}"
-    names = (flag, "-m", parameter.name) if parameter.name == "model" else (flag, parameter.name)
-    if isinstance(parameter.kind, Boolean):
-        return click.option(*names, is_flag=True, default=None, help=parameter.doc)
-    is_text = "string" in str(parameter.kind)
-    value = JsonValue(is_text=is_text)
-    offer = model_names if parameter.name == "model" else None
-    return click.option(
-        *names, type=value, metavar="VALUE", shell_complete=offer, help=parameter.doc
-    )
-
-
-@click.command(
-    cls=Command, help=HELP, exit_codes=exit_codes({0: "the answer is printed"}, 69, 130, 143)
-)
-@click.argument("prompt")
-@parameter_options
-@click.option("--json", "as_json", is_flag=True, help="Print the whole response object.")
-@kv_cache_dtype_option
-@threads_option
-def complete(
-    prompt: str,
-    kv_cache_dtype: Literal["fp32", "int8"],
-    threads: int,
-    *,
-    as_json: bool,
-    **fields: object,
-) -> None:
+@command(CompleteOptions, HELP, exit_codes({0: "the answer is printed"}, 69, 130, 143))
+def complete(options: CompleteOptions, **parameters: object) -> None:
     """Complete one prompt."""
-    import msgspec
-
     from aobatch.cli.progress import stage_progress
     from aobatch.engine.config import EngineConfig
     from aobatch.executors.local import LocalBackend, default_kv_cache_bytes
-    from aobatch.runners import RunnerConfig
 
-    body = {name: value for name, value in fields.items() if value is not None}
-    body["prompt"] = _read_standard_input() if prompt == "-" else prompt
+    body = {name: value for name, value in parameters.items() if value is not None}
+    body["prompt"] = _read_standard_input() if options.prompt == "-" else options.prompt
     with interruptible(), stage_progress(is_quiet=False) as stages:
         config = EngineConfig(num_lanes=1, kv_cache_bytes=default_kv_cache_bytes())
         if isinstance(model := body.get("model"), str):
             body["model"] = usable_model(model, stages, is_quiet=False)
-        backend = LocalBackend(config, RunnerConfig(threads, kv_cache_dtype), stages)
-        completion = complete_one(body, backend, None if as_json else _print_piece)
-    if as_json:
-        show(msgspec.json.format(msgspec.json.encode(completion), indent=2).decode())
+        backend = LocalBackend(config, options.runner_config(), stages)
+        completion = complete_one(body, backend, None if options.as_json else _print_piece)
+    if options.as_json:
+        show_json(completion)
     elif body.get("stream"):
         show("")
     else:
         show("\n\n".join(choice.text for choice in completion.choices))
+
+
+def _option_of(parameter: Parameter) -> click.Option:
+    """Make an option of a parameter of requests; what is to be text may also be an array."""
+    flag = f"--{parameter.name.replace('_', '-')}"
+    if isinstance(parameter.kind, Boolean):
+        return click.Option([flag, parameter.name], is_flag=True, default=None, help=parameter.doc)
+    is_text, is_model = "string" in str(parameter.kind), parameter.name == "model"
+
+    def read(value: object) -> object:
+        if not isinstance(value, str) or (is_text and not value.startswith("[")):
+            return value
+        return read_json(value)
+
+    return click.Option(
+        [flag, *(["-m"] if is_model else []), parameter.name],
+        type=Kind("value", read, toml=(str, bool, int, float, list, dict)),
+        metavar="VALUE",
+        shell_complete=model_names if is_model else None,
+        help=parameter.doc,
+    )
+
+
+complete.params[1:1] = [_option_of(p) for p in PARAMETERS.values() if p.name != "prompt"]
 
 
 def _read_standard_input() -> str:

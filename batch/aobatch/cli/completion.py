@@ -1,10 +1,13 @@
 """`aobatch completion`: the script by which a shell completes the command line."""
 
+from typing import Literal
+
 import click
 from click.shell_completion import get_completion_class
 
-from aobatch.cli.command import Command
+from aobatch.cli.command import command
 from aobatch.cli.console import show
+from aobatch.cli.options import Options, options
 
 HELP = """Print the script by which a shell completes commands.
 
@@ -16,13 +19,19 @@ Examples:
 """
 
 
-@click.command(cls=Command, help=HELP)
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.pass_context
-def completion(ctx: click.Context, shell: str) -> None:
+@options()
+class ShellOptions(Options):
+    """What the command line gives."""
+
+    shell: Literal["bash", "zsh", "fish"]
+
+
+@command(ShellOptions, HELP)
+def completion(options: ShellOptions) -> None:
     """Print the script by which a shell completes commands."""
-    kind = get_completion_class(shell)
+    kind = get_completion_class(options.shell)
     assert kind is not None
-    script = kind(ctx.find_root().command, {}, "aobatch", "_AOBATCH_COMPLETE")
+    program = click.get_current_context().find_root().command
+    script = kind(program, {}, "aobatch", "_AOBATCH_COMPLETE")
     # Not source(), which asks the bash that is installed here whether it is new enough.
     show(script.source_template % script.source_vars())

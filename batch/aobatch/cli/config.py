@@ -1,16 +1,17 @@
 """`aobatch config`: every setting, its value, and where that comes from."""
 
 import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import click
 from click.core import ParameterSource
 
-from aobatch.cli.command import Group, settings_file
-from aobatch.cli.console import show
-from aobatch.cli.settings import Settings, defaults_for, leaves, options_of, path_of
+from aobatch.cli.command import Group, command, settings_file
+from aobatch.cli.console import show, show_json, show_table
+from aobatch.cli.options import JsonOption
+from aobatch.cli.settings import Settings, defaults_for, find_settings, leaves, options_of, path_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,29 +28,25 @@ class SettingRow:
     """The file or the variable."""
 
 
-def setting_rows(root: click.Context, settings: Settings) -> list[SettingRow]:
-    """Give the rows of every command that there is below a root."""
-    rows = []
+def setting_rows(root: click.Context, settings: Settings) -> Iterator[SettingRow]:
+    """Yield the rows of every command that there is below a root."""
     for ctx in leaves(root):
         ctx.default_map = defaults_for(ctx, settings)
+        command = " ".join(path_of(ctx))
         for name, option in options_of(ctx.command).items():
-            rows.append(_row(ctx, name, option, settings))
-    return rows
-
-
-def _row(ctx: click.Context, name: str, option: click.Option, settings: Settings) -> SettingRow:
-    given, origin = option.consume_value(ctx, {})
-    command = " ".join(path_of(ctx))
-    if origin is ParameterSource.DEFAULT:
-        return SettingRow(command, name, option.to_info_dict()["default"], "default", None)
-    value = option.type_cast_value(ctx, given)
-    if origin is ParameterSource.ENVIRONMENT:
-        return SettingRow(command, name, value, "variable", _variable(ctx, option))
-    return SettingRow(command, name, value, "file", str(settings.path))
-
-
-def _variable(ctx: click.Context, option: click.Option) -> str:
-    return f"{ctx.auto_envvar_prefix}_{str(option.name).upper()}"
+            given, origin = option.consume_value(ctx, {})
+            if origin is ParameterSource.DEFAULT:
+                default = option.to_info_dict()["default"]
+                yield SettingRow(command, name, default, "default", None)
+                continue
+            value = option.type_cast_value(ctx, given)
+            is_plain = isinstance(value, str | bool | int | float | tuple | list | dict)
+            value = value if is_plain or value is None else str(value)
+            if origin is ParameterSource.ENVIRONMENT:
+                variable = f"{ctx.auto_envvar_prefix}_{str(option.name).upper()}"
+                yield SettingRow(command, name, value, "variable", variable)
+            else:
+                yield SettingRow(command, name, value, "file", str(settings.path))
 
 
 HELP = """Show every setting of every command, its value, and where that comes from.
@@ -72,28 +69,25 @@ def config() -> None:
     """Show settings and where they come from."""
 
 
-@config.command("show", help=HELP)
-@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
-@click.pass_context
-def show_all(ctx: click.Context, *, as_json: bool) -> None:
+@command(JsonOption, HELP, name="show")
+def show_all(options: JsonOption) -> None:
     """Show every setting of every command, its value, and where that comes from."""
-    from aobatch.cli.settings import find_settings
-
+    ctx = click.get_current_context()
     settings = find_settings(settings_file(ctx))
-    rows = setting_rows(ctx.find_root(), settings)
-    if as_json:
+    rows = list(setting_rows(ctx.find_root(), settings))
+    if options.as_json:
         file = None if settings.path is None else str(settings.path)
-        found = {"file": file, "settings": [asdict(row) for row in rows]}
-        show(json.dumps(found, indent=2, default=_plain))
+        show_json({"file": file, "settings": rows})
         return
     show(f"settings file: {settings.path or 'none'}")
-    width = max(len(f"{row.command} {row.name}") for row in rows)
-    for row in rows:
-        name = f"{row.command} {row.name}"
-        value = json.dumps(row.value, ensure_ascii=False, default=_plain)
-        source = row.source if row.where is None else f"{row.source} {row.where}"
-        show(f"{name:<{width}}  {'' if row.value is None else value:<12}  {source}")
+    show_table(
+        (
+            f"{row.command} {row.name}",
+            "" if row.value is None else json.dumps(row.value, ensure_ascii=False),
+            row.source if row.where is None else f"{row.source} {row.where}",
+        )
+        for row in rows
+    )
 
 
-def _plain(value: object) -> object:
-    return str(value) if isinstance(value, Path) else repr(value)
+config.add_command(show_all)

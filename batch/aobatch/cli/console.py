@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import click
 
 from aobatch.errors import unwritable_output
-from aobatch.text import escape
+from aobatch.text import aligned, escape
 
 if TYPE_CHECKING:
     from aobatch.job.report.usage import UsageReport
@@ -82,6 +82,21 @@ def show(text: str, end: str = "\n") -> None:
     with standard_output():
         # Names of files may hold bytes that are no characters.
         click.echo((text + end).encode(errors="surrogateescape"), nl=False)
+
+
+def show_json(value: object) -> None:
+    """Write a value to standard output as indented JSON."""
+    import msgspec
+
+    text = json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False)
+    # Half a character, as names of files may have, has its own form in JSON.
+    show(text.encode(errors="backslashreplace").decode())
+
+
+def show_table(rows: Iterable[Sequence[str]], sides: str = "<") -> None:
+    """Write rows to standard output in columns, of which `sides` says how each is aligned."""
+    for line in aligned([[escape(cell) for cell in row] for row in rows], sides):
+        show(line)
 
 
 def color_choice() -> bool | None:

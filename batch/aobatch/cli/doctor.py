@@ -4,14 +4,17 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import click
 import msgspec
 
-from aobatch.cli.command import Command, exit_codes, settings_file
-from aobatch.cli.console import show
+from aobatch.cli.command import command, exit_codes, settings_file
+from aobatch.cli.console import show_json, show_table
+from aobatch.cli.options import JsonOption
+from aobatch.cli.settings import find_settings
 from aobatch.errors import AobatchError
 from aobatch.executors.local import available_memory, container_limit
 from aobatch.models.store.catalogue import list_models, models_home
@@ -23,7 +26,11 @@ PACKAGES = ("onnxruntime", "tokenizers", "pyarrow", "numpy", "msgspec", "click")
 
 def package_versions() -> dict[str, str | None]:
     """Give the version of aobatch and of what it runs on, None for what is missing."""
-    return {name: _version(name) for name in ("aobatch", *PACKAGES)}
+    versions: dict[str, str | None] = dict.fromkeys(("aobatch", *PACKAGES))
+    for name in versions:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def version_line() -> str:
@@ -31,9 +38,7 @@ def version_line() -> str:
     found = package_versions()
     names = ("onnxruntime", "tokenizers", "pyarrow")
     parts = [f"{name} {found[name] or '(not installed)'}" for name in names]
-    return (
-        f"aobatch {found['aobatch']} ({', '.join([f'Python {platform.python_version()}', *parts])})"
-    )
+    return f"aobatch {found['aobatch']} (Python {platform.python_version()}, {', '.join(parts)})"
 
 
 def version_facts() -> dict[str, object]:
@@ -45,13 +50,6 @@ def version_facts() -> dict[str, object]:
         "platform": platform.platform(),
         "packages": found,
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 MIN_MEMORY = 10**9
@@ -162,34 +160,29 @@ memory within a container's limit, settings and models. Nothing is fetched or ch
 """
 
 
-@click.command(
-    cls=Command,
-    help=HELP,
-    exit_codes=exit_codes({0: "everything is right", 1: "something is wrong, see its line"}),
+@command(
+    JsonOption,
+    HELP,
+    exit_codes({0: "everything is right", 1: "something is wrong, see its line"}),
 )
-@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
-@click.pass_context
-def doctor(ctx: click.Context, *, as_json: bool) -> None:
+def doctor(options: JsonOption) -> None:
     """Say whether this machine can run jobs."""
-    import msgspec
-
-    from aobatch.cli.settings import find_settings
-
-    found = diagnose(package_versions(), find_settings(settings_file(ctx)).path)
-    if as_json:
-        show(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    settings = find_settings(settings_file(click.get_current_context()))
+    found = diagnose(package_versions(), settings.path)
+    if options.as_json:
+        show_json(found)
     else:
         _show(found)
     if not found.is_right:
         raise click.exceptions.Exit(1)
 
 
-def _show(found: "Diagnosis") -> None:
-    width = max(len(check.name) for check in found.checks)
-    for check in found.checks:
-        advice = "" if check.advice is None else f"; {check.advice}"
-        mark = "ok   " if check.is_right else "WRONG"
-        show(f"{mark} {check.name:<{width}}  {check.found}{advice}")
+def _show(found: Diagnosis) -> None:
+    rows = [
+        ("ok" if c.is_right else "WRONG", c.name, "; ".join(filter(None, (c.found, c.advice))))
+        for c in found.checks
+    ]
     for model in found.models:
         state = "ready" if model.is_ready else f"not here: aobatch models pull {model.name}"
-        show(f"      {'model':<{width}}  {model.name} ({model.precision}), {state}")
+        rows.append(("", "model", f"{model.name} ({model.precision}), {state}"))
+    show_table(rows)

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 import click
 
 from aobatch.cli.console import LAYOUT, Level, flush_results, say, write_error
-from aobatch.cli.options import ReportOptions
 from aobatch.errors import AobatchError, BusyError, JobError, StorageError, UsageError
 from aobatch.text import escape
 
@@ -219,23 +218,14 @@ class Ending:
     checked: "LineCounts | None" = None
     """What a dry run has found."""
 
-    @classmethod
-    def of(cls, options: ReportOptions, *, is_dry: bool = False) -> "Ending":
-        """Take in what the options ask for."""
-        writes_line = options["summary"] == "json"
-        files = options["summary_file"], options["metrics_file"]
-        return cls(*files, writes_line, is_dry=is_dry)
-
     def check(self) -> None:
         """Refuse, before anything is computed, what could not be written at the end."""
-        for name, path in (
-            ("--summary-file", self.summary_file),
-            ("--metrics-file", self.metrics_file),
-        ):
+        for name in ("summary_file", "metrics_file"):
+            path: Path | None = getattr(self, name)
             if path is not None and not path.parent.is_dir():
-                self.summary_file = None if path == self.summary_file else self.summary_file
-                self.metrics_file = None if path == self.metrics_file else self.metrics_file
-                message = f"folder {path.parent} of {name} does not exist; create it"
+                setattr(self, name, None)
+                option = f"--{name.replace('_', '-')}"
+                message = f"folder {path.parent} of {option} does not exist; create it"
                 raise UsageError(message)
         if self.metrics_file is not None:
             from aobatch.job.report.summary import check_metrics_extra
@@ -279,32 +269,8 @@ class Ending:
             (report,) = self.jobs.values() if len(self.jobs) == 1 else [None]
             write_metrics(self.metrics_file, summary, report)
 
-
-def conclude_usage_error(arguments: Sequence[str], error: click.UsageError) -> NoReturn:
-    """Say what is wrong with a command line that click refuses, and tell it as any other end.
-
-    Exit says with which code to leave. The options are looked for by hand, since nothing was
-    parsed.
-    """
-    summary_file, metrics_file, summary = (
-        _value(arguments, name) for name in ("--summary-file", "--metrics-file", "--summary")
-    )
-    files = _path(summary_file), _path(metrics_file)
-    ending = Ending(*files, summary == "json", is_dry="--dry-run" in arguments)
-    escaped(error).show()
-    ending.conclude(error.exit_code, error.format_message())
-    raise click.exceptions.Exit(error.exit_code) from error
-
-
-def _value(arguments: Sequence[str], name: str) -> str | None:
-    """Give the value of an option of the command line or of its variable."""
-    for index, argument in enumerate(arguments):
-        if argument == name and index + 1 < len(arguments):
-            return arguments[index + 1]
-        if argument.startswith(f"{name}="):
-            return argument.removeprefix(f"{name}=")
-    return os.environ.get(f"AOBATCH_RUN{name.removeprefix('-').replace('-', '_').upper()}")
-
-
-def _path(text: str | None) -> Path | None:
-    return Path(text) if text else None
+    def conclude_usage_error(self, error: click.UsageError) -> NoReturn:
+        """Say what is wrong with a command line, and tell it as any other end."""
+        escaped(error).show()
+        self.conclude(error.exit_code, error.format_message())
+        raise click.exceptions.Exit(error.exit_code) from error

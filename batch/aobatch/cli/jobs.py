@@ -1,20 +1,43 @@
-"""`aobatch merge`: the outputs of all shards of a job as one."""
+"""`aobatch status`, `report` and `merge`: what became of jobs, by their outputs."""
 
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
-from aobatch.cli.command import Command, exit_codes
+from aobatch.cli.command import command, exit_codes
 from aobatch.cli.console import say, say_report, show, show_report
 from aobatch.cli.ending import interruptible
-from aobatch.cli.options import ANY_PATH, FileLocation, prices_option, state_dir_option
+from aobatch.cli.options import (
+    JsonOption,
+    PricesOption,
+    QuietOption,
+    StateOption,
+    option,
+    options,
+)
+from aobatch.cli.values import ANY_PATH, LOCATION
 from aobatch.errors import UsageError
 from aobatch.text import duration
 
 if TYPE_CHECKING:
     from aobatch.formats.remote import Location
     from aobatch.job.status import JobStatus
+
+STREAM = Path("-")
+
+
+@options()
+class OutputArgument(StateOption):
+    """For commands about a job."""
+
+    output: "Location" = field(metadata={"metavar": "OUT", "type": LOCATION})
+
+    @property
+    def path(self) -> Path:
+        """Where the output is, or the copy of one that is remote."""
+        from aobatch.job.config import local_path
+
+        return local_path(self.output, self.state_dir)
 
 
 STATUS_HELP = """Say how far a running or interrupted job is.
@@ -29,39 +52,37 @@ OUT is the output of the job. A run that is at work is not disturbed.
 """
 
 
-@click.command(
-    cls=Command, help=STATUS_HELP, exit_codes=exit_codes({0: "there is such a job"}, 65, 66)
-)
-@click.argument("output", metavar="OUT", type=FileLocation())
-@state_dir_option
-@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
-def status(output: "Location", state_dir: Path | None, *, as_json: bool) -> None:
+@options()
+class StatusOptions(JsonOption, OutputArgument):
+    """What the command line gives."""
+
+
+@command(StatusOptions, STATUS_HELP, exit_codes({0: "there is such a job"}, 65, 66))
+def status(options: StatusOptions) -> None:
     """Say how far a job is."""
     import msgspec
 
-    from aobatch.job.config import local_path
     from aobatch.job.status import job_status
 
-    found = job_status(local_path(output, state_dir))
-    if as_json:
+    found = job_status(options.path)
+    if options.as_json:
         show(msgspec.json.encode(found).decode())
     else:
-        show(_sentence(output, found))
+        show(_sentence(options.output, found))
 
 
 def _sentence(output: "Location", found: "JobStatus") -> str:
     share = f"{found.answered:,} of {found.lines:,} lines answered"
     failed = f", {found.failed:,} of them failed" if found.failed else ""
-    tokens = (
-        f", {found.completion_tokens:,} new tokens in {duration(found.seconds, is_exact=False)}"
-    )
+    time = duration(found.seconds, is_exact=False)
+    done = f"{share}{failed}, {found.completion_tokens:,} new tokens in {time}"
     if found.state == "finished":
-        return f"{output} is finished: {share}{failed}{tokens}"
+        return f"{output} is finished: {done}"
     left = found.seconds_left
     rest = "" if left is None else f", about {duration(left, is_exact=False)} to go"
     if found.state == "running":
-        return f"{output} is under way by {found.holder}: {share}{failed}{tokens}{rest}"
-    return f"{output} was interrupted; run the same command again: {share}{failed}{tokens}{rest}"
+        return f"{output} is under way by {found.holder}: {done}{rest}"
+    return f"{output} was interrupted; run the same command again: {done}{rest}"
 
 
 REPORT_HELP = """Show the usage report of a job again.
@@ -77,66 +98,50 @@ OUT is the output of the job. That of an unfinished job says what it has so far.
 standard output; behind --json it may be left out.
 """
 
-STREAM = Path("-")
+
+@options()
+class ReportOptions(PricesOption, OutputArgument):
+    """What the command line gives."""
+
+    json_path: Path | None = option(
+        None,
+        "Everything, for programs.",
+        "--json",
+        metavar="[FILE]",
+        is_flag=False,
+        flag_value=STREAM,
+    )
+    html_path: Path | None = option(
+        None,
+        "One page with plots that needs no network (extra [report]).",
+        "--html",
+        metavar="FILE",
+    )
+    markdown_path: Path | None = option(
+        None, "For comments and wikis.", "--markdown", metavar="FILE"
+    )
 
 
-@click.command(
-    cls=Command, help=REPORT_HELP, exit_codes=exit_codes({0: "the report is shown"}, 65, 66, 73, 74)
-)
-@click.argument("output", metavar="OUT", type=FileLocation())
-@state_dir_option
-@click.option(
-    "--json",
-    "json_path",
-    metavar="[FILE]",
-    is_flag=False,
-    flag_value=STREAM,
-    type=click.Path(path_type=Path),
-    help="Everything, for programs.",
-)
-@click.option(
-    "--html",
-    "html_path",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="One page with plots that needs no network (extra [report]).",
-)
-@click.option(
-    "--markdown",
-    "markdown_path",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="For comments and wikis.",
-)
-@prices_option
-def report(
-    output: "Location",
-    state_dir: Path | None,
-    json_path: Path | None,
-    html_path: Path | None,
-    markdown_path: Path | None,
-    prices: Path | None,
-) -> None:
+@command(ReportOptions, REPORT_HELP, exit_codes({0: "the report is shown"}, 65, 66, 73, 74))
+def report(options: ReportOptions) -> None:
     """Show the usage report of a job again."""
-    from aobatch.job.config import local_path
     from aobatch.job.report.facts import past_report, with_cost
     from aobatch.job.report.page import report_page
     from aobatch.job.report.text import report_markdown
-    from aobatch.job.report.usage import read_prices, report_json
+    from aobatch.job.report.usage import report_json
 
-    if [json_path, html_path, markdown_path].count(STREAM) > 1:
+    paths = options.json_path, options.html_path, options.markdown_path
+    if paths.count(STREAM) > 1:
         message = "only one form of the report fits on standard output; name files for the others"
         raise UsageError(message)
-    found = with_cost(
-        past_report(local_path(output, state_dir)), read_prices(prices) if prices else None
-    )
-    if json_path is not None:
-        _put(json_path, report_json(found))
-    if html_path is not None:
-        _put(html_path, report_page(found, output.name))
-    if markdown_path is not None:
-        _put(markdown_path, report_markdown(found, output.name).encode())
-    if json_path is html_path is markdown_path is None:
+    found = with_cost(past_report(options.path), options.known_prices())
+    if options.json_path is not None:
+        _put(options.json_path, report_json(found))
+    if options.html_path is not None:
+        _put(options.html_path, report_page(found, options.output.name))
+    if options.markdown_path is not None:
+        _put(options.markdown_path, report_markdown(found, options.output.name).encode())
+    if not any(paths):
         show_report(found)
 
 
@@ -164,38 +169,32 @@ stand beside them. Usage, reports and event files are put together as well.
 """
 
 
-@click.command(
-    cls=Command,
-    help=MERGE_HELP,
-    exit_codes=exit_codes(
+@options()
+class MergeOptions(QuietOption, PricesOption):
+    """What the command line gives."""
+
+    shards: tuple[Path, ...] = field(
+        metadata={"metavar": "SHARD...", "nargs": -1, "required": True, "type": ANY_PATH}
+    )
+    output: Path = option(
+        STREAM, "Where the answers go.", "-o", metavar="OUT", required=True, type=ANY_PATH
+    )
+
+
+@command(
+    MergeOptions,
+    MERGE_HELP,
+    exit_codes(
         {0: "the output is published", 65: "a shard is missing, unfinished or of another job"},
         *(66, 73, 74, 75, 130, 143),
     ),
 )
-@click.argument(
-    "shards",
-    metavar="SHARD...",
-    nargs=-1,
-    required=True,
-    type=ANY_PATH,
-)
-@click.option(
-    "-o",
-    "--output",
-    metavar="OUT",
-    required=True,
-    type=ANY_PATH,
-    help="Where the answers go.",
-)
-@prices_option
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-def merge(shards: tuple[Path, ...], output: Path, prices: Path | None, *, quiet: bool) -> None:
+def merge(options: MergeOptions) -> None:
     """Put the outputs of all shards of a job together."""
     from aobatch.job.merge import merge_shards
-    from aobatch.job.report.usage import read_prices
 
     with interruptible():
-        report = merge_shards(shards, output, read_prices(prices) if prices else None)
-    if not quiet:
+        report = merge_shards(options.shards, options.output, options.known_prices())
+    if not options.quiet:
         say_report(report)
-        say(f"answers in {output}, report in {output}.usage.json")
+        say(f"answers in {options.output}, report in {options.output}.usage.json")

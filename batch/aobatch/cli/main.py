@@ -1,47 +1,27 @@
 """The command `aobatch`."""
 
-import json
+from importlib import import_module
 
 import click
 
-from aobatch.cli.command import ROOT_CONFIG_OPTION, LazyGroup
-from aobatch.cli.console import show
+from aobatch.cli.command import ROOT_CONFIG_OPTION, Helpful
+from aobatch.cli.console import show, show_json
+from aobatch.cli.ending import reported_failures
 
-_AS_JSON = f"{__name__}.as_json"
-
-
-class Commands(LazyGroup):
-    """The subcommands."""
-
-    lazy_commands = {  # noqa: RUF012 - declared as a ClassVar in LazyGroup
-        "run": ("aobatch.cli.run", "Answer every request of the input files."),
-        "validate": ("aobatch.cli.validate", "Check the lines of a job and say what it will take."),
-        "status": (
-            "aobatch.cli.jobs",
-            "Say how far a running or interrupted job is.",
-        ),
-        "report": (
-            "aobatch.cli.jobs",
-            "Show the usage report of a job again.",
-        ),
-        "merge": ("aobatch.cli.jobs", "Put the outputs of all shards of a job together."),
-        "models": ("aobatch.cli.models", "List, fetch, convert, inspect and verify models."),
-        "complete": (
-            "aobatch.cli.complete",
-            "Complete one prompt; - reads it from standard input.",
-        ),
-        "bench": (
-            "aobatch.cli.bench",
-            "Measure jobs, decode steps and prefill, or files alone.",
-        ),
-        "doctor": ("aobatch.cli.doctor", "Say whether this machine can run jobs."),
-        "completion": (
-            "aobatch.cli.completion",
-            "Print the script by which a shell completes commands.",
-        ),
-        "config": ("aobatch.cli.config", "Show settings and where they come from."),
-    }
-
+COMMANDS = {
+    "run": ("run", "Answer every request of the input files."),
+    "validate": ("validate", "Check the lines of a job and say what it will take."),
+    "status": ("jobs", "Say how far a running or interrupted job is."),
+    "report": ("jobs", "Show the usage report of a job again."),
+    "merge": ("jobs", "Put the outputs of all shards of a job together."),
+    "models": ("models", "List, fetch, convert, inspect and verify models."),
+    "complete": ("complete", "Complete one prompt; - reads it from standard input."),
+    "bench": ("bench", "Measure jobs, decode steps and prefill, or files alone."),
+    "doctor": ("doctor", "Say whether this machine can run jobs."),
+    "completion": ("completion", "Print the script by which a shell completes commands."),
+    "config": ("config", "Show settings and where they come from."),
+}
+"""The module and the first sentence of each command, which the help shows importing none."""
 
 HELP = """Run files of completion requests through a local model.
 
@@ -53,19 +33,52 @@ Examples:
 """
 
 
+class Commands(Helpful, click.Group):
+    """The commands, each imported on its use; whatever goes wrong in one becomes an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Give the names in their order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a command, in which the command has the same name."""
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module = import_module(f"aobatch.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's signature
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """Write the commands with their first sentences."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, sentence) for name, (_, sentence) in COMMANDS.items()])
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line ahead of the command, answering --help and --version."""
+        with reported_failures():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command."""
+        with reported_failures():
+            return super().invoke(ctx)
+
+
 def print_version(ctx: click.Context, _: click.Parameter, is_asked: bool) -> None:
     """Print what a report of a defect should name."""
     if not is_asked or ctx.resilient_parsing:
         return
     from aobatch.cli.doctor import version_facts, version_line
 
-    show(json.dumps(version_facts(), indent=2) if ctx.meta[_AS_JSON] else version_line())
+    if ctx.params["json"]:
+        show_json(version_facts())
+    else:
+        show(version_line())
     ctx.exit()
-
-
-def note_json(ctx: click.Context, _: click.Parameter, is_asked: bool) -> None:
-    """Remember how the version is to be printed."""
-    ctx.meta[_AS_JSON] = is_asked
 
 
 @click.group(
@@ -80,19 +93,11 @@ def note_json(ctx: click.Context, _: click.Parameter, is_asked: bool) -> None:
 @click.option(
     "--version",
     is_flag=True,
-    expose_value=False,
     callback=print_version,
     help="Show the versions of aobatch and of what it runs on, and exit.",
 )
-@click.option(
-    "--json",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=note_json,
-    help="With --version: print it as JSON.",
-)
-def aobatch() -> None:
+@click.option("--json", is_flag=True, is_eager=True, help="With --version: print it as JSON.")
+def aobatch(**_: bool) -> None:
     """Run files of completion requests through a local model."""
 
 

@@ -1,27 +1,198 @@
 """`aobatch models`: list, fetch, convert, inspect and verify models."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from aobatch.cli.command import Command, Group, exit_codes
-from aobatch.cli.console import say, show, shows_bars
+from aobatch.cli.command import Group, command, exit_codes
+from aobatch.cli.console import say, show_json, show_table, shows_bars
 from aobatch.cli.ending import interruptible
-from aobatch.cli.options import model_names
+from aobatch.cli.options import JsonOption, Options, QuietOption, option, options
+from aobatch.cli.values import model_names
 from aobatch.errors import ModelError, UsageError
 from aobatch.models import PRECISIONS
-from aobatch.text import escape
 
 if TYPE_CHECKING:
-    from aobatch.executors.verification import Verification
     from aobatch.models.inspection import ModelFacts
     from aobatch.models.store.folder import ModelFolder, Quality
-    from aobatch.models.store.hub import HubModel
+
+MODEL_CODES = exit_codes({0: "the model is ready"}, 69, 73, 74, 130, 143)
+
+
+@click.group(cls=Group)
+def models() -> None:
+    """List, fetch, convert, inspect and verify models."""
+
+
+@options()
+class NameArgument(Options):
+    """For commands about a model."""
+
+    name: str = field(metadata={"shell_complete": model_names})
+
+
+LIST_HELP = """List the models that there are, and which of them are ready.
+
+\b
+Examples:
+  aobatch models list
+  aobatch models list --json | jq -r '.models[] | select(.is_ready) | .name'
+"""
+
+
+@command(JsonOption, LIST_HELP, name="list")
+def list_(options: JsonOption) -> None:
+    """List the models that there are, and which of them are ready."""
+    from aobatch.models.store.catalogue import list_models
+
+    if options.as_json:
+        show_json({"models": list_models()})
+        return
+    rows = [("name", "state", "precision", "size", "licence", "aliases")]
+    for row in list_models():
+        size = size_text(row.size_bytes) if row.size_bytes else ""
+        state, aliases = "ready" if row.is_ready else "not pulled", ", ".join(row.aliases)
+        rows.append((row.name, state, row.precision, size, row.licence, aliases))
+    show_table(rows)
+
+
+PULL_HELP = """Fetch a model of the list, or one of Hugging Face, and convert it.
+
+\b
+Examples:
+  aobatch models pull smollm2-135m-instruct
+  aobatch models pull smollm2-135m-instruct --precision fp32
+  aobatch models pull gemma-3-270m --accept-licence
+  aobatch models pull Qwen/Qwen3-0.6B
+  aobatch models pull ORG/NAME-GGUF --file NAME-Q8_0.gguf --name mine
+
+NAME is a name of `aobatch models list`, or ORG/NAME, a repository of Hugging Face (extra [remote]):
+of that its safetensors or the named file are fetched, never anything that could run code. HF_TOKEN,
+HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are honoured.
+"""
+
+
+@options()
+class PullOptions(QuietOption, NameArgument):
+    """What the command line gives."""
+
+    precision: str | None = option(
+        None,
+        "How the weights are kept; other than the list's own: makes a model NAME-PRECISION.",
+        type=click.Choice(PRECISIONS),
+    )
+    accept_licence: bool = option(False, "Accept the terms of the model, if it has any.")
+    revision: str | None = option(None, "Of a repository: branch, tag or commit.", metavar="REV")
+    file: str | None = option(
+        None, "Of a repository: the GGUF or ONNX file to take.", metavar="FILE"
+    )
+    new_name: str | None = option(
+        None, "Of a repository: what to call the model.", "--name", metavar="NAME"
+    )
+
+
+@command(PullOptions, PULL_HELP, MODEL_CODES)
+def pull(options: PullOptions) -> None:
+    """Fetch a model of the list, or one of Hugging Face, and convert it."""
+    from aobatch.cli.progress import stage_progress
+    from aobatch.executors.local import pull as pull_model
+    from aobatch.models.store.catalogue import find_card
+
+    is_repository = "/" in options.name and find_card(options.name) is None
+    if not is_repository:
+        if options.revision or options.file or options.new_name:
+            message = "--revision, --file and --name are for repositories, ORG/NAME"
+            raise UsageError(message)
+        _settle_licence(options.name, is_accepted=options.accept_licence)
+    with interruptible(), stage_progress(is_quiet=options.quiet) as progress:
+        if is_repository:
+            found = _pull_repository(options, progress)
+        else:
+            found = pull_model(options.name, progress, options.precision)
+    if not options.quiet:
+        say(_outcome(found))
+
+
+def _pull_repository(
+    options: PullOptions, progress: Callable[[str, int, int], None]
+) -> "ModelFolder | Path":
+    from aobatch.models.store.hub import HubModel, pull_from_hub
+    from aobatch.runners.scoring import score_texts
+
+    model = HubModel(
+        repository=options.name,
+        name=options.new_name or "",
+        revision=options.revision,
+        file=options.file,
+        precision=options.precision or "int8",
+    )
+    return pull_from_hub(model, progress, score_texts)
+
+
+_MARKS = {"ok": "ok", "failed": "FAILED", "not checked": "-"}
+
+
+def _outcome(found: "ModelFolder | Path") -> str:
+    if isinstance(found, Path):
+        return f"the exported graph is in {found}; use it by that path, as in --model {found}"
+    return f"{found.manifest.name} is ready in {found.path}"
+
+
+def _settle_licence(name: str, *, is_accepted: bool) -> None:
+    """Show the terms of a model that has any, and remember it if they are accepted."""
+    from aobatch.models.store.card import accept, needs_acceptance
+    from aobatch.models.store.catalogue import find_card, models_home
+
+    card = find_card(name)
+    if card is None or not needs_acceptance(card, models_home()):
+        return
+    say(*card.notice.strip().splitlines())
+    if not is_accepted and sys.stdin is not None and sys.stdin.isatty() and shows_bars():
+        is_accepted = click.confirm("Do you accept these terms?", err=True)
+    if is_accepted:
+        accept(card, models_home())
+
+
+IMPORT_HELP = """Convert the GGUF file or safetensors folder at PATH into a model called NAME.
+
+\b
+Examples:
+  aobatch models import model-q8_0.gguf mine
+  aobatch models import Qwen3-0.6B/ mine --precision nbits8
+  aobatch run jobs/poems.jsonl -m mine
+"""
+
+
+@options()
+class ImportOptions(QuietOption):
+    """What the command line gives."""
+
+    path: Path
+    name: str
+    precision: str = option("int8", "How the weights are kept.", type=click.Choice(PRECISIONS))
+
+
+@command(ImportOptions, IMPORT_HELP, MODEL_CODES, name="import")
+def import_(options: ImportOptions) -> None:
+    """Convert a GGUF file or a safetensors folder at PATH into a model called NAME."""
+    from aobatch.cli.progress import stage_progress
+    from aobatch.models.store.catalogue import import_model
+    from aobatch.runners.scoring import score_texts
+
+    with interruptible(), stage_progress(is_quiet=options.quiet) as progress:
+        folder = import_model(
+            options.path,
+            options.name,
+            precision=options.precision,
+            progress=progress,
+            scorer=score_texts,
+        )
+    if not options.quiet:
+        say(_outcome(folder))
 
 
 INSPECT_HELP = """Show what is known of a model, or of a file that could be imported.
@@ -37,23 +208,19 @@ the last two the headers say whether they can be imported, and how large they wi
 """
 
 
-@click.command(
-    cls=Command, help=INSPECT_HELP, exit_codes=exit_codes({0: "it is shown, usable or not"}, 69)
-)
-@click.argument("name", shell_complete=model_names)
-@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
-def inspect(name: str, *, as_json: bool) -> None:
-    """Show what is known of a model."""
-    import msgspec
+@options()
+class NameOptions(JsonOption, NameArgument):
+    """What the command line gives."""
 
-    facts = find_facts(name)
-    if as_json:
-        show(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode())
-        return
-    rows = [row for row in table(facts) if row[1]]
-    width = max(len(label) for label, _ in rows)
-    for label, text in rows:
-        show(f"{label:<{width}}  {escape(text)}")
+
+@command(NameOptions, INSPECT_HELP, exit_codes({0: "it is shown, usable or not"}, 69))
+def inspect(options: NameOptions) -> None:
+    """Show what is known of a model."""
+    facts = find_facts(options.name)
+    if options.as_json:
+        show_json(facts)
+    else:
+        show_table(row for row in table(facts) if row[1])
 
 
 def find_facts(name: str) -> "ModelFacts":
@@ -136,108 +303,6 @@ def _quality(quality: "Quality | None") -> str:
     )
 
 
-MODEL_CODES = exit_codes({0: "the model is ready"}, 69, 73, 74, 130, 143)
-
-PULL_HELP = """Fetch a model of the list, or one of Hugging Face, and convert it.
-
-\b
-Examples:
-  aobatch models pull smollm2-135m-instruct
-  aobatch models pull smollm2-135m-instruct --precision fp32
-  aobatch models pull gemma-3-270m --accept-licence
-  aobatch models pull Qwen/Qwen3-0.6B
-  aobatch models pull ORG/NAME-GGUF --file NAME-Q8_0.gguf --name mine
-
-NAME is a name of `aobatch models list`, or ORG/NAME, a repository of Hugging Face (extra [remote]):
-of that its safetensors or the named file are fetched, never anything that could run code. HF_TOKEN,
-HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are honoured.
-"""
-
-
-@click.command(cls=Command, help=PULL_HELP, exit_codes=MODEL_CODES)
-@click.argument("name", shell_complete=model_names)
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    help="How the weights are kept; other than the list's own: makes a model NAME-PRECISION.",
-)
-@click.option(
-    "--accept-licence", is_flag=True, help="Accept the terms of the model, if it has any."
-)
-@click.option("--revision", metavar="REV", help="Of a repository: branch, tag or commit.")
-@click.option("--file", metavar="FILE", help="Of a repository: the GGUF or ONNX file to take.")
-@click.option("--name", "new_name", metavar="NAME", help="Of a repository: what to call the model.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-def pull(
-    name: str,
-    precision: str | None,
-    *,
-    accept_licence: bool,
-    quiet: bool,
-    **hub: str | None,
-) -> None:
-    """Fetch a model of the list, or one of Hugging Face, and convert it."""
-    from aobatch.cli.progress import stage_progress
-    from aobatch.executors.local import pull as pull_model
-    from aobatch.models.store.catalogue import find_card
-
-    is_repository = "/" in name and find_card(name) is None
-    if not is_repository:
-        if any(hub.values()):
-            message = "--revision, --file and --name are for repositories, ORG/NAME"
-            raise UsageError(message)
-        _settle_licence(name, is_accepted=accept_licence)
-    with interruptible(), stage_progress(is_quiet=quiet) as progress:
-        if is_repository:
-            found = _pull_repository(_hub_model(name, precision, hub), progress)
-        else:
-            found = pull_model(name, progress, precision)
-    if not quiet:
-        say(_outcome(found))
-
-
-def _hub_model(name: str, precision: str | None, hub: dict[str, str | None]) -> "HubModel":
-    from aobatch.models.store.hub import HubModel
-
-    return HubModel(
-        repository=name,
-        name=hub["new_name"] or "",
-        revision=hub["revision"],
-        file=hub["file"],
-        precision=precision or "int8",
-    )
-
-
-def _pull_repository(
-    model: "HubModel", progress: Callable[[str, int, int], None]
-) -> "ModelFolder | Path":
-    from aobatch.models.store.hub import pull_from_hub
-    from aobatch.runners.scoring import score_texts
-
-    return pull_from_hub(model, progress, score_texts)
-
-
-def _outcome(found: "ModelFolder | Path") -> str:
-    if isinstance(found, Path):
-        return f"the exported graph is in {found}; use it by that path, as in --model {found}"
-    return f"{found.manifest.name} is ready in {found.path}"
-
-
-def _settle_licence(name: str, *, is_accepted: bool) -> None:
-    """Show the terms of a model that has any, and remember it if they are accepted."""
-    from aobatch.models.store.card import accept, needs_acceptance
-    from aobatch.models.store.catalogue import find_card, models_home
-
-    card = find_card(name)
-    if card is None or not needs_acceptance(card, models_home()):
-        return
-    say(*card.notice.strip().splitlines())
-    if not is_accepted and sys.stdin is not None and sys.stdin.isatty() and shows_bars():
-        is_accepted = click.confirm("Do you accept these terms?", err=True)
-    if is_accepted:
-        accept(card, models_home())
-
-
 VERIFY_HELP = """Check the files of a model, run it, and measure its quality again.
 
 \b
@@ -250,116 +315,34 @@ prompts alone and in a batch, which have to be the same to the bit. KL divergenc
 agreement are measured against the model in full precision, if that is here too as NAME-fp32.
 """
 
-_MARKS = {"ok": "ok    ", "failed": "FAILED", "not checked": "-     "}
 
-
-@click.command(
-    cls=Command,
-    help=VERIFY_HELP,
-    exit_codes=exit_codes({0: "nothing is wrong", 69: "something failed, see its line"}, 130, 143),
+@command(
+    NameOptions,
+    VERIFY_HELP,
+    exit_codes({0: "nothing is wrong", 69: "something failed, see its line"}, 130, 143),
 )
-@click.argument("name", shell_complete=model_names)
-@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
-def verify(name: str, *, as_json: bool) -> None:
+def verify(options: NameOptions) -> None:
     """Check the files of a model, run it, and measure its quality again."""
-    import msgspec
-
     from aobatch.cli.progress import stage_progress
     from aobatch.executors.verification import verify as verify_model
     from aobatch.models.verification import locate
 
-    path = locate(name)
-    with interruptible(), stage_progress(is_quiet=as_json) as progress:
+    path = locate(options.name)
+    with interruptible(), stage_progress(is_quiet=options.as_json) as progress:
         found = verify_model(path, progress)
-    if as_json:
-        show(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    if options.as_json:
+        show_json(found)
     else:
-        _show(found)
+        show_table(
+            (_MARKS[check.state], check.name, "; ".join(filter(None, (check.found, check.advice))))
+            for check in found.checks
+        )
     if not found.is_right:
         raise click.exceptions.Exit(ModelError.exit_code)
 
 
-def _show(found: "Verification") -> None:
-    width = max(len(check.name) for check in found.checks)
-    for check in found.checks:
-        advice = f"; {check.advice}" if check.advice else ""
-        text = escape(f"{check.found}{advice}")
-        show(f"{_MARKS[check.state]} {check.name:<{width}}  {text}")
-
-
-@click.group(cls=Group)
-def models() -> None:
-    """List, fetch, convert, inspect and verify models."""
-
-
-models.add_command(pull)
-models.add_command(inspect)
-models.add_command(verify)
-
-LIST_HELP = """List the models that there are, and which of them are ready.
-
-\b
-Examples:
-  aobatch models list
-  aobatch models list --json | jq -r '.models[] | select(.is_ready) | .name'
-"""
-
-
-@models.command("list", help=LIST_HELP)
-@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
-def list_(*, as_json: bool) -> None:
-    """List the models that there are, and which of them are ready."""
-    from aobatch.models.store.catalogue import list_models
-
-    if as_json:
-        show(json.dumps({"models": [asdict(row) for row in list_models()]}, indent=2))
-        return
-    rows = [("name", "state", "precision", "size", "licence", "aliases")]
-    for row in list_models():
-        size = size_text(row.size_bytes) if row.size_bytes else ""
-        aliases = ", ".join(row.aliases)
-        state = "ready" if row.is_ready else "not pulled"
-        name, precision, licence = map(escape, (row.name, row.precision, row.licence))
-        rows.append((name, state, precision, size, licence, aliases))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for cells in rows:
-        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
-        show(line.rstrip())
-
-
-IMPORT_HELP = """Convert the GGUF file or safetensors folder at PATH into a model called NAME.
-
-\b
-Examples:
-  aobatch models import model-q8_0.gguf mine
-  aobatch models import Qwen3-0.6B/ mine --precision nbits8
-  aobatch run jobs/poems.jsonl -m mine
-"""
-
-
-@models.command("import", help=IMPORT_HELP, exit_codes=MODEL_CODES)
-@click.argument("path", type=click.Path(path_type=Path))
-@click.argument("name")
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default="int8",
-    show_default=True,
-    help="How the weights are kept.",
-)
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
-def import_(path: Path, name: str, precision: str, *, quiet: bool) -> None:
-    """Convert a GGUF file or a safetensors folder at PATH into a model called NAME."""
-    from aobatch.cli.progress import stage_progress
-    from aobatch.models.store.catalogue import import_model
-    from aobatch.runners.scoring import score_texts
-
-    with interruptible(), stage_progress(is_quiet=quiet) as progress:
-        folder = import_model(
-            path, name, precision=precision, progress=progress, scorer=score_texts
-        )
-    if not quiet:
-        say(f"{folder.manifest.name} is ready in {folder.path}")
+for member in (list_, pull, import_, inspect, verify):
+    models.add_command(member)
 
 
 def usable_model(
@@ -369,11 +352,11 @@ def usable_model(
 
     ModelError if the file cannot be converted.
     """
-    source = _unconverted(name)
+    from aobatch.models.store.catalogue import PRECISION, adopt, find_adopted, find_source
+
+    source = find_source(name) if name else None
     if source is None:
         return name
-    from aobatch.models.store.catalogue import PRECISION, adopt, find_adopted
-
     if (known := find_adopted(source)) is not None:
         return known.manifest.name
     from aobatch.runners.scoring import score_texts
@@ -389,14 +372,13 @@ def usable_model(
 
 def known_model(name: str | None) -> "tuple[str | None, Callable[[str | None], ModelFolder]]":
     """Give a name, and how models are found, for commands that convert nothing."""
-    from aobatch.models.store.catalogue import find_adopted, resolve
+    from aobatch.models.store.catalogue import find_adopted, find_source, resolve
 
-    source = _unconverted(name)
-    known = None if source is None else find_adopted(source)
-    if known is not None:
-        return known.manifest.name, resolve
+    source = find_source(name) if name else None
     if source is None:
         return name, resolve
+    if (known := find_adopted(source)) is not None:
+        return known.manifest.name, resolve
 
     def find(asked: str | None) -> "ModelFolder":
         if asked == name:
@@ -405,10 +387,3 @@ def known_model(name: str | None) -> "tuple[str | None, Callable[[str | None], M
         return resolve(asked)
 
     return name, find
-
-
-def _unconverted(name: str | None) -> Path | None:
-    """Give the file that a name leads to, unless there is a model of that name."""
-    from aobatch.models.store.catalogue import find_source
-
-    return find_source(name) if name else None

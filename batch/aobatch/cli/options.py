@@ -1,499 +1,354 @@
-"""Options that several commands have."""
+"""Options of commands as typed fields, from which click's options, the help and settings follow.
 
-import json
+A command takes a class of options; its base classes are what it has in common with others. A field
+without a default is an argument, one made by `option` an option.
+"""
+
 import os
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    ClassVar,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
 
 import click
-from click.shell_completion import CompletionItem
 
-from aobatch.cli.console import LogFormat
+from aobatch.cli.values import AT_LEAST_1, COLUMN, FIELD, LOCATION, SIZE, model_names
 from aobatch.errors import UsageError
 
 if TYPE_CHECKING:
+    from aobatch.engine.config import EngineConfig
     from aobatch.formats.remote import Location
     from aobatch.job.config import JobConfig, Selection
+    from aobatch.job.report.usage import Prices
+    from aobatch.runners import RunnerConfig
+
+T = TypeVar("T")
+GROUPS = ("", "Files", "Lines", "Requests", "Sampling", "Machine", "Report")
+"""Titles of options in the help of `aobatch run`, and their order in every help."""
 
 
-ANY_PATH = click.Path(readable=False, path_type=Path)
-"""The name of a file; whether it can be used is the job's to say, by an exit code of its own."""
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a command line, with variables and settings, gives a command."""
 
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-
-
-class ByteSize(click.ParamType[int]):
-    """A number of bytes such as 4GiB, 512M or 1000000; units are powers of 1024."""
-
-    name = "size"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        """Read a size."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(value), re.IGNORECASE)
-        if match is None or float(match[1]) == 0:
-            self.fail(f"{value!r} is not a size such as 4GiB or 512M", param, ctx)
-        return int(float(match[1]) * _UNITS[match[2].upper()])
+    group: ClassVar[str]
+    """The title of the options that a class adds, where a help has titles."""
 
 
-MAX_SECONDS = 10 * 365 * 86_400
-"""Longer times are taken for a slip; the system's timers hold this one."""
+AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
-class Duration(click.ParamType[float]):
-    """A time such as 90s, 30m, 2h or 1h30m; a plain number is seconds."""
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def options(group: str = "") -> Callable[[type[AnyOptions]], type[AnyOptions]]:
+    """Make a class one of options, under a title."""
 
-    name = "duration"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Read a duration as seconds."""
-        pattern = r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?"
-        match = re.fullmatch(pattern, str(value).strip().lower())
-        parts = match.groups(default="0") if match else ()
-        scale = (86_400, 3_600, 60, 1)
-        seconds = sum(float(part) * size for part, size in zip(parts, scale, strict=False))
-        if not 0 < seconds <= MAX_SECONDS:
-            self.fail(f"{value!r} is not a duration such as 90s, 30m or 1h30m", param, ctx)
-        return seconds
-
-
-class Allowance(click.ParamType[str]):
-    """A number of lines such as 12, or a percentage such as 2.5%; the job reads it."""
-
-    name = "allowance"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
-        """Give its text; a settings file may hold a number."""
-        del param, ctx
-        return str(value)
-
-
-class FileLocation(click.ParamType["Location"]):
-    """A path or a URI."""
-
-    name = "file"
-
-    def convert(
-        self,
-        value: object,
-        param: click.Parameter | None,
-        ctx: click.Context | None,
-    ) -> "Location":
-        """Tell paths and URIs apart; no name at all, as of an unset variable, is no folder."""
-        from aobatch.formats.remote import parse_location
-
-        if value == "":
-            self.fail("the name is empty; a variable may be unset", param, ctx)
-        return parse_location(value) if isinstance(value, str) else cast("Location", value)
-
-
-class ColumnName(click.ParamType[tuple[str, str]]):
-    """A field of requests and the name of its column, such as prompt=text."""
-
-    name = "field=name"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
-        """Split a pair at its first sign of equality."""
-        name, _, column = str(value).partition("=")
-        if not name or not column:
-            self.fail(f"{value!r} is not FIELD=NAME, such as prompt=text", param, ctx)
-        return name, column
-
-
-class NamedValue(click.ParamType[tuple[str, object]]):
-    """A body field and its JSON value, such as temperature=0.2 or user="ada"."""
-
-    name = "name=value"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, object]:
-        """Split a pair; text that is no JSON is a string."""
-        if isinstance(value, tuple):  # from a settings file
-            return value
-        name, equals, text = str(value).partition("=")
-        if not equals or not name:
-            self.fail(f"{value!r} is not NAME=VALUE, such as temperature=0.2", param, ctx)
-        try:
-            return name, json.loads(text)
-        except (ValueError, RecursionError):
-            return name, text
-
-
-def model_names(
-    _ctx: click.Context, _param: click.Parameter, incomplete: str
-) -> list[CompletionItem[str]]:
-    """Offer the names and aliases of the models that begin so."""
-    from aobatch.models.store.catalogue import list_models
-
-    offered = []
-    for row in list_models():
-        state = "ready" if row.is_ready else "not pulled"
-        names = [(row.name, state), *((alias, f"is {row.name}") for alias in row.aliases)]
-        offered += [CompletionItem(name, help=text) for name, text in names]
-    return [item for item in offered if item.value.startswith(incomplete)]
-
-
-Decorator = Callable[[Callable[..., None]], Callable[..., None]]
-
-
-def _all_cores(_ctx: click.Context, _param: click.Parameter, threads: int | None) -> int:
-    return threads or len(os.sched_getaffinity(0))
-
-
-def _together(*decorators: Decorator) -> Decorator:
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        for decorator in reversed(decorators):
-            command = decorator(command)
-        return command
+    def decorate(table: type[AnyOptions]) -> type[AnyOptions]:
+        table.group = group
+        return dataclass(frozen=True, kw_only=True)(table)
 
     return decorate
 
 
-threads_option = click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    callback=_all_cores,
-    help="CPU threads. Default: all cores.",
-)
+def option(default: T | str, text: str, *names: str, **attributes: object) -> T:
+    """Declare an option by its help and attributes of click; it is --the-name-of-the-field.
 
-kv_cache_dtype_option = click.option(
-    "--kv-cache-dtype",
-    type=click.Choice(["fp32", "int8"]),
-    default="fp32",
-    show_default=True,
-    help="Type of keys and values; int8: a quarter of the memory, slower prompts.",
-)
-
-cache_options = _together(
-    click.option(
-        "--max-num-seqs",
-        type=click.IntRange(min=1),
-        default=128,
-        show_default=True,
-        help="Sequences decoded together.",
-    ),
-    click.option(
-        "--kv-cache-bytes",
-        metavar="SIZE",
-        type=ByteSize(),
-        help="Memory for keys and values. Default: half of what is free.",
-    ),
-    kv_cache_dtype_option,
-)
-"""How many sequences are computed together, and what they may take."""
-
-request_options = _together(
-    click.option(
-        "-m",
-        "--model",
-        metavar="NAME",
-        shell_complete=model_names,
-        help="The model of lines that name none.",
-    ),
-    click.option(
-        "--default",
-        metavar="NAME=VALUE",
-        type=NamedValue(),
-        multiple=True,
-        help="A body field for lines that leave it out, as JSON; may be repeated.",
-    ),
-    click.option(
-        "--override",
-        metavar="NAME=VALUE",
-        type=NamedValue(),
-        multiple=True,
-        help="A body field that replaces that of every line, as JSON; may be repeated.",
-    ),
-    click.option("--ignore-unknown", is_flag=True, help="Ignore body fields that do not exist."),
-    click.option(
-        "--clamp-max-tokens", is_flag=True, help="Shorten max_tokens to what the context holds."
-    ),
-)
-"""How lines become requests."""
-
-selection_options = _together(
-    click.option(
-        "--limit", metavar="N", type=click.IntRange(min=1), help="Answer the first N lines alone."
-    ),
-    click.option(
-        "--sample",
-        metavar="N",
-        type=click.IntRange(min=1),
-        help="Answer N lines alone, drawn by --seed and their line numbers.",
-    ),
-    click.option(
-        "--shard",
-        metavar="I/N",
-        help="Answer part I, from 0, of N; auto, auto/N: as Slurm or Kubernetes says.",
-    ),
-)
-"""Which lines are answered."""
+    Names add a short one, or say another long one. How a value is read follows from the type of
+    the field unless an attribute says it. A default may be text, as on the command line.
+    """
+    return cast("T", field(default=default, metadata={"names": names, "help": text, **attributes}))
 
 
-executor_options = _together(
-    click.option(
-        "--executor",
-        type=click.Choice(["local", "ray"]),
-        default="local",
-        show_default=True,
-        help="Compute in this process, or by workers of Ray: RAY_ADDRESS, else a local one.",
-    ),
-    click.option(
-        "--workers",
-        metavar="N",
-        type=click.IntRange(min=1),
-        default=1,
-        show_default=True,
-        help="Workers of --executor ray, each with the model; they share the CPUs.",
-    ),
-)
-"""Where requests are computed."""
+class Option(click.Option):
+    """An option that knows its title."""
+
+    group = ""
 
 
-class SelectionOptions(TypedDict):
-    """What the command line gives of them."""
+def parameters(table: type[Options]) -> list[click.Parameter]:
+    """Give what click is to read for a class of options, in the order of their groups."""
+    made = []
+    for item in fields(table):
+        owner = next(c for c in table.__mro__ if item.name in vars(c).get("__annotations__", ()))
+        made.append(_parameter(item, vars(owner)["group"]))
+    return sorted(made, key=lambda parameter: GROUPS.index(getattr(parameter, "group", "")))
 
-    limit: int | None
-    sample: int | None
-    shard: str | None
-    seed: int
+
+def _parameter(item: Field[object], group: str) -> click.Parameter:
+    attributes = {**_read_as(item.type), **item.metadata}
+    if "help" not in attributes:
+        return click.Argument([item.name], **attributes)
+    names, group = attributes.pop("names"), attributes.pop("group", group)
+    if not any(name.startswith("--") for name in names):
+        names = (*names, f"--{item.name.replace('_', '-')}")
+    if not attributes.get("required"):
+        attributes |= {"default": item.default, "multiple": item.default == ()}
+        attributes["show_default"] = item.default not in {None, ()} and item.default is not False
+    made = Option([*names, item.name], **attributes)
+    made.group = group
+    return made
 
 
-def selection_of(options: SelectionOptions) -> "Selection":
-    """Say which lines are asked for; UsageError if the options do not go together."""
-    from aobatch.job.config import Selection, Shard, parse_shard
+def _read_as(kind: object) -> dict[str, object]:
+    if get_origin(kind) in {Union, UnionType}:  # of something and None
+        kind = get_args(kind)[0]
+    if get_origin(kind) is Literal:
+        return {"type": click.Choice(get_args(kind))}
+    if kind is Path:
+        return {"type": click.Path(path_type=Path)}
+    return {"is_flag": True} if kind is bool else {"type": kind}
 
-    limit, sample, shard = options["limit"], options["sample"], options["shard"]
-    if limit is not None and sample is not None:
-        message = "--limit and --sample are two ways to choose lines; give one of them"
-        raise UsageError(message)
-    return Selection(
-        limit=limit,
-        sample=sample,
-        seed=options["seed"] if sample is not None else 0,
-        shard=parse_shard(shard, os.environ) if shard else Shard(),
+
+@options("Report")
+class JsonOption(Options):
+    """For commands whose tables programs get as JSON."""
+
+    as_json: bool = option(False, "Print everything as one JSON object.", "--json")
+
+
+@options("Report")
+class QuietOption(Options):
+    """For commands that say what they have done."""
+
+    quiet: bool = option(False, "Say nothing but errors.", "-q")
+
+
+@options("Report")
+class PricesOption(Options):
+    """For commands that report usage."""
+
+    prices: Path | None = option(
+        None, "Prices of a million tokens, as TOML, for the cost in the report.", metavar="FILE"
+    )
+
+    def known_prices(self) -> "Prices | None":
+        """Read the prices, if there are any."""
+        from aobatch.job.report.usage import read_prices
+
+        return read_prices(self.prices) if self.prices else None
+
+
+@options("Files")
+class StateOption(Options):
+    """For commands that look for the state of a job."""
+
+    state_dir: Path | None = option(
+        None,
+        "Where the state of a job is whose OUT is a URI. Default: aobatch-state.",
+        metavar="DIR",
     )
 
 
-F = TypeVar("F", bound=Callable[..., Any])
-FILE_OPTION_NAMES = (
-    "input_file",
-    "output",
-    "errors",
-    "depfile",
-    "column",
-    "stream_format",
-    "state_dir",
-)
-STREAM_FORMATS = ("jsonl", "jsonl.gz", "jsonl.zst", "jsonl.bz2", "jsonl.lz4", "parquet")
-"""The suffixes that `formats` knows, which takes longer to load."""
+@options("Machine")
+class ThreadsOption(Options):
+    """For commands that run a model."""
 
-_NAMED_INPUTS = f"{__name__}.named_inputs"
+    threads: int | None = option(None, "CPU threads. Default: all cores.", type=AT_LEAST_1)
+
+    @property
+    def num_threads(self) -> int:
+        """How many threads compute."""
+        from aobatch.runners import num_cores
+
+        return self.threads or num_cores()
 
 
-class InputOptions(TypedDict):
-    """What the command line says of inputs."""
+@options("Machine")
+class CacheTypeOption(Options):
+    """For commands that keep keys and values."""
 
-    inputs: "tuple[Location, ...]"
-    column: tuple[tuple[str, str], ...]
-    stream_format: str | None
-
-
-class FileOptions(InputOptions):
-    """What the command line says of inputs and outputs."""
-
-    output: "Location | None"
-    errors: "Location | None"
-    depfile: Path | None
-    state_dir: Path | None
+    kv_cache_dtype: Literal["fp32", "int8"] = option(
+        "fp32", "Type of keys and values; int8: a quarter of the memory, slower prompts."
+    )
 
 
-state_dir_option = click.option(
-    "--state-dir",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Where the state of a job is whose OUT is a URI. Default: aobatch-state.",
-)
+@options("Machine")
+class CacheSizeOptions(Options):
+    """How many sequences are computed together, and what they may take."""
+
+    max_num_seqs: int = option(128, "Sequences decoded together.", type=AT_LEAST_1)
+    kv_cache_bytes: int | None = option(
+        None,
+        "Memory for keys and values. Default: half of what is free.",
+        metavar="SIZE",
+        type=SIZE,
+    )
 
 
-def _with_others(
+@options()
+class RunnerOptions(ThreadsOption, CacheTypeOption):
+    """How a model is run."""
+
+    def runner_config(self) -> "RunnerConfig":
+        """Say how the model's sessions are opened."""
+        from aobatch.runners import RunnerConfig
+
+        return RunnerConfig(self.num_threads, self.kv_cache_dtype)
+
+
+@options()
+class EngineOptions(RunnerOptions, CacheSizeOptions):
+    """How a job is computed."""
+
+    def engine_config(self) -> "EngineConfig":
+        """Say how the engine is configured by these options alone."""
+        from aobatch.engine.config import EngineConfig
+        from aobatch.executors.local import default_kv_cache_bytes
+
+        size = self.kv_cache_bytes or default_kv_cache_bytes()
+        return EngineConfig(max_num_seqs=self.max_num_seqs, kv_cache_bytes=size)
+
+
+def _with_named(
     ctx: click.Context, argument: click.Parameter, inputs: "tuple[Location, ...]"
 ) -> "tuple[Location, ...]":
     """Put what stands behind -i ahead of the other inputs; there must be one."""
-    found: tuple[Location, ...] = ctx.meta.get(_NAMED_INPUTS, ()) + inputs
+    found: tuple[Location, ...] = ctx.params.get("input_file", ()) + inputs
     if not found and not ctx.resilient_parsing:
         raise click.MissingParameter(ctx=ctx, param=argument)
     return found
 
 
-def _note_inputs(ctx: click.Context, _: click.Parameter, inputs: "tuple[Location, ...]") -> None:
-    ctx.meta[_NAMED_INPUTS] = inputs
+STREAM_FORMATS = ("jsonl", "jsonl.gz", "jsonl.zst", "jsonl.bz2", "jsonl.lz4", "parquet")
+"""The suffixes that `formats` knows, which takes longer to load."""
 
 
-input_option = click.option(
-    "-i",
-    "--input-file",
-    metavar="IN",
-    type=FileLocation(),
-    multiple=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_note_inputs,
-    help="An input, as vLLM's run-batch names it; may be repeated.",
-)
+@options("Files")
+class InputOptions(Options):
+    """The files of a job."""
 
-inputs_argument = click.argument(
-    "inputs", metavar="IN...", nargs=-1, type=FileLocation(), callback=_with_others
-)
+    inputs: "tuple[Location, ...]" = field(
+        metadata={"metavar": "IN...", "nargs": -1, "type": LOCATION, "callback": _with_named}
+    )
+    input_file: "tuple[Location, ...]" = option(
+        (),
+        "An input, as vLLM's run-batch names it; may be repeated.",
+        "-i",
+        metavar="IN",
+        type=LOCATION,
+        is_eager=True,
+    )
+    column: tuple[tuple[str, str], ...] = option(
+        (),
+        "The column of Parquet inputs that gives a field; may be repeated.",
+        metavar="FIELD=NAME",
+        type=COLUMN,
+    )
+    stream_format: str | None = option(
+        None,
+        "What standard input and output are, where IN or OUT is -. Default: jsonl.",
+        "--format",
+        type=click.Choice(STREAM_FORMATS),
+    )
 
-column_option = click.option(
-    "--column",
-    metavar="FIELD=NAME",
-    type=ColumnName(),
-    multiple=True,
-    help="The column of Parquet inputs that gives a field; may be repeated.",
-)
-
-format_option = click.option(
-    "--format",
-    "stream_format",
-    type=click.Choice(STREAM_FORMATS),
-    help="What standard input and output are, where IN or OUT is -. Default: jsonl.",
-)
-
-_FILE_OPTIONS = (
-    inputs_argument,
-    input_option,
-    click.option(
-        "-o",
-        "--output",
-        metavar="OUT",
-        type=FileLocation(),
-        help="Where the answers go: a file, a URI, a name with {stem} and so on, or - for "
-        "standard output. Default: {dir}/{stem}.out{ext}.",
-    ),
-    click.option(
-        "--errors", metavar="FILE", type=FileLocation(), help="Write failed lines there as well."
-    ),
-    click.option(
-        "--depfile",
-        metavar="PATH",
-        type=ANY_PATH,
-        help="Where to write, for make, which files OUT is made from.",
-    ),
-    column_option,
-    format_option,
-    state_dir_option,
-)
+    def columns(self) -> dict[str, str]:
+        """Give the columns that fields are read from; UsageError if a field has two."""
+        columns = dict(self.column)
+        if len(columns) != len(self.column):
+            message = "a field was given two columns; give each --column FIELD once"
+            raise UsageError(message)
+        return columns
 
 
-def file_options(command: F) -> F:
-    """Add the inputs and the options to a command."""
-    for option in reversed(_FILE_OPTIONS):
-        command = option(command)
-    return command
+@options("Lines")
+class LineOptions(Options):
+    """Which lines are answered."""
+
+    limit: int | None = option(
+        None, "Answer the first N lines alone.", metavar="N", type=AT_LEAST_1
+    )
+    sample: int | None = option(
+        None,
+        "Answer N lines alone, drawn by --seed and their line numbers.",
+        metavar="N",
+        type=AT_LEAST_1,
+    )
+    shard: str | None = option(
+        None,
+        "Answer part I, from 0, of N; auto, auto/N: as Slurm or Kubernetes says.",
+        metavar="I/N",
+    )
+
+    def selection(self, seed: int) -> "Selection":
+        """Say which lines are asked for; UsageError if the options do not go together."""
+        from aobatch.job.config import Selection, Shard, parse_shard
+
+        if self.limit is not None and self.sample is not None:
+            message = "--limit and --sample are two ways to choose lines; give one of them"
+            raise UsageError(message)
+        return Selection(
+            limit=self.limit,
+            sample=self.sample,
+            seed=seed if self.sample is not None else 0,
+            shard=parse_shard(self.shard, os.environ) if self.shard else Shard(),
+        )
 
 
-def input_files(options: InputOptions, *written: "Location | None") -> "tuple[Location, ...]":
-    """Find the files that the inputs name, without those that are written."""
-    from aobatch.job.paths import expand_inputs
+@options("Requests")
+class RequestOptions(Options):
+    """How lines become requests."""
 
-    return expand_inputs(options["inputs"], [path for path in written if path is not None])
-
-
-def stream_format_of(options: InputOptions, *written: "Location | None") -> str:
-    """Give what standard input and output are; UsageError if neither is used."""
-    from aobatch.job.config import STREAM
-
-    named = options["stream_format"]
-    if named is not None and STREAM not in {*options["inputs"], *written}:
-        message = "--format is for an IN or OUT that is -; of files, their names say it"
-        raise UsageError(message)
-    return named or "jsonl"
-
-
-def columns_of(options: InputOptions) -> dict[str, str]:
-    """Give the columns that fields are read from; UsageError if a field has two."""
-    columns = dict(options["column"])
-    if len(columns) != len(options["column"]):
-        message = "a field was given two columns; give each --column FIELD once"
-        raise UsageError(message)
-    return columns
-
-
-def plan(config: "JobConfig", options: FileOptions) -> "Sequence[JobConfig]":
-    """Give the jobs that the command line asks for, each with its output."""
-    from aobatch.job.paths import Targets, plan_jobs
-
-    targets = Targets(options["output"], options["errors"], options["state_dir"])
-    return plan_jobs(config, targets)
+    model: str | None = option(
+        None,
+        "The model of lines that name none.",
+        "-m",
+        metavar="NAME",
+        shell_complete=model_names,
+    )
+    default: tuple[tuple[str, object], ...] = option(
+        (),
+        "A body field for lines that leave it out, as JSON; may be repeated.",
+        metavar="NAME=VALUE",
+        type=FIELD,
+    )
+    override: tuple[tuple[str, object], ...] = option(
+        (),
+        "A body field that replaces that of every line, as JSON; may be repeated.",
+        metavar="NAME=VALUE",
+        type=FIELD,
+    )
+    ignore_unknown: bool = option(False, "Ignore body fields that do not exist.")
+    clamp_max_tokens: bool = option(False, "Shorten max_tokens to what the context holds.")
 
 
-G = TypeVar("G", bound=Callable[..., Any])
-REPORT_OPTION_NAMES = ("prices", "summary", "summary_file", "metrics_file", "log_format", "quiet")
+@options("Lines")
+class JobOptions(EngineOptions, RequestOptions, LineOptions, InputOptions):
+    """A job, without what is written."""
 
+    seed: int = option(0, "Seed of --sample.")
 
-class ReportOptions(TypedDict):
-    """What the command line gives."""
+    def job_config(
+        self, output: "Location | None" = None, errors: "Location | None" = None
+    ) -> "JobConfig":
+        """Say what is read and answered; UsageError if the options do not go together.
 
-    prices: Path | None
-    summary: Literal["json"] | None
-    summary_file: Path | None
-    metrics_file: Path | None
-    log_format: LogFormat
-    quiet: bool
+        Files that are written are no inputs, whatever pattern finds them.
+        """
+        from aobatch.job.config import STREAM, JobConfig
+        from aobatch.job.paths import expand_inputs
 
-
-prices_option = click.option(
-    "--prices",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Prices of a million tokens, as TOML, for the cost in the report.",
-)
-
-
-def report_options(command: G) -> G:
-    """Add the options to a command."""
-    for option in reversed(_REPORT_OPTIONS):
-        command = option(command)
-    return command
-
-
-_REPORT_OPTIONS = (
-    prices_option,
-    click.option(
-        "--summary",
-        type=click.Choice(["json"]),
-        help="End with one line of JSON on standard error, however the run ends.",
-    ),
-    click.option(
-        "--summary-file",
-        metavar="FILE",
-        type=click.Path(path_type=Path),
-        help="Write the same JSON to a file, however the run ends.",
-    ),
-    click.option(
-        "--metrics-file",
-        metavar="FILE",
-        type=click.Path(path_type=Path),
-        help="Write metrics for Prometheus' node exporter, however the run ends.",
-    ),
-    click.option(
-        "--log-format",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help="What is said on standard error: text, or a JSON object a line.",
-    ),
-    click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
-)
+        if self.stream_format is not None and STREAM not in {*self.inputs, output}:
+            message = "--format is for an IN or OUT that is -; of files, their names say it"
+            raise UsageError(message)
+        written = [path for path in (output, errors) if path is not None]
+        return JobConfig(
+            inputs=expand_inputs(self.inputs, written),
+            output=STREAM,
+            model=self.model,
+            defaults=dict(self.default),
+            overrides=dict(self.override),
+            selection=self.selection(self.seed),
+            columns=self.columns(),
+            stream_format=self.stream_format or "jsonl",
+            ignore_unknown=self.ignore_unknown,
+        )

@@ -2,46 +2,33 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from aobatch.cli.command import EXIT_CODES, GroupedCommand, is_given, settings_in_use
-from aobatch.cli.console import log_format, say, say_report
-from aobatch.cli.ending import (
-    Ending,
-    conclude_usage_error,
-    interruptible,
-    limited_time,
-    reported_failures,
-)
+from aobatch.cli.command import EXIT_CODES, Command, command, settings_in_use
+from aobatch.cli.console import LogFormat, log_format, say, say_report
+from aobatch.cli.ending import Ending, interruptible, limited_time, reported_failures
 from aobatch.cli.models import usable_model
-from aobatch.cli.options import FILE_OPTION_NAMES as FILE_NAMES
-from aobatch.cli.options import REPORT_OPTION_NAMES as NAMES
 from aobatch.cli.options import (
-    Allowance,
-    Duration,
-    FileOptions,
-    ReportOptions,
-    cache_options,
-    columns_of,
-    executor_options,
-    file_options,
-    input_files,
-    plan,
-    report_options,
-    request_options,
-    selection_of,
-    selection_options,
-    stream_format_of,
-    threads_option,
+    JobOptions,
+    Options,
+    PricesOption,
+    QuietOption,
+    StateOption,
+    option,
+    options,
 )
 from aobatch.cli.validate import check_lines
+from aobatch.cli.values import ALLOWANCE, ANY_PATH, AT_LEAST_1, DURATION, LOCATION
 from aobatch.errors import UsageError
 
 if TYPE_CHECKING:
     from aobatch.executors import Backend
+    from aobatch.formats.remote import Location
     from aobatch.job.config import JobConfig
     from aobatch.job.runner import JobOutcome
 
@@ -68,33 +55,116 @@ The name of OUT may have {dir}, {stem} and {ext} of IN, {date} of the day on whi
 """
 
 
-class RunCommand(GroupedCommand):
-    """The command with its options in groups."""
+@options("Files")
+class OutputOptions(Options):
+    """What is written, and when a run is done."""
 
-    option_groups = {  # noqa: RUF012 - declared as a ClassVar in GroupedCommand
-        "Files": (*FILE_NAMES, "dry_run", "restart", "retry_failed", "max_failures", "time_limit"),
-        "Lines": ("limit", "sample", "shard"),
-        "Requests": (
-            "model",
-            "default",
-            "override",
-            "ignore_unknown",
-            "clamp_max_tokens",
-            "logprobs_mode",
-        ),
-        "Sampling": ("seed",),
-        "Machine": (
-            "executor",
-            "workers",
-            "max_num_seqs",
-            "kv_cache_bytes",
-            "kv_cache_dtype",
-            "prefix_sharing",
-            "threads",
-            "step_timeout",
-        ),
-        "Report": NAMES,
-    }
+    output: "Location | None" = option(
+        None,
+        "Where the answers go: a file, a URI, a name with {stem} and so on, or - for standard "
+        "output. Default: {dir}/{stem}.out{ext}.",
+        "-o",
+        metavar="OUT",
+        type=LOCATION,
+    )
+    errors: "Location | None" = option(
+        None, "Write failed lines there as well.", metavar="FILE", type=LOCATION
+    )
+    depfile: Path | None = option(
+        None,
+        "Where to write, for make, which files OUT is made from.",
+        metavar="PATH",
+        type=ANY_PATH,
+    )
+    dry_run: bool = option(
+        False,
+        "Compute and write nothing; say what is wrong with the lines, and what they will take.",
+    )
+    restart: bool = option(False, "Discard what an earlier run computed.")
+    retry_failed: bool = option(
+        False, "Compute requests again that failed in an earlier run, also of a finished job."
+    )
+    max_failures: str = option(
+        "0", "Lines that may fail without exit code 1.", metavar="N|P%", type=ALLOWANCE
+    )
+    time_limit: float | None = option(
+        None,
+        "Stop after 90s, 30m or 2h with exit code 75; the same command goes on.",
+        metavar="DURATION",
+        type=DURATION,
+    )
+
+
+@options("Machine")
+class ExecutorOptions(Options):
+    """Where requests are computed."""
+
+    prefix_sharing: bool = option(
+        True,
+        "Compute the beginning that prompts have in common once.",
+        "--prefix-sharing/--no-prefix-sharing",
+    )
+    executor: Literal["local", "ray"] = option(
+        "local", "Compute in this process, or by workers of Ray: RAY_ADDRESS, else a local one."
+    )
+    workers: int = option(
+        1,
+        "Workers of --executor ray, each with the model; they share the CPUs.",
+        metavar="N",
+        type=AT_LEAST_1,
+    )
+    step_timeout: float = option(
+        "10m",
+        "Take a single run of the model that lasts longer for hung.",
+        metavar="DURATION",
+        type=DURATION,
+    )
+
+
+@options("Report")
+class ReportOptions(PricesOption):
+    """What a run says."""
+
+    summary: Literal["json"] | None = option(
+        None, "End with one line of JSON on standard error, however the run ends."
+    )
+    summary_file: Path | None = option(
+        None, "Write the same JSON to a file, however the run ends.", metavar="FILE"
+    )
+    metrics_file: Path | None = option(
+        None,
+        "Write metrics for Prometheus' node exporter, however the run ends.",
+        metavar="FILE",
+    )
+    log_format: LogFormat = option(
+        "text", "What is said on standard error: text, or a JSON object a line."
+    )
+
+
+@options()
+class RunOptions(
+    QuietOption, ReportOptions, ExecutorOptions, StateOption, OutputOptions, JobOptions
+):
+    """All options of a run."""
+
+    logprobs_mode: Literal["raw", "processed"] = option(
+        "raw",
+        "Logprobs of the model alone, or after bias, penalties and temperature.",
+        group="Requests",
+    )
+    seed: int = option(0, "Seed of lines without one.", group="Sampling")
+
+
+class RunCommand(Command):
+    """The command with its options under titles, which tells wrong command lines as other ends."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, group by group, those of no group last."""
+        options = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
+        for title, members in groupby(options, lambda option: getattr(option, "group", None)):
+            records = [member.get_help_record(ctx) for member in members]
+            with formatter.section(title or "Other options"):
+                formatter.write_dl([record for record in records if record is not None])
 
     def make_context(
         self,
@@ -103,110 +173,30 @@ class RunCommand(GroupedCommand):
         parent: click.Context | None = None,
         **extra: Any,  # noqa: ANN401 - click's signature
     ) -> click.Context:
-        """Read the command line; one that is wrong is told as any other end of a run."""
-        given = tuple(args)
+        """Read the command line; one that is wrong is told as far as it can be read."""
+        given = list(args)
         try:
             return super().make_context(info_name, args, parent, **extra)
         except click.exceptions.NoArgsIsHelpError:
             raise
-        except click.UsageError as error:
-            conclude_usage_error(given, error)
-        except UsageError as error:  # in a settings file
-            conclude_usage_error(given, click.UsageError(str(error)))
+        except (click.UsageError, UsageError) as error:  # the latter in a settings file
+            usage = error if isinstance(error, click.UsageError) else click.UsageError(str(error))
+            extra |= {"resilient_parsing": True, "ignore_unknown_options": True}
+            with super().make_context(info_name, given, parent, **extra) as ctx:
+                ending = ending_of(RunOptions(**ctx.params))
+            ending.conclude_usage_error(usage)
 
 
-class RunOptions(FileOptions, ReportOptions):
-    """What the command line gives."""
-
-    model: str | None
-    default: tuple[tuple[str, object], ...]
-    override: tuple[tuple[str, object], ...]
-    limit: int | None
-    sample: int | None
-    shard: str | None
-    seed: int
-    ignore_unknown: bool
-    clamp_max_tokens: bool
-    logprobs_mode: Literal["raw", "processed"]
-    max_num_seqs: int
-    kv_cache_bytes: int | None
-    kv_cache_dtype: Literal["fp32", "int8"]
-    prefix_sharing: bool
-    threads: int
-    executor: Literal["local", "ray"]
-    workers: int
-    max_failures: str
-    time_limit: float | None
-    step_timeout: float
-    dry_run: bool
-    restart: bool
-    retry_failed: bool
-
-
-@click.command(cls=RunCommand, help=HELP, exit_codes=EXIT_CODES)
-@file_options
-@click.option(
-    "--dry-run",
-    is_flag=True,
-    help="Compute and write nothing; say what is wrong with the lines, and what they will take.",
-)
-@click.option("--restart", is_flag=True, help="Discard what an earlier run computed.")
-@click.option(
-    "--retry-failed",
-    is_flag=True,
-    help="Compute requests again that failed in an earlier run, also of a finished job.",
-)
-@click.option(
-    "--max-failures",
-    metavar="N|P%",
-    type=Allowance(),
-    default="0",
-    show_default=True,
-    help="Lines that may fail without exit code 1.",
-)
-@click.option(
-    "--time-limit",
-    metavar="DURATION",
-    type=Duration(),
-    help="Stop after 90s, 30m or 2h with exit code 75; the same command goes on.",
-)
-@selection_options
-@request_options
-@click.option(
-    "--logprobs-mode",
-    type=click.Choice(["raw", "processed"]),
-    default="raw",
-    show_default=True,
-    help="Logprobs of the model alone, or after bias, penalties and temperature.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of lines without one.")
-@cache_options
-@click.option(
-    "--prefix-sharing/--no-prefix-sharing",
-    default=True,
-    show_default=True,
-    help="Compute the beginning that prompts have in common once.",
-)
-@threads_option
-@executor_options
-@click.option(
-    "--step-timeout",
-    metavar="DURATION",
-    type=Duration(),
-    default="10m",
-    show_default=True,
-    help="Take a single run of the model that lasts longer for hung.",
-)
-@report_options
-def run(**options: Unpack[RunOptions]) -> None:
+@command(RunOptions, HELP, EXIT_CODES, kind=RunCommand)
+def run(options: RunOptions) -> None:
     """Answer every request of the input files."""
     from aobatch.job.config import parse_allowance
 
-    ending = Ending.of(options, is_dry=options["dry_run"])
-    with log_format(options["log_format"]), reported_failures(ending.conclude):
+    ending = ending_of(options)
+    with log_format(options.log_format), reported_failures(ending.conclude):
         ending.check()
-        allowance = parse_allowance(options["max_failures"])
-        if options["dry_run"]:
+        allowance = parse_allowance(options.max_failures)
+        if options.dry_run:
             lines = ending.checked = check_lines(options, as_json=False).lines
             num_failed, num_lines = lines.bad, lines.total
         else:
@@ -214,10 +204,16 @@ def run(**options: Unpack[RunOptions]) -> None:
         if not allowance.allows(num_failed, num_lines):
             ending.message = (
                 f"{num_failed:,} of {num_lines:,} lines failed, more than "
-                f"--max-failures {options['max_failures']} allows"
+                f"--max-failures {options.max_failures} allows"
             )
             say(ending.message, level="warning", event="end")
             raise click.exceptions.Exit(1)
+
+
+def ending_of(options: RunOptions) -> Ending:
+    """Say where the end of a run is told."""
+    files = options.summary_file, options.metrics_file
+    return Ending(*files, writes_line=options.summary == "json", is_dry=options.dry_run)
 
 
 def _run(options: RunOptions, ending: Ending) -> tuple[int, int]:
@@ -229,19 +225,19 @@ def _run(options: RunOptions, ending: Ending) -> tuple[int, int]:
     num_failed = num_lines = 0
     with (
         interruptible(),
-        limited_time(options["time_limit"]),
-        stage_progress(is_quiet=options["quiet"]) as stages,
+        limited_time(options.time_limit),
+        stage_progress(is_quiet=options.quiet) as stages,
         closing_backend(open_backend(options, stages)) as backend,
     ):
-        options["model"] = usable_model(options["model"], stages, is_quiet=options["quiet"])
-        configs = job_configs(options)
+        model = usable_model(options.model, stages, is_quiet=options.quiet)
+        configs = job_configs(replace(options, model=model))
         ending.jobs |= dict.fromkeys((config.output for config in configs), None)
         for config in configs:
-            outcome = run_job(config, backend, job_progress(is_quiet=options["quiet"]))
+            outcome = run_job(config, backend, job_progress(is_quiet=options.quiet))
             ending.jobs[config.output] = outcome.report
-            if not outcome.was_finished and options["executor"] == "local":
-                note_run(outcome.report, options["kv_cache_dtype"], options["threads"])
-            if not options["quiet"]:
+            if not outcome.was_finished and options.executor == "local":
+                note_run(outcome.report, options.kv_cache_dtype, options.num_threads)
+            if not options.quiet:
                 say_outcome(outcome, config)
             num_failed += outcome.report.requests.failed
             num_lines += outcome.report.requests.total
@@ -250,26 +246,17 @@ def _run(options: RunOptions, ending: Ending) -> tuple[int, int]:
 
 def job_configs(options: RunOptions) -> "Sequence[JobConfig]":
     """Say which jobs the options ask for; UsageError if they do not go together."""
-    from aobatch.job.config import JobConfig
-    from aobatch.job.report.usage import read_prices
+    from aobatch.job.paths import Targets, plan_jobs
 
-    config = JobConfig(
-        inputs=input_files(options, options["output"], options["errors"]),
-        output=Path(),
-        columns=columns_of(options),
-        stream_format=stream_format_of(options, options["output"]),
-        model=options["model"],
-        defaults=dict(options["default"]),
-        overrides=dict(options["override"]),
-        selection=selection_of(options),
-        ignore_unknown=options["ignore_unknown"],
-        is_restart=options["restart"],
-        retries_failed=options["retry_failed"],
-        prices=read_prices(options["prices"]) if options["prices"] else None,
-        depfile=options["depfile"],
+    config = replace(
+        options.job_config(options.output, options.errors),
+        is_restart=options.restart,
+        retries_failed=options.retry_failed,
+        prices=options.known_prices(),
+        depfile=options.depfile,
         settings_file=settings_in_use(),
     )
-    jobs = plan(config, options)
+    jobs = plan_jobs(config, Targets(options.output, options.errors, options.state_dir))
     if config.depfile is not None and len(jobs) > 1:
         message = "--depfile is for a run of one output; give every output a run, as make does"
         raise UsageError(message)
@@ -278,29 +265,25 @@ def job_configs(options: RunOptions) -> "Sequence[JobConfig]":
 
 def open_backend(options: RunOptions, stages: Callable[[str, int, int], None]) -> "Backend":
     """Choose where requests are computed."""
-    from aobatch.engine.config import EngineConfig
-    from aobatch.executors.local import LocalBackend, default_kv_cache_bytes
-    from aobatch.runners import RunnerConfig
+    from aobatch.executors.local import LocalBackend
 
-    config = EngineConfig(
-        max_num_seqs=options["max_num_seqs"],
-        kv_cache_bytes=options["kv_cache_bytes"] or default_kv_cache_bytes(),
-        shares_prefixes=options["prefix_sharing"],
-        seed=options["seed"],
-        clamp_max_tokens=options["clamp_max_tokens"],
-        logprobs_mode=options["logprobs_mode"],
-        step_seconds=options["step_timeout"],
+    config = replace(
+        options.engine_config(),
+        shares_prefixes=options.prefix_sharing,
+        seed=options.seed,
+        clamp_max_tokens=options.clamp_max_tokens,
+        logprobs_mode=options.logprobs_mode,
+        step_seconds=options.step_timeout,
     )
-    runner = RunnerConfig(options["threads"], options["kv_cache_dtype"])
-    local = LocalBackend(config, runner, stages)
-    if options["executor"] == "local":
+    local = LocalBackend(config, options.runner_config(), stages)
+    if options.executor == "local":
         return local
     from aobatch.executors.ray.backend import RayBackend, RayOptions
 
     ray_options = RayOptions(
-        options["workers"],
-        options["threads"] if is_given("threads") else None,
-        keeps_cache_bytes=options["kv_cache_bytes"] is not None,
+        options.workers,
+        options.threads,
+        keeps_cache_bytes=options.kv_cache_bytes is not None,
         warn=lambda message: say(message, level="warning", event="worker"),
     )
     return RayBackend(local, ray_options)

@@ -82,9 +82,9 @@ def path_of(ctx: click.Context) -> tuple[str, ...]:
 
 
 def options_of(command: click.Command) -> dict[str, click.Option]:
-    """Give the options that a file may set, by their long names."""
+    """Give the options that a file may set, by their long names: eager ones are read before it."""
     options = [param for param in command.params if isinstance(param, click.Option)]
-    return {max(o.opts, key=len).lstrip("-"): o for o in options if o.expose_value}
+    return {max(o.opts, key=len).lstrip("-"): o for o in options if not o.is_eager}
 
 
 def value_for(option: click.Option, value: Any) -> Any:  # noqa: ANN401 - whatever TOML holds
@@ -110,18 +110,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(message) from error
 
 
-_ACCEPTED: Mapping[str, tuple[type, ...]] = {
-    "allowance": (int, str),
-    "boolean": (bool,),
-    "duration": (int, float, str),
-    "float": (int, float),
-    "integer": (int,),
-    "integer range": (int,),
-    "name=value": (dict,),
-    "size": (int, str),
-    "value": (str, bool, int, float, list, dict),
-}
-"""The TOML types of each kind of option; a string for all others."""
+_BUILT_IN = {"boolean": (bool,), "integer": (int,), "integer range": (int,)}
+"""The TOML types of click's own kinds; all others are strings unless they say it."""
 
 _NAMES = {str: "a string", bool: "true or false", int: "an integer", dict: "a table"}
 
@@ -163,7 +153,7 @@ class _Checker:
 
 
 def _check_value(option: click.Option, value: object, ctx: click.Context, where: str) -> None:
-    types = _ACCEPTED.get(option.type.name, (str,))
+    types = getattr(option.type, "toml", _BUILT_IN.get(option.type.name, (str,)))
     is_list = option.multiple and dict not in types
     elements = value if is_list and isinstance(value, list) else [value]
     if not all(_is_one_of(element, types) for element in elements):

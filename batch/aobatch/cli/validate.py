@@ -1,34 +1,18 @@
 """`aobatch validate`: every bad line of a job, and what the others will take, ahead of it."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, Unpack
+from itertools import count
+from typing import TYPE_CHECKING
 
 import click
 
-from aobatch.cli.command import Command, exit_codes
+from aobatch.cli.command import command, exit_codes
 from aobatch.cli.console import show
 from aobatch.cli.ending import interruptible
 from aobatch.cli.models import known_model
-from aobatch.cli.options import (
-    InputOptions,
-    cache_options,
-    column_option,
-    columns_of,
-    format_option,
-    input_files,
-    input_option,
-    inputs_argument,
-    request_options,
-    selection_of,
-    selection_options,
-    stream_format_of,
-    threads_option,
-)
+from aobatch.cli.options import JobOptions, JsonOption, options
 
 if TYPE_CHECKING:
-    from aobatch.engine.config import EngineConfig
-    from aobatch.job.config import JobConfig
     from aobatch.job.models import Vocabulary
     from aobatch.job.plan import Plan
     from aobatch.job.validation import BatchError, Validation
@@ -50,134 +34,53 @@ lines all is checked that needs no tokenizer. The table has the first 20 bad lin
 """
 
 
-class CheckOptions(InputOptions):
-    """What the command line gives of a job that is checked."""
-
-    limit: int | None
-    sample: int | None
-    shard: str | None
-    seed: int
-    model: str | None
-    default: tuple[tuple[str, object], ...]
-    override: tuple[tuple[str, object], ...]
-    ignore_unknown: bool
-    clamp_max_tokens: bool
-    max_num_seqs: int
-    kv_cache_bytes: int | None
-    kv_cache_dtype: Literal["fp32", "int8"]
-    threads: int
-
-
-class ValidateOptions(CheckOptions):
+@options()
+class ValidateOptions(JsonOption, JobOptions):
     """What the command line gives."""
 
-    as_json: bool
 
-
-@click.command(
-    cls=Command,
-    help=HELP,
-    exit_codes=exit_codes(
-        {0: "every line is right", 1: "some lines are bad"}, 65, 66, 69, 130, 143
-    ),
+@command(
+    ValidateOptions,
+    HELP,
+    exit_codes({0: "every line is right", 1: "some lines are bad"}, 65, 66, 69, 130, 143),
 )
-@inputs_argument
-@input_option
-@column_option
-@format_option
-@selection_options
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of --sample.")
-@request_options
-@cache_options
-@threads_option
-@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
-def validate(**options: Unpack[ValidateOptions]) -> None:
+def validate(options: ValidateOptions) -> None:
     """Check the lines of a job and say what it will take."""
-    found = check_lines(options, as_json=options["as_json"])
-    if found.lines.bad:
+    if check_lines(options, as_json=options.as_json).lines.bad:
         raise click.exceptions.Exit(1)
 
 
-def check_lines(options: CheckOptions, *, as_json: bool) -> "Validation":
+def check_lines(options: JobOptions, *, as_json: bool) -> "Validation":
     """Show every bad line and what the others will take."""
     from aobatch.job.models import Vocabularies
     from aobatch.job.plan import known_speed, plan_of
-    from aobatch.job.validation import ErrorSpool
+    from aobatch.job.source import check_columns
+    from aobatch.job.validation import ErrorSpool, error_line, validation_table
     from aobatch.job.validation import validate as validate_job
 
-    options["model"], find = known_model(options["model"])
-    config, engine = job_config(options), engine_config(options)
-    vocabularies = Vocabularies(find, options["model"], clamps=options["clamp_max_tokens"])
+    model, find = known_model(options.model)
+    config, engine = replace(options.job_config(), model=model), options.engine_config()
+    check_columns(config)
+    engine = replace(engine, num_lanes=min(engine.num_lanes, options.num_threads))
+    vocabularies = Vocabularies(find, model, clamps=options.clamp_max_tokens)
+    numbers = count(1)
 
     def plan(vocabulary: "Vocabulary") -> "Plan":
-        cache, threads = options["kv_cache_dtype"], options["threads"]
-        speed = known_speed(vocabulary.folder, cache, threads)
-        return plan_of(vocabulary.folder, vocabulary.load, engine, cache, speed)
+        dtype = options.kv_cache_dtype
+        speed = known_speed(vocabulary.folder, dtype, options.num_threads)
+        return plan_of(vocabulary.folder, vocabulary.load, engine, dtype, speed)
+
+    def show_first(error: "BatchError") -> None:
+        if next(numbers) <= SHOWN:
+            show(error_line(error))
 
     with interruptible(), ErrorSpool() as spool:
-        shown = ShownErrors()
-        on_error: Callable[[BatchError], None] = shown.add
-        if as_json:
-            on_error = spool.add
-        found = validate_job(config, vocabularies, plan, on_error)
+        found = validate_job(config, vocabularies, plan, spool.add if as_json else show_first)
         if as_json:
             for line in spool.lines(found):
                 show(line)
-        else:
-            shown.close(found)
+            return found
+    if found.lines.bad > SHOWN:
+        show(f"and {found.lines.bad - SHOWN:,} bad lines more; --json lists all")
+    show(validation_table(found))
     return found
-
-
-def job_config(options: CheckOptions) -> "JobConfig":
-    """Say which job is meant; it has no output."""
-    from aobatch.job.config import STREAM, JobConfig
-    from aobatch.job.source import check_columns
-
-    config = JobConfig(
-        inputs=input_files(options),
-        output=STREAM,
-        model=options["model"],
-        defaults=dict(options["default"]),
-        overrides=dict(options["override"]),
-        selection=selection_of(options),
-        columns=columns_of(options),
-        stream_format=stream_format_of(options),
-        ignore_unknown=options["ignore_unknown"],
-    )
-    check_columns(config)
-    return config
-
-
-def engine_config(options: CheckOptions) -> "EngineConfig":
-    """Say how the engine would be configured."""
-    from aobatch.engine.config import EngineConfig
-    from aobatch.executors.local import default_kv_cache_bytes
-
-    config = EngineConfig(
-        max_num_seqs=options["max_num_seqs"],
-        kv_cache_bytes=options["kv_cache_bytes"] or default_kv_cache_bytes(),
-    )
-    return replace(config, num_lanes=min(config.num_lanes, options["threads"]))
-
-
-class ShownErrors:
-    """The first bad lines on the terminal, as they are found."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def add(self, error: "BatchError") -> None:
-        """Show a bad line, or count it."""
-        from aobatch.job.validation import error_line
-
-        self._count += 1
-        if self._count <= SHOWN:
-            show(error_line(error))
-
-    def close(self, found: "Validation") -> None:
-        """Say how many were not shown, and all else."""
-        from aobatch.job.validation import validation_table
-
-        if self._count > SHOWN:
-            show(f"and {self._count - SHOWN:,} bad lines more; --json lists all")
-        show(validation_table(found))
