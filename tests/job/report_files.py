@@ -1,10 +1,7 @@
 """A usage report with everything in it, for tests of its forms."""
 
-from msgspec.structs import replace
-
 from aobatch.api.response import Usage
 from aobatch.executors import Statistics
-from aobatch.job.report.facts import with_cost
 from aobatch.job.report.usage import (
     CountedChoice,
     CountedCompletion,
@@ -16,6 +13,7 @@ from aobatch.job.report.usage import (
     UsageReport,
     UsageTally,
     timeline,
+    with_cost,
 )
 
 HOSTILE = '<script>alert("1")</script>|`a`\n\x1b[2J\u202e@octocat'
@@ -36,6 +34,9 @@ STATISTICS = {
 }
 
 
+FACTS = JobFacts("finished", 124, 1_700_000_000, "0.1.0", [], {})
+
+
 def full_report(name: str = HOSTILE) -> UsageReport:
     """Give a report with errors, users, a course of time over two runs, and a cost."""
     tally = UsageTally()
@@ -53,5 +54,5 @@ def full_report(name: str = HOSTILE) -> UsageReport:
     ]
     models = [ModelFacts("small", "fp_0123456789ab", "int8")]
     facts = JobFacts("finished", 124, 1_700_000_000, "0.1.0", models, {"seed": "0", "mode": name})
-    report = replace(tally.report(Statistics.of(STATISTICS)), timeline=timeline(points), job=facts)
+    report = tally.report(Statistics.of(STATISTICS), facts, timeline(points))
     return with_cost(report, Prices("EUR", {"small": ModelPrice(1.5, 2.0)}))

@@ -5,7 +5,7 @@ import re
 
 import msgspec
 import pytest
-from report_files import HOSTILE, full_report
+from report_files import FACTS, HOSTILE, full_report
 
 from aobatch.executors import Statistics
 from aobatch.job.report.text import code, report_markdown
@@ -78,6 +78,6 @@ def test_names_stand_as_they_are(name: str) -> None:
 
 def test_empty_job_has_its_table() -> None:
     """Without lines there are headers and times."""
-    assert report_markdown(UsageTally().report(Statistics()), "a").startswith(
+    assert report_markdown(UsageTally().report(Statistics(), FACTS), "a").startswith(
         "### Usage of `a`\n\n0 of 0 "
     )

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from report_files import HOSTILE, full_report
+from report_files import FACTS, HOSTILE, full_report
 
 from aobatch.errors import UsageError
 from aobatch.executors import Statistics
-from aobatch.job.report.page import HEIGHT, WIDTH, course_chart, histogram_chart, report_page
-from aobatch.job.report.usage import Histogram, UsageReport, UsageTally
+from aobatch.job.report.page import HEIGHT, WIDTH, histogram_chart, report_page, time_chart
+from aobatch.job.report.usage import Histogram, UsageTally
 
 VOID = {"meta", "path", "rect", "br", "link", "img", "text"}
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -126,7 +126,6 @@ def test_charts_have_names_and_their_parts_titles(page: Page) -> None:
 def test_page_of_an_unfinished_job_says_so(state: str) -> None:
     """The page of what there is so far is not taken for the whole."""
     report = full_report()
-    assert report.job is not None
     facts = msgspec.structs.replace(report.job, state=state, lines=5000)  # type: ignore[arg-type]
 
     text = Page(report_page(msgspec.structs.replace(report, job=facts), "a.jsonl")).text
@@ -134,13 +133,11 @@ def test_page_of_an_unfinished_job_says_so(state: str) -> None:
     assert f"{state}: 124 of 5,000 lines answered" in text
 
 
-@pytest.mark.parametrize(
-    "report",
-    [UsageTally().report(Statistics()), UsageTally().report(Statistics(wall_seconds=1.0))],
-    ids=["nothing", "counters"],
-)
-def test_page_of_an_empty_job_is_whole(report: UsageReport) -> None:
-    """Without lines, times and courses there is a page, too."""
+@pytest.mark.parametrize("seconds", [0.0, 1.0])
+def test_page_of_an_empty_job_is_whole(seconds: float) -> None:
+    """Without lines, times and charts there is a page, too."""
+    report = UsageTally().report(Statistics(wall_seconds=seconds), FACTS)
+
     assert "every line answered" in Page(report_page(report, "a.jsonl")).text
 
 
@@ -167,7 +164,7 @@ def test_bars_are_as_high_as_their_counts() -> None:
 def test_course_passes_through_its_values() -> None:
     """The line is at half height where half of the highest value was reached, and within."""
     course = [(0.0, 1.0, None), (1.0, 2.0, 50.0), (2.0, 3.0, 100.0), (3.0, 4.0, 0.0)]
-    chart = course_chart("t", "%", course, highest=100)
+    chart = time_chart("t", "%", course, highest=100)
     places = [tuple(map(float, point)) for point in re.findall(r"([\d.]+) ([\d.]+)", chart.line)]
     low, high = max(y for _, y in places), min(y for _, y in places)
 

@@ -13,9 +13,6 @@ from aobatch.errors import InputError, InputMissingError
 from aobatch.job.report.facts import past_report
 from aobatch.job.report.usage import UsageReport
 
-LATER = {"prompt_tokens", "histograms", "timeline", "job", "cost"}
-"""Parts of a report that earlier versions did not write."""
-
 
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
@@ -41,7 +38,6 @@ def test_report_says_what_the_job_was(output: Path) -> None:
     """Models with their fingerprints, settings, lines and the beginning stand in the report."""
     facts = run(output.parent, defaults={"max_tokens": 5, "prompt": "secret"}).report.job
 
-    assert facts is not None
     assert [(model.name, model.fingerprint) for model in facts.models] == [("fake", "fp_1")]
     assert facts.settings["seed"] == "0"
     assert facts.settings["default max_tokens"] == "5"
@@ -67,32 +63,14 @@ def test_unfinished_report_adds_up_what_is_there(output: Path) -> None:
     partial = past_report(output)
     whole = run(output.parent).report
 
-    assert partial.job is not None
     assert (partial.job.state, partial.job.lines) == ("interrupted", 9)
     assert partial.requests.total == len(explosive.computed) == 4
     assert partial.requests.failed == 1
     assert partial.job.models == [
-        msgspec.structs.replace(model, name="(the job's own)")
-        for model in whole.job.models  # type: ignore[union-attr]
+        msgspec.structs.replace(model, name="(the job's own)") for model in whole.job.models
     ]
     assert 0 < partial.usage.total_tokens < whole.usage.total_tokens
     assert past_report(output) == whole
-
-
-def test_marker_of_an_earlier_version_is_still_a_finished_job(output: Path) -> None:
-    """A job that was finished before reports had all these parts is not run again."""
-    run(output.parent)
-    path = output.with_name("out.jsonl.aobatch") / "done.json"
-    marker = json.loads(path.read_text())
-    marker["report"] = {k: v for k, v in marker["report"].items() if k not in LATER}
-    path.write_text(json.dumps(marker))
-    backend = FakeBackend()
-
-    outcome = run(output.parent, backend)
-
-    assert outcome.was_finished
-    assert backend.opened == []
-    assert outcome.report.histograms.seconds.counts == []
 
 
 def test_no_job_is_a_missing_input(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from report_files import FACTS
 
 from aobatch.api.response import Usage
 from aobatch.executors import Statistics
@@ -30,7 +31,7 @@ def tally() -> UsageTally:
 @pytest.mark.parametrize("grouping", ["by_model", "by_user"])
 def test_groups_add_up_to_the_whole(tally: UsageTally, grouping: str) -> None:
     """Every line is in one group by model and in one by user."""
-    report = tally.report(Statistics())
+    report = tally.report(Statistics(), FACTS)
     groups = getattr(report, grouping)
 
     assert sum(group.requests for group in groups) == report.requests.total == 5
@@ -41,7 +42,7 @@ def test_groups_add_up_to_the_whole(tally: UsageTally, grouping: str) -> None:
 
 def test_report_counts_reasons_and_codes(tally: UsageTally) -> None:
     """Finish reasons count choices, codes count failed lines."""
-    report = tally.report(Statistics(wall_seconds=2.0))
+    report = tally.report(Statistics(wall_seconds=2.0), FACTS)
 
     assert report.finish_reasons == {"stop": 3}
     assert report.requests.failed_by_code == {"invalid_type": 1, "model_not_found": 1}
@@ -66,7 +67,7 @@ def test_percentiles_of_nothing_are_null() -> None:
 
 def test_table_is_aligned_and_harmless(tally: UsageTally) -> None:
     """Columns end at the same place, and a model's name cannot steer the terminal."""
-    table = report_table(tally.report(Statistics(wall_seconds=2.0)))
+    table = report_table(tally.report(Statistics(wall_seconds=2.0), FACTS))
 
     header, *rows = table.splitlines()[:6]
     assert {len(row) for row in rows} == {len(header)}
@@ -80,12 +81,12 @@ def test_table_says_what_was_shared_and_how_full_the_slots_were(tally: UsageTall
     counts = {"prefix_tokens_shared": 1200, "busy_rows": 45, "busy_slots": 60}
     lines = [
         " ".join(line.split())
-        for line in report_table(tally.report(Statistics.of(counts))).splitlines()
+        for line in report_table(tally.report(Statistics.of(counts), FACTS)).splitlines()
     ]
 
     assert "shared 1,200 prompt tokens of common beginnings" in lines
     assert "slots in use 75.0% while requests waited" in lines
-    assert "shared" not in report_table(tally.report(Statistics()))
+    assert "shared" not in report_table(tally.report(Statistics(), FACTS))
 
 
 def test_number_and_length_of_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +97,7 @@ def test_number_and_length_of_names_are_bounded(monkeypatch: pytest.MonkeyPatch)
         tally.add_completion(completion("a", 1, 2), f"user {index % 5}", 0.5)
         tally.add_failure("model_not_found", f"{index}" * 600, None)
 
-    report = tally.report(Statistics())
+    report = tally.report(Statistics(), FACTS)
 
     users = [(group.name, group.requests) for group in report.by_user]
     assert users == [("user 0", 2), (None, 10), ("user 1", 2), ("(others)", 6)]
@@ -107,6 +108,6 @@ def test_number_and_length_of_names_are_bounded(monkeypatch: pytest.MonkeyPatch)
 
 def test_table_of_an_empty_job_has_no_percentiles() -> None:
     """A report without lines can be laid out."""
-    table = report_table(UsageTally().report(Statistics()))
+    table = report_table(UsageTally().report(Statistics(), FACTS))
 
     assert table.splitlines()[1].split() == ["all", "0", "0", "0", "0", "0"]

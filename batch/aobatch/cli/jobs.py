@@ -125,10 +125,10 @@ class ReportOptions(PricesOption, OutputArgument):
 @command(ReportOptions, REPORT_HELP, exit_codes({0: "the report is shown"}, 65, 66, 73, 74))
 def report(options: ReportOptions) -> None:
     """Show the usage report of a job again."""
-    from aobatch.job.report.facts import past_report, with_cost
+    from aobatch.job.report.facts import past_report
     from aobatch.job.report.page import report_page
     from aobatch.job.report.text import report_markdown
-    from aobatch.job.report.usage import report_json
+    from aobatch.job.report.usage import report_json, with_cost
 
     paths = options.json_path, options.html_path, options.markdown_path
     if paths.count(STREAM) > 1:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +17,14 @@ from aobatch.engine.config import EngineStatistics
 if TYPE_CHECKING:  # a finished job is told so without loading numpy
     from aobatch.engine.sequence import Result
     from aobatch.engine.streaming import Listener
+
+
+def package_version() -> str:
+    """Give the version of this package, empty if it is not installed."""
+    try:
+        return version("aobatch")
+    except PackageNotFoundError:
+        return ""
 
 
 @dataclass(slots=True)

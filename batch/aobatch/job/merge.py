@@ -14,8 +14,7 @@ from aobatch.formats import read_records, write_records
 from aobatch.job.config import JobConfig, Shard
 from aobatch.job.events import stream_folder
 from aobatch.job.ledger import reading
-from aobatch.job.report.facts import with_cost
-from aobatch.job.report.usage import JobFacts, Prices, UsageReport, UsageTally, joined
+from aobatch.job.report.usage import Prices, UsageReport, UsageTally, joined, with_cost
 from aobatch.job.source import StateFolder, check_output, digest_file, open_state, state_path
 from aobatch.job.status import Marker, read_marker, write_marker, write_report
 
@@ -32,23 +31,17 @@ def add_reports(
     for report in reports:
         tally.add_report(report)
     for measure in measures:
-        tally.add_measures(*measure)
-    facts = [report.job for report in reports if report.job is not None]
-    return structs.replace(
-        tally.report(sum((report.counted for report in reports), Statistics())),
-        timeline=joined(report.timeline for report in reports),
-        job=_sum_whole(facts) if facts else None,
-    )
-
-
-def _sum_whole(facts: Sequence[JobFacts]) -> JobFacts:
+        tally.add_measures(measure)
+    facts = [report.job for report in reports]
     models = {model.name: model for fact in facts for model in fact.models}
-    return structs.replace(
+    whole = structs.replace(
         facts[0],
         lines=sum(fact.lines for fact in facts),
         created=min(fact.created for fact in facts),
         models=list(models.values()),
     )
+    statistics = sum((report.counted for report in reports), Statistics())
+    return tally.report(statistics, whole, joined(report.timeline for report in reports))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ from aobatch.job.context import Job, Progress, Silent, begin_job
 from aobatch.job.in_flight import noting_deaths
 from aobatch.job.ledger import Ledger
 from aobatch.job.publish import check_depfile, check_uploads, publish, upload_files, write_depfile
-from aobatch.job.report.facts import with_cost
-from aobatch.job.report.usage import UsageReport
+from aobatch.job.report.usage import UsageReport, with_cost
 from aobatch.job.source import StateFolder, check_inputs, check_output, open_source, open_state
 from aobatch.job.status import (
     Marker,

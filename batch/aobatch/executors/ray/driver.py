@@ -14,7 +14,7 @@ from aobatch.engine.scheduler import weight
 from aobatch.engine.sequence import Result
 from aobatch.engine.streaming import Delta, Listener
 from aobatch.errors import BusyError, JobError, ModelError
-from aobatch.executors import Statistics, WorkerStatistics
+from aobatch.executors import Statistics, WorkerStatistics, package_version
 from aobatch.executors.isolated import find_culprits
 from aobatch.executors.ray.pool import CHECK_SECONDS, Event, Member, Pool
 from aobatch.executors.ray.worker import (
@@ -25,7 +25,6 @@ from aobatch.executors.ray.worker import (
     Ready,
     decode_reply,
     first_line,
-    package_version,
 )
 
 CHUNK = 64

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -19,7 +18,7 @@ from aobatch.api.request import Request
 from aobatch.api.response import Choice, Usage
 from aobatch.engine.config import EngineConfig, EngineStatistics
 from aobatch.errors import JobError, ModelError, RequestError
-from aobatch.executors import ModelIdentity
+from aobatch.executors import ModelIdentity, package_version
 from aobatch.executors.local import LocalBackend, available_memory, fingerprint
 from aobatch.executors.ray.distribution import SentFile, find_model, receive_model, sent_place
 from aobatch.models.store.catalogue import models_home
@@ -248,14 +247,6 @@ def _end_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(PARENT_SECONDS)
     os._exit(1)
-
-
-def package_version() -> str:
-    """Give the version of this package, empty if it is not installed."""
-    try:
-        return version("aobatch")
-    except PackageNotFoundError:
-        return ""
 
 
 def first_line(error: BaseException) -> str:

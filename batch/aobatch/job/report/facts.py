@@ -1,8 +1,7 @@
-"""A usage report filled in with what is known of its job."""
+"""The usage report of a job that is finished, of one that is not, and of one that was."""
 
 import json
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
@@ -10,6 +9,7 @@ from msgspec.structs import replace
 
 from aobatch.api.errors import ErrorObject
 from aobatch.errors import InputError, InputMissingError
+from aobatch.executors import package_version
 from aobatch.job.config import JobConfig
 from aobatch.job.context import Job
 from aobatch.job.ledger import read_statistics, reading
@@ -18,12 +18,11 @@ from aobatch.job.report.usage import (
     JobFacts,
     ModelFacts,
     Point,
-    Prices,
     UsageReport,
     UsageTally,
-    cost_of,
     report_path,
     timeline,
+    with_cost,
 )
 from aobatch.job.source import StateFolder, state_path
 from aobatch.job.status import job_status, read_marker
@@ -36,29 +35,21 @@ _FIELDS = {"defaults": "default", "overrides": "override"}
 
 
 def finished_report(job: Job, tally: UsageTally) -> UsageReport:
-    """Give the report of a job whose lines are all added up."""
-    report = tally.report(job.ledger.statistics)
-    models = [
-        ModelFacts(name or model.name, model.fingerprint, model.precision)
-        for name, model in job.models.found.items()
-    ]
+    """Write the report of a job whose lines are all added up."""
+    statistics = job.ledger.statistics
     facts = JobFacts(
         state="finished",
-        lines=report.requests.total,
+        lines=tally.num_lines,
         created=job.created,
-        version=aobatch_version(),
-        models=models,
+        version=package_version(),
+        models=[
+            ModelFacts(name or model.name, model.fingerprint, model.precision)
+            for name, model in job.models.found.items()
+        ],
         settings=shown_settings(job.settings),
     )
-    whole = replace(report, timeline=timeline(job.ledger.points()), job=facts)
-    return with_cost(whole, job.config.prices)
-
-
-def with_cost(report: UsageReport, prices: Prices | None) -> UsageReport:
-    """Give a report with what its tokens cost; without prices it stays as it is."""
-    if prices is None:
-        return report
-    return replace(report, cost=cost_of(report.by_model, prices))
+    report = tally.report(statistics, facts, timeline(job.ledger.points()))
+    return with_cost(report, job.config.prices)
 
 
 def shown_settings(settings: Mapping[str, str]) -> dict[str, str]:
@@ -78,19 +69,8 @@ def _plain(value: str) -> str:
     return value[1:-1] if value.startswith('"') and "\\" not in value else value
 
 
-def aobatch_version() -> str:
-    """Give the version of this package, empty if it is not installed."""
-    try:
-        return version("aobatch")
-    except PackageNotFoundError:
-        return ""
-
-
-_RESULTS = "SELECT status_code, body, seconds FROM results"
-
-
 def past_report(output: Path) -> UsageReport:
-    """Give the report of the job of an output; InputMissingError if there is none."""
+    """Read or add up the report of the job of an output; InputMissingError if there is none."""
     state = StateFolder(state_path(JobConfig((), output)))
     if state.path.is_dir():
         marker = read_marker(state.marker)
@@ -113,11 +93,10 @@ def _unfinished_report(output: Path, state: StateFolder) -> UsageReport:
     """Add up the results that a ledger has; who asked for them is not known without the inputs."""
     status = job_status(output)
     tally = UsageTally()
-    num_results = 0
     with reading(state.ledger) as connection:
         connection.execute("BEGIN")  # a run may be adding results
-        for status_code, body, seconds in connection.execute(_RESULTS):
-            num_results += 1
+        rows = connection.execute("SELECT status_code, body, seconds FROM results")
+        for status_code, body, seconds in rows:
             if status_code == 200:
                 completion = msgspec.json.decode(body, type=CountedCompletion)
                 tally.add_completion(completion, None, seconds)
@@ -125,31 +104,25 @@ def _unfinished_report(output: Path, state: StateFolder) -> UsageReport:
                 tally.add_failure(msgspec.json.decode(body, type=ErrorObject).code, None, None)
         settings = dict(connection.execute("SELECT name, value FROM settings"))
         statistics = read_statistics(connection)
-        rows = connection.execute("SELECT * FROM points ORDER BY rowid")
-        points = [Point(*row) for row in rows]
-    for _ in range(status.answered - num_results):
+        points = [Point(*row) for row in connection.execute("SELECT * FROM points ORDER BY rowid")]
+    for _ in range(status.answered - tally.num_lines):
         tally.add_failure(None, None, None)  # lines that are no requests have no result
     facts = JobFacts(
         state=status.state,
         lines=status.lines,
         created=int(settings.get("created", 0)),
-        version=aobatch_version(),
+        version=package_version(),
         models=_models(settings),
         settings=shown_settings(settings),
     )
-    report = tally.report(statistics)
-    return replace(report, by_user=[], timeline=timeline(points), job=facts)
+    return replace(tally.report(statistics, facts, timeline(points)), by_user=[])
 
 
-def _models(settings: dict[str, str]) -> list[ModelFacts]:
+def _models(settings: Mapping[str, str]) -> list[ModelFacts]:
     """Read the models that a ledger is bound to, see `ModelDirectory`."""
-    names = {"model": "(the job's own)"} | {
-        setting: setting.removeprefix("model ")[1:-1]
-        for setting in settings
-        if setting.startswith(("model '", 'model "'))
-    }
-    return [
-        ModelFacts(name, settings[setting], "")
-        for setting, name in names.items()
-        if setting in settings
+    own = [ModelFacts("(the job's own)", settings["model"], "")] if "model" in settings else []
+    return own + [
+        ModelFacts(name.removeprefix("model ")[1:-1], fingerprint, "")
+        for name, fingerprint in settings.items()
+        if name.startswith(("model '", 'model "'))
     ]

@@ -1,10 +1,11 @@
-"""The usage report as one page of HTML that needs nothing else."""
+"""The usage report as one page of HTML that needs nothing else, with charts."""
 
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -13,7 +14,7 @@ from aobatch.executors import Statistics
 from aobatch.job.report.text import (
     money,
     occupancy,
-    percentiles,
+    percentiles_text,
     savings,
     shown_users,
     worker_rates,
@@ -24,21 +25,119 @@ from aobatch.text import counted, duration, printable
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+MAX_USERS = 100
+"""Users with a row of their own, those with most tokens; the others share one."""
+
+
+def report_page(report: UsageReport, name: str) -> bytes:
+    """Write the page of a report under the name of its output."""
+    statistics = report.counted
+    page = _environment().get_template("report.html")
+    text = page.render(
+        report=report,
+        name=printable(name, 120),
+        users=shown_users(report, MAX_USERS),
+        distributions=_distributions(report),
+        time_charts=_time_charts(report.timeline),
+        counted=statistics,
+        phases=_phases(statistics),
+        savings=savings(statistics),
+        occupancy=occupancy(statistics),
+        worker_rates=worker_rates(statistics),
+        width=WIDTH,
+        height=HEIGHT,
+    )
+    return text.encode()
+
+
+def _environment() -> "Environment":
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError as error:
+        message = "reports in HTML need the extra [report]: `pip install jinja2` adds what it has"
+        raise UsageError(message) from error
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": lambda number: f"{number:,}",
+        "printable": lambda text: printable(text, 60),
+        "date": lambda time: datetime.fromtimestamp(time, UTC).strftime("%-d %b %Y, %H:%M UTC"),
+        "duration": duration,
+        "money": money,
+    }
+    return environment
+
+
+def _distributions(report: UsageReport) -> list[tuple["Chart", str]]:
+    """Draw how requests are spread, with the percentiles under each chart."""
+    shapes = report.histograms
+    drawn = (
+        ("Prompt length", "tokens", shapes.prompt_tokens, report.prompt_tokens),
+        ("Completion length", "tokens", shapes.completion_tokens, report.completion_tokens),
+        ("Time per request", "s", shapes.seconds, report.seconds),
+    )
+    return [
+        (
+            histogram_chart(title, unit, values, is_whole=unit == "tokens"),
+            percentiles_text(points, "{:,}" if unit == "tokens" else "{:,.2f} s"),
+        )
+        for title, unit, values, points in drawn
+        if values.counts
+    ]
+
+
+def _time_charts(timeline: Timeline) -> list["Chart"]:
+    """Draw what there was to see over time; a short job has nothing to show."""
+    if len(timeline.seconds) <= 3 or timeline.seconds[-1] < LEAST_SECONDS:
+        return []
+    marks = run_starts(timeline)
+    drawn = {
+        "New tokens a second": timeline.new_tokens,
+        "Prompt tokens read a second": timeline.prompt_tokens,
+    }
+    charts = [
+        time_chart(title, "tokens/s", rates(timeline, counts), marks)
+        for title, counts in drawn.items()
+        if counts[-1]
+    ]
+    if timeline.slots[-1]:
+        used = shares(timeline, timeline.rows, timeline.slots)
+        charts.append(time_chart("Slots in use", "%", used, marks, highest=100))
+    return charts
+
+
+def _phases(statistics: Statistics) -> list[tuple[str, float, float]]:
+    """Say what lanes spent their time with: a name, seconds and the share."""
+    engine = statistics.engine
+    spent = {
+        "reading prompts": engine.prefill_seconds,
+        "decoding": engine.decode_seconds,
+        "choosing tokens": engine.sample_seconds,
+    }
+    total = engine.lane_seconds
+    spent["bookkeeping"] = max(0, total - sum(spent.values()))
+    return [(name, seconds, seconds / total) for name, seconds in spent.items() if total]
+
 
 MAX_PARTS = 48
 LEAST_SECONDS = 1.0
-"""The course of a shorter job says nothing."""
+"""What went on in a shorter job is not drawn over time."""
 
-Course: TypeAlias = list[tuple[float, float, float | None]]
-"""Begin and end in seconds, and what went on in between; None if nothing can be said."""
+Series: TypeAlias = list[tuple[float, float, float | None]]
+"""Begin and end in seconds, and a value for the time between them; None if there is none."""
 
 
-def rates(timeline: Timeline, counts: Sequence[float]) -> Course:
+def rates(timeline: Timeline, counts: Sequence[float]) -> Series:
     """Give the growth a second of a column, in equal parts of the time."""
     return [(begin, end, grown / (end - begin)) for begin, end, grown in _growth(timeline, counts)]
 
 
-def shares(timeline: Timeline, part: Sequence[float], whole: Sequence[float]) -> Course:
+def shares(timeline: Timeline, part: Sequence[float], whole: Sequence[float]) -> Series:
     """Give the growth of a column as percentage of that of another one."""
     both = zip(_growth(timeline, part), _growth(timeline, whole), strict=True)
     return [
@@ -47,30 +146,21 @@ def shares(timeline: Timeline, part: Sequence[float], whole: Sequence[float]) ->
     ]
 
 
-def is_drawable(timeline: Timeline) -> bool:
-    """Say whether the course of a job was long enough to be drawn."""
-    return len(timeline.seconds) > 3 and timeline.seconds[-1] >= LEAST_SECONDS
-
-
 def run_starts(timeline: Timeline) -> list[float]:
     """Give the times at which the second and later runs began."""
-    pairs = zip(timeline.run, timeline.run[1:], strict=False)
-    return [timeline.seconds[i + 1] for i, (run, after) in enumerate(pairs) if run != after]
+    runs = pairwise(timeline.run)
+    times = timeline.seconds[1:]
+    return [time for time, (before, run) in zip(times, runs, strict=True) if run != before]
 
 
 def _growth(timeline: Timeline, counts: Sequence[float]) -> list[tuple[float, float, float]]:
     parts = min(MAX_PARTS, len(timeline.seconds) - 1)
-    total = timeline.seconds[-1]
-    times = [total * index / parts for index in range(parts + 1)]
-    totals = [_between(timeline.seconds, counts, time) for time in times]
-    return [
-        (times[index], times[index + 1], totals[index + 1] - totals[index])
-        for index in range(parts)
-    ]
+    times = [timeline.seconds[-1] * index / parts for index in range(parts + 1)]
+    points = [(time, _interpolated(timeline.seconds, counts, time)) for time in times]
+    return [(begin, end, after - before) for (begin, before), (end, after) in pairwise(points)]
 
 
-def _between(times: Sequence[float], counts: Sequence[float], time: float) -> float:
-    """Interpolate a count at a time."""
+def _interpolated(times: Sequence[float], counts: Sequence[float], time: float) -> float:
     after = min(bisect_right(times, time), len(times) - 1)
     if after == 0:
         return counts[0]
@@ -117,79 +207,58 @@ class Chart:
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     bars: list[Bar]
-    """Of a histogram; of a course of time those that a pointer finds, which are not seen."""
+    """Of a histogram; of a chart over time those that a pointer finds, which are not seen."""
     line: str = ""
     area: str = ""
     marks: tuple[float, ...] = ()
 
 
 def histogram_chart(title: str, unit: str, values: Histogram, *, is_whole: bool) -> Chart:
-    """Draw a bar a bucket."""
+    """Draw a bar a bucket; buckets of whole values are named by the first and the last."""
     frame = _Frame(max(values.counts), is_whole=True)
     count = len(values.counts)
     step = frame.width / max(count, LEAST_BARS)
     start = frame.left + (frame.width - count * step) / 2
     gap = min(2.0, step / 6)
     bars = []
-    for index, number in enumerate(values.counts):
-        top = frame.y(number)
-        bucket = bucket_label(values, index, is_whole=is_whole)
-        label = f"{bucket} {unit}: {counted(number, 'request')}"
-        x = round(start + index * step + gap / 2, 1)
+    for index, (number, (low, end)) in enumerate(
+        zip(values.counts, pairwise(values.bounds), strict=True)
+    ):
+        ends = dict.fromkeys(map(_number, (low, end - is_whole)))
+        label = f"{'–'.join(ends)} {unit}: {counted(number, 'request')}"
+        x, top = round(start + index * step + gap / 2, 1), frame.y(number)
         bars.append(Bar(x, top, round(step - gap, 1), round(frame.baseline - top, 1), label))
-    every = math.ceil((count + 1) / 6)
     ticks = [
-        Tick(round(start + index * step, 1), number_label(values.bounds[index]))
-        for index in range(0, count + 1, every)
+        Tick(round(start + index * step, 1), _number(values.bounds[index]))
+        for index in range(0, count + 1, math.ceil((count + 1) / 6))
     ]
     return Chart(title, unit, frame.left, ticks, frame.ticks, bars)
 
 
-def bucket_label(values: Histogram, index: int, *, is_whole: bool) -> str:
-    """Name the values of a bucket, whole ones by the first and the last."""
-    low, high = values.bounds[index], values.bounds[index + 1] - is_whole
-    return number_label(low) if low == high else f"{number_label(low)}–{number_label(high)}"
-
-
-def course_chart(
+def time_chart(
     title: str,
     unit: str,
-    course: Course,
+    series: Series,
     marks: Sequence[float] = (),
     highest: float | None = None,
 ) -> Chart:
     """Draw what went on from time to time; the line passes over parts that say nothing."""
-    total = course[-1][1]
-    seen = [(begin, end, value) for begin, end, value in course if value is not None]
+    total = series[-1][1]
+    seen = [(begin, end, value) for begin, end, value in series if value is not None]
     frame = _Frame(highest or max(value for _, _, value in seen), suffix="%" * (unit == "%"))
     spots, points = [], []
     for begin, end, value in seen:
         x, x_end, y = frame.x(begin / total), frame.x(end / total), frame.y(value)
         points.append(f"{(x + x_end) / 2:.1f} {y:.1f}")
-        label = f"{duration(begin)} to {duration(end)}: {number_label(value)} {unit}"
+        label = f"{duration(begin)} to {duration(end)}: {_number(value)} {unit}"
         spots.append(Bar(x, TOP, round(x_end - x, 1), frame.baseline - TOP, label))
     begin, end = frame.x(seen[0][0] / total), frame.x(seen[-1][1] / total)
     first, last = (points[index].split()[1] for index in (0, -1))
     line = f"M{begin} {first}L{'L'.join(points)}L{end} {last}"
     area = f"{line}V{frame.baseline}H{begin}Z"
-    ticks = [Tick(frame.x(time / total), time_label(time)) for time in _times(total)]
+    ticks = [Tick(frame.x(time / total), _time(time)) for time in _round_times(total)]
     places = tuple(frame.x(mark / total) for mark in marks)
     return Chart(title, unit, frame.left, ticks, frame.ticks, spots, line, area, places)
-
-
-def number_label(value: float) -> str:
-    """Write a number as short as an axis wants it."""
-    if value == int(value) or abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
-
-
-def time_label(seconds: float) -> str:
-    """Write a time in its greatest unit."""
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{number_label(seconds / size)} {unit}"
-    return f"{number_label(seconds)} s" if seconds else "0"
 
 
 class _Frame:
@@ -201,7 +270,7 @@ class _Frame:
         step = nice_step((highest or 1) / 5, smallest=1 if is_whole else 1e-9)
         self._top = max(highest, step)
         count = math.floor(self._top / step + 1e-9)
-        labels = [f"{number_label(index * step)}{suffix}" for index in range(count + 1)]
+        labels = [f"{_number(index * step)}{suffix}" for index in range(count + 1)]
         self.left = round(max(map(len, labels)) * _CHARACTER + 10, 1)
         self.width = WIDTH - RIGHT - self.left
         self.ticks = [Tick(self.y(index * step), label) for index, label in enumerate(labels)]
@@ -213,125 +282,22 @@ class _Frame:
         return round(self.baseline - (self.baseline - TOP) * value / self._top, 1)
 
 
-def _times(total: float) -> list[float]:
+def _round_times(total: float) -> list[float]:
     """Choose up to six round times within a whole time."""
     wanted = total / 5
-    if wanted <= 1:
-        step = nice_step(wanted)
-    else:
-        longest = 86_400 * math.ceil(wanted / 86_400)
-        step = next((step for step in _TIMES if step >= wanted), longest)
+    longest = 86_400 * math.ceil(wanted / 86_400)
+    step = next((s for s in _TIMES if s >= wanted), longest) if wanted > 1 else nice_step(wanted)
     return [index * step for index in range(math.floor(total / step) + 1)]
 
 
-MAX_USERS = 100
-"""Users with a row of their own, those with most tokens; the others share one."""
+def _number(value: float) -> str:
+    """Write a number as short as an axis wants it."""
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
 
 
-def check_page_extra() -> None:
-    """Refuse to go on without what pages need; UsageError says how to get it."""
-    _environment()
-
-
-def report_page(report: UsageReport, name: str) -> bytes:
-    """Write the page of a report under the name of its output."""
-    template, counted = _environment().get_template("report.html"), report.counted
-    text = template.render(
-        report=report,
-        name=printable(name, 120),
-        users=shown_users(report, MAX_USERS),
-        spread=_spread(report),
-        courses=_courses(report),
-        counted=counted,
-        phases=_phases(counted),
-        savings=savings(counted),
-        occupancy=occupancy(counted),
-        worker_rates=worker_rates(counted),
-        width=WIDTH,
-        height=HEIGHT,
-    )
-    return text.encode()
-
-
-def _environment() -> "Environment":
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError as error:
-        message = "reports in HTML need the extra [report]: `pip install jinja2` adds what it has"
-        raise UsageError(message) from error
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "pages"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["count"] = lambda number: f"{number:,}"
-    environment.filters["printable"] = lambda text: printable(text, 60)
-    environment.filters["date"] = _date
-    environment.filters["duration"] = duration
-    environment.filters["money"] = money
-    return environment
-
-
-def _spread(report: UsageReport) -> list[tuple[Chart, str]]:
-    """Draw how requests are spread, with the percentiles under each chart."""
-    buckets = report.histograms
-    drawn = (
-        ("Prompt length", "tokens", buckets.prompt_tokens, report.prompt_tokens, "{:,}"),
-        (
-            "Completion length",
-            "tokens",
-            buckets.completion_tokens,
-            report.completion_tokens,
-            "{:,}",
-        ),
-        ("Time per request", "s", buckets.seconds, report.seconds, "{:,.2f} s"),
-    )
-    return [
-        (
-            histogram_chart(title, unit, values, is_whole=unit == "tokens"),
-            percentiles(points, form),
-        )
-        for title, unit, values, points, form in drawn
-        if values.counts
-    ]
-
-
-def _courses(report: UsageReport) -> list[Chart]:
-    """Draw what there was to see over time."""
-    timeline = report.timeline
-    if not is_drawable(timeline):
-        return []
-    marks = run_starts(timeline)
-    charts = [
-        course_chart(title, "tokens/s", rates(timeline, counts), marks)
-        for title, counts in (
-            ("New tokens a second", timeline.new_tokens),
-            ("Prompt tokens read a second", timeline.prompt_tokens),
-        )
-        if counts[-1]
-    ]
-    if timeline.slots[-1]:
-        course = shares(timeline, timeline.rows, timeline.slots)
-        charts.append(course_chart("Slots in use", "%", course, marks, highest=100))
-    return charts
-
-
-def _phases(statistics: Statistics) -> list[tuple[str, float, float]]:
-    """Say what lanes spent their time with: a name, seconds and the share."""
-    engine = statistics.engine
-    if not engine.lane_seconds:
-        return []
-    spent = {
-        "reading prompts": engine.prefill_seconds,
-        "decoding": engine.decode_seconds,
-        "choosing tokens": engine.sample_seconds,
-    }
-    total = engine.lane_seconds
-    spent["bookkeeping"] = max(0, total - sum(spent.values()))
-    return [(name, seconds, seconds / total) for name, seconds in spent.items()]
-
-
-def _date(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%-d %b %Y, %H:%M UTC")
+def _time(seconds: float) -> str:
+    """Write a time in its greatest unit."""
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{_number(seconds / size)} {unit}"
+    return f"{_number(seconds)} s" if seconds else "0"

@@ -1,4 +1,4 @@
-"""The usage report of a job, added up from the lines that it publishes."""
+"""The usage report of a job: its parts, and how they are added up from published lines."""
 
 import math
 import re
@@ -12,235 +12,24 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from aobatch.api.errors import shorten
 from aobatch.api.response import Usage
 from aobatch.errors import InputMissingError, UsageError
 from aobatch.executors import Statistics
 
+MAX_GROUPS = 50_000
+"""Names that are counted by themselves, of models and of users; others come after them."""
+MAX_NAME_LENGTH = 512
+"""Longer names of models are cut."""
+OTHERS = "(others)"
+"""The group of the names beyond the first 50,000."""
 NUM_BUCKETS = 24
 """About as many buckets are wanted; the last one may hold all that lies far beyond the others."""
-
-
-class Histogram(msgspec.Struct, frozen=True):
-    """Values in buckets."""
-
-    bounds: list[int | float]
-    """Bucket i goes from bounds[i] to below bounds[i + 1]; the last one holds its end as well."""
-    counts: list[int]
-    """Values in each bucket."""
-
-
-def histogram(values: Sequence[float], *, is_whole: bool) -> Histogram:
-    """Put values into buckets of one width, whole numbers into buckets with whole bounds.
-
-    Where a few values would leave most buckets empty, those beyond the 99th percentile share the
-    last bucket.
-    """
-    if not values:
-        return Histogram([], [])
-    ordered = sorted(values)
-    lowest, usual, highest = ordered[0], ordered[(len(ordered) * 99 - 1) // 100], ordered[-1]
-    step = nice_step((usual - lowest) / NUM_BUCKETS, smallest=1 if is_whole else 1e-6)
-    bounds = _bounds(lowest, usual, highest + is_whole, step)
-    places = [0, *(bisect_left(ordered, bound) for bound in bounds[1:-1]), len(ordered)]
-    return Histogram(bounds, [end - start for start, end in pairwise(places)])
-
-
-def nice_step(width: float, smallest: float = 1e-9) -> float:
-    """Give the least of 1, 2, 5, 10, 20, 50 and so on that is at least a width."""
-    width = max(width, smallest)
-    power = 10.0 ** math.floor(math.log10(width))
-    # A quotient such as 2.0000000000000004 is a two.
-    factor = next(factor for factor in (1, 2, 5, 10) if factor >= width / power - 1e-9)
-    step = factor * power
-    return round(step) if step >= 1 else step
-
-
-def _bounds(lowest: float, usual: float, end: float, step: float) -> list[int | float]:
-    first, last = math.floor(lowest / step), math.ceil(end / step)
-    if last - first <= 2 * NUM_BUCKETS:
-        return [_tidy(index * step) for index in range(first, max(last, first + 1) + 1)]
-    last = math.floor(usual / step) + 1
-    return [*(_tidy(index * step) for index in range(first, last + 1)), _tidy(end)]
-
-
-def _tidy(bound: float) -> int | float:
-    return int(bound) if bound == int(bound) else round(bound, 9)
-
-
-class Percentiles(msgspec.Struct, frozen=True):
-    """The values that half, nine tenths and 99 of 100 requests do not exceed."""
-
-    p50: int | float | None
-    p90: int | float | None
-    p99: int | float | None
-
-
-NO_PERCENTILES = Percentiles(None, None, None)
-
-
-def percentiles(values: Sequence[float]) -> Percentiles:
-    """Give the nearest-rank percentiles of some values; all None without any."""
-    ordered = sorted(values)
-    if not ordered:
-        return NO_PERCENTILES
-    # ceil(p/100 * N)-th smallest value.
-    ranks = (math.ceil(p * len(ordered) / 100) for p in (50, 90, 99))
-    return Percentiles(*(tidy(ordered[rank - 1]) for rank in ranks))
-
-
-def tidy(value: float) -> int | float:
-    """Write counts as integers and seconds to the microsecond."""
-    return int(value) if value == int(value) else round(value, 6)
-
-
 MAX_POINTS = 200
 FIRST_SECONDS = 0.25
 """The time between two points at first; it doubles whenever there are too many of them."""
-
-
-class Point(NamedTuple):
-    """What had been computed at a time; everything counts from the beginning of the job."""
-
-    run: int = 1
-    """Which run of the job it was."""
-    seconds: float = 0.0
-    """Time in which requests were computed, without opening models."""
-    lines: int = 0
-    """Requests with a result."""
-    prompt_tokens: int = 0
-    """Prompt tokens that were computed."""
-    new_tokens: int = 0
-    """Tokens that were drawn."""
-    rows: int = 0
-    """Slots in use, summed over all steps."""
-    slots: int = 0
-    """Slots, summed over all steps."""
-
-
-class Timeline(msgspec.Struct, frozen=True):
-    """Points in columns; those of a resumed job continue those of its earlier runs."""
-
-    run: list[int] = []
-    """Which run of the job it was."""
-    seconds: list[float] = []
-    """Time in which requests were computed, without opening models."""
-    lines: list[int] = []
-    """Requests with a result."""
-    prompt_tokens: list[int] = []
-    """Prompt tokens that were computed."""
-    new_tokens: list[int] = []
-    """Tokens that were drawn."""
-    rows: list[int] = []
-    """Slots in use, summed over all steps of decoding."""
-    slots: list[int] = []
-    """Slots, summed over all steps of decoding."""
-
-
-def timeline(points: Sequence[Point]) -> Timeline:
-    """Put points into columns."""
-    columns = zip(*points, strict=True)
-    return Timeline(*map(list, columns))
-
-
-def joined(timelines: Iterable[Timeline]) -> Timeline:
-    """Put the courses of several parts of a job behind each other, as those of further runs."""
-    points: list[Point] = []
-    before = Point(run=0)
-    for part in timelines:
-        columns = [getattr(part, name) for name in Point._fields]
-        points += [Point(*map(add, before, values)) for values in zip(*columns, strict=True)]
-        before = points[-1] if points else before
-    while len(points) > MAX_POINTS:
-        points = thinned(points)
-    return timeline(points)
-
-
-def interval_after(seconds: float) -> float:
-    """Give the time to the next point of a job that was computed for so long."""
-    interval = FIRST_SECONDS
-    while seconds > MAX_POINTS * interval:
-        interval *= 2
-    return interval
-
-
-def thinned(points: Sequence[Point]) -> list[Point]:
-    """Drop every second point but the last; what remains says the same, more coarsely."""
-    return [*points[:-1:2], points[-1]]
-
-
-Price: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
-MILLION = 1_000_000
-OTHER = "*"
-"""The name under which a file gives the price of models that it does not name."""
-
-
-class ModelPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The price of a million tokens of one model."""
-
-    prompt: Price
-    completion: Price
-
-
-class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of a file of prices."""
-
-    currency: str
-    models: dict[str, ModelPrice]
-
-
-class Cost(msgspec.Struct, frozen=True):
-    """What a job cost."""
-
-    currency: str
-    """As the file of prices names it."""
-    total: float
-    by_model: dict[str, float]
-    unpriced: list[str]
-    """Models that answered lines and have no price; they are not in the total."""
-
-
-def read_prices(path: Path) -> Prices:
-    """Read a TOML file of prices; UsageError says what is wrong with it."""
-    try:
-        return msgspec.toml.decode(path.read_bytes(), type=Prices)
-    except OSError as error:
-        message = f"prices {path} cannot be read: {error.strerror}"
-        raise InputMissingError(message) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        message = (
-            f"prices {path} are not as they should be ({error}); give a currency, and for each "
-            'model prompt and completion, the price of a million tokens, under [models."NAME"]'
-        )
-        raise UsageError(message) from error
-
-
-def cost_of(groups: "Sequence[GroupUsage]", prices: Prices) -> Cost:
-    """Add up what the tokens of some models cost."""
-    by_model: dict[str, float] = {}
-    unpriced = []
-    for group in (group for group in groups if group.total_tokens):
-        name = group.name or ""
-        price = prices.models.get(name, prices.models.get(OTHER))
-        if price is None:
-            unpriced.append(name)
-        else:
-            tokens = price.prompt * group.prompt_tokens + price.completion * group.completion_tokens
-            by_model[name] = round(tokens / MILLION, 9)
-    return Cost(prices.currency, round(sum(by_model.values()), 9), by_model, unpriced)
-
-
-NO_HISTOGRAM = Histogram([], [])
-
-MAX_GROUPS = 50_000
-"""Names that are counted by themselves, of models and of users; others come after them."""
-
-MAX_NAME_LENGTH = 512
-"""Longer names of models are cut."""
-
-OTHERS = "(others)"
-"""The group of the names beyond the first 50,000."""
 
 
 class CountedChoice(msgspec.Struct, frozen=True):
@@ -278,20 +67,149 @@ class GroupUsage(msgspec.Struct):
     total_tokens: int = 0
 
     def add(self, other: "GroupUsage") -> None:
-        """Add what a group of the same name has in another report."""
-        self.requests += other.requests
-        self.failed += other.failed
-        self.prompt_tokens += other.prompt_tokens
-        self.completion_tokens += other.completion_tokens
-        self.total_tokens += other.total_tokens
+        """Add the lines of another group."""
+        for name in self.__struct_fields__[1:]:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+def sum_of(name: str | None, groups: Iterable[GroupUsage]) -> GroupUsage:
+    """Add groups up."""
+    total = GroupUsage(name)
+    for group in groups:
+        total.add(group)
+    return total
+
+
+class Percentiles(msgspec.Struct, frozen=True):
+    """The values that half, nine tenths and 99 of 100 requests do not exceed."""
+
+    p50: int | float | None = None
+    p90: int | float | None = None
+    p99: int | float | None = None
+
+
+def percentiles(values: Sequence[float]) -> Percentiles:
+    """Choose the nearest-rank percentiles of some values; all are None without any."""
+    ordered = sorted(values)
+    if not ordered:
+        return Percentiles()
+    # ceil(p/100 * N)-th smallest value.
+    ranks = (math.ceil(p * len(ordered) / 100) for p in (50, 90, 99))
+    return Percentiles(*(_tidy(ordered[rank - 1]) for rank in ranks))
+
+
+class Histogram(msgspec.Struct, frozen=True):
+    """Values in buckets."""
+
+    bounds: list[int | float]
+    """Bucket i goes from bounds[i] to below bounds[i + 1]; the last one holds its end as well."""
+    counts: list[int]
+    """Values in each bucket."""
 
 
 class Histograms(msgspec.Struct, frozen=True):
     """How the completed requests are spread."""
 
-    prompt_tokens: Histogram = NO_HISTOGRAM
-    completion_tokens: Histogram = NO_HISTOGRAM
-    seconds: Histogram = NO_HISTOGRAM
+    prompt_tokens: Histogram
+    completion_tokens: Histogram
+    seconds: Histogram
+
+
+def histogram(values: Sequence[float], *, is_whole: bool) -> Histogram:
+    """Put values into buckets of one width, whole numbers into buckets with whole bounds.
+
+    Where a few values would leave most buckets empty, those beyond the 99th percentile share the
+    last bucket.
+    """
+    if not values:
+        return Histogram([], [])
+    ordered = sorted(values)
+    lowest, usual, end = ordered[0], ordered[(len(ordered) * 99 - 1) // 100], ordered[-1] + is_whole
+    step = nice_step((usual - lowest) / NUM_BUCKETS, smallest=1 if is_whole else 1e-6)
+    first, last = math.floor(lowest / step), math.ceil(end / step)
+    if is_far := last - first > 2 * NUM_BUCKETS:
+        last = math.floor(usual / step) + 1
+    bounds = [_tidy(index * step, 9) for index in range(first, max(last, first + 1) + 1)]
+    bounds += [_tidy(end, 9)] * is_far
+    places = [0, *(bisect_left(ordered, bound) for bound in bounds[1:-1]), len(ordered)]
+    return Histogram(bounds, [end - start for start, end in pairwise(places)])
+
+
+def nice_step(width: float, smallest: float = 1e-9) -> float:
+    """Give the least of 1, 2, 5, 10, 20, 50 and so on that is at least a width."""
+    width = max(width, smallest)
+    power = 10.0 ** math.floor(math.log10(width))
+    # A quotient such as 2.0000000000000004 is a two.
+    factor = next(factor for factor in (1, 2, 5, 10) if factor >= width / power - 1e-9)
+    step = factor * power
+    return round(step) if step >= 1 else step
+
+
+def _tidy(value: float, digits: int = 6) -> int | float:
+    """Write counts as integers, and seconds to the microsecond."""
+    return int(value) if value == int(value) else round(value, digits)
+
+
+class Point(NamedTuple):
+    """A row of a timeline: what had been computed at a time, counted from the job's beginning."""
+
+    run: int = 1
+    seconds: float = 0.0
+    lines: int = 0
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    rows: int = 0
+    slots: int = 0
+
+
+class Timeline(msgspec.Struct, frozen=True):
+    """Points in columns; those of a resumed job continue those of its earlier runs."""
+
+    run: list[int] = []
+    """Which run of the job it was."""
+    seconds: list[float] = []
+    """Time in which requests were computed, without opening models."""
+    lines: list[int] = []
+    """Requests with a result."""
+    prompt_tokens: list[int] = []
+    """Prompt tokens that were computed."""
+    new_tokens: list[int] = []
+    """Tokens that were drawn."""
+    rows: list[int] = []
+    """Slots in use, summed over all steps of decoding."""
+    slots: list[int] = []
+    """Slots, summed over all steps of decoding."""
+
+
+def timeline(points: Iterable[Point]) -> Timeline:
+    """Put points into columns."""
+    return Timeline(*map(list, zip(*points, strict=True)))
+
+
+def joined(timelines: Iterable[Timeline]) -> Timeline:
+    """Put the timelines of several parts of a job behind each other, as those of further runs."""
+    points: list[Point] = []
+    before = Point(run=0)
+    for part in timelines:
+        columns = [getattr(part, name) for name in Point._fields]
+        points += [Point(*map(add, before, values)) for values in zip(*columns, strict=True)]
+        before = points[-1] if points else before
+    while len(points) > MAX_POINTS:
+        points = thinned(points)
+    return timeline(points)
+
+
+def interval_after(seconds: float) -> float:
+    """Say how long after the last point the next one follows in a job of so many seconds."""
+    interval = FIRST_SECONDS
+    while seconds > MAX_POINTS * interval:
+        interval *= 2
+    return interval
+
+
+def thinned(points: Sequence[Point]) -> list[Point]:
+    """Drop every second point but the last; what remains says the same, more coarsely."""
+    return [*points[:-1:2], points[-1]]
 
 
 class ModelFacts(msgspec.Struct, frozen=True):
@@ -319,6 +237,65 @@ class JobFacts(msgspec.Struct, frozen=True):
     """Those that shape results."""
 
 
+Price: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
+class ModelPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The price of a million tokens of one model."""
+
+    prompt: Price
+    completion: Price
+
+
+class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of a file of prices."""
+
+    currency: str
+    models: dict[str, ModelPrice]
+    """Under "*" that of all models that are not named."""
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What a job cost."""
+
+    currency: str
+    """As the file of prices names it."""
+    total: float
+    by_model: dict[str, float]
+    unpriced: list[str]
+    """Models that answered lines and have no price; they are not in the total."""
+
+
+def read_prices(path: Path) -> Prices:
+    """Read a TOML file of prices; UsageError says what is wrong with it."""
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=Prices)
+    except OSError as error:
+        message = f"prices {path} cannot be read: {error.strerror}"
+        raise InputMissingError(message) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        message = (
+            f"prices {path} are not as they should be ({error}); give a currency, and for each "
+            'model prompt and completion, the price of a million tokens, under [models."NAME"]'
+        )
+        raise UsageError(message) from error
+
+
+def cost_of(groups: Iterable[GroupUsage], prices: Prices) -> Cost:
+    """Add up what the tokens of some models cost."""
+    by_model: dict[str, float] = {}
+    unpriced = []
+    for group in groups:
+        name = group.name or ""
+        price = prices.models.get(name, prices.models.get("*"))
+        if price is not None and group.total_tokens:
+            tokens = price.prompt * group.prompt_tokens + price.completion * group.completion_tokens
+            by_model[name] = round(tokens / 1_000_000, 9)
+        elif group.total_tokens:
+            unpriced.append(name)
+    return Cost(prices.currency, round(sum(by_model.values()), 9), by_model, unpriced)
+
+
 class UsageReport(msgspec.Struct, frozen=True):
     """What a job did; the sum of its lines and the time it took."""
 
@@ -336,13 +313,12 @@ class UsageReport(msgspec.Struct, frozen=True):
     """New tokens a second of wall time without fetching models, over all runs of the job."""
     statistics: dict[str, int | float]
     """Counts and seconds over all runs of the job, `wall_seconds` among them."""
-    # Reports of earlier versions lack what follows.
-    prompt_tokens: Percentiles = NO_PERCENTILES
+    prompt_tokens: Percentiles
     """Prompt tokens a completed request."""
-    histograms: Histograms = Histograms()
-    timeline: Timeline = Timeline()
+    histograms: Histograms
+    timeline: Timeline
     """What had been computed at a time, in columns of one length."""
-    job: JobFacts | None = None
+    job: JobFacts
     cost: Cost | None = None
     """Null without prices."""
 
@@ -350,6 +326,11 @@ class UsageReport(msgspec.Struct, frozen=True):
     def counted(self) -> Statistics:
         """The statistics, by attribute."""
         return Statistics.of(self.statistics)
+
+
+def with_cost(report: UsageReport, prices: Prices | None) -> UsageReport:
+    """Add what the tokens of a report cost; without prices it stays as it is."""
+    return replace(report, cost=cost_of(report.by_model, prices)) if prices else report
 
 
 def report_path(output: Path) -> Path:
@@ -369,98 +350,82 @@ class UsageTally:
     """A usage report while it is added up."""
 
     def __init__(self) -> None:
-        self._failed_by_code: Counter[str] = Counter()
-        self._finish_reasons: Counter[str] = Counter()
+        self._failed_by_code = Counter[str]()
+        self._finish_reasons = Counter[str]()
         self._by_model: dict[str | None, GroupUsage] = {}
         self._by_user: dict[str | None, GroupUsage] = {}
-        self._num_completed = 0
-        self._prompt_tokens = array("q")
-        self._completion_tokens = array("q")
-        self._seconds = array("d")
+        self._measures = array("d"), array("d"), array("d")
 
     def add_completion(
         self, completion: CountedCompletion, user: str | None, seconds: float
     ) -> None:
         """Count a line that was answered."""
         usage = completion.usage
-        for group in self._groups(completion.model, user):
-            group.prompt_tokens += usage.prompt_tokens
-            group.completion_tokens += usage.completion_tokens
-            group.total_tokens += usage.total_tokens
+        tokens = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
+        self._add(completion.model, user, GroupUsage(None, 1, 0, *tokens))
         self._finish_reasons.update(choice.finish_reason or "" for choice in completion.choices)
-        self._num_completed += 1
-        self.add_measures(usage.prompt_tokens, usage.completion_tokens, seconds)
+        self.add_measures((usage.prompt_tokens, usage.completion_tokens, seconds))
 
-    def add_measures(self, prompt_tokens: int, completion_tokens: int, seconds: float) -> None:
-        """Add a completed request to the spread of all."""
-        self._prompt_tokens.append(prompt_tokens)
-        self._completion_tokens.append(completion_tokens)
-        self._seconds.append(seconds)
+    def add_measures(self, measures: tuple[int, int, float]) -> None:
+        """Add the tokens and seconds of a completed request to the spread of all."""
+        for values, value in zip(self._measures, measures, strict=True):
+            values.append(value)
 
     def add_failure(self, code: str | None, model: str | None, user: str | None) -> None:
         """Count a line that ended in an error."""
-        for group in self._groups(model, user):
-            group.failed += 1
+        self._add(model, user, GroupUsage(None, 1, 1))
         self._failed_by_code[code or "unknown"] += 1
 
     def add_report(self, report: UsageReport) -> None:
         """Count what another report has counted, but for the spread of its requests."""
-        self._num_completed += report.requests.completed
         self._failed_by_code.update(report.requests.failed_by_code)
         self._finish_reasons.update(report.finish_reasons)
-        for known, groups in (
-            (self._by_model, report.by_model),
-            (self._by_user, report.by_user),
-        ):
-            for group in groups:
-                _group(known, group.name).add(group)
+        for group in report.by_model:
+            _group(self._by_model, group.name).add(group)
+        for group in report.by_user:
+            _group(self._by_user, group.name).add(group)
 
-    def report(self, statistics: Statistics) -> UsageReport:
-        """Give the sums, with the counts and seconds of the job's runs."""
-        models = list(self._by_model.values())
-        usage = Usage(
-            sum(group.prompt_tokens for group in models),
-            sum(group.completion_tokens for group in models),
-            sum(group.total_tokens for group in models),
-        )
+    @property
+    def num_lines(self) -> int:
+        """Lines so far."""
+        return sum(group.requests for group in self._by_model.values())
+
+    def report(
+        self, statistics: Statistics, job: JobFacts, timeline: Timeline | None = None
+    ) -> UsageReport:
+        """Give the sums, with what else is known of the job."""
+        total = sum_of(None, self._by_model.values())
+        by_code = dict(self._failed_by_code.most_common())
         # What is sorted already is sorted again in no time.
-        prompt_tokens = sorted(self._prompt_tokens)
-        completion_tokens = sorted(self._completion_tokens)
-        seconds = sorted(self._seconds)
+        prompt_tokens, completion_tokens, seconds = map(sorted, self._measures)
+        speed = total.completion_tokens / (statistics.job_seconds or math.inf)
         return UsageReport(
-            requests=self._counts(),
-            usage=usage,
+            RequestCounts(total.requests, total.requests - total.failed, total.failed, by_code),
+            Usage(total.prompt_tokens, total.completion_tokens, total.total_tokens),
             finish_reasons=dict(sorted(self._finish_reasons.items())),
-            by_model=models,
+            by_model=list(self._by_model.values()),
             by_user=list(self._by_user.values()),
             completion_tokens=percentiles(completion_tokens),
             seconds=percentiles(seconds),
-            tokens_per_second=round(
-                usage.completion_tokens / (statistics.job_seconds or math.inf), 3
-            ),
-            statistics={name: tidy(value) for name, value in sorted(statistics.numbers().items())},
+            tokens_per_second=round(speed, 3),
+            statistics={n: _tidy(value) for n, value in sorted(statistics.numbers().items())},
             prompt_tokens=percentiles(prompt_tokens),
             histograms=Histograms(
                 histogram(prompt_tokens, is_whole=True),
                 histogram(completion_tokens, is_whole=True),
                 histogram(seconds, is_whole=False),
             ),
+            timeline=timeline or Timeline(),
+            job=job,
         )
 
-    def _groups(self, model: str | None, user: str | None) -> tuple[GroupUsage, GroupUsage]:
-        groups = _group(self._by_model, model), _group(self._by_user, user)
-        for group in groups:
-            group.requests += 1
-        return groups
-
-    def _counts(self) -> RequestCounts:
-        completed, failed = self._num_completed, self._failed_by_code.total()
-        by_code = dict(self._failed_by_code.most_common())
-        return RequestCounts(completed + failed, completed, failed, by_code)
+    def _add(self, model: str | None, user: str | None, line: GroupUsage) -> None:
+        _group(self._by_model, model).add(line)
+        _group(self._by_user, user).add(line)
 
 
 def _group(groups: dict[str | None, GroupUsage], name: str | None) -> GroupUsage:
-    """Give the group of a name; their number is bounded, whatever the lines name."""
+    """Find or begin the group of a name; their number is bounded, whatever the lines name."""
     name = name if name is None else shorten(name, MAX_NAME_LENGTH)
     if name not in groups and len(groups) >= MAX_GROUPS:
         name = OTHERS
