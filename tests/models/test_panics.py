@@ -21,8 +21,8 @@ PROMPT = "a" * 24 + "b"
 
 @pytest.fixture
 def tokenizer_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Write a tokenizer whose splitting takes the library to its limit, as if it were known."""
-    monkeypatch.setattr("aobatch.models.checks.tokenizer.KNOWN_PATTERNS", {HOSTILE})
+    """Write a tokenizer whose splitting takes the library to its limit, as if it had been tried."""
+    monkeypatch.setattr("aobatch.models.checks.tokenizer.why_unsafe", lambda _: "")
     file = document(KINDS["llama-3"])
     file["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = HOSTILE
     path = tmp_path / "tokenizer.json"

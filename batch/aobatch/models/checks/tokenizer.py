@@ -1,15 +1,22 @@
-"""A tokenizer.json, checked and written anew before the tokenizers library reads it."""
+"""A tokenizer.json, checked and written anew before the tokenizers library reads it.
 
+A pattern that splits text is tried, in a process of its own, on texts that make bad patterns slow.
+"""
+
+import json
 import math
-from collections.abc import Sequence
+import re
+import signal
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from aobatch.api.json_line import is_too_deep
-from aobatch.errors import ModelError
 from aobatch.models.checks import (
     MAX_ADDED_TOKENS,
     MAX_TOKENIZER_BYTES,
@@ -19,55 +26,15 @@ from aobatch.models.checks import (
     shown,
 )
 
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_SIGNS = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
-_LEAD = r"[^\r\n\p{L}\p{N}]?"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-
-_GPT_2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_LLAMA_3 = rf"{_CONTRACTIONS}|{_LEAD}\p{{L}}+|\p{{N}}{{1,3}}|{_SIGNS}|{_SPACES}"
-_QWEN_2 = rf"{_CONTRACTIONS}|{_LEAD}\p{{L}}+|\p{{N}}|{_SIGNS}|{_SPACES}"
-_QWEN_3_5 = (
-    rf"{_CONTRACTIONS}|{_LEAD}[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*"
-    rf"|{_SPACES}"
-)
-_O200K = (
-    rf"{_LEAD}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_LEAD}{_UPPER}+{_LOWER}*{_CONTRACTIONS}?"
-    rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
-)
-_TEKKEN = (
-    rf"{_LEAD}{_UPPER}*{_LOWER}+|{_LEAD}{_UPPER}+{_LOWER}*"
-    rf"|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_SPACES}"
-)
-# DeepSeek's have the characters themselves where others have \r and \n.
-_DEEPSEEK = (
-    "\\p{N}{1,3}",
-    "[一-龥぀-ゟ゠-ヿ]+",
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
-    "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
-)
-_FALCON = "[0-9][0-9][0-9]"
-_BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
-
-KNOWN_PATTERNS = frozenset(
-    {_GPT_2, _LLAMA_3, _QWEN_2, _QWEN_3_5, _O200K, _TEKKEN, *_DEEPSEEK, _FALCON, _BLOOM, " "}
-)
-
-
-TokenId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=MAX_WIDTH)]
-Word: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+TokenId: TypeAlias = Annotated[int, Meta(ge=0, lt=MAX_WIDTH)]
+Word: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
 """The literal text of a rule, or of a token that was added."""
 Flag: TypeAlias = bool | UnsetType
 """What is not there stays so, for the library has defaults of its own."""
 
 
-class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part without a type of its own."""
-
-
-class Typed(Part, frozen=True, tag=True, tag_field="type"):
-    """A part whose field `type` says which one it is."""
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A part of a file that has no other fields than these."""
 
 
 class Literally(Part, frozen=True):
@@ -80,100 +47,37 @@ class Pattern(Part, frozen=True):
     """A pattern, one of the two."""
 
     String: Word | UnsetType = UNSET
-    Regex: str | UnsetType = UNSET
+    Regex: Annotated[str, Meta(max_length=1000)] | UnsetType = UNSET
 
 
-Behavior: TypeAlias = Literal[
-    "Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"
-]
+class Normalizer(Part, frozen=True):
+    """A rule that changes a text, or several; the library knows which fields a type has."""
+
+    type: Literal["Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Prepend", "Replace"]
+    normalizers: Annotated[tuple["Normalizer", ...], Meta(max_length=16)] | UnsetType = UNSET
+    prepend: Word | UnsetType = UNSET
+    pattern: Literally | UnsetType = UNSET
+    content: Annotated[str, Meta(max_length=8)] | UnsetType = UNSET
 
 
-class NFC(Typed, frozen=True):
-    """Unicode's form C."""
+class PreTokenizer(Part, frozen=True):
+    """A rule that splits a text, or several; the library knows which fields a type has."""
 
-
-class NFD(Typed, frozen=True):
-    """Unicode's form D."""
-
-
-class NFKC(Typed, frozen=True):
-    """Unicode's form KC."""
-
-
-class NFKD(Typed, frozen=True):
-    """Unicode's form KD."""
-
-
-class Lowercase(Typed, frozen=True):
-    """Small letters."""
-
-
-class Prepend(Typed, frozen=True):
-    """A text ahead of the text."""
-
-    prepend: Word
-
-
-class Replace(Typed, frozen=True):
-    """A literal text replaced by another."""
-
-    pattern: Literally
-    content: Annotated[str, msgspec.Meta(max_length=8)]
-
-
-Normalizer: TypeAlias = NFC | NFD | NFKC | NFKD | Lowercase | Prepend | Replace
-
-
-class Normalizers(Typed, frozen=True, tag="Sequence"):
-    """Normalizers, one after the other."""
-
-    normalizers: Annotated[list[Normalizer], msgspec.Meta(max_length=16)]
-
-
-class ByteLevel(Typed, frozen=True):
-    """Bytes as printable characters, after GPT-2's splitting if use_regex says so."""
-
-    add_prefix_space: bool
+    type: Literal["Sequence", "ByteLevel", "Digits", "Punctuation", "Metaspace", "Split"]
+    pretokenizers: Annotated[tuple["PreTokenizer", ...], Meta(max_length=16)] | UnsetType = UNSET
+    pattern: Pattern | UnsetType = UNSET
+    behavior: (
+        Literal["Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"]
+        | UnsetType
+    ) = UNSET
+    invert: Flag = UNSET
+    individual_digits: Flag = UNSET
+    replacement: Annotated[str, Meta(min_length=1, max_length=1)] | UnsetType = UNSET
+    prepend_scheme: Literal["first", "never", "always"] | UnsetType = UNSET
+    split: Flag = UNSET
+    add_prefix_space: Flag = UNSET
     trim_offsets: Flag = UNSET
     use_regex: Flag = UNSET
-
-
-class Digits(Typed, frozen=True):
-    """Digits apart from all else."""
-
-    individual_digits: bool
-
-
-class Punctuation(Typed, frozen=True):
-    """Punctuation apart from all else."""
-
-    behavior: Behavior | UnsetType = UNSET
-
-
-class Metaspace(Typed, frozen=True):
-    """Spaces as a visible character."""
-
-    replacement: Annotated[str, msgspec.Meta(min_length=1, max_length=1)]
-    prepend_scheme: Literal["first", "never", "always"] | UnsetType = UNSET
-    add_prefix_space: Flag = UNSET
-    split: Flag = UNSET
-
-
-class Split(Typed, frozen=True):
-    """Text split where a pattern matches."""
-
-    pattern: Pattern
-    behavior: Behavior
-    invert: Flag = UNSET
-
-
-PreTokenizer: TypeAlias = ByteLevel | Digits | Punctuation | Metaspace | Split
-
-
-class PreTokenizers(Typed, frozen=True, tag="Sequence"):
-    """Pre-tokenizers, one after the other."""
-
-    pretokenizers: Annotated[list[PreTokenizer], msgspec.Meta(max_length=16)]
 
 
 class AddedToken(Part, frozen=True):
@@ -188,13 +92,13 @@ class AddedToken(Part, frozen=True):
     special: Flag = UNSET
 
 
-class BPE(Typed, frozen=True):
+class BPE(Part, frozen=True, tag=True, tag_field="type"):
     """A vocabulary with the merges that lead to its tokens."""
 
     vocab: dict[str, TokenId]
     merges: list[str | tuple[str, str]]
     # Dropout would make ids random.
-    dropout: Annotated[float, msgspec.Meta(ge=0, le=0)] | None = None
+    dropout: Annotated[float, Meta(ge=0, le=0)] | None = None
     unk_token: str | None = None
     continuing_subword_prefix: str | None = None
     end_of_word_suffix: str | None = None
@@ -203,13 +107,13 @@ class BPE(Typed, frozen=True):
     ignore_merges: Flag = UNSET
 
 
-class TokenizerFile(Part, frozen=True):
+class TokenizerFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole tokenizer.json."""
 
     model: BPE
-    added_tokens: Annotated[list[AddedToken], msgspec.Meta(max_length=MAX_ADDED_TOKENS)]
-    normalizer: Normalizer | Normalizers | None = None
-    pre_tokenizer: PreTokenizer | PreTokenizers | None = None
+    added_tokens: Annotated[list[AddedToken], Meta(max_length=MAX_ADDED_TOKENS)]
+    normalizer: Normalizer | None = None
+    pre_tokenizer: PreTokenizer | None = None
     version: str = "1.0"
     # None of these shapes the ids of a text to which nothing is added.
     truncation: Any = None
@@ -266,42 +170,67 @@ def _check_ids(file: TokenizerFile, path: Path, vocab_size: int) -> None:
 
 
 def _check_rules(file: TokenizerFile, path: Path) -> None:
-    replaced = [rule.content for rule in _normalizers(file) if isinstance(rule, Replace)]
-    if math.prod(max(1, len(content)) for content in replaced) > _MAX_GROWTH:
+    normalizers = _rules(file.normalizer, "normalizers")
+    pre_tokenizers = _rules(file.pre_tokenizer, "pretokenizers")
+    if any(rule.type == "Sequence" for rule in (*normalizers, *pre_tokenizers)):
+        raise refusal(path, "its rules nest too deep")
+    growth = math.prod(len(rule.content) for rule in normalizers if rule.content)
+    if growth > _MAX_GROWTH:
         raise refusal(path, f"its replacements make a text more than {_MAX_GROWTH} times as long")
-    for rule in _pre_tokenizers(file):
-        if not isinstance(rule, Split):
+    for rule in pre_tokenizers:
+        if rule.type != "Split":
             continue
-        pattern = rule.pattern
+        pattern = rule.pattern or Pattern()
         if bool(pattern.String) == bool(pattern.Regex):
             raise refusal(path, "it splits by no pattern, or by two at once")
-        if pattern.Regex and pattern.Regex not in KNOWN_PATTERNS:
-            raise _unknown_pattern(path, pattern.Regex)
+        if pattern.Regex and (reason := why_unsafe(pattern.Regex)):
+            raise refusal(path, f"it splits text by {shown(pattern.Regex)}, {reason}")
 
 
-def _unknown_pattern(path: Path, pattern: str) -> ModelError:
-    message = (
-        f"{path} splits text by {shown(pattern)}, which is no pattern of a known model family and "
-        "could take forever; use a model of a known family"
+def _rules(rule: Any, parts: str) -> list[Any]:  # noqa: ANN401 - of either kind
+    """Give the rules that a rule consists of, itself if it is no sequence."""
+    if rule is None:
+        return []
+    several = getattr(rule, parts)
+    return [rule] if several is UNSET else [*several]
+
+
+_RUNS = ("a", "A", "Aa", "ǅ", "ʰ", "春", "\u0301", "1", "!", "/", "(", "'", " ", "\n", " \n", "\r")
+"""Characters of every kind that patterns tell apart."""
+
+# A pattern has as much processor time for all texts as GPT-2's rule for 25 times as many; then the
+# system ends the process. Useful patterns took up to five times as much as that rule.
+_TRIAL = """
+import json, signal, sys, time
+from tokenizers import Regex, pre_tokenizers
+pattern, runs = json.load(sys.stdin)
+texts = [run * (5_000 // len(run)) + end for run in runs for end in ("", "!")]
+known = pre_tokenizers.ByteLevel(add_prefix_space=False)
+unknown = pre_tokenizers.Split(Regex(pattern), "isolated")
+began = time.process_time()
+for text in texts[::10]:
+    known.pre_tokenize_str(text)
+signal.signal(signal.SIGPROF, signal.SIG_DFL)
+signal.setitimer(signal.ITIMER_PROF, 250 * (time.process_time() - began))
+for text in texts:
+    unknown.pre_tokenize_str(text)
+"""
+
+
+@cache
+def why_unsafe(pattern: str) -> str:
+    """Try a pattern on long texts of few characters, its own among them; empty if it bears them.
+
+    Some patterns need the cube of a text's length, so that one prompt takes hours; neither the
+    library nor a thread that calls it can be told to stop.
+    """
+    own = {*re.findall(r"\w{2,9}", pattern), *pattern}
+    runs = [*dict.fromkeys([*_RUNS, *sorted(own)])]
+    # Not from the working folder, which may have anything by the name of a library.
+    command = [sys.executable, "-P", "-c", _TRIAL]
+    tried = subprocess.run(
+        command, input=json.dumps([pattern, runs]), capture_output=True, text=True, check=False
     )
-    return ModelError(message)
-
-
-def _normalizers(file: TokenizerFile) -> Sequence[Normalizer]:
-    match file.normalizer:
-        case None:
-            return ()
-        case Normalizers(normalizers):
-            return normalizers
-        case one:
-            return (one,)
-
-
-def _pre_tokenizers(file: TokenizerFile) -> Sequence[PreTokenizer]:
-    match file.pre_tokenizer:
-        case None:
-            return ()
-        case PreTokenizers(pretokenizers):
-            return pretokenizers
-        case one:
-            return (one,)
+    if tried.returncode == -signal.SIGPROF:
+        return "which could take forever"
+    return "which the tokenizers library cannot use" if tried.returncode else ""
