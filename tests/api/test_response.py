@@ -9,7 +9,7 @@ import pytest
 from openai.types import Completion as OpenAICompletion
 from pydantic import ValidationError
 
-from aobatch.api.request import FailedLine, Limits, Parser, Request
+from aobatch.api.request import FailedLine, Limits, Parser
 from aobatch.api.response import (
     Choice,
     Completion,
@@ -17,7 +17,6 @@ from aobatch.api.response import (
     Usage,
     batch_request_id,
     completion_id,
-    failed_line,
     render_failure,
     render_success,
     request_id,
@@ -42,24 +41,6 @@ def completion(logprobs: Logprobs | None = None) -> Completion:
         usage=Usage(10, 20, 30),
         system_fingerprint="fp_0",
     )
-
-
-def request_of(fields: dict[str, object]) -> Request:
-    """Parse a line that must be right."""
-    parsed = Parser({}, Limits()).parse(4, json.dumps(fields).encode())
-    assert isinstance(parsed, Request)
-    return parsed
-
-
-def bare(**fields: object) -> Request:
-    """Give the request of a bare line."""
-    return request_of({"prompt": "hi", **fields})
-
-
-def envelope() -> Request:
-    """Give the request of an envelope."""
-    fields = {"custom_id": "a", "method": "POST", "url": "/v1/completions"}
-    return request_of({**fields, "body": {"prompt": "hi"}})
 
 
 def test_completion_has_the_documented_keys_in_order() -> None:
@@ -155,13 +136,13 @@ def test_bare_success_is_the_completion() -> None:
     """A bare line without custom_id is answered with the response object, unchanged."""
     encoded = msgspec.json.encode(completion())
 
-    assert render_success(bare(), encoded) == encoded
+    assert render_success(KEY, None, False, encoded) == encoded
 
 
 def test_bare_success_begins_with_custom_id() -> None:
     """The custom_id comes first, then the response object's keys."""
     encoded = msgspec.json.encode(completion())
-    line = render_success(bare(custom_id='a"\n春'), encoded)
+    line = render_success(KEY, 'a"\n春', False, encoded)
 
     assert line.startswith('{"custom_id":"a\\"\\n春","id":"cmpl-'.encode())
     assert json.loads(line) == {"custom_id": 'a"\n春', **json.loads(encoded)}
@@ -169,12 +150,11 @@ def test_bare_success_begins_with_custom_id() -> None:
 
 def test_envelope_success_holds_the_completion() -> None:
     """An envelope is answered with an envelope around the unchanged response object."""
-    request = envelope()
     encoded = msgspec.json.encode(completion(LOGPROBS))
 
-    assert render_success(request, encoded).decode() == (
-        f'{{"id":"{batch_request_id(request.key)}","custom_id":"a","response":{{'
-        f'"status_code":200,"request_id":"{request_id(request.key)}","body":{encoded.decode()}}},'
+    assert render_success(KEY, "a", True, encoded).decode() == (
+        f'{{"id":"{batch_request_id(KEY)}","custom_id":"a","response":{{'
+        f'"status_code":200,"request_id":"{request_id(KEY)}","body":{encoded.decode()}}},'
         '"error":null}'
     )
 
@@ -182,9 +162,9 @@ def test_envelope_success_holds_the_completion() -> None:
 @pytest.mark.parametrize(
     ("fields", "start"), [({}, '{"line":4'), ({"custom_id": "a"}, '{"custom_id":"a","line":4')]
 )
-def test_bare_failure_names_line_and_error(fields: dict[str, object], start: str) -> None:
+def test_bare_failure_names_line_and_error(fields: dict[str, str], start: str) -> None:
     """A failed bare line has its custom_id if it had one, its number, status and error."""
-    line = render_failure(failed_line(bare(**fields), ERROR)).decode()
+    line = render_failure(FailedLine.of(4, fields.get("custom_id"), False, ERROR)).decode()
 
     assert line == (
         f'{start},"status_code":500,"error":{{"message":"No.","type":"server_error",'
@@ -194,7 +174,7 @@ def test_bare_failure_names_line_and_error(fields: dict[str, object], start: str
 
 def test_envelope_failure_holds_the_error() -> None:
     """A failed envelope has the documented error body under its status."""
-    line = json.loads(render_failure(failed_line(envelope(), ERROR)))
+    line = json.loads(render_failure(FailedLine.of(4, "a", True, ERROR)))
 
     assert list(line) == ["id", "custom_id", "response", "error"]
     assert list(line["response"]) == ["status_code", "request_id", "body"]

@@ -14,6 +14,7 @@ from tables import MAX_BYTES, TYPES, parse_rows, rows_of, write_table
 from aobatch.api.request import FailedLine, Request
 from aobatch.errors import InputError, UsageError
 from aobatch.formats import parquet, read_rows
+from aobatch.formats.parquet_fields import Columns
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 REQUESTS = st.fixed_dictionaries(
@@ -183,7 +184,7 @@ def test_rows_are_counted_and_numbered(tmp_path: Path, size: int) -> None:
 
     rows = rows_of(path)
 
-    assert parquet.count_rows(path, MAX_BYTES) == size
+    assert parquet.check(path, Columns()) == size
     assert [row.number for row in rows] == list(range(1, size + 1))
     assert [row.fields["prompt"] for row in rows if row.fields] == prompts
 
@@ -226,7 +227,7 @@ def test_repeated_large_cells_take_bounded_memory(tmp_path: Path) -> None:
     before = pa.total_allocated_bytes()
     pool = pa.default_memory_pool()
 
-    num_rows = parquet.count_rows(path, MAX_BYTES)
+    num_rows = sum(1 for _ in read_rows(path))
 
     assert num_rows == 2000
     assert (pool.max_memory() or 0) - before < 200 * 2**20

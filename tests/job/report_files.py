@@ -1,10 +1,7 @@
 """A usage report with everything in it, for tests of its forms."""
 
-from aobatch.api.response import Usage
 from aobatch.executors import Statistics
 from aobatch.job.report.usage import (
-    CountedChoice,
-    CountedCompletion,
     JobFacts,
     ModelFacts,
     ModelPrice,
@@ -42,10 +39,9 @@ def full_report(name: str = HOSTILE) -> UsageReport:
     tally = UsageTally()
     for index in range(120):
         num_prompt, num_completion = 10 + index, 7 * index % 200
-        usage = Usage(num_prompt, num_completion, num_prompt + num_completion)
         reason = "stop" if index % 3 else "length"
-        completion = CountedCompletion("small", (CountedChoice(reason),), usage)
-        tally.add_completion(completion, ("ada", name, None)[index % 3], index / 7)
+        user = ("ada", name, None)[index % 3]
+        tally.add_completion("small", user, [reason], (num_prompt, num_completion, index / 7))
     for _ in range(3):
         tally.add_failure("invalid_type", None, None)
     tally.add_failure("model_not_found", name, name)

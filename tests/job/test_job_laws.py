@@ -16,7 +16,7 @@ from mutations import mutated_lines
 from aobatch.api.request import FailedLine
 from aobatch.api.response import render_failure
 from aobatch.job.config import JobConfig
-from aobatch.job.source import Source
+from aobatch.job.source import Input, Source
 
 OBJECTS = st.dictionaries(NAMES, JSON, max_size=6)
 MUTATED = st.integers(0, 10**9).map(lambda seed: next(mutated_lines(seed, 1)))
@@ -55,7 +55,7 @@ def test_any_lines_are_one_line_each(path: Path, lines: list[bytes]) -> None:
     """Whatever the bytes are, every line is a request or an error that can be written, in order."""
     path.write_bytes(b"\n".join(lines))
 
-    parsed = list(Source(JobConfig((path,), path), (path,), ("",)).lines())
+    parsed = list(Source(JobConfig((path,), path), [Input(path)]).lines())
 
     assert len(parsed) == count_expected(lines)
     numbers = [line.line for line in parsed]

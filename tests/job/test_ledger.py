@@ -12,7 +12,7 @@ from aobatch.engine.config import EngineStatistics
 from aobatch.errors import InputError, StorageError
 from aobatch.executors import Statistics
 from aobatch.job import ledger as module
-from aobatch.job.ledger import Ledger, Record
+from aobatch.job.ledger import Ledger, Line, Record
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def ledger(path: Path) -> Iterator[Ledger]:
 
 def record(number: int, body: bytes = b"{}") -> Record:
     """Give a record whose key is a number."""
-    return Record(f"{number:032x}", 200, body, 2, 3, 0.25)
+    return Record(f"{number:032x}", 200, body, "m", 2, 3, 0.25, "stop,length")
 
 
 def num_committed(path: Path) -> int:
@@ -39,17 +39,40 @@ def num_committed(path: Path) -> int:
         return int(connection.execute("SELECT count(*) FROM results").fetchone()[0])
 
 
-def test_record_comes_back_as_it_was(ledger: Ledger) -> None:
-    """A result is found by its key, before and after it is committed."""
-    ledger.add(record(1, b"\x00 body"))
+def test_results_come_back_with_their_lines(ledger: Ledger) -> None:
+    """In the order of the lines, and those without a result have none or their own error."""
+    ledger.add(record(7, b"\x00 body"))
+    keys = [bytes.fromhex(record(number).key) for number in (1, 7)]
+    for line in (
+        Line(1, None, None, False, status_code=400, error=b"{}"),
+        Line(3, keys[1], "id", True, "m", "ada"),
+        Line(4, keys[0], None, False, "m"),
+    ):
+        ledger.add_line(line)
 
-    assert ledger.find(record(1).key) == record(1, b"\x00 body")
-    assert record(1).key in ledger
-    assert record(2).key not in ledger
-    assert ledger.find(record(2).key) is None
-    known = {record(1).key: record(1, b"\x00 body")}
-    assert ledger.find_all([record(2).key, record(1).key]) == known
-    assert ledger.find_all([]) == {}
+    assert record(7).key in ledger
+    assert record(1).key not in ledger
+    assert ledger.last_line == 4
+    assert list(ledger.answers()) == [
+        (1, None, None, 0, None, None, 400, b"{}", None, None, None, None),
+        (3, keys[1], "id", 1, "m", "ada", 200, b"\x00 body", 2, 3, 0.25, "stop,length"),
+        (4, keys[0], None, 0, "m", None, None, None, None, None, None, None),
+    ]
+
+
+def test_results_without_a_line_are_pruned(ledger: Ledger) -> None:
+    """Lines of an earlier run keep none."""
+    for number in (1, 2):
+        ledger.add(record(number))
+        ledger.add_line(Line(number, bytes.fromhex(record(number).key), None, False))
+    ledger.prune()
+    assert len(ledger) == 2
+
+    ledger.begin_lines(1)
+    ledger.add_line(Line(1, bytes.fromhex(record(2).key), None, False))
+    ledger.prune()
+
+    assert [record(number).key in ledger for number in (1, 2)] == [False, True]
 
 
 def test_results_outlive_the_process(path: Path) -> None:
@@ -66,9 +89,8 @@ def test_first_result_of_a_key_stays(ledger: Ledger) -> None:
     ledger.add(record(1, b"first"))
     ledger.add(record(1, b"second"))
 
-    found = ledger.find(record(1).key)
-    assert found is not None
-    assert found.body == b"first"
+    ledger.add_line(Line(1, bytes.fromhex(record(1).key), None, False))
+    assert [answer.body for answer in ledger.answers()] == [b"first"]
 
 
 def test_repeated_first_result_opens_no_second_transaction(ledger: Ledger) -> None:
@@ -111,14 +133,14 @@ def test_groups_that_come_at_once_share_a_commit(
     assert num_committed(path) == 3 * module.COMMIT_WRITES + 1
 
 
-def test_facts_bring_no_commit_nearer(
+def test_lines_bring_no_commit_nearer(
     ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thousand bad lines that are noted leave a result to the next commit."""
+    """A thousand lines that are added leave a result to the next commit."""
     monkeypatch.setattr(module, "COMMIT_SECONDS", 60)
     ledger.add(record(1))
     for number in range(1000):
-        ledger.note({"bad lines": number})
+        ledger.add_line(Line(number, None, None, False))
 
     assert num_committed(path) == 0
 
@@ -183,7 +205,7 @@ def test_full_disk_is_reported(ledger: Ledger) -> None:
     """A database that cannot grow ends the job with a storage error, not with lost results."""
     ledger.add(record(1))
     ledger.commit()
-    ledger._database._connection.execute("PRAGMA max_page_count = 1")
+    ledger._connection.execute("PRAGMA max_page_count = 1")
 
     ledger.add(record(2, b"x" * 100_000))
     with pytest.raises(StorageError, match="make room"):
@@ -201,9 +223,9 @@ def test_failed_late_commit_stops_the_job(ledger: Ledger, monkeypatch: pytest.Mo
 
     ledger.add(record(1))
     with monkeypatch.context() as patch:
-        patch.setattr(ledger._database, "commit", fail)
-        ledger._database._commit_late()
+        patch.setattr(ledger, "commit", fail)
+        ledger._commit_late()
 
     with pytest.raises(StorageError, match="full"):
         ledger.commit()
-    ledger._database._failure = None
+    ledger._failure = None

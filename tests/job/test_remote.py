@@ -89,6 +89,21 @@ def test_finished_remote_job_is_not_run_again(store: Store) -> None:
     assert {request.split()[0] for request in store.requests} == {"HEAD"}
 
 
+@pytest.mark.parametrize("name", ["in.jsonl", "in.jsonl.gz"])
+def test_remote_input_is_downloaded_once(store: Store, name: str) -> None:
+    """A job that was stopped reads its input from afar once, in all of its runs."""
+    content = gzip.compress(LINES) if name.endswith("gz") else LINES
+    config = plan([store.put(name, content)], store.uri("x.jsonl"))
+    store.requests.clear()
+    with pytest.raises(KeyboardInterrupt):
+        run(config, FakeBackend(explosion=KeyboardInterrupt(), explodes_at=1))
+
+    run(config)
+
+    assert store.requests.count(f"GET /{BUCKET}/{name}") == 1
+    assert not list(config.output.parent.rglob("input-*"))
+
+
 def test_lost_output_is_uploaded_again(store: Store) -> None:
     """An output that was removed or changed in its store comes back without computing."""
     config = plan([store.put("in.jsonl", LINES)])

@@ -4,25 +4,18 @@ import numpy as np
 import pytest
 from report_files import FACTS
 
-from aobatch.api.response import Usage
 from aobatch.executors import Statistics
 from aobatch.job.report.text import report_table
-from aobatch.job.report.usage import CountedChoice, CountedCompletion, UsageTally, percentiles
-
-
-def completion(model: str, num_prompt: int, num_completion: int) -> CountedCompletion:
-    """Give a completion of one choice."""
-    usage = Usage(num_prompt, num_completion, num_prompt + num_completion)
-    return CountedCompletion(model, (CountedChoice("stop"),), usage)
+from aobatch.job.report.usage import UsageTally, percentiles
 
 
 @pytest.fixture
 def tally() -> UsageTally:
     """Give a tally of three answers and two failures."""
     tally = UsageTally()
-    tally.add_completion(completion("a", 10, 1), "ada", 0.5)
-    tally.add_completion(completion("a", 20, 2), None, 1.5)
-    tally.add_completion(completion("b", 1000, 3000), "ada", 2.5)
+    tally.add_completion("a", "ada", ["stop"], (10, 1, 0.5))
+    tally.add_completion("a", None, ["stop"], (20, 2, 1.5))
+    tally.add_completion("b", "ada", ["stop"], (1000, 3000, 2.5))
     tally.add_failure("invalid_type", None, None)
     tally.add_failure("model_not_found", "c\x1b[2J", "ada")
     return tally
@@ -94,7 +87,7 @@ def test_number_and_length_of_names_are_bounded(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("aobatch.job.report.usage.MAX_GROUPS", 3)
     tally = UsageTally()
     for index in range(10):
-        tally.add_completion(completion("a", 1, 2), f"user {index % 5}", 0.5)
+        tally.add_completion("a", f"user {index % 5}", ["stop"], (1, 2, 0.5))
         tally.add_failure("model_not_found", f"{index}" * 600, None)
 
     report = tally.report(Statistics(), FACTS)

@@ -14,7 +14,6 @@ from aobatch.executors import Executor, ModelIdentity
 from aobatch.job.config import JobConfig
 from aobatch.job.context import Silent
 from aobatch.job.runner import run_job
-from aobatch.job.source import Source
 
 
 def test_output_keeps_input_order(tmp_path: Path) -> None:
@@ -227,21 +226,3 @@ def test_progress_counts_each_line_once(tmp_path: Path, prompts: list[str]) -> N
     run_job(JobConfig((tmp_path / "in.jsonl",), tmp_path / "out.jsonl"), FakeBackend(), counter)
 
     assert counter.num_lines == len(prompts) + 2
-
-
-def test_job_without_suspects_is_read_no_more_than_twice_around_its_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Lines are parsed to be computed and to be published, and not once more for nothing."""
-    write_input(tmp_path / "in.jsonl", requests(PROMPTS))
-    lines, readings = Source.lines, []
-
-    def counted(source: Source) -> object:
-        readings.append(source)
-        return lines(source)
-
-    monkeypatch.setattr(Source, "lines", counted)
-
-    run(tmp_path)
-
-    assert len(readings) == 2

@@ -6,8 +6,7 @@ from string import ascii_letters, digits
 
 import msgspec
 
-from aobatch.api.request import FailedLine, Request
-from aobatch.errors import RequestError
+from aobatch.api.request import FailedLine
 
 ID_LENGTH = 29
 ID_ALPHABET = digits + ascii_letters
@@ -78,18 +77,15 @@ def request_id(key: str) -> str:
     return f"req_{_derive('request', key)}"
 
 
-def failed_line(request: Request, error: RequestError) -> FailedLine:
-    """Make the failed line of a request that was right but could not be computed."""
-    return FailedLine.of(request.line, request.custom_id, request.is_envelope, error)
-
-
-def render_success(request: Request, completion_json: bytes) -> bytes:
+def render_success(
+    key: str, custom_id: str | None, is_envelope: bool, completion_json: bytes
+) -> bytes:
     """Write the output line of an encoded Completion in the style of its input line."""
-    if request.is_envelope:
-        return _envelope(request.key, request.custom_id, 200, completion_json)
-    if request.custom_id is None:
+    if is_envelope:
+        return _envelope(key, custom_id, 200, completion_json)
+    if custom_id is None:
         return completion_json
-    return b'{"custom_id":' + msgspec.json.encode(request.custom_id) + b"," + completion_json[1:]
+    return b'{"custom_id":' + msgspec.json.encode(custom_id) + b"," + completion_json[1:]
 
 
 def render_failure(failed: FailedLine) -> bytes:

@@ -13,7 +13,7 @@ from aobatch.executors import Backend, Statistics
 from aobatch.formats import COMPRESSIONS, find_format, write_records
 from aobatch.job.config import JobConfig
 from aobatch.job.runner import run_job
-from aobatch.job.source import Source
+from aobatch.job.source import Input, Source
 from aobatch.models.convert.quality import quality_text
 
 NUM_REQUESTS = 256
@@ -147,7 +147,7 @@ def _measure(path: Path, num_rows: int) -> FileSpeed:
     columns = {"prompt": "text"} if find_format(path).is_table else {}
     if not columns:
         _write(path, [line.encode() for line in request_lines(num_rows, {})])
-    source = Source(JobConfig((path,), path, columns=columns), (path,), ("",))
+    source = Source(JobConfig((path,), path, columns=columns), [Input(path)])
     start = time.perf_counter()
     num_requests = sum(1 for _ in source.lines())
     return FileSpeed(

@@ -38,12 +38,11 @@ class Format(Protocol):
     is_table: bool
     """Whether its files have columns, each compressed by itself."""
 
-    def check(self, path: Location, columns: Columns) -> None:
-        """Refuse a file none of whose rows could be read; InputError says why."""
-        ...
+    def check(self, path: Location, columns: Columns) -> int | None:
+        """Refuse a file none of whose rows could be read; InputError says why.
 
-    def count_rows(self, path: Location, max_line_bytes: int) -> int:
-        """Count the rows by reading all of them; InputError if the file cannot be read."""
+        Give how many rows the file states, None if they have to be read to be counted.
+        """
         ...
 
     def read_rows(self, path: Location, max_line_bytes: int, columns: Columns) -> Iterator[Row]:

@@ -75,17 +75,12 @@ class _Line(_Body):
     response: _Answer | None = None
 
 
-def check(path: Location, columns: Columns) -> None:
+def check(path: Location, columns: Columns) -> int | None:
     """Refuse a file that is not Parquet, or whose columns cannot become requests."""
     with _opened(path) as file:
         plan_fields(file.schema_arrow, path, columns)
-
-
-def count_rows(path: Location, max_line_bytes: int) -> int:  # noqa: ARG001 - a Format's signature
-    """Count the rows that the file states; reading it finds out whether it has them."""
-    with _opened(path) as file:
         groups = map(file.metadata.row_group, range(file.num_row_groups))
-        return sum(group.num_rows for group in groups)
+        return sum(int(group.num_rows) for group in groups)
 
 
 def read_rows(path: Location, max_line_bytes: int, columns: Columns) -> Iterator[Row]:

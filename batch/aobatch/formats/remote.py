@@ -4,10 +4,10 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import pyarrow as pa
@@ -107,6 +107,12 @@ def open_places(remote: Remote) -> GuardedFile:
         return GuardedFile(remote, system.open_input_file(path))
 
 
+def download(remote: Remote, target: BinaryIO) -> None:
+    """Copy the bytes of a file."""
+    with closing(open_stream(remote)) as stream:
+        shutil.copyfileobj(stream, target, CHUNK_BYTES)
+
+
 def size_of(remote: Remote) -> int | None:
     """Look up how many bytes a file has, None if its store does not say."""
     size: int | None = _look_up(remote).size
@@ -130,11 +136,8 @@ def check_readable(remote: Remote) -> None:
         raise InputError(message)
 
 
-def identify(remote: Remote) -> str:
-    """Name what a file holds: by what its store says of it, or by a hash of all its bytes.
-
-    Two questions to the store, where a hash would read the file once more.
-    """
+def stated_identity(remote: Remote) -> str | None:
+    """Name what a file holds by what its store says of it, None if that does not tell."""
     with _guarded(remote, InputError):
         system, path = _open_system(remote)
         info = system.get_file_info(path)
@@ -142,11 +145,21 @@ def identify(remote: Remote) -> str:
             raise FileNotFoundError
         with system.open_input_file(path) as file:
             tag = (file.metadata() or {}).get("ETag", b"").decode()
-        if not tag and info.mtime_ns is None:
-            with system.open_input_stream(path, compression=None) as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest()
+    if not tag and info.mtime_ns is None:
+        return None
     facts = f"{remote} {info.size} {info.mtime_ns} {tag}"
     return f"remote-{hashlib.sha256(facts.encode()).hexdigest()}"
+
+
+def identify(remote: Remote) -> str:
+    """Name what a file holds: by what its store says of it, or by a hash of all its bytes."""
+    stated = stated_identity(remote)
+    if stated is not None:
+        return stated
+    with _guarded(remote, InputError):
+        system, path = _open_system(remote)
+        with system.open_input_stream(path, compression=None) as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def list_files(remote: Remote) -> list[Remote]:

@@ -14,7 +14,9 @@ from contextlib import (
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from aobatch.api.errors import NUMERICAL_ERROR
+import msgspec
+
+from aobatch.api.errors import NUMERICAL_ERROR, error_object, shorten
 from aobatch.api.request import FailedLine, Request
 from aobatch.engine.sequence import Result
 from aobatch.errors import AobatchError, JobError, ModelError, RequestError
@@ -22,7 +24,8 @@ from aobatch.executors import Executor, ModelIdentity, Statistics
 from aobatch.executors.isolated import IsolatedExecutor
 from aobatch.job.context import Job, record_of
 from aobatch.job.events import EventFiles
-from aobatch.job.ledger import Ledger
+from aobatch.job.ledger import Ledger, Line
+from aobatch.job.models import MAX_NAME_LENGTH
 from aobatch.job.report.usage import MAX_POINTS, Point, interval_after, thinned
 
 
@@ -181,10 +184,9 @@ def compute(job: Job) -> None:
     cannot be opened fails these lines alone, unless there is no other.
     """
     suspects = job.ledger.suspects(DEATHS_BEFORE_ISOLATION)
-    bad_lines = BadLines(job)
     for is_isolated in (False, True):
         while suspects or not is_isolated:
-            reading = ModelReading(job, suspects, is_isolated, bad_lines)
+            reading = ModelReading(job, suspects, is_isolated)
             try:
                 _compute_model(job, reading)
             except EngineFailureError as failure:
@@ -195,23 +197,6 @@ def compute(job: Job) -> None:
     job.models.check_any_usable()
 
 
-class BadLines:
-    """Counts the lines that are answered without a model, each once over all readings."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._count = 0
-        self._last_line = 0
-
-    def pass_over(self, line: FailedLine) -> None:
-        """Count a line if no reading has come so far before."""
-        if line.line > self._last_line:
-            self._last_line = line.line
-            self._count += 1
-            self._job.progress.advance(1, 0)
-            self._job.ledger.note({"bad lines": self._count})
-
-
 @dataclass(slots=True)
 class ModelReading:
     """One reading of the inputs: the open requests of the first model that has any."""
@@ -220,23 +205,23 @@ class ModelReading:
     suspects: set[str]
     is_isolated: bool
     """Whether the suspects are to be computed, or the others."""
-    bad_lines: BadLines
     model: ModelIdentity | None = None
     num_requests: int = 0
     is_last: bool = True
 
-    has_results: bool = True
-    """Whether the ledger had any when the reading began; it has no others that a line asks for."""
-
     def requests(self) -> Iterator[Request]:
         """Yield the requests to compute now, as late as they are asked for."""
-        self.has_results = len(self.job.ledger) > 0
+        # Results that come meanwhile are of requests that were read before.
+        has_results = len(self.job.ledger) > 0
         for line in self.job.source.lines():
             if isinstance(line, FailedLine):
-                self.bad_lines.pass_over(line)
+                self._keep(line, None)
                 continue
-            model = self._model_of(line)
-            if model is None:
+            model = self.job.models.find(line.body.model)
+            self._keep(line, model)
+            if isinstance(model, RequestError) or (has_results and line.key in self.job.ledger):
+                continue
+            if (line.key in self.suspects) != self.is_isolated:
                 continue
             self.model = self.model or model
             if model == self.model:
@@ -247,13 +232,27 @@ class ModelReading:
             else:
                 self.is_last = False
 
-    def _model_of(self, request: Request) -> ModelIdentity | None:
-        model = self.job.models.find(request.body.model)
+    def _keep(self, line: Request | FailedLine, model: ModelIdentity | RequestError | None) -> None:
+        """Keep what publishing needs of a line, unless an earlier reading came so far."""
+        if line.line <= self.job.ledger.last_line:
+            return
+        identity = (line.custom_id, line.is_envelope)
+        if isinstance(line, FailedLine):
+            error = (line.status_code, msgspec.json.encode(line.error))
+            self.job.ledger.add_line(Line(line.line, None, *identity, None, None, *error))
+            self.job.progress.advance(1, 0)
+            return
+        kept = Line(
+            line.line,
+            bytes.fromhex(line.key),
+            *identity,
+            shorten(self.job.models.asked_name(line.body.model) or "", MAX_NAME_LENGTH),
+            line.body.user,
+        )
         if isinstance(model, RequestError):
-            return None
-        if self.has_results and request.key in self.job.ledger:
-            return None
-        return model if (request.key in self.suspects) == self.is_isolated else None
+            body = msgspec.json.encode(error_object(model))
+            kept = kept._replace(status_code=model.status_code, error=body)
+        self.job.ledger.add_line(kept)
 
 
 def _compute_model(job: Job, reading: ModelReading) -> None:
@@ -281,20 +280,13 @@ def _give_up(job: Job, reading: ModelReading, error: ModelError) -> None:
     """Go on without a model that is not the job's own and answered nothing yet; else raise."""
     model = reading.model
     assert model is not None
-    if not job.models.is_of_lines(model) or _has_answered(job, model):
+    is_of_lines = job.models.is_of_lines(model)
+    if not is_of_lines or job.ledger.has_results_of(job.models.names_of(model)):
         raise error
     job.progress.warn(f"lines that name model {model.name} fail: {error}")
     job.models.give_up(model, error)
     job.in_flight.take_open()
     reading.is_last = False
-
-
-def _has_answered(job: Job, model: ModelIdentity) -> bool:
-    requests = (line for line in job.source.lines() if isinstance(line, Request))
-    return any(
-        request.key in job.ledger and job.models.find(request.body.model) == model
-        for request in requests
-    )
 
 
 def _announced(job: Job, requests: Iterator[Request]) -> Iterator[Request]:

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
 from pathlib import Path
 
-from aobatch.api.request import Limits
 from aobatch.errors import UsageError
-from aobatch.formats import MAX_LINE_BYTES, Row, split_compression
+from aobatch.formats import Row, split_compression
 from aobatch.formats.parquet_fields import Columns
 from aobatch.formats.remote import Location, Remote
 from aobatch.job.report.usage import Prices
@@ -53,17 +52,22 @@ class Selection:
         """Whether lines are left out that no shard has."""
         return self.limit is not None or self.sample is not None
 
-    def threshold(self, rows: Iterable[Row]) -> int:
-        """Give the rank up to which rows belong to the sample; it holds `sample` numbers."""
+    def bounds(self, rows: Iterable[Row]) -> tuple[int, int]:
+        """Give the rank up to which rows belong to the sample, and how many of them do."""
         if self.sample is None:
-            return 0
-        ranks = (_rank(self.seed, row.number) for row in rows)
-        return max(heapq.nsmallest(self.sample, ranks), default=0)
+            return 0, 0
+        ranks = heapq.nsmallest(self.sample, (_rank(self.seed, row.number) for row in rows))
+        return max(ranks, default=0), len(ranks)
+
+    def count(self, total: int) -> int:
+        """Say how many of so many lines are chosen; of a sample, the total is its own."""
+        limited = total if self.limit is None else min(total, self.limit)
+        return len(range(self.shard.index, limited, self.shard.count))
 
     def choose(self, rows: Iterable[Row], threshold: int) -> Iterator[tuple[Row, bool]]:
         """Yield rows as far as any is needed, each with whether the job answers it.
 
-        The others are needed too: what a line is may hang on those before it.
+        The others are needed too: what a line is may depend on those before it.
         """
         num_selected = 0
         for row in rows:
@@ -147,8 +151,6 @@ class JobConfig:
     """Values for body fields that replace those of every line."""
     selection: Selection = field(default_factory=Selection)
     """Which of the lines are answered."""
-    limits: Limits = field(default_factory=Limits)
-    max_line_bytes: int = MAX_LINE_BYTES
     errors: Path | None = None
     """Where failed lines go as well."""
     stream_format: str = "jsonl"

@@ -10,11 +10,11 @@ from typing import Protocol
 
 import msgspec
 
-from aobatch.api.errors import ErrorObject, error_object
+from aobatch.api.errors import error_object
 from aobatch.api.request import Request
 from aobatch.api.response import Choice, Completion, Usage, completion_id
 from aobatch.engine.sequence import Result
-from aobatch.errors import RequestError, UsageError
+from aobatch.errors import UsageError
 from aobatch.executors import Backend, ModelIdentity, Statistics
 from aobatch.job.config import JobConfig
 from aobatch.job.in_flight import InFlight
@@ -97,7 +97,7 @@ def begin_job(
     models = ModelDirectory(backend, source.config.model, ledger)
     created = _begin_run(ledger)
     num_lines = source.count()
-    ledger.note({"lines": num_lines, "bad lines": 0})
+    ledger.begin_lines(num_lines)
     progress.start(num_lines, len(ledger))
     return Job(source, backend, ledger, models, in_flight, progress, settings, created)
 
@@ -108,7 +108,6 @@ def result_settings(config: JobConfig, backend: Backend) -> dict[str, str]:
         "results version": str(RESULTS_VERSION),
         "defaults": _canonical(_without_texts(config.defaults)),
         "overrides": _canonical(_without_texts(config.overrides)),
-        "limits": _canonical(config.limits),
         "columns": _canonical(config.columns),
         "ignore_unknown": _canonical(config.ignore_unknown),
         **{name: _canonical(value) for name, value in backend.settings.items()},
@@ -143,18 +142,20 @@ def _canonical(value: object) -> str:
 
 def record_of(job: Job, model: ModelIdentity, result: Result) -> Record:
     """Give the record of a result: the whole completion object, or the error object."""
-    request = result.request
-    if result.error is not None:
-        body = msgspec.json.encode(error_object(result.error))
-        return Record(request.key, result.error.status_code, body, seconds=result.seconds)
-    completion = completion_of(job, model, request, result.choices, result.usage)
+    request, error, usage = result.request, result.error, result.usage
+    name = job.models.asked_name(request.body.model) or model.name
+    if error is not None:
+        body = msgspec.json.encode(error_object(error))
+        return Record(request.key, error.status_code, body, name, seconds=result.seconds)
     return Record(
         request.key,
         200,
-        msgspec.json.encode(completion),
-        result.usage.prompt_tokens,
-        result.usage.completion_tokens,
+        msgspec.json.encode(completion_of(job, model, request, result.choices, usage)),
+        name,
+        usage.prompt_tokens,
+        usage.completion_tokens,
         result.seconds,
+        ",".join(choice.finish_reason or "" for choice in result.choices),
     )
 
 
@@ -169,12 +170,4 @@ def completion_of(
         choices=choices,
         usage=usage,
         system_fingerprint=model.fingerprint,
-    )
-
-
-def stored_error(record: Record) -> RequestError:
-    """Give the error of a failed request as it was recorded."""
-    error = msgspec.json.decode(record.body, type=ErrorObject)
-    return RequestError(
-        error.message, code=error.code, param=error.param, status_code=record.status_code
     )

@@ -1,13 +1,18 @@
-"""The results of a job: its only durable state, kept so that no later run computes them again."""
+"""The results of a job: its only durable state, kept so that no later run computes them again.
+
+An SQLite file, written ahead. Results are kept by the keys of their requests and outlive the run;
+the lines of the inputs are kept by their numbers, anew in each run, so that publishing needs no
+input. Rows are inserted in groups, and durable a second after they were added at the latest.
+"""
 
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from aobatch.api.errors import shorten
 from aobatch.errors import InputError, JobError, StorageError
@@ -24,71 +29,250 @@ MOMENT_SECONDS = 0.05
 MAX_ADDED_BYTES = 2**20
 """What may wait in memory for the rows after it."""
 
-SqlValue: TypeAlias = str | int | float | bytes
+SCHEMA_VERSION = 3
+
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE statistics (name TEXT PRIMARY KEY, value NOT NULL);
+CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE deaths (key BLOB PRIMARY KEY, count INTEGER NOT NULL);
+CREATE TABLE results (
+    key BLOB PRIMARY KEY,
+    status_code INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    seconds REAL NOT NULL,
+    model TEXT NOT NULL,
+    finish_reasons TEXT NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE TABLE lines (
+    number INTEGER PRIMARY KEY, key BLOB, custom_id TEXT, is_envelope INTEGER NOT NULL,
+    model TEXT, user TEXT, status_code INTEGER, error BLOB
+);
+CREATE TABLE points (
+    run INTEGER, seconds REAL, lines INTEGER, prompt_tokens INTEGER, new_tokens INTEGER,
+    rows INTEGER, slots INTEGER
+);
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""
+_ADD_POINT = "INSERT INTO points VALUES (?, ?, ?, ?, ?, ?, ?)"
+_STATISTICS = "SELECT name, value FROM statistics"
+_ADD_STATISTIC = (
+    "INSERT INTO statistics VALUES (?, ?) "
+    "ON CONFLICT (name) DO UPDATE SET value = value + excluded.value"
+)
+_ADD_RESULT = "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_ADD_LINE = "INSERT INTO lines VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_ADD_WALL_SECONDS = _ADD_STATISTIC.replace("?, ?", "'wall_seconds', ?")
+_ADD_DEATH = "INSERT INTO deaths VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET count = count + 1"
+_ANSWERS = """
+SELECT number, lines.key, custom_id, is_envelope, coalesce(results.model, lines.model), user,
+       coalesce(results.status_code, lines.status_code), coalesce(body, error),
+       prompt_tokens, completion_tokens, seconds, finish_reasons
+FROM lines LEFT JOIN results ON results.key = lines.key ORDER BY number
+"""
+
+SqlValue: TypeAlias = str | int | float | bytes | None
 
 
-class Database:
-    """One connection; its methods may be called from any thread.
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One finished request: a completion, or the error object it ended with, as JSON."""
+
+    key: str
+    status_code: int
+    body: bytes
+    model: str
+    """As the request asked for it."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    finish_reasons: str = ""
+    """Of all choices, with commas between them."""
+
+
+class Line(NamedTuple):
+    """What publishing needs of an input line."""
+
+    number: int
+    key: bytes | None
+    """None if it is no request."""
+    custom_id: str | None
+    is_envelope: bool
+    model: str | None = None
+    user: str | None = None
+    status_code: int | None = None
+    """Of a line that failed without a model."""
+    error: bytes | None = None
+    """Its error object as JSON."""
+
+
+class Answer(NamedTuple):
+    """A line with its result, if it has one."""
+
+    number: int
+    key: bytes | None
+    custom_id: str | None
+    is_envelope: int
+    model: str | None
+    user: str | None
+    status_code: int | None
+    body: bytes | None
+    """The completion or error object as JSON."""
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    finish_reasons: str
+
+
+class Ledger:
+    """Results by request key, and what they depend on; its methods may be called from any thread.
 
     StorageError if the file cannot be written, InputError if it is damaged or of another version.
     """
 
-    def __init__(self, path: Path, schema: str, version: int, at_commit: str) -> None:
-        """Open the file, or make it with a schema.
-
-        Each commit executes `at_commit` with the seconds since the one before.
-        """
+    def __init__(self, path: Path) -> None:
+        self.last_line = 0
+        """The number of the last line that was added."""
         self._path = path
-        self._at_commit = at_commit
         self._lock = threading.Lock()
-        self._num_pending = 0
-        self._added: list[tuple[SqlValue, ...]] = []
+        self._added: dict[str, list[tuple[SqlValue, ...]]] = {_ADD_RESULT: [], _ADD_LINE: []}
         self._num_bytes = 0
-        self._add_statement = ""
+        self._num_writes = 0
         self._timer: threading.Timer | None = None
         self._failure: JobError | None = None
-        self._counted = time.monotonic()
+        self._committed = time.monotonic()
         with _storage_errors(path):
-            self._connection = _connect(path, schema, version)
+            self._connection = _connect(path)
 
-    def rows(self, query: str, *values: SqlValue) -> list[tuple[Any, ...]]:
-        """Give all rows of a query."""
-        with self._lock, _storage_errors(self._path):
-            self._flush()
-            return self._connection.execute(query, values).fetchall()
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the results depend on, by name."""
+        return dict(self._rows("SELECT name, value FROM settings"))
 
-    def write(
-        self, statement: str, rows: Iterable[tuple[SqlValue, ...]] = ((),), *, counts: bool = True
-    ) -> None:
-        """Execute a statement for each row, durable after the next commit; without rows, once.
+    @property
+    def statistics(self) -> Statistics:
+        """Counts and seconds of all runs of the job; `wall_seconds` and those that were added."""
+        self.commit()
+        return Statistics.of(dict(self._rows(_STATISTICS)))
 
-        A write that does not count brings no commit nearer, but for the time that goes by.
-        """
-        with self._lock, _storage_errors(self._path):
-            self._flush()
-            if not self._connection.in_transaction:
-                self._begin()
-            self._connection.executemany(statement, rows)
-            self._num_pending += counts
-            self._commit_if_due()
+    def __len__(self) -> int:
+        """Count the results."""
+        return int(self._rows("SELECT count(*) FROM results")[0][0])
 
-    def add(self, statement: str, row: tuple[SqlValue, ...], num_bytes: int) -> None:
-        """Execute a statement for one row, together with those that follow it."""
-        with self._lock, _storage_errors(self._path):
-            if statement != self._add_statement:
-                self._flush()
-                self._add_statement = statement
-            if not self._connection.in_transaction:
-                self._begin()
-            self._added.append(row)
-            self._num_bytes += num_bytes
-            if self._num_bytes >= MAX_ADDED_BYTES:
-                self._flush()
-            self._num_pending += 1
-            self._commit_if_due()
+    def __contains__(self, key: str) -> bool:
+        """Say whether a request has its result."""
+        return bool(self._rows("SELECT 1 FROM results WHERE key = ?", bytes.fromhex(key)))
+
+    def has_results_of(self, names: Iterable[str]) -> bool:
+        """Say whether there is a result of a model under one of its names."""
+        query = "SELECT 1 FROM results WHERE model = ? LIMIT 1"
+        return any(self._rows(query, name) for name in names)
+
+    def claim(self, settings: Mapping[str, str]) -> None:
+        """Bind the results to settings; InputError names those that differ from an earlier run."""
+        known = self.settings
+        differing = [
+            f"{name} (was {shorten(known[name])}, is {shorten(value)})"
+            for name, value in settings.items()
+            if known.get(name, value) != value
+        ]
+        if differing:
+            message = (
+                f"{self._path.parent} holds the results of an unfinished job of other settings: "
+                f"{', '.join(differing)}; restore it, or discard them with --restart"
+            )
+            raise InputError(message)
+        self._write("INSERT OR IGNORE INTO settings VALUES (?, ?)", settings.items())
+        self.commit()
+
+    def unclaim(self, names: Iterable[str]) -> None:
+        """Let go of settings that no result depends on."""
+        self._write("DELETE FROM settings WHERE name = ?", ((name,) for name in names))
+        self.commit()
+
+    def add(self, record: Record) -> None:
+        """Keep a result; it is durable after the next commit, a second from now at most."""
+        row = (
+            bytes.fromhex(record.key),
+            record.status_code,
+            record.prompt_tokens,
+            record.completion_tokens,
+            record.seconds,
+            record.model,
+            record.finish_reasons,
+            record.body,
+        )
+        self._add(_ADD_RESULT, row, len(record.body), counts=True)
+
+    def begin_lines(self, total: int) -> None:
+        """Forget the lines of an earlier run, and note how many there will be for who asks."""
+        self._write("DELETE FROM lines")
+        self._write("INSERT OR REPLACE INTO facts VALUES ('lines', ?)", [(total,)])
+        self.last_line = 0
+
+    def add_line(self, line: Line) -> None:
+        """Keep a line; those of a run come in their order."""
+        self.last_line = line.number
+        # Each run writes them anew, and none is worth a flush of the disk.
+        self._add(_ADD_LINE, line, len(line.error or b"") + 100, counts=False)
+
+    def answers(self) -> Iterator[Answer]:
+        """Yield the lines in their order, each with its result."""
+        self.commit()
+        with reading(self._path) as connection:
+            yield from map(Answer._make, connection.execute(_ANSWERS))
+
+    def prune(self) -> None:
+        """Discard the results of lines that are no longer there."""
+        keys = "SELECT key FROM lines WHERE key IS NOT NULL"
+        if len(self) > int(self._rows(f"SELECT count(*) FROM ({keys})")[0][0]):
+            self._write(f"DELETE FROM results WHERE key NOT IN ({keys})")
+            self.commit()
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Discard the results of these requests."""
+        self._write("DELETE FROM results WHERE key = ?", ((bytes.fromhex(key),) for key in keys))
+        self.commit()
+
+    def forget_failures(self) -> None:
+        """Discard the results that are errors, and what is known of processes that died."""
+        self._write("DELETE FROM results WHERE status_code <> 200")
+        self._write("DELETE FROM deaths")
+        self.commit()
+
+    def add_statistics(self, statistics: Statistics) -> None:
+        """Add counts and seconds to those of the job."""
+        self._write(_ADD_STATISTIC, statistics.numbers().items())
+
+    def points(self) -> list[Point]:
+        """Give the points of the timeline, in their order."""
+        return [Point(*row) for row in self._rows("SELECT * FROM points ORDER BY rowid")]
+
+    def add_point(self, point: Point) -> None:
+        """Add a point to the timeline."""
+        self._write(_ADD_POINT, [point])
+
+    def replace_points(self, points: Iterable[Point]) -> None:
+        """Keep these points in place of all others."""
+        self._write("DELETE FROM points")
+        self._write(_ADD_POINT, points)
+
+    def add_deaths(self, keys: Iterable[str]) -> None:
+        """Note at once that a process died while it computed these requests."""
+        self._write(_ADD_DEATH, ((bytes.fromhex(key),) for key in keys))
+        self.commit()
+
+    def suspects(self, num_deaths: int) -> set[str]:
+        """Give the requests that so many processes died of, perhaps."""
+        query = "SELECT key FROM deaths WHERE count >= ? AND key NOT IN (SELECT key FROM results)"
+        return {key.hex() for (key,) in self._rows(query, num_deaths)}
 
     def commit(self) -> None:
-        """Make everything written so far durable."""
+        """Make everything added so far durable."""
         with self._lock, _storage_errors(self._path):
             self._commit()
 
@@ -99,7 +283,38 @@ class Database:
         finally:
             self._connection.close()
 
+    def _rows(self, query: str, *values: SqlValue) -> list[tuple[Any, ...]]:
+        with self._lock, _storage_errors(self._path):
+            self._flush()
+            return self._connection.execute(query, values).fetchall()
+
+    def _write(self, statement: str, rows: Iterable[tuple[SqlValue, ...]] = ((),)) -> None:
+        """Execute a statement for each row; without rows, once."""
+        with self._lock, _storage_errors(self._path):
+            self._flush()
+            self._begin()
+            self._connection.executemany(statement, rows)
+            self._commit_if_due()
+
+    def _add(
+        self, statement: str, row: tuple[SqlValue, ...], num_bytes: int, *, counts: bool
+    ) -> None:
+        """Execute a statement for one row, together with those that follow it.
+
+        A row that does not count brings no commit nearer, but for the time that goes by.
+        """
+        with self._lock, _storage_errors(self._path):
+            self._begin()
+            self._added[statement].append(row)
+            self._num_bytes += num_bytes
+            if self._num_bytes >= MAX_ADDED_BYTES:
+                self._flush()
+            if counts:
+                self._commit_if_due()
+
     def _begin(self) -> None:
+        if self._connection.in_transaction:
+            return
         if self._failure is not None:
             raise self._failure
         self._connection.execute("BEGIN IMMEDIATE")
@@ -108,14 +323,16 @@ class Database:
         self._timer.start()
 
     def _flush(self) -> None:
-        """Execute what was added."""
-        if self._added:
-            rows, self._added, self._num_bytes = self._added, [], 0
-            self._connection.executemany(self._add_statement, rows)
+        for statement, rows in self._added.items():
+            if rows:
+                self._added[statement] = []
+                self._connection.executemany(statement, rows)
+        self._num_bytes = 0
 
     def _commit_if_due(self) -> None:
-        is_due = self._num_pending >= COMMIT_WRITES
-        if is_due and time.monotonic() - self._counted >= MOMENT_SECONDS:
+        self._num_writes += 1
+        is_due = self._num_writes >= COMMIT_WRITES
+        if is_due and time.monotonic() - self._committed >= MOMENT_SECONDS:
             self._commit()
 
     def _commit_late(self) -> None:
@@ -134,20 +351,26 @@ class Database:
         if self._connection.in_transaction:
             self._flush()
             now = time.monotonic()
-            self._connection.execute(self._at_commit, (now - self._counted,))
+            self._connection.execute(_ADD_WALL_SECONDS, (now - self._committed,))
             self._connection.execute("COMMIT")
-            self._counted, self._num_pending = now, 0
+            self._committed, self._num_writes = now, 0
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Read a database that another process may be writing, without changing it."""
-    with _storage_errors(path), closing(sqlite3.connect(_uri(path), uri=True)) as connection:
+    """Read a ledger that another process may be writing, without changing it."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    with _storage_errors(path), closing(sqlite3.connect(uri, uri=True)) as connection:
         yield connection
 
 
+def read_statistics(connection: sqlite3.Connection) -> Statistics:
+    """Give what all runs of a job counted so far."""
+    return Statistics.of(dict(connection.execute(_STATISTICS)))
+
+
 def is_begun(path: Path) -> bool:
-    """Say whether a database has its tables; the file is there for a moment without them."""
+    """Say whether a ledger has its tables; the file is there for a moment without them."""
     if not path.exists():
         return False
     with reading(path) as connection:
@@ -155,32 +378,27 @@ def is_begun(path: Path) -> bool:
     return version > 0
 
 
-def _uri(path: Path) -> str:
-    return f"{path.absolute().as_uri()}?mode=ro"
-
-
-def _connect(path: Path, schema: str, version: int) -> sqlite3.Connection:
+def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
-        _prepare(connection, path, schema, version)
+        _prepare(connection, path)
     except (sqlite3.Error, InputError):
         connection.close()
         raise
     return connection
 
 
-def _prepare(connection: sqlite3.Connection, path: Path, schema: str, version: int) -> None:
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found not in {0, version}:
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version not in {0, SCHEMA_VERSION}:
         message = f"{path} was written by another version of aobatch; discard it with --restart"
         raise InputError(message)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     # Nothing is written outside the folder of the job.
     connection.execute("PRAGMA temp_store = MEMORY")
-    if found == 0:
-        script = f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {version}; COMMIT;"
-        connection.executescript(script)
+    if version == 0:
+        connection.executescript(_SCHEMA)
 
 
 @contextmanager
@@ -193,183 +411,3 @@ def _storage_errors(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         message = f"{path} is damaged ({error}); discard it with --restart"
         raise InputError(message) from error
-
-
-SCHEMA_VERSION = 2
-
-_SCHEMA = """
-CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE statistics (name TEXT PRIMARY KEY, value NOT NULL);
-CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-CREATE TABLE deaths (key BLOB PRIMARY KEY, count INTEGER NOT NULL);
-CREATE TABLE results (
-    key BLOB PRIMARY KEY,
-    status_code INTEGER NOT NULL,
-    body BLOB NOT NULL,
-    prompt_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL,
-    seconds REAL NOT NULL
-);
-CREATE TABLE points (
-    run INTEGER, seconds REAL, lines INTEGER, prompt_tokens INTEGER, new_tokens INTEGER,
-    rows INTEGER, slots INTEGER
-);
-"""
-_ADD_POINT = "INSERT INTO points VALUES (?, ?, ?, ?, ?, ?, ?)"
-_COLUMNS = "status_code, body, prompt_tokens, completion_tokens, seconds"
-_STATISTICS = "SELECT name, value FROM statistics"
-_ADD_STATISTIC = (
-    "INSERT INTO statistics VALUES (?, ?) "
-    "ON CONFLICT (name) DO UPDATE SET value = value + excluded.value"
-)
-_ADD_RESULT = "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?)"
-_ADD_WALL_SECONDS = _ADD_STATISTIC.replace("?, ?", "'wall_seconds', ?")
-_ADD_DEATH = "INSERT INTO deaths VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET count = count + 1"
-
-
-def read_statistics(connection: sqlite3.Connection) -> Statistics:
-    """Give what all runs of a job counted so far."""
-    return Statistics.of(dict(connection.execute(_STATISTICS)))
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One finished request: a completion, or the error object it ended with, as JSON."""
-
-    key: str
-    status_code: int
-    body: bytes
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    seconds: float = 0.0
-
-
-class Ledger:
-    """Results by request key, and what they hang on; its methods may be called from any thread."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._database = Database(path, _SCHEMA, SCHEMA_VERSION, _ADD_WALL_SECONDS)
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """What the results hang on, by name."""
-        return dict(self._database.rows("SELECT name, value FROM settings"))
-
-    @property
-    def statistics(self) -> Statistics:
-        """Counts and seconds of all runs of the job; `wall_seconds` and those that were added."""
-        self.commit()
-        return Statistics.of(dict(self._database.rows(_STATISTICS)))
-
-    def __len__(self) -> int:
-        """Count the results."""
-        return int(self._database.rows("SELECT count(*) FROM results")[0][0])
-
-    def __contains__(self, key: str) -> bool:
-        """Say whether a request has its result."""
-        return bool(self._database.rows("SELECT 1 FROM results WHERE key = ?", bytes.fromhex(key)))
-
-    def find(self, key: str) -> Record | None:
-        """Give the result of a request, None if it has none yet."""
-        query = f"SELECT {_COLUMNS} FROM results WHERE key = ?"
-        rows = self._database.rows(query, bytes.fromhex(key))
-        return Record(key, *rows[0]) if rows else None
-
-    def find_all(self, keys: Sequence[str]) -> dict[str, Record]:
-        """Give the results that there are of some requests, by their keys."""
-        places = ", ".join("?" * len(keys))
-        query = f"SELECT key, {_COLUMNS} FROM results WHERE key IN ({places})"
-        rows = self._database.rows(query, *map(bytes.fromhex, keys))
-        return {key.hex(): Record(key.hex(), *values) for key, *values in rows}
-
-    def claim(self, settings: Mapping[str, str]) -> None:
-        """Bind the results to settings; InputError names those that differ from an earlier run."""
-        known = self.settings
-        differing = [
-            f"{name} (was {shorten(known[name])}, is {shorten(value)})"
-            for name, value in settings.items()
-            if known.get(name, value) != value
-        ]
-        if differing:
-            message = (
-                f"{self._path.parent} holds the results of an unfinished job of other settings: "
-                f"{', '.join(differing)}; restore it, or discard them with --restart"
-            )
-            raise InputError(message)
-        self._database.write("INSERT OR IGNORE INTO settings VALUES (?, ?)", settings.items())
-        self.commit()
-
-    def unclaim(self, names: Iterable[str]) -> None:
-        """Let go of settings that no result hangs on."""
-        self._database.write("DELETE FROM settings WHERE name = ?", ((name,) for name in names))
-        self.commit()
-
-    def add(self, record: Record) -> None:
-        """Keep a result; it is durable after the next commit, a second from now at most."""
-        values = (record.status_code, record.body, record.prompt_tokens, record.completion_tokens)
-        row = (bytes.fromhex(record.key), *values, record.seconds)
-        self._database.add(_ADD_RESULT, row, len(record.body))
-
-    def forget(self, keys: Iterable[str]) -> None:
-        """Discard the results of these requests."""
-        rows = ((bytes.fromhex(key),) for key in keys)
-        self._database.write("DELETE FROM results WHERE key = ?", rows)
-        self.commit()
-
-    def forget_failures(self) -> None:
-        """Discard the results that are errors, and what is known of processes that died."""
-        self._database.write("DELETE FROM results WHERE status_code <> 200")
-        self._database.write("DELETE FROM deaths")
-        self.commit()
-
-    def keep_only(self, keys: Iterable[str]) -> None:
-        """Discard the results of all other requests."""
-        self._database.write("CREATE TEMP TABLE kept (key BLOB PRIMARY KEY)")
-        rows = ((bytes.fromhex(key),) for key in keys)
-        self._database.write("INSERT OR IGNORE INTO kept VALUES (?)", rows)
-        self._database.write("DELETE FROM results WHERE key NOT IN kept")
-        self._database.write("DROP TABLE kept")
-        self.commit()
-
-    def add_statistics(self, statistics: Statistics) -> None:
-        """Add counts and seconds to those of the job."""
-        self._database.write(_ADD_STATISTIC, statistics.numbers().items())
-
-    def note(self, facts: Mapping[str, int]) -> None:
-        """Keep numbers for those who ask how far the job is, in place of earlier ones."""
-        # Each bad line is noted, and none is worth a flush of the disk.
-        statement = "INSERT OR REPLACE INTO facts VALUES (?, ?)"
-        self._database.write(statement, facts.items(), counts=False)
-
-    def points(self) -> list[Point]:
-        """Give the points of the timeline, in their order."""
-        rows = self._database.rows("SELECT * FROM points ORDER BY rowid")
-        return [Point(*row) for row in rows]
-
-    def add_point(self, point: Point) -> None:
-        """Add a point to the timeline."""
-        self._database.write(_ADD_POINT, [point])
-
-    def replace_points(self, points: Iterable[Point]) -> None:
-        """Keep these points in place of all others."""
-        self._database.write("DELETE FROM points")
-        self._database.write(_ADD_POINT, points)
-
-    def add_deaths(self, keys: Iterable[str]) -> None:
-        """Note at once that a process died while it computed these requests."""
-        self._database.write(_ADD_DEATH, ((bytes.fromhex(key),) for key in keys))
-        self.commit()
-
-    def suspects(self, num_deaths: int) -> set[str]:
-        """Give the requests that so many processes died of, perhaps."""
-        query = "SELECT key FROM deaths WHERE count >= ? AND key NOT IN (SELECT key FROM results)"
-        return {key.hex() for (key,) in self._database.rows(query, num_deaths)}
-
-    def commit(self) -> None:
-        """Make everything added so far durable."""
-        self._database.commit()
-
-    def close(self) -> None:
-        """Make everything durable and let go of the file."""
-        self._database.close()

@@ -49,12 +49,15 @@ class ModelDirectory:
 
     def is_of_lines(self, model: ModelIdentity) -> bool:
         """Say whether a model is asked for by lines alone, and is not the job's own."""
-        names = {name for name, found in self._found.items() if found == model}
-        return not names & {None, self._default}
+        return model not in (self._found.get(None), self._found.get(self._default))
+
+    def names_of(self, model: ModelIdentity) -> list[str]:
+        """Give the names under which lines ask for a model."""
+        return [name for name, found in self._found.items() if found == model if name is not None]
 
     def give_up(self, model: ModelIdentity, error: ModelError) -> None:
         """Let lines that name a model fail with that error, since it cannot be opened."""
-        names = [name for name, found in self._found.items() if found == model]
+        names = self.names_of(model)
         self._ledger.unclaim(map(_setting, names))
         for name in names:
             del self._found[name]

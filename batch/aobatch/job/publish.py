@@ -5,17 +5,17 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 import msgspec
 
-from aobatch.api.request import FailedLine, Request
-from aobatch.api.response import failed_line, render_failure, render_success
+from aobatch.api.errors import ErrorObject, error_object
+from aobatch.api.request import FailedLine
+from aobatch.api.response import render_failure, render_success
 from aobatch.errors import (
-    InputError,
     InputMissingError,
+    JobError,
     OutputError,
     RequestError,
     UsageError,
@@ -25,10 +25,10 @@ from aobatch.files import replacing, write_whole
 from aobatch.formats import remote, write_records
 from aobatch.formats.remote import Remote
 from aobatch.job.config import STREAM, JobConfig
-from aobatch.job.context import Job, stored_error
-from aobatch.job.ledger import Record
+from aobatch.job.context import Job
+from aobatch.job.ledger import Answer
 from aobatch.job.report.facts import finished_report
-from aobatch.job.report.usage import CountedCompletion, UsageReport, UsageTally
+from aobatch.job.report.usage import UsageReport, UsageTally
 from aobatch.job.source import StateFolder, digest_file
 from aobatch.job.status import write_report
 from aobatch.text import escape
@@ -201,38 +201,30 @@ def _read(path: Path) -> dict[str, Uploaded]:
         return {}
 
 
-GROUP_LINES = 32
-"""Lines whose results are looked up together; each may take megabytes."""
-
-
 def publish(job: Job) -> UsageReport:
     """Write the output and its usage report; InputError if an input changed meanwhile."""
     job.source.check_unchanged()
     with FailedLines(job.config.errors) as failed_lines:
-        answers = Answers(job, UsageTally(), failed_lines)
-        report = _write(job, answers, failed_lines)
+        report = _write(job, failed_lines)
     # A part is tried ahead of the whole, and standard output has no state.
-    is_all = job.config.output != STREAM and not job.config.selection.is_partial
-    if is_all and answers.num_recorded < len(job.ledger):
+    if job.config.output != STREAM and not job.config.selection.is_partial:
         # Lines that are no longer in the input would pile up in a job that is run each night.
-        requests = (line for line in job.source.lines() if isinstance(line, Request))
-        job.ledger.keep_only(request.key for request in requests)
+        job.ledger.prune()
     return report
 
 
-def _write(job: Job, answers: "Answers", failed_lines: FailedLines) -> UsageReport:
-    output = job.config.output
+def _write(job: Job, failed_lines: FailedLines) -> UsageReport:
+    output, tally = job.config.output, UsageTally()
+    lines = _output_lines(job, tally, failed_lines)
     if output == STREAM:
-        lines: Iterable[bytes] = answers.lines()
         if sys.stdout.isatty() and job.config.is_text:
             lines = (escape(line.decode()).encode() for line in lines)
         _write_to_standard_output(lines, job.config.stream_format)
         failed_lines.publish()
-        return finished_report(job, answers.tally)
+        return finished_report(job, tally)
     with replacing(output) as stream:
-        write_records(answers.lines(), stream, output)
-        job.source.check_unchanged()
-        report = finished_report(job, answers.tally)
+        write_records(lines, stream, output)
+        report = finished_report(job, tally)
         # Before the output, so that the output is the newest file, as make wants it.
         failed_lines.publish()
         write_report(report, output)
@@ -260,47 +252,28 @@ class _StandardOutput(io.BufferedIOBase):
         return sys.stdout.buffer.write(data)
 
 
-class Answers:
-    """The output lines of a job that has all results."""
+def _output_lines(job: Job, tally: UsageTally, failed_lines: FailedLines) -> Iterator[bytes]:
+    """Yield the output line of every input line, adding each to the tally."""
+    for answer in job.ledger.answers():
+        identity = (answer.custom_id, bool(answer.is_envelope))
+        if answer.status_code == 200 and answer.key and answer.body:
+            reasons = answer.finish_reasons.split(",")
+            measures = (answer.prompt_tokens, answer.completion_tokens, answer.seconds)
+            tally.add_completion(answer.model, answer.user, reasons, measures)
+            yield render_success(answer.key.hex(), *identity, answer.body)
+            continue
+        error, status_code = _error_of(job, answer)
+        tally.add_failure(error.code, answer.model, answer.user)
+        failed = FailedLine(answer.number, *identity, error, status_code)
+        yield failed_lines.add(render_failure(failed))
 
-    def __init__(self, job: Job, tally: UsageTally, failed_lines: FailedLines) -> None:
-        self.num_recorded = 0
-        """Results of the ledger that were written."""
-        self.tally = tally
-        """What the lines so far add up to."""
-        self._job = job
-        self._failed_lines = failed_lines
 
-    def lines(self) -> Iterator[bytes]:
-        """Yield the output line of every input line, adding each to the tally."""
-        lines = self._job.source.lines()
-        while group := list(islice(lines, GROUP_LINES)):
-            keys = [line.key for line in group if isinstance(line, Request)]
-            records = self._job.ledger.find_all(keys)
-            for line in group:
-                if isinstance(line, FailedLine):
-                    self.tally.add_failure(line.error.code, None, None)
-                    yield self._failed_lines.add(render_failure(line))
-                else:
-                    yield self._answer(line, records.get(line.key))
-
-    def _answer(self, request: Request, found: Record | None) -> bytes:
-        record = self._check(request, found)
-        if isinstance(record, Record) and record.status_code == 200:
-            completion = msgspec.json.decode(record.body, type=CountedCompletion)
-            self.tally.add_completion(completion, request.body.user, record.seconds)
-            return render_success(request, record.body)
-        error = stored_error(record) if isinstance(record, Record) else record
-        model = self._job.models.asked_name(request.body.model)
-        self.tally.add_failure(error.code, model, request.body.user)
-        return self._failed_lines.add(render_failure(failed_line(request, error)))
-
-    def _check(self, request: Request, record: Record | None) -> Record | RequestError:
-        model = self._job.models.find(request.body.model)
-        if record is not None:
-            self.num_recorded += 1
-            return record
-        if isinstance(model, RequestError):
-            return model
-        message = "an input changed while the job ran; nothing was published, run again"
-        raise InputError(message)
+def _error_of(job: Job, answer: Answer) -> tuple[ErrorObject, int]:
+    if answer.body is not None and answer.status_code is not None:
+        return msgspec.json.decode(answer.body, type=ErrorObject), answer.status_code
+    # Its model was given up after the line was read.
+    error = job.models.find(answer.model)
+    if not isinstance(error, RequestError):
+        message = f"line {answer.number} has no result; run again"
+        raise JobError(message)
+    return error_object(error), error.status_code

@@ -39,28 +39,30 @@ def run_job(config: JobConfig, backend: Backend, progress: Progress | None = Non
     KeyboardInterrupt too, leaves the results so far to the next run. JobError says in one
     sentence why the job cannot go on.
     """
-    check_inputs(config)
+    num_rows = check_inputs(config)
     check_output(config)
     check_depfile(config)
     check_uploads(config)
     with open_state(config) as state:
-        source = open_source(config, state)
+        source = open_source(config, state, num_rows)
+        source.identify(state)
         marker = _earlier_end(state, config, backend)
         if marker is not None and is_current(marker, source) and not _is_retried(marker, config):
             write_depfile(config, model_folders(marker, config, backend))
             report = with_cost(marker.report, config.prices)
             refresh(report, config.output)
             upload_files(config, state)
-            state.drop_spool()
+            state.drop_copies()
             return JobOutcome(report, was_finished=True)
         state.reopen_job()
+        source.fetch(state)
         with closing(Ledger(state.ledger)) as ledger, noting_deaths(state.in_flight) as in_flight:
             job = begin_job(source, backend, ledger, in_flight, progress or Silent())
             report = _compute_and_publish(job)
         if config.output != STREAM:
             mark_finished(state.marker, job, report)
             upload_files(config, state)
-        state.drop_spool()
+        state.drop_copies()
     return JobOutcome(report, was_finished=False)
 
 
@@ -86,6 +88,6 @@ def _compute_and_publish(job: Job) -> UsageReport:
         compute(job)
     finally:
         job.progress.close()
-    # Before the output: whoever sees that one has the newest of what it hangs on.
+    # Before the output: whoever sees that one has the newest of what it depends on.
     write_depfile(job.config, job.models.folders)
     return publish(job)

@@ -1,21 +1,35 @@
-"""The input files of a job as one sequence of lines that can be read again and again."""
+"""The inputs of a job as one sequence of lines, and the folder that keeps its state.
 
-import hashlib
+A local input is opened three times: for its digest, to count its lines, and to read them. That it
+stayed the same is told by its size, time and inode, which are taken before the digest.
+"""
+
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 
-from aobatch.api.request import FailedLine, Parser, Request
+from aobatch.api.request import FailedLine, Limits, Parser, Request
 from aobatch.errors import InputError, OutputError, RequestError, UsageError
-from aobatch.files import check_name, hold_lock, replacing, storage_errors, sync_folder
-from aobatch.formats import Row, find_format, read_rows
+from aobatch.files import (
+    check_name,
+    file_digest,
+    hold_lock,
+    replacing,
+    storage_errors,
+    sync_folder,
+)
+from aobatch.formats import Row, find_format, read_rows, split_compression
 from aobatch.formats.compression import check_input, exists
-from aobatch.formats.remote import Location, Remote, identify
-from aobatch.job.config import STREAM, JobConfig, Selection, default_output, local_path
+from aobatch.formats.parquet_fields import Columns
+from aobatch.formats.remote import Location, Remote, download, stated_identity
+from aobatch.job.config import STREAM, JobConfig, default_output, local_path
 from aobatch.job.report.usage import report_path
 
 
@@ -52,7 +66,13 @@ class StateFolder:
 
     def spool(self, stream_format: str) -> Path:
         """Name the file that keeps standard input, so that it can be read twice."""
-        return self.path / f"stdin.{stream_format}"
+        return self.path / f"input-stdin.{stream_format}"
+
+    def copy_of(self, remote: Remote, identity: object) -> Path:
+        """Name the copy of a remote input that is what its store says of it."""
+        digest = sha256(f"{remote.uri} {identity}".encode()).hexdigest()
+        plain, compression = split_compression(remote)
+        return self.path / f"input-{digest[:16]}{Path(plain).suffix}{compression}"
 
     def reopen_job(self) -> None:
         """Discard what is known of the end of an earlier job, and keep its results."""
@@ -64,9 +84,9 @@ class StateFolder:
         ledger = [self.ledger.with_name(self.ledger.name + end) for end in ("-wal", "-shm", "")]
         self._drop(*ledger, self.in_flight, self.marker)
 
-    def drop_spool(self) -> None:
-        """Discard what a finished job no longer needs."""
-        self._drop(*self.path.glob("stdin.*"))
+    def drop_copies(self) -> None:
+        """Discard the copies of inputs, which a finished job no longer needs."""
+        self._drop(*self.path.glob("input-*"))
 
     def _drop(self, *paths: Path) -> None:
         """Remove files for good, in this order."""
@@ -130,12 +150,6 @@ def _check_file(path: Path, config: JobConfig, role: str) -> None:
         raise UsageError(message)
 
 
-def spool_standard_input(path: Path) -> None:
-    """Keep standard input as a file."""
-    with replacing(path) as stream:
-        shutil.copyfileobj(sys.stdin.buffer, stream)
-
-
 def state_path(config: JobConfig) -> Path:
     """Name the state folder of a job."""
     if config.output == STREAM:
@@ -144,21 +158,97 @@ def state_path(config: JobConfig) -> Path:
     return config.output.with_name(f"{config.output.name}.aobatch")
 
 
-@dataclass(frozen=True, slots=True)
+class Input:
+    """An input of a job: a file, or the copy of what can be read only once or is far away."""
+
+    def __init__(
+        self, named: Location, path: Location | None = None, num_rows: int | None = None
+    ) -> None:
+        self.path = path or named
+        self.num_rows = num_rows
+        """If that is known without reading it."""
+        self.digest = ""
+        """Of its bytes as they were when the job began, or what its store said of them."""
+        self._named = named
+        self._stamp: object = None
+
+    def identify(self, state: StateFolder) -> None:
+        """Take the digest; what tells of a change is taken before."""
+        self._stamp = _stamp(self.path)
+        is_told = isinstance(self._stamp, str)
+        self.digest = str(self._stamp) if is_told else digest_file(self.fetch(state))
+
+    def fetch(self, state: StateFolder) -> Path:
+        """Copy a remote file, so that it is read from afar once, by later runs of the job too."""
+        if isinstance(self.path, Remote):
+            copy = state.copy_of(self.path, self._stamp)
+            if self._stamp is None or not copy.exists():
+                with replacing(copy) as stream:
+                    download(self.path, stream)
+            self.path = copy
+        return self.path
+
+    def check_unchanged(self) -> None:
+        """Refuse to go on if the input is not what it was when the job began."""
+        if self._named != STREAM and self._stamp not in (None, _stamp(self._named)):
+            message = (
+                f"input {self._named} changed while the job ran; nothing was published, run again"
+            )
+            raise InputError(message)
+
+    def rows(self, columns: Columns) -> Iterator[Row]:
+        """Read every row anew; errors of a copy name what was copied."""
+        try:
+            yield from read_rows(self.path, columns=columns)
+        except InputError as error:
+            if self.path == self._named:
+                raise
+            named = "standard input" if self._named == STREAM else str(self._named)
+            raise InputError(str(error).replace(str(self.path), named)) from error
+
+
+def _stamp(path: Location) -> object:
+    if isinstance(path, Remote):
+        return stated_identity(path)
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
+
+
 class Source:
     """Lines of all inputs in order, numbered as if the files were one."""
 
-    config: JobConfig
-    paths: tuple[Location, ...]
-    digests: tuple[str, ...]
-    """Of each input as it was when the job began, see `identify_input`."""
-    threshold: int = 0
-    """Where the job's sample ends, if it answers one."""
+    def __init__(self, config: JobConfig, inputs: Sequence[Input]) -> None:
+        self.config = config
+        self._inputs = inputs
+
+    def identify(self, state: StateFolder) -> None:
+        """Take the digests of the inputs."""
+        for source in self._inputs:
+            source.identify(state)
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """What the inputs were when the job began."""
+        return tuple(source.digest for source in self._inputs)
+
+    def fetch(self, state: StateFolder) -> None:
+        """Copy remote inputs, unless their first lines alone are asked for."""
+        if self.config.selection.limit is None or self.config.selection.sample is not None:
+            for source in self._inputs:
+                source.fetch(state)
+
+    def check_unchanged(self) -> None:
+        """Refuse to go on if an input is not what it was when the job began."""
+        for source in self._inputs:
+            source.check_unchanged()
 
     def lines(self) -> Iterator[Request | FailedLine]:
         """Parse every line anew and yield those of the job; the same bytes give the same keys."""
         parser = new_parser(self.config)
-        for row, is_chosen in self._chosen():
+        for row, is_chosen in self.config.selection.choose(self._rows(), self._sample[0]):
             # Others are parsed too, since equal requests before it are part of a line's key.
             if row.error is None and row.fields is None:
                 line = parser.parse(row.number, row.raw)
@@ -167,55 +257,36 @@ class Source:
             if is_chosen:
                 yield line
 
-    def rows(self) -> Iterator[Row]:
-        """Read every row anew."""
-        first = 0
-        for path, named in zip(self.paths, self.config.inputs, strict=True):
-            number = 0
-            with _told_of(path, named):
-                for row in read_rows(path, self.config.max_line_bytes, self.config.table_columns):
-                    number = row.number
-                    yield Row(first + number, row.raw, row.error, row.fields) if first else row
-            first += number
-
     def count(self) -> int:
         """Count the lines of the job."""
-        if self.config.selection == Selection():
-            return sum(map(self._count, self.paths, self.config.inputs))
-        return sum(is_chosen for _, is_chosen in self._chosen())
+        selection = self.config.selection
+        if selection.sample is not None:
+            return selection.count(self._sample[1])
+        total = 0
+        for source in self._inputs:
+            left = None if selection.limit is None else max(0, selection.limit - total)
+            rows = islice(source.rows(self.config.table_columns), left)
+            total += sum(1 for _ in rows) if source.num_rows is None else source.num_rows
+        return selection.count(total)
 
-    def _count(self, path: Location, named: Location) -> int:
-        with _told_of(path, named):
-            return find_format(path).count_rows(path, self.config.max_line_bytes)
+    @cached_property
+    def _sample(self) -> tuple[int, int]:
+        return self.config.selection.bounds(self._rows())
 
-    def _chosen(self) -> Iterator[tuple[Row, bool]]:
-        return self.config.selection.choose(self.rows(), self.threshold)
-
-    def check_unchanged(self) -> None:
-        """Refuse to go on if an input is not what it was when the job began."""
-        for path, digest in zip(self.paths, self.digests, strict=True):
-            if identify_input(path) != digest:
-                message = (
-                    f"input {path} changed while the job ran; nothing was published, run again"
-                )
-                raise InputError(message)
-
-
-@contextmanager
-def _told_of(path: Location, named: Location) -> Iterator[None]:
-    """Let errors of the file that keeps standard input speak of standard input."""
-    try:
-        yield
-    except InputError as error:
-        if named != STREAM:
-            raise
-        raise InputError(str(error).replace(str(path), "standard input")) from error
+    def _rows(self) -> Iterator[Row]:
+        first = 0
+        for source in self._inputs:
+            number = 0
+            for row in source.rows(self.config.table_columns):
+                number = row.number
+                yield Row(first + number, row.raw, row.error, row.fields) if first else row
+            first += number
 
 
 def new_parser(config: JobConfig) -> Parser:
     """Give a parser at the first line; UsageError if a default of the job is wrong."""
     try:
-        return Parser(config.defaults, config.limits, config.ignore_unknown, config.overrides)
+        return Parser(config.defaults, Limits(), config.ignore_unknown, config.overrides)
     except RequestError as error:
         message = f"a default or override of the job is wrong: {error.message}"
         raise UsageError(message) from error
@@ -230,41 +301,43 @@ def check_columns(config: JobConfig) -> None:
         raise UsageError(message)
 
 
-def check_inputs(config: JobConfig) -> None:
-    """Refuse wrong defaults, overrides and inputs that are missing or of no known format."""
+def check_inputs(config: JobConfig) -> list[int | None]:
+    """Refuse wrong defaults, overrides and inputs that are missing or of no known format.
+
+    Give how many rows each input has, as far as that is known without reading it.
+    """
     new_parser(config)
     config.table_columns.check()
-    for path in config.inputs:
-        if path != STREAM:
-            check_input(path)
-            find_format(path).check(path, config.table_columns)
-        elif sys.stdin is None or sys.stdin.isatty():
-            message = "standard input is closed or a terminal; pipe requests in, or name a file"
-            raise UsageError(message)
+    return [_check_input(path, config.table_columns) for path in config.inputs]
 
 
-def open_source(config: JobConfig, state: StateFolder) -> Source:
-    """Take the digests of the inputs; standard input is kept as a file first."""
+def _check_input(path: Location, columns: Columns) -> int | None:
+    if path != STREAM:
+        check_input(path)
+        return find_format(path).check(path, columns)
+    if sys.stdin is None or sys.stdin.isatty():
+        message = "standard input is closed or a terminal; pipe requests in, or name a file"
+        raise UsageError(message)
+    return None
+
+
+def open_source(config: JobConfig, state: StateFolder, num_rows: Sequence[int | None]) -> Source:
+    """Give the lines of checked inputs; standard input is kept as a file first."""
     spool = state.spool(config.stream_format)
     if STREAM in config.inputs:
-        spool_standard_input(spool)
-    paths = tuple(spool if path == STREAM else path for path in config.inputs)
-    source = Source(config, paths, tuple(map(identify_input, paths)))
-    if config.selection.sample is None:
-        return source
-    return replace(source, threshold=config.selection.threshold(source.rows()))
-
-
-def identify_input(path: Location) -> str:
-    """Give the sha256 of a file, or what its store says of a remote one."""
-    return identify(path) if isinstance(path, Remote) else digest_file(path)
+        with replacing(spool) as stream:
+            shutil.copyfileobj(sys.stdin.buffer, stream)
+    paths = (spool if path == STREAM else path for path in config.inputs)
+    return Source(config, [*map(Input, config.inputs, paths, num_rows)])
 
 
 def digest_file(path: Path) -> str:
     """Give the sha256 of a file in hexadecimal; InputError if it cannot be read."""
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_digest(path)
     except OSError as error:
-        message = f"input {path} cannot be read: {error.strerror}"
-        raise InputError(message) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"input {path} cannot be read: {error.strerror}")

@@ -106,7 +106,7 @@ def _has_same_models(marker: Marker, config: JobConfig, backend: Backend) -> boo
 
 _COUNTS = """
 SELECT coalesce((SELECT value FROM facts WHERE name = 'lines'), 0),
-       coalesce((SELECT value FROM facts WHERE name = 'bad lines'), 0),
+       (SELECT count(*) FROM lines WHERE key IS NULL),
        (SELECT count(*) FROM results),
        (SELECT count(*) FROM results WHERE status_code <> 200),
        (SELECT coalesce(sum(prompt_tokens), 0) FROM results),

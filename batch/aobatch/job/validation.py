@@ -83,9 +83,9 @@ def validate(
     on_error: Callable[[BatchError], None],
 ) -> Validation:
     """Check every line as a run would, in order, without loading weights."""
-    check_inputs(config)
+    num_rows = check_inputs(config)
     with tempfile.TemporaryDirectory(prefix="aobatch-") as folder:
-        source = open_source(config, StateFolder(Path(folder)))
+        source = open_source(config, StateFolder(Path(folder)), num_rows)
         counts = LineCounts()
         by_code: Counter[str] = Counter()
         for line, error in _checked(source, vocabularies):

@@ -14,7 +14,6 @@ from aobatch.job.config import JobConfig
 from aobatch.job.context import Job
 from aobatch.job.ledger import read_statistics, reading
 from aobatch.job.report.usage import (
-    CountedCompletion,
     JobFacts,
     ModelFacts,
     Point,
@@ -27,7 +26,7 @@ from aobatch.job.report.usage import (
 from aobatch.job.source import StateFolder, state_path
 from aobatch.job.status import job_status, read_marker
 
-_NOT_SHOWN = {"results version", "limits", "created"}
+_NOT_SHOWN = {"results version", "created"}
 _TEXTS = {"prompt", "suffix"}
 """Fields that hold what is completed, which stands in no report."""
 _FIELDS = {"defaults": "default", "overrides": "override"}
@@ -69,6 +68,13 @@ def _plain(value: str) -> str:
     return value[1:-1] if value.startswith('"') and "\\" not in value else value
 
 
+_RESULTS = """
+SELECT iif(status_code = 200, NULL, body), model, finish_reasons, prompt_tokens, completion_tokens,
+       seconds
+FROM results
+"""
+
+
 def past_report(output: Path) -> UsageReport:
     """Read or add up the report of the job of an output; InputMissingError if there is none."""
     state = StateFolder(state_path(JobConfig((), output)))
@@ -95,13 +101,11 @@ def _unfinished_report(output: Path, state: StateFolder) -> UsageReport:
     tally = UsageTally()
     with reading(state.ledger) as connection:
         connection.execute("BEGIN")  # a run may be adding results
-        rows = connection.execute("SELECT status_code, body, seconds FROM results")
-        for status_code, body, seconds in rows:
-            if status_code == 200:
-                completion = msgspec.json.decode(body, type=CountedCompletion)
-                tally.add_completion(completion, None, seconds)
+        for error, model, reasons, *measures in connection.execute(_RESULTS):
+            if error is None:
+                tally.add_completion(model, None, reasons.split(","), measures)
             else:
-                tally.add_failure(msgspec.json.decode(body, type=ErrorObject).code, None, None)
+                tally.add_failure(msgspec.json.decode(error, type=ErrorObject).code, None, None)
         settings = dict(connection.execute("SELECT name, value FROM settings"))
         statistics = read_statistics(connection)
         points = [Point(*row) for row in connection.execute("SELECT * FROM points ORDER BY rowid")]

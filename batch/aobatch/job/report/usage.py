@@ -32,20 +32,6 @@ FIRST_SECONDS = 0.25
 """The time between two points at first; it doubles whenever there are too many of them."""
 
 
-class CountedChoice(msgspec.Struct, frozen=True):
-    """What a report counts of a choice."""
-
-    finish_reason: str | None
-
-
-class CountedCompletion(msgspec.Struct, frozen=True):
-    """What a report counts of a completion object."""
-
-    model: str
-    choices: tuple[CountedChoice, ...]
-    usage: Usage
-
-
 class RequestCounts(msgspec.Struct, frozen=True):
     """How many lines there were and what became of them."""
 
@@ -357,14 +343,17 @@ class UsageTally:
         self._measures = array("d"), array("d"), array("d")
 
     def add_completion(
-        self, completion: CountedCompletion, user: str | None, seconds: float
+        self,
+        model: str | None,
+        user: str | None,
+        finish_reasons: Iterable[str],
+        measures: tuple[int, int, float],
     ) -> None:
-        """Count a line that was answered."""
-        usage = completion.usage
-        tokens = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
-        self._add(completion.model, user, GroupUsage(None, 1, 0, *tokens))
-        self._finish_reasons.update(choice.finish_reason or "" for choice in completion.choices)
-        self.add_measures((usage.prompt_tokens, usage.completion_tokens, seconds))
+        """Count a line that was answered with these tokens, in these seconds."""
+        tokens = measures[:2]
+        self._add(model, user, GroupUsage(None, 1, 0, *tokens, sum(tokens)))
+        self._finish_reasons.update(finish_reasons)
+        self.add_measures(measures)
 
     def add_measures(self, measures: tuple[int, int, float]) -> None:
         """Add the tokens and seconds of a completed request to the spread of all."""
