@@ -58,7 +58,8 @@ class FakeBackend:
         """Find a model; the default one is called fake."""
         name = "fake" if name is None else name
         if name not in self.fingerprints:
-            raise ModelNotFoundError(shorten(name))
+            message = f"The model '{shorten(name)}' does not exist."
+            raise ModelNotFoundError(message)
         return ModelIdentity(name, self.fingerprints[name], Path(name))
 
     @contextmanager
