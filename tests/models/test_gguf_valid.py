@@ -4,7 +4,6 @@ import os
 import struct
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 from gguf_changes import field
@@ -15,7 +14,7 @@ from gguf_writing import (
 )
 
 from aobatch.errors import ModelError
-from aobatch.models.source.gguf import KINDS, check_gguf
+from aobatch.models.source.gguf import check_gguf
 from aobatch.models.source.gguf_checkpoint import read_gguf
 
 
@@ -71,15 +70,6 @@ def test_sizes_may_have_any_integer_type(tmp_path: Path) -> None:
     file.fields["llama.context_length"] = struct.pack("<Iq", 11, 64)
 
     assert read_gguf(file.write(tmp_path / "small.gguf")).spec.context_length == 64
-
-
-def test_the_table_of_types_is_that_of_the_library() -> None:
-    """Numbers, names and sizes of blocks are those by which weights are dequantised."""
-    expected = {
-        kind.value: (kind.name, *gguf.GGML_QUANT_SIZES[kind]) for kind in gguf.GGMLQuantizationType
-    }
-
-    assert expected == {number: tuple(kind) for number, kind in KINDS.items()}
 
 
 @pytest.mark.parametrize("key", ["tokenizer.chat_template", "tokenizer.chat_template.tools"])

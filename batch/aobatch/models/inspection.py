@@ -15,7 +15,7 @@ from aobatch.models.checks.tokenizer import TokenizerFile, check_tokenizer
 from aobatch.models.foreign import ExportedFolder
 from aobatch.models.source.decoder import GGUF_KEYS, decoder_shapes
 from aobatch.models.source.fields import Fields
-from aobatch.models.source.gguf import KINDS, check_gguf
+from aobatch.models.source.gguf import check_gguf
 from aobatch.models.source.safetensors import find_weights
 from aobatch.models.source.tokenizer_json import read_fields
 from aobatch.models.spec import Checkpoint, DecoderSpec
@@ -144,7 +144,7 @@ def _gguf_facts(path: Path) -> ModelFacts:
     family = _text(fields, "general.architecture")
     sizes = {name: f"{family}.{GGUF_KEYS[key]}" for name, key in _SIZES.items()}
     vocabulary = fields.get("tokenizer.ggml.tokens")
-    dtypes = ((KINDS[tensor.kind].name, tensor.num_bytes) for tensor in file.tensors.values())
+    dtypes = ((tensor.kind.name, tensor.num_bytes) for tensor in file.tensors.values())
     facts = ModelFacts(
         name=_text(fields, "general.name") or path.stem,
         path=str(path.resolve()),

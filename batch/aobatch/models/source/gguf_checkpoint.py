@@ -5,6 +5,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+from gguf import dequantize
 
 from aobatch.errors import ModelError
 from aobatch.models.source.decoder import (
@@ -18,7 +19,7 @@ from aobatch.models.source.decoder import (
 )
 from aobatch.models.source.families import find, spec_from_gguf
 from aobatch.models.source.fields import Fields
-from aobatch.models.source.gguf import KINDS, GgufFile, StoredTensor, check_gguf, open_bytes
+from aobatch.models.source.gguf import GgufFile, StoredTensor, check_gguf, open_bytes
 from aobatch.models.source.gguf_vocabulary import read_vocabulary, special_tokens, tokenizer_json
 from aobatch.models.source.rope import with_divisors
 from aobatch.models.spec import Checkpoint, DecoderSpec, Weight
@@ -50,15 +51,12 @@ def load_weight(
 
 
 def _dequantise(path: Path, tensor: StoredTensor, data: np.ndarray) -> np.ndarray:
-    from gguf import GGMLQuantizationType, dequantize
-
     try:
         # Scales may be anything; what comes of them is checked.
         with np.errstate(all="ignore"):
-            return np.asarray(dequantize(data, GGMLQuantizationType(tensor.kind)))
+            return np.asarray(dequantize(data, tensor.kind))
     except (NotImplementedError, ValueError) as error:
-        kind = KINDS[tensor.kind].name
-        message = f"{path}: weight {tensor.name!r} has type {kind}, not supported"
+        message = f"{path}: weight {tensor.name!r} has type {tensor.kind.name}, not supported"
         raise ModelError(message) from error
 
 
