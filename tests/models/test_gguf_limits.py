@@ -24,7 +24,7 @@ from gguf_writing import (
 from aobatch.errors import ModelError
 from aobatch.models.source import decoder as sizes
 from aobatch.models.source import gguf as gguf_bytes
-from aobatch.models.source import gguf_vocabulary as gguf_tokens
+from aobatch.models.source import gguf_checkpoint as gguf_tokens
 from aobatch.models.source.gguf import ByteReader, check_gguf
 from aobatch.models.source.gguf_checkpoint import load_weight, read_gguf
 

@@ -8,8 +8,7 @@ from gguf_changes import field
 from gguf_writing import small_llama, string
 from tokenizers import Tokenizer
 
-from aobatch.models.source.gguf_checkpoint import read_gguf
-from aobatch.models.source.gguf_vocabulary import SPLITTINGS
+from aobatch.models.source.gguf_checkpoint import SPLITTINGS, read_gguf
 from aobatch.models.tokenizer import VocabularyTokenizer
 
 RULE = "tokenizer.ggml.pre"
