@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from sampling_reference import distribution
 from sampling_strategies import logit_rows, unhurried
 
-from aobatch.sampling.draw import UniformStream, draw_from_heads, invert, stream_key
-from aobatch.sampling.nucleus import Heads
+from aobatch.sampling.draw import draw_from_candidates, invert, stream_key, uniforms_of
+from aobatch.sampling.nucleus import Candidates
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.sampler import Sampler
 
@@ -34,13 +34,13 @@ def test_invert_never_meets_a_weight_of_zero(uniform: float, column: int) -> Non
 @pytest.mark.parametrize(
     ("uniform", "token"), [(0.0, 20), (0.249, 20), (0.25, 40), (0.5, 50), (LAST, 50)]
 )
-def test_draw_from_heads_never_meets_a_weight_of_zero(uniform: float, token: int) -> None:
+def test_draw_from_candidates_never_meets_a_weight_of_zero(uniform: float, token: int) -> None:
     """Each number finds its token, in a row between others."""
     weights = np.array([1.0, 0.0, 1.0, 0.0, 1.0, 2.0, 0.0, 0.5, 1.0])
     ids = np.array([7, 10, 20, 30, 40, 50, 60, 8, 9])
-    heads = Heads(np.array([1, 6, 2]), ids, np.zeros(9), weights)
+    found = Candidates(np.array([1, 6, 2]), ids, np.zeros(9), weights)
 
-    tokens = draw_from_heads(heads, np.array([0.9, uniform, 0.1]))
+    tokens = draw_from_candidates(found, np.array([0.9, uniform, 0.1]))
 
     assert tokens.tolist() == [7, token, 8]
 
@@ -66,7 +66,7 @@ def test_token_is_where_the_sum_passes_the_uniform_number(
     sampler.admit(0, params, key, np.array([], dtype=np.int64))
     probabilities, _ = distribution(logits[0].tolist(), params)
     sums = np.append(0.0, np.cumsum(probabilities))
-    for uniform in UniformStream(key).block(0, 3):
+    for uniform in uniforms_of(key, 0, 3):
         token = sampler.sample(logits).token_ids[0]
 
         assert probabilities[token] > 0

@@ -8,20 +8,20 @@ from sampling_reference import distribution, processed
 from sampling_strategies import VOCAB_SIZE, any_params, logit_rows, unhurried
 from scipy.special import softmax
 
+from aobatch.sampling.columns import Columns
 from aobatch.sampling.params import SamplingParams
-from aobatch.sampling.sampler import Sampler
-
-KEY = bytes(16)
-NOTHING = np.array([], dtype=np.int64)
+from aobatch.sampling.sampler import BatchStep
 
 
 def probabilities(logits: ArrayLike, params: SamplingParams) -> NDArray[np.float64]:
     """Give the probabilities [B, V] that the sampler draws from."""
     rows = np.atleast_2d(np.array(logits, dtype=np.float32))
-    sampler = Sampler(*rows.shape)
+    columns = Columns(*rows.shape)
     for slot in range(len(rows)):
-        sampler.admit(slot, params, KEY, NOTHING)
-    return sampler.probabilities(rows)
+        columns.admit(slot, params, np.array([], dtype=np.int64))
+    with np.errstate(over="ignore", invalid="ignore"):
+        step = BatchStep(rows, columns, slice(0, len(rows)))
+        return softmax(step.distribution(np.arange(len(rows))).astype(np.float64), axis=1)
 
 
 def kept(logits: ArrayLike, params: SamplingParams) -> list[int]:

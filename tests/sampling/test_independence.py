@@ -78,7 +78,7 @@ LARGE = {
 @settings(deadline=None, max_examples=5)
 @given(seed=seeds, order=st.permutations(list(LARGE)))
 def test_large_rows_among_others_are_the_rows_alone(seed: int, order: list[str]) -> None:
-    """In a large vocabulary, whose blocks and long heads are worked on in chunks, it holds too."""
+    """In a large vocabulary, whose blocks and long found are worked on in chunks, it holds too."""
     random = np.random.default_rng(seed)
     logits = [random.normal(0, 3, (ROWS, 50_001)).astype(np.float32) for _ in range(2)]
     sampler = Sampler(ROWS, 50_001)
@@ -93,16 +93,13 @@ def test_large_rows_among_others_are_the_rows_alone(seed: int, order: list[str])
 
 @settings(deadline=None, max_examples=30)
 @given(logits=logit_rows(3), params=st.lists(any_params, min_size=3, max_size=3))
-def test_move_and_resize_keep_the_law(
-    logits: NDArray[np.float32], params: list[SamplingParams]
-) -> None:
-    """A sequence that moves into a gap, in a sampler that grows, samples what it would have."""
+def test_move_keeps_the_law(logits: NDArray[np.float32], params: list[SamplingParams]) -> None:
+    """A sequence that moves into a gap samples what it would have."""
     sampler = Sampler(3, VOCAB_SIZE)
     for row in range(3):
         admit(sampler, row, row, params[row])
     seen = [bits(sampler.sample(logits.copy()), 2, params[2])]
     sampler.move(2, 0)
-    sampler.resize(6)
     admit(sampler, 2, 0, params[0])
     seen += [bits(sampler.sample(logits[[2, 1, 0]]), 0, params[2]) for _ in range(2)]
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sampling_reference import distribution, processed
 from sampling_strategies import VOCAB_SIZE, any_params, logit_rows, unhurried
 
-from aobatch.sampling.draw import UniformStream, stream_key
+from aobatch.sampling.draw import stream_key, uniforms_of
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.sampler import Sampler
 
@@ -31,7 +31,7 @@ def test_every_step_agrees_with_the_reference(
     """Over steps, with the history that they make, each token is the reference's."""
     sampler = one(params, VOCAB_SIZE, np.array(prompt, dtype=np.int64))
     generated: list[int] = []
-    for uniform in UniformStream(stream_key(0)).block(0, 4):
+    for uniform in uniforms_of(stream_key(0), 0, 4):
         values = processed(logits[0].tolist(), params, prompt, generated)
         token = int(sampler.sample(logits).token_ids[0])
         if params.is_greedy:

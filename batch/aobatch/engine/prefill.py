@@ -11,7 +11,7 @@ from aobatch.api import errors
 from aobatch.arrays import Floats, Logits, TokenIds
 from aobatch.engine.sequence import SequenceGroup
 from aobatch.runners import Chunk, ModelRunner
-from aobatch.sampling.logprobs import Scores, first_rows, score
+from aobatch.sampling.logprobs import Scores, score
 
 MIN_SHARED = 32
 """Fewer tokens are computed sooner than copied and waited for."""
@@ -238,7 +238,7 @@ def _copy(runner: ModelRunner, placement: Placement, slot: int, scores: Sequence
     left = placement.start if placement.group.scores_prompt else 0
     for chunk in scores:
         if left > 0:
-            placement.scores.append(first_rows(chunk, left))
+            placement.scores.append(Scores._make(array[:left] for array in chunk))
             left -= len(chunk.logprobs)
 
 

@@ -13,17 +13,10 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 def take_rows(array: NDArray[Scalar], rows: TokenIds) -> NDArray[Scalar]:
-    """Give the rows at rising indices, [n, ...]; a view where they are neighbours."""
+    """Take the rows at rising indices, [n, ...]; a view where they are neighbours."""
     if rows.size and rows[-1] - rows[0] == rows.size - 1:
         return array[rows[0] : rows[-1] + 1]
     return np.take(array, rows, axis=0)
-
-
-def add_rows(array: NDArray[Scalar], num_rows: int, fill: float = 0) -> NDArray[Scalar]:
-    """Give an array of num_rows rows that begins with the given ones."""
-    grown = np.full((num_rows, *array.shape[1:]), fill, dtype=array.dtype)
-    grown[: len(array)] = array
-    return grown
 
 
 NO_TOKEN = -1
@@ -36,16 +29,14 @@ class Entries:
 
     rows: TokenIds
     """Which of the asked slots an entry belongs to, [M], rising."""
-
     ids: TokenIds
     """Token ids, [M], each once in a row."""
-
     values: Floats
     """The number of each, [M]."""
 
 
 class TokenLists:
-    """Hold for every slot the ids that matter to it, as arrays as wide as the longest list."""
+    """Holds for every slot the ids that matter to it, as arrays as wide as the longest list."""
 
     def __init__(self, num_slots: int) -> None:
         self._ids = np.full((num_slots, 1), NO_TOKEN, dtype=np.int64)
@@ -65,14 +56,8 @@ class TokenLists:
         for array in (self._ids, self._values, self._lengths):
             array[target] = array[source]
 
-    def resize(self, num_slots: int) -> None:
-        """Make room for more slots, whose lists are empty."""
-        self._ids = add_rows(self._ids, num_slots, fill=NO_TOKEN)
-        self._values = add_rows(self._values, num_slots)
-        self._lengths = add_rows(self._lengths, num_slots)
-
     def entries(self, slots: slice, wanted: NDArray[np.bool_] | None = None) -> Entries:
-        """Give all entries of the slots, or of those that are wanted, [num_slots]."""
+        """List all entries of the slots, or of those that are wanted, [num_slots]."""
         lengths = self._lengths[slots] if wanted is None else self._lengths[slots] * wanted
         width = int(lengths.max(initial=0))
         rows, places = np.nonzero(np.arange(width) < lengths[:, None])
@@ -97,43 +82,34 @@ class TokenLists:
             self._values = np.pad(self._values, ((0, 0), (0, extra)))
 
 
+_PENALTIES = ("repetition_penalty", "frequency_penalty", "presence_penalty")
+_NUMBERS = ("temperature", "top_p", "min_p", *_PENALTIES)
+_COUNTS = ("top_k", "num_logprobs", "min_tokens", "num_generated")
+_FLAGS = ("is_drawn", "is_filtered", "is_penalised", "is_scored")
+
 ROW = np.dtype(
-    [
-        ("temperature", np.float64),
-        ("top_k", np.int64),
-        ("top_p", np.float64),
-        ("min_p", np.float64),
-        ("repetition_penalty", np.float64),
-        ("frequency_penalty", np.float64),
-        ("presence_penalty", np.float64),
-        ("num_logprobs", np.int64),
-        ("min_tokens", np.int64),
-        ("num_generated", np.int64),
-        ("is_drawn", np.bool_),
-        ("is_filtered", np.bool_),
-        ("is_penalised", np.bool_),
-        ("is_scored", np.bool_),
-    ]
+    [(name, np.float64) for name in _NUMBERS]
+    + [(name, np.int64) for name in _COUNTS]
+    + [(name, np.bool_) for name in _FLAGS]
 )
 
-Rows = NDArray[np.void]
-"""Rows of the table, of type ROW; one of zeros is greedy and asks for nothing."""
+Table = NDArray[np.void]
+"""Rows of type ROW, one a slot; one of zeros is greedy and asks for nothing."""
 
 
 class Columns:
-    """Keep what each slot's sequence asked for and what it has generated."""
+    """Keeps what each slot's sequence asked for and what it has generated."""
 
     def __init__(self, num_slots: int, vocab_size: int) -> None:
         self._vocab_size = vocab_size
-        self.table: Rows = np.zeros(num_slots, dtype=ROW)
+        self.table: Table = np.zeros(num_slots, dtype=ROW)
         self.bias = TokenLists(num_slots)
         self.ends = TokenLists(num_slots)
         self.seen = TokenLists(num_slots)
 
     def admit(self, slot: int, params: SamplingParams, prompt_token_ids: TokenIds) -> None:
         """Begin a sequence in a slot."""
-        row = self._row(params)
-        self.table[slot] = row
+        self.table[slot] = self._row(params)
         bias = dict(params.logit_bias)
         self.bias.assign(slot, _ids(bias), np.array(list(bias.values()), dtype=np.float64))
         ends = params.end_token_ids if params.min_tokens > 0 else ()
@@ -149,12 +125,6 @@ class Columns:
         for lists in (self.bias, self.ends, self.seen):
             lists.move(source, target)
 
-    def resize(self, num_slots: int) -> None:
-        """Make room for more slots."""
-        self.table = add_rows(self.table, num_slots)
-        for lists in (self.bias, self.ends, self.seen):
-            lists.resize(num_slots)
-
     def record(self, slots: slice, token_ids: TokenIds) -> None:
         """Take note of the token that each slot got, [B]."""
         rows = self.table[slots]
@@ -163,20 +133,17 @@ class Columns:
         if penalised.size:
             self.seen.count(penalised + slots.start, token_ids[penalised])
 
-    def _row(self, params: SamplingParams) -> Rows:
+    def _row(self, params: SamplingParams) -> Table:
         row = np.zeros((), dtype=ROW)
-        for name in ("temperature", "top_p", "min_p", "min_tokens"):
-            row[name] = getattr(params, name)
-        penalties = ("repetition_penalty", "frequency_penalty", "presence_penalty")
-        for name in penalties:
+        for name in (*_NUMBERS, "min_tokens"):
             row[name] = getattr(params, name)
         row["top_k"] = params.top_k if 0 < params.top_k < self._vocab_size else self._vocab_size
-        row["is_scored"] = params.num_logprobs is not None
         row["num_logprobs"] = params.num_logprobs or 0
+        row["is_scored"] = params.num_logprobs is not None
         row["is_drawn"] = not params.is_greedy
         is_narrowed = row["top_k"] < self._vocab_size or row["top_p"] < 1 or row["min_p"] > 0
         row["is_filtered"] = row["is_drawn"] and is_narrowed
-        row["is_penalised"] = [row[name] for name in penalties] != [1.0, 0.0, 0.0]
+        row["is_penalised"] = [row[name] for name in _PENALTIES] != [1.0, 0.0, 0.0]
         return row
 
 

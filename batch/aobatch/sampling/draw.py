@@ -1,14 +1,12 @@
 """One uniform number a row turned into one token, by the inverse of the distribution function."""
 
-from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Final
 
 import numpy as np
 
 from aobatch.arrays import Floats, TokenIds
-from aobatch.sampling.columns import add_rows
-from aobatch.sampling.nucleus import BLOCK, Field, Heads, running_sums
+from aobatch.sampling.nucleus import BLOCK, Candidates, Rows, running_sums
 
 KEY_BYTES: Final = 16
 WORDS_PER_COUNTER: Final = 4
@@ -18,33 +16,25 @@ WORDS_PER_COUNTER: Final = 4
 def stream_key(*parts: bytes | str | int) -> bytes:
     """Derive the 16-byte key of a stream; parts that differ in type, value or number differ."""
     digest = blake2b(digest_size=KEY_BYTES)
-    for piece in _frames(parts):
-        digest.update(piece)
-    return digest.digest()
-
-
-def _frames(parts: tuple[bytes | str | int, ...]) -> Iterator[bytes]:
     for part in parts:
         kind = b"bytes" if isinstance(part, bytes) else b"str" if isinstance(part, str) else b"int"
         raw = part if isinstance(part, bytes) else str(part).encode()
         # The length ahead of each part keeps ("ab", "c") from meeting ("a", "bc").
-        yield kind + b":" + len(raw).to_bytes(8, "little")
-        yield raw
+        digest.update(kind + b":" + len(raw).to_bytes(8, "little") + raw)
+    return digest.digest()
 
 
-class UniformStream:
-    """Uniform numbers in [0, 1) of numpy's Philox under a 16-byte key."""
+def uniforms_of(key: bytes, start: int, count: int) -> Floats:
+    """Compute numbers start .. start + count of a key's stream in [0, 1), [count].
 
-    def __init__(self, key: bytes) -> None:
-        self._key = np.frombuffer(key, dtype="<u8", count=2).astype(np.uint64)
-
-    def block(self, start: int, count: int) -> Floats:
-        """Give the values start .. start + count, [count], at a cost that start does not change."""
-        counter, skipped = divmod(start, WORDS_PER_COUNTER)
-        generator = np.random.Philox(key=self._key, counter=counter)
-        words = generator.random_raw(skipped + count)[skipped:]
-        # The 53 upper bits of a word, as numpy's Generator.random() takes them.
-        return np.asarray((words >> np.uint64(11)) * 2.0**-53)
+    They are those of numpy's Philox, and cost the same wherever they start.
+    """
+    counter, skipped = divmod(start, WORDS_PER_COUNTER)
+    words = np.frombuffer(key, dtype="<u8", count=2).astype(np.uint64)
+    generator = np.random.Philox(key=words, counter=counter)
+    raw = generator.random_raw(skipped + count)[skipped:]
+    # The 53 upper bits of a word, as numpy's Generator.random() takes them.
+    return np.asarray((raw >> np.uint64(11)) * 2.0**-53)
 
 
 class UniformColumns:
@@ -54,56 +44,50 @@ class UniformColumns:
     """Numbers that are made of a stream at a time."""
 
     def __init__(self, num_slots: int) -> None:
-        self._streams = [UniformStream(bytes(KEY_BYTES))] * num_slots
+        self._keys = [bytes(KEY_BYTES)] * num_slots
         self._values = np.zeros((num_slots, self.BLOCK))
         self._loaded = np.full(num_slots, -1)
 
     def admit(self, slot: int, key: bytes) -> None:
         """Start the stream of the key in a slot."""
-        self._streams[slot] = UniformStream(key)
+        self._keys[slot] = key
         self._loaded[slot] = -1
 
     def move(self, source: int, target: int) -> None:
         """Continue in slot target what slot source began."""
-        self._streams[target] = self._streams[source]
+        self._keys[target] = self._keys[source]
         self._values[target] = self._values[source]
         self._loaded[target] = self._loaded[source]
 
-    def resize(self, num_slots: int) -> None:
-        """Make room for more slots."""
-        self._streams += [UniformStream(bytes(KEY_BYTES))] * (num_slots - len(self._streams))
-        self._values = add_rows(self._values, num_slots)
-        self._loaded = add_rows(self._loaded, num_slots, fill=-1)
-
     def take(self, slots: TokenIds, counters: TokenIds) -> Floats:
-        """Give value counters[i] of the stream in slots[i], [n]."""
+        """Read number counters[i] of the stream in slots[i], [n]."""
         blocks, offsets = np.divmod(counters, self.BLOCK)
         for i in np.flatnonzero(self._loaded[slots] != blocks):
             start = int(blocks[i]) * self.BLOCK
-            self._values[slots[i]] = self._streams[slots[i]].block(start, self.BLOCK)
+            self._values[slots[i]] = uniforms_of(self._keys[slots[i]], start, self.BLOCK)
         self._loaded[slots] = blocks
         return np.asarray(self._values[slots, offsets])
 
 
-def draw_from_all(field: Field, uniforms: Floats) -> TokenIds:
+def draw_from_all(rows: Rows, uniforms: Floats) -> TokenIds:
     """Draw from the whole vocabulary: first a block by its sum, then a token in it, [n]."""
     every = np.arange(len(uniforms))
-    blocks, uniforms = invert(field.sums, uniforms)
+    blocks, uniforms = invert(rows.sums, uniforms)
     ids = blocks[:, None] * BLOCK + np.arange(BLOCK)
-    last = field.logits.shape[1] - 1
-    logits = field.logits[every[:, None], np.minimum(ids, last)].astype(np.float64)
-    depths = (field.peaks[:, None] - logits) / field.temperatures[:, None]
+    last = rows.logits.shape[1] - 1
+    logits = rows.logits[every[:, None], np.minimum(ids, last)].astype(np.float64)
+    depths = (rows.peaks[:, None] - logits) / rows.temperatures[:, None]
     places, _ = invert(np.exp(-depths) * (ids <= last), uniforms)
     return np.asarray(ids[every, places])
 
 
-def draw_from_heads(heads: Heads, uniforms: Floats) -> TokenIds:
+def draw_from_candidates(left: Candidates, uniforms: Floats) -> TokenIds:
     """Draw one of the tokens that are left in each row, [n]."""
-    sums = running_sums(heads.weights, heads.sizes)
-    ends = heads.starts + heads.sizes
+    sums = running_sums(left.weights, left.sizes)
+    ends = left.starts + left.sizes
     targets = _targets(uniforms, sums[ends - 1])
-    passed = heads.totals((sums <= heads.spread(targets)).astype(np.int64))
-    return np.asarray(heads.ids[heads.starts + passed])
+    passed = left.totals((sums <= left.spread(targets)).astype(np.int64))
+    return np.asarray(left.ids[left.starts + passed])
 
 
 def invert(weights: Floats, uniforms: Floats) -> tuple[TokenIds, Floats]:

@@ -14,21 +14,14 @@ class Scores(NamedTuple):
 
     logprobs: Floats
     """Logprob of the row's token, [n]."""
-
     top_ids: TokenIds
     """The most probable ids, [n, K], ties by id."""
-
     top_logprobs: Floats
     """Their logprobs, [n, K], falling."""
 
 
-def first_rows(scores: Scores, count: int) -> Scores:
-    """Give the scores of the first `count` rows."""
-    return Scores(scores.logprobs[:count], scores.top_ids[:count], scores.top_logprobs[:count])
-
-
 def blank_scores(num_rows: int, width: int) -> Scores:
-    """Give the scores of rows in which nothing is possible: -inf throughout, K = width."""
+    """Make the scores of rows in which nothing is possible: -inf throughout, K = width."""
     return Scores(
         np.full(num_rows, -np.inf),
         np.tile(np.arange(width), (num_rows, 1)),
@@ -62,11 +55,11 @@ def score(logits: Logits, log_sums: Floats, token_ids: TokenIds, counts: TokenId
 
 
 def _top_tokens(logits: Logits, peaks: Logits, count: int) -> tuple[TokenIds, Floats]:
-    """Give the ids and logits [n, count] of the largest logits, falling, ties by id."""
+    """Find the ids and logits [n, count] of the largest logits, falling, ties by id."""
     every = np.arange(len(logits))
     bounds = largest_bounds(logits, np.full(len(logits), count))
     # Where fewer are finite, the first ids of -inf follow: they are among the first 2 * count.
-    heads = pick(logits, bounds, peaks, np.ones(len(logits)), first=2 * count)
-    order = np.lexsort((heads.depths, heads.rows))
-    ids = heads.ids[order[heads.starts[:, None] + np.arange(count)]]
+    found = pick(logits, bounds, peaks, np.ones(len(logits)), first=2 * count)
+    order = np.lexsort((found.depths, found.rows))
+    ids = found.ids[order[found.starts[:, None] + np.arange(count)]]
     return ids, logits[every[:, None], ids].astype(np.float64)

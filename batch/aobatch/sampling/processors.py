@@ -7,34 +7,34 @@ from typing import Final
 import numpy as np
 
 from aobatch.arrays import Floats, Logits, TokenIds
-from aobatch.sampling.columns import Columns, Entries, Rows
+from aobatch.sampling.columns import Columns, Entries, Table
 
-Processor = Callable[[Floats, Entries, Rows], Floats]
+Processor = Callable[[Floats, Entries, Table], Floats]
 """New logits [M] from the logits [M] of listed tokens, their entries and the table's rows [B]."""
 
 
-def add_logit_bias(logits: Floats, bias: Entries, _: Rows) -> Floats:
+def add_logit_bias(logits: Floats, bias: Entries, _: Table) -> Floats:
     """Add the bias of the token."""
     return np.asarray(logits + bias.values)
 
 
-def ban(logits: Floats, _: Entries, __: Rows) -> Floats:
+def ban(logits: Floats, _: Entries, __: Table) -> Floats:
     """Make a token impossible."""
     return np.full_like(logits, -np.inf)
 
 
-def penalise_repetition(logits: Floats, seen: Entries, table: Rows) -> Floats:
+def penalise_repetition(logits: Floats, seen: Entries, table: Table) -> Floats:
     """Move a seen token towards the improbable by a factor (Keskar et al. 2019, CTRL, 4.1)."""
     penalty = table["repetition_penalty"][seen.rows]
     return np.asarray(np.where(logits < 0, logits * penalty, logits / penalty))
 
 
-def penalise_frequency(logits: Floats, seen: Entries, table: Rows) -> Floats:
+def penalise_frequency(logits: Floats, seen: Entries, table: Table) -> Floats:
     """Take the penalty off once for each time the token was generated."""
     return np.asarray(logits - seen.values * table["frequency_penalty"][seen.rows])
 
 
-def penalise_presence(logits: Floats, seen: Entries, table: Rows) -> Floats:
+def penalise_presence(logits: Floats, seen: Entries, table: Table) -> Floats:
     """Take the penalty off once if the token was generated at all."""
     return np.asarray(logits - (seen.values > 0) * table["presence_penalty"][seen.rows])
 

@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 
 from aobatch.arrays import Floats, Logits, TokenIds
 from aobatch.sampling.columns import Columns, take_rows
-from aobatch.sampling.draw import UniformColumns, draw_from_all, draw_from_heads
+from aobatch.sampling.draw import UniformColumns, draw_from_all, draw_from_candidates
 from aobatch.sampling.logprobs import Scores, blank_scores, score
-from aobatch.sampling.nucleus import Field, Heads, filtered, gather
+from aobatch.sampling.nucleus import Candidates, Rows, filtered, gather, log_sum
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.processors import process
 
 
-class Step:
-    """Process the logits [B, V] of neighbouring slots, in place, and sort out who is drawn how."""
+class BatchStep:
+    """One step of neighbouring slots: processes their logits [B, V], in place, and chooses."""
 
     def __init__(self, logits: Logits, columns: Columns, slots: slice) -> None:
         self._logits = logits
@@ -37,16 +37,16 @@ class Step:
         self._narrow = np.flatnonzero(is_drawn & self._table["is_filtered"])
 
     def choose(self, uniforms: Floats) -> TokenIds:
-        """Give each row's token [B]: the best one, or where drawn, by its uniform [B]."""
+        """Choose each row's token [B]: the best one, or where drawn, by its uniform [B]."""
         token_ids = self._best.copy()
         if self._whole.size:
-            token_ids[self._whole] = draw_from_all(self._whole_field, uniforms[self._whole])
-        for rows, heads in self._heads:
-            token_ids[rows] = draw_from_heads(heads, uniforms[rows])
+            token_ids[self._whole] = draw_from_all(self._whole_rows, uniforms[self._whole])
+        for rows, found in self._candidates:
+            token_ids[rows] = draw_from_candidates(found, uniforms[rows])
         return np.asarray(token_ids)
 
     def distribution(self, rows: TokenIds) -> Logits:
-        """Give log-weights [n, V] of the distributions from which some rows' tokens come.
+        """Compute log-weights [n, V] of the distributions from which some rows' tokens come.
 
         A greedy row's are its processed logits, as no temperature divides them.
         """
@@ -58,10 +58,10 @@ class Step:
             gaps = weights[places[whole]] - self._peaks[whole, None]
             weights[places[whole]] = gaps / self._table["temperature"][whole, None]
         weights[np.isin(rows, self._narrow)] = -np.inf
-        for group, heads in self._heads:
-            targets = heads.spread(places[group])
+        for group, found in self._candidates:
+            targets = found.spread(places[group])
             wanted = targets >= 0
-            weights[targets[wanted], heads.ids[wanted]] = -heads.depths[wanted]
+            weights[targets[wanted], found.ids[wanted]] = -found.depths[wanted]
         return weights
 
     def undo(self) -> Logits:
@@ -70,29 +70,29 @@ class Step:
         return self._logits
 
     def raw_log_sums(self) -> Floats:
-        """Give log(sum(exp(raw logits))) of the rows whose draw has needed it, [B], else NaN."""
+        """Compute log(sum(exp(raw logits))) of rows whose draw has summed them, [B], else NaN."""
         known = np.full(len(self._logits), np.nan)
         if self._whole.size:
-            known[self._whole] = self._whole_field.log_sums
+            known[self._whole] = log_sum(self._whole_rows.peaks, self._whole_rows.sums)
         if self._narrow.size:
-            known[self._narrow] = self._narrow_field.log_sums
+            known[self._narrow] = log_sum(self._narrow_rows.peaks, self._narrow_rows.sums)
         known[self._table["temperature"] != 1.0] = np.nan
         known[self._edits.rows] = np.nan
         return known
 
     @cached_property
-    def _whole_field(self) -> Field:
+    def _whole_rows(self) -> Rows:
         return gather(self._logits, self._peaks, self._table, self._whole)
 
     @cached_property
-    def _narrow_field(self) -> Field:
+    def _narrow_rows(self) -> Rows:
         return gather(self._logits, self._peaks, self._table, self._narrow)
 
     @cached_property
-    def _heads(self) -> list[tuple[TokenIds, Heads]]:
+    def _candidates(self) -> list[tuple[TokenIds, Candidates]]:
         if not self._narrow.size:
             return []
-        return [(self._narrow[rows], heads) for rows, heads in filtered(self._narrow_field)]
+        return [(self._narrow[places], found) for places, found in filtered(self._narrow_rows)]
 
     def _at(self, token_ids: TokenIds) -> Logits:
         return self._logits[np.arange(len(token_ids)), token_ids]
@@ -103,22 +103,18 @@ class Sampled(NamedTuple):
 
     token_ids: TokenIds
     """Chosen ids, [B]."""
-
     logprobs: Floats
     """Logprob of the chosen token, [B], NaN where the row did not ask."""
-
     top_ids: TokenIds
     """Most probable ids, [B, K]; K is the most that a row asked for, each reads its first ones."""
-
     top_logprobs: Floats
     """Their logprobs, [B, K], falling, ties by id."""
-
     is_finite: NDArray[np.bool_]
     """False where raw logits hold NaN, +inf or nothing finite: the rest means nothing, [B]."""
 
 
 class Sampler:
-    """Choose the next token of each slot, by parameters, history and random stream of its own.
+    """Chooses the next token of each slot, by parameters, history and random stream of its own.
 
     A row's result is the same to the bit whatever other rows, slots or steps surround it. One
     thread at a time may call a sampler; several samplers are independent.
@@ -147,11 +143,6 @@ class Sampler:
         self._columns.move(source, target)
         self._streams.move(source, target)
 
-    def resize(self, num_slots: int) -> None:
-        """Make room for more slots; all sequences stay."""
-        self._columns.resize(num_slots)
-        self._streams.resize(num_slots)
-
     def sample(self, logits: Logits, first_slot: int = 0) -> Sampled:
         """Choose a token for logits[b] of slot first_slot + b, and take note of it.
 
@@ -161,24 +152,11 @@ class Sampler:
         """
         slots = slice(first_slot, first_slot + len(logits))
         with np.errstate(over="ignore", invalid="ignore"):
-            step = Step(logits, self._columns, slots)
+            step = BatchStep(logits, self._columns, slots)
             token_ids = step.choose(self._uniforms(step.drawn, slots))
             scores = self._score(step, slots, token_ids)
         self._columns.record(slots, token_ids)
         return Sampled(token_ids, *scores, step.is_finite)
-
-    def probabilities(self, logits: Logits, first_slot: int = 0) -> Floats:
-        """Give the distribution [B, V] from which `sample` would take each row's token now.
-
-        A greedy row's is that of its processed logits; a row without a possible token is NaN.
-        """
-        slots = slice(first_slot, first_slot + len(logits))
-        with np.errstate(over="ignore", invalid="ignore"):
-            step = Step(logits, self._columns, slots)
-            weights = step.distribution(np.arange(len(logits))).astype(np.float64)
-            step.undo()
-            weights = np.exp(weights - weights.max(axis=1, keepdims=True))
-            return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
     def _uniforms(self, rows: TokenIds, slots: slice) -> Floats:
         table = self._columns.table[slots]
@@ -186,27 +164,21 @@ class Sampler:
         uniforms[rows] = self._streams.take(rows + slots.start, table["num_generated"][rows])
         return uniforms
 
-    def _score(self, step: Step, slots: slice, token_ids: TokenIds) -> Scores:
+    def _score(self, step: BatchStep, slots: slice, token_ids: TokenIds) -> Scores:
         table = self._columns.table[slots]
         counts = table["num_logprobs"]
         has_scores = step.is_finite if self._is_raw else step.is_possible
         rows = np.flatnonzero(table["is_scored"] & has_scores)
         scores = blank_scores(len(counts), min(counts.max(initial=0), self._vocab_size))
         scores.logprobs[~table["is_scored"]] = np.nan
-        if not rows.size:
-            step.undo()
-            return scores
-        found = score(*self._reported(step, rows), token_ids[rows], counts[rows])
-        width = found.top_ids.shape[1]
-        scores.logprobs[rows] = found.logprobs
-        scores.top_ids[rows, :width] = found.top_ids
-        scores.top_logprobs[rows, :width] = found.top_logprobs
+        weights = step.distribution(rows) if rows.size and not self._is_raw else None
+        raw = step.undo()
+        if rows.size:
+            known = step.raw_log_sums()[rows] if weights is None else np.full(len(rows), np.nan)
+            reported = take_rows(raw, rows) if weights is None else weights
+            found = score(reported, known, token_ids[rows], counts[rows])
+            width = found.top_ids.shape[1]
+            scores.logprobs[rows] = found.logprobs
+            scores.top_ids[rows, :width] = found.top_ids
+            scores.top_logprobs[rows, :width] = found.top_logprobs
         return scores
-
-    def _reported(self, step: Step, rows: TokenIds) -> tuple[Logits, Floats]:
-        """Give the logits [n, V] to report on with what is known of their log-sums [n]."""
-        if self._is_raw:
-            return take_rows(step.undo(), rows), step.raw_log_sums()[rows]
-        weights = step.distribution(rows)
-        step.undo()
-        return weights, np.full(len(rows), np.nan)

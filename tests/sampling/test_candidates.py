@@ -1,4 +1,4 @@
-"""Laws of the heads; plain sorting is the oracle."""
+"""Laws of the candidates; plain sorting is the oracle."""
 
 import numpy as np
 from hypothesis import given
@@ -59,15 +59,15 @@ def test_pick_takes_what_reaches_the_bound(
 ) -> None:
     """Exactly the finite logits at or above the bound, and the first ids, are picked."""
     peaks = logits.max(axis=1)
-    heads = pick(logits, np.float32(bound) + peaks, peaks, np.array([1.0, 0.5]), first)
+    found = pick(logits, np.float32(bound) + peaks, peaks, np.array([1.0, 0.5]), first)
 
     wanted = (logits - peaks[:, None] >= 0) | (logits >= np.float32(bound) + peaks[:, None])
     wanted[:, :first] = True
     rows, ids = np.nonzero(wanted)
-    np.testing.assert_array_equal(heads.rows, rows)
-    np.testing.assert_array_equal(heads.ids, ids)
+    np.testing.assert_array_equal(found.rows, rows)
+    np.testing.assert_array_equal(found.ids, ids)
     expected = (peaks[rows].astype(float) - logits[rows, ids]) / np.array([1.0, 0.5])[rows]
-    np.testing.assert_array_equal(heads.depths, expected)
+    np.testing.assert_array_equal(found.depths, expected)
 
 
 @unhurried
@@ -77,11 +77,11 @@ def test_best_until_is_the_shortest_sorted_prefix(
 ) -> None:
     """The marked tokens are the first of the sorted row whose sum reaches the target."""
     peaks = logits.max(axis=1)
-    heads = pick(logits, np.full(2, -np.inf, dtype=np.float32), peaks, np.ones(2))
-    counts = np.ceil(share * heads.sizes)
-    mask = best_until(heads, np.ones(len(heads.ids)), counts.astype(float))
+    found = pick(logits, np.full(2, -np.inf, dtype=np.float32), peaks, np.ones(2))
+    counts = np.ceil(share * found.sizes)
+    mask = best_until(found, np.ones(len(found.ids)), counts.astype(float))
 
     for row in range(2):
         best = ranked(logits[row].tolist())[: max(1, int(counts[row]))]
         expected = [token for token in sorted(best) if np.isfinite(logits[row, token])]
-        assert heads.ids[mask & (heads.rows == row)].tolist() == expected
+        assert found.ids[mask & (found.rows == row)].tolist() == expected
