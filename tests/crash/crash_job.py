@@ -30,6 +30,8 @@ class CrashJob:
     """Whether what the executors are asked for is kept."""
     is_piped: bool = False
     """Whether the input comes through standard input."""
+    death: str = ""
+    """Where runs of a form of the command die: a kind of call, its number and whether behind it."""
 
     @property
     def source(self) -> Path:
@@ -65,6 +67,11 @@ class CrashJob:
         files = ("run", source, "-o", str(self.output))
         return (*command, *files, "--max-failures", "100%", *self.options)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of every run."""
+        return os.environ | FIXED_START | {"DEATH": self.death}
+
     def start(self, *before: str) -> subprocess.Popen[bytes]:
         """Start a run, in the hands of another command if one is given."""
         with self._input() as requests, self.messages.open("wb") as messages:
@@ -73,7 +80,7 @@ class CrashJob:
                 stdin=requests,
                 stdout=messages,
                 stderr=messages,
-                env=os.environ | FIXED_START,
+                env=self.environment,
             )
 
     def run(self, *before: str) -> int:
@@ -85,7 +92,7 @@ class CrashJob:
                 stdin=requests,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env=os.environ | FIXED_START,
+                env=self.environment,
                 timeout=HANG_SECONDS,
                 check=False,
             )

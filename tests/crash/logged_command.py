@@ -1,6 +1,7 @@
 """The command, noting what its executors are asked for: logged_command.py LOG BACKEND run ...
 
-BACKEND is `local`, or the delay in seconds of a result of the fake backend.
+BACKEND is `local`, or the delay in seconds of a result of the fake backend. Where the variable
+DEATH names a point, the command dies there.
 """
 
 import os
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "job"))
+
+from death import Death
 
 from aobatch.api.request import Request
 from aobatch.cli import main, run
@@ -94,5 +97,8 @@ def _fake(delay: float) -> Backend:
 
 
 if __name__ == "__main__":
+    if point := os.environ.get("DEATH"):
+        kind, number, is_behind = point.split()
+        Death(kind, int(number), is_behind == "behind").install()
     install(sys.argv.pop(1), sys.argv.pop(1))
     main.main()
