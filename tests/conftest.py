@@ -134,6 +134,7 @@ def fork_server(_heard_signals: None) -> Iterator[ForkServer]:
 @pytest.fixture(scope="session")
 def command(fork_server: ForkServer) -> Path:
     """Give the command `aobatch` as shells start it: a file that needs nothing of the caller."""
+    fork_server.start()
     return fork_server.command
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from waiting import HANG_SECONDS
+
 REAL_COMMAND = (sys.executable, "-m", "aobatch")
 LOGGED_COMMAND = (sys.executable, str(Path(__file__).with_name("logged_command.py")))
 FIXED_START = {"SOURCE_DATE_EPOCH": "1700000000"}
-HANG_SECONDS = 120
-"""No run of a test lasts that long; one that does hangs."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class CrashJob:
 
     folder: Path
     backend: str
-    """What logged_command.py takes, `local` or a delay, or `real` for the command itself."""
+    """What logged_command.py takes, `local` or a pace, or `real` for the command itself."""
     options: tuple[str, ...] = ()
     is_noted: bool = True
     """Whether what the executors are asked for is kept."""

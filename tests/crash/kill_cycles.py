@@ -9,8 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from crash_job import HANG_SECONDS, CrashJob
+from crash_job import CrashJob
 from crash_laws import Watch
+from waiting import HANG_SECONDS
 
 POLL_SECONDS = 0.001
 

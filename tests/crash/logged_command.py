@@ -1,6 +1,6 @@
 """The command, noting what its executors are asked for: logged_command.py LOG BACKEND run ...
 
-BACKEND is `local`, or the delay in seconds of a result of the fake backend. Where the variable
+BACKEND is `local`, or the pace of the fake backend. Where the variable
 DEATH names a point, the command dies there.
 """
 
@@ -85,15 +85,15 @@ def install(log: str, kind: str) -> None:
     opened = run.open_backend
 
     def open_backend(*arguments: object) -> LoggedBackend:
-        return LoggedBackend(opened(*arguments) if kind == "local" else _fake(float(kind)), log)
+        return LoggedBackend(opened(*arguments) if kind == "local" else _fake(kind), log)
 
     run.open_backend = open_backend
 
 
-def _fake(delay: float) -> Backend:
-    from fakes import FakeBackend
+def _fake(pace: str) -> Backend:
+    from fakes import paced
 
-    return FakeBackend(delay=delay)
+    return paced(pace)
 
 
 if __name__ == "__main__":

@@ -3,21 +3,21 @@
 import json
 import os
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from crash_job import HANG_SECONDS, CrashJob
+from crash_job import CrashJob
 from crash_laws import Reference, Watch, run_reference
+from waiting import HANG_SECONDS, wait_until
 
 LINES = b"".join(b'{"prompt":"number %d"}\n' % number for number in range(30))
 
 
-def new_job(folder: Path, delay: str = "0", *, is_piped: bool = False) -> CrashJob:
+def new_job(folder: Path, pace: str = "0", *, is_piped: bool = False) -> CrashJob:
     """Give a job of the fake backend."""
     folder.mkdir()
-    job = CrashJob(folder, delay, is_piped=is_piped)
+    job = CrashJob(folder, pace, is_piped=is_piped)
     job.source.write_bytes(LINES)
     return job
 
@@ -30,10 +30,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 def wait_until_taken(job: CrashJob, process: subprocess.Popen[bytes]) -> None:
     """Wait until a run computes."""
-    deadline = time.monotonic() + HANG_SECONDS
-    while len(job.taken()) < 3 and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: len(job.taken()) >= 3, process)
 
 
 def remove(source: Path) -> None:
@@ -70,11 +67,13 @@ def test_input_that_changes_is_not_published(
     tmp_path: Path, reference: Reference, happen: Callable[[Path], None], code: int
 ) -> None:
     """The run says so and publishes nothing; with the input restored the next one goes on."""
-    job = new_job(tmp_path / "job", "0.02")
+    gate = tmp_path / "gate"
+    job = new_job(tmp_path / "job", f"held 3 {gate}")
     watch = Watch(job, reference)
     with job.start() as process:
         wait_until_taken(job, process)
         happen(job.source)
+        gate.touch()
         assert process.wait(HANG_SECONDS) in {code, 65}
     said = job.messages.read_text()
     assert said.splitlines()[-1].startswith(f"aobatch: error: input {job.source} "), said
@@ -163,10 +162,7 @@ def test_piped_input_that_broke_off_is_read_anew(tmp_path: Path, reference: Refe
         assert process.stdin is not None
         process.stdin.write(LINES[: len(LINES) // 2])
         process.stdin.flush()
-        deadline = time.monotonic() + HANG_SECONDS
-        while not list(job.state.glob(".*.tmp")):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: [*job.state.glob(".*.tmp")], process)
         process.kill()
 
     assert job.run() == 0, job.messages.read_text()

@@ -8,37 +8,46 @@ import time
 from pathlib import Path
 
 import pytest
-from crash_job import FIXED_START, HANG_SECONDS, CrashJob
+from crash_job import FIXED_START, CrashJob
 from crash_laws import Reference, Watch, run_reference
+from forking import ForkServer
+from waiting import HANG_SECONDS, wait_until
 
 LINES = b"".join(b'{"prompt":"number %d"}\n' % number for number in range(60))
 OLD = b"old\n"
 
 
-def new_job(folder: Path, delay: str) -> CrashJob:
+@pytest.fixture
+def python(fork_server: ForkServer) -> Path:
+    """Give what stands for Python in recipes."""
+    fork_server.start()
+    return fork_server.python
+
+
+def new_job(folder: Path, pace: str, python: Path) -> CrashJob:
     """Give a job of the fake backend, and a Makefile whose only rule makes its output."""
     folder.mkdir()
-    job = CrashJob(folder, delay)
+    job = CrashJob(folder, pace)
     job.source.write_bytes(LINES)
-    recipe = shlex.join(job.command).replace("$", "$$")
+    recipe = shlex.join([str(python), *job.command[1:]]).replace("$", "$$")
     rule = f".DELETE_ON_ERROR:\nout.jsonl: in.jsonl\n\t@{recipe}\n"
     (folder / "Makefile").write_text(rule)
     return job
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> CrashJob:
-    """Give a job that takes some seconds and whose output is out of date."""
-    job = new_job(tmp_path / "job", "0.05")
+def job(tmp_path: Path, python: Path) -> CrashJob:
+    """Give a job that waits in its middle for a file, and whose output is out of date."""
+    job = new_job(tmp_path / "job", f"held 9 {tmp_path / 'gate'}", python)
     job.output.write_bytes(OLD)
     os.utime(job.output, (1, 1))
     return job
 
 
 @pytest.fixture
-def reference(tmp_path: Path) -> Reference:
+def reference(tmp_path: Path, python: Path) -> Reference:
     """Run the job without make."""
-    return run_reference(new_job(tmp_path / "reference", "0"))
+    return run_reference(new_job(tmp_path / "reference", "0", python))
 
 
 def start_make(job: CrashJob, *options: str) -> subprocess.Popen[str]:
@@ -65,10 +74,7 @@ def interrupt(process: subprocess.Popen[str], job: CrashJob, number: signal.Sign
 
     SIGTERM goes to make alone, which passes it on; others, as from a terminal, go to all.
     """
-    deadline = time.monotonic() + HANG_SECONDS
-    while len(job.taken()) < 10:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: len(job.taken()) >= 10, process)
     if number == signal.SIGTERM:
         process.send_signal(number)
     else:
@@ -77,7 +83,7 @@ def interrupt(process: subprocess.Popen[str], job: CrashJob, number: signal.Sign
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_make_keeps_the_old_target(
-    job: CrashJob, reference: Reference, number: signal.Signals
+    tmp_path: Path, job: CrashJob, reference: Reference, number: signal.Signals
 ) -> None:
     """Ctrl-C leaves the old target; make then goes on, and afterwards has nothing to do."""
     watch = Watch(job, reference, OLD)
@@ -90,6 +96,7 @@ def test_interrupted_make_keeps_the_old_target(
     watch.check_death(0)
     assert watch.recorded
 
+    (tmp_path / "gate").touch()
     log_start = job.log_size()
     assert make(job) == 0
     assert watch.recorded & {*job.taken(log_start)} == set()
@@ -100,9 +107,11 @@ def test_interrupted_make_keeps_the_old_target(
     assert job.log_size() == log_end
 
 
-def test_finished_job_is_made_newer_and_not_computed(tmp_path: Path, reference: Reference) -> None:
+def test_finished_job_is_made_newer_and_not_computed(
+    tmp_path: Path, reference: Reference, python: Path
+) -> None:
     """Make is content behind a source that was touched, and so it is behind a run by hand."""
-    job = new_job(tmp_path / "job", "0")
+    job = new_job(tmp_path / "job", "0", python)
     assert make(job) == 0
     log_end = job.log_size()
     for by_hand in (False, True):
@@ -118,9 +127,9 @@ def test_finished_job_is_made_newer_and_not_computed(tmp_path: Path, reference: 
     assert job.output.read_bytes() == reference.output
 
 
-def test_target_that_make_deletes_is_written_again(tmp_path: Path) -> None:
+def test_target_that_make_deletes_is_written_again(tmp_path: Path, python: Path) -> None:
     """Where failed lines make the recipe fail, make deletes the target and no result is lost."""
-    job = new_job(tmp_path / "job", "0")
+    job = new_job(tmp_path / "job", "0", python)
     with job.source.open("ab") as stream:
         stream.write(b"nonsense\n")
     makefile = job.folder / "Makefile"

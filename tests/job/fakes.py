@@ -19,6 +19,7 @@ from aobatch.errors import ModelNotFoundError, RequestError
 from aobatch.executors import Executor, ModelIdentity, Statistics
 
 WINDOW = 3
+NEVER = Path("/no/such/file")
 
 
 def misbehave(prompt: str) -> None:
@@ -44,6 +45,9 @@ class FakeBackend:
     """Raised instead of the result with number `explodes_at`."""
     explodes_at: int = -1
     delay: float = 0.0
+    held_at: int = -1
+    """The number of results behind which it waits for the file `gate`."""
+    gate: Path = NEVER
     forgets: str | None = None
     """The prompt whose result is not given back."""
     log: Path | None = None
@@ -69,6 +73,17 @@ class FakeBackend:
         yield FakeExecutor(self)
 
 
+def paced(pace: str, **options: object) -> FakeBackend:
+    """Give a backend that needs so many seconds a result, or is held behind so many of them.
+
+    What holds it is `held NUMBER` and, if it ever is to go on, the file that lets it.
+    """
+    if not pace.startswith("held "):
+        return FakeBackend(delay=float(pace), **options)  # type: ignore[arg-type]
+    _, number, *gate = pace.split(" ", 2)
+    return FakeBackend(held_at=int(number), gate=Path(*gate or [NEVER]), **options)  # type: ignore[arg-type]
+
+
 @dataclass
 class FakeExecutor:
     """Takes requests in small groups and answers each group backwards."""
@@ -92,7 +107,7 @@ class FakeExecutor:
                     raise self.backend.explosion
                 if self.backend.forgets in request.body.prompts:
                     continue
-                time.sleep(self.backend.delay)
+                self._take_time()
                 misbehave(str(request.body.prompts[0]))
                 self.num_results += 1
                 result = self._answer(request)
@@ -101,6 +116,11 @@ class FakeExecutor:
                         listener(Delta(request, choice))
                 yield result
                 self._note(request)
+
+    def _take_time(self) -> None:
+        time.sleep(self.backend.delay)
+        while self.num_results == self.backend.held_at and not self.backend.gate.exists():
+            time.sleep(0.01)
 
     def _answer(self, request: Request) -> Result:
         self.backend.computed.append(request.key)

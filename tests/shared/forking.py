@@ -39,31 +39,21 @@ class ForkServer:
     """The process that forks, started when it is first needed."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.command, self.python = folder / "aobatch", folder / "python"
+        """For shells and for make: the command, and what stands for Python before its forms."""
         self._address = str(folder / "socket")
-        self._command = folder / "aobatch"
         self._interpreter = _settings_of_interpreter(os.environ)
         self._lock = Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
-    @property
-    def command(self) -> Path:
-        """The command, for shells and for make."""
-        with self._lock:
-            self._start()
-        client = f"{sys.executable} -IS {Path(__file__).with_name('fork_client.py')}"
-        self._command.write_text(f'#!/bin/sh\nexec {client} {self._address} "$@"\n')
-        self._command.chmod(0o755)
-        return self._command
-
-    def close(self) -> None:
-        """End the process."""
-        if self._process is not None:
-            self._process.communicate()
-
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the process, and write the commands for shells."""
         if self._process is not None:
             return
+        client = f"{sys.executable} -IS {Path(__file__).with_name('fork_client.py')}"
+        for path, arguments in ((self.python, ""), (self.command, " -m aobatch")):
+            path.write_text(f'#!/bin/sh\nexec {client} {self._address}{arguments} "$@"\n')
+            path.chmod(0o755)
         script = str(Path(__file__).with_name("fork_server.py"))
         self._process = subprocess.Popen(
             ["env", "OPENBLAS_NUM_THREADS=1", sys.executable, script, self._address],
@@ -72,6 +62,11 @@ class ForkServer:
         )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n"
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.communicate()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -111,14 +106,14 @@ class ForkServer:
         if _settings_of_interpreter(environment) != self._interpreter:
             return None
         program, *arguments = map(os.fsdecode, command)
-        if program == str(self._command):
+        if program == str(self.command):
             return ["-m", "aobatch", *arguments]
         may_fork = arguments[:2] == ["-m", "aobatch"] or arguments[:1] in [[f] for f in FORMS]
         return arguments if program == sys.executable and may_fork else None
 
     def _forked(self, request: dict[str, object], descriptors: list[int]) -> int:
         with self._lock, _adopting(), socket.socket(socket.AF_UNIX) as connection:
-            self._start()
+            self.start()
             connection.connect(self._address)
             socket.send_fds(connection, [json.dumps(request).encode() + b"\n"], descriptors)
             with connection.makefile() as answer:
