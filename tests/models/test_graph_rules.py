@@ -11,7 +11,7 @@ from aobatch.errors import ModelError
 from aobatch.models.checks.graph import check_decoder
 from aobatch.models.store.folder import GraphSizes, ModelFolder
 from aobatch.runners.onnx import OnnxRunner
-from aobatch.runners.session import SessionOptions, open_session
+from aobatch.runners.session import open_session
 
 SIZES = GraphSizes(vocab_size=512, num_layers=3, num_kv_heads=2, head_dim=16)
 
@@ -167,7 +167,7 @@ def test_a_model_configures_no_session(
         tmp_path,
         lambda model: model.metadata_props.add(key="ort_config", value=settings),
     )
-    session = open_session(path, SessionOptions(1))
+    session = open_session(path, 1)
     options = session.get_session_options()  # type: ignore[attr-defined]
 
     assert (options.intra_op_num_threads, options.enable_profiling) == (1, False)

@@ -11,7 +11,6 @@ from aobatch.models.convert.precisions import BlockInt8, recipes
 from aobatch.models.store.locate import read_checkpoint
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner
-from aobatch.runners.probes import splits_freely
 
 TOKENS = np.random.default_rng(4).integers(4, 512, (30, 100))
 PRECISIONS = ("fp32", "int8", "nbits8")
@@ -59,7 +58,7 @@ def test_neighbours_threads_and_chunks_change_no_bit(graph: Path) -> None:
 
 def test_prompts_may_be_cut_anywhere(graph: Path) -> None:
     """The trial that the engine makes before it shares prefixes succeeds."""
-    assert splits_freely(OnnxRunner(graph, 1))
+    assert OnnxRunner(graph, 1).splits_freely
 
 
 def test_blocks_of_a_rotatable_family_are_rows_of_their_own(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from aobatch.errors import ModelError
 from aobatch.models.store.folder import ModelFolder
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner
-from aobatch.runners.session import SessionOptions, integer_entries, open_session
+from aobatch.runners.session import integer_entries, open_session
 
 MODELS = ("tiny_fp32", "tiny_int8")
 TOKENS = np.random.default_rng(1).integers(4, 512, (70, 40))
@@ -118,6 +118,6 @@ def test_a_failing_session_writes_nothing(
     native = "onnxruntime.capi.onnxruntime_inference_collection.C.InferenceSession"
     monkeypatch.setattr(native, fail)
     with pytest.raises(ModelError, match=r"cannot open .*model\.onnx: RuntimeError"):
-        open_session(tiny_fp32.path / "model.onnx", SessionOptions(1))
+        open_session(tiny_fp32.path / "model.onnx", 1)
 
     assert capfd.readouterr().out == ""

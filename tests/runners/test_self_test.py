@@ -9,7 +9,7 @@ from aobatch.arrays import Logits, TokenIds
 from aobatch.models.store.folder import ModelFolder
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner
-from aobatch.runners.probes import self_test
+from aobatch.runners.scoring import self_test
 
 
 class BrokenRunner(OnnxRunner):

@@ -15,7 +15,7 @@ from aobatch.arrays import Logits
 from aobatch.models.convert.precisions import matmul_nbits
 from aobatch.models.convert.writer import MICROSOFT, GraphWriter
 from aobatch.runners import Chunk, ModelRunner, session_threads
-from aobatch.runners.session import Session, SessionOptions, integer_entries, open_session
+from aobatch.runners.session import Session, integer_entries, open_session
 from aobatch.sampling.draw import stream_key
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.sampler import Sampler
@@ -241,8 +241,8 @@ class Ceiling:
 
     def __init__(self, graph: Path, threads: int, num_lanes: int) -> None:
         model, self._times = product_model(products_of(graph))
-        options = SessionOptions(session_threads(threads, num_lanes), integer_entries())
-        self._session = open_session(model, options)
+        threads = session_threads(threads, num_lanes)
+        self._session = open_session(model, threads, integer_entries())
         self._num_lanes = num_lanes
 
     def tokens_per_second(self, num_sequences: int) -> float:

@@ -18,8 +18,7 @@ from aobatch.cli.settings import find_settings
 from aobatch.errors import AobatchError
 from aobatch.executors.local import available_memory, container_limit
 from aobatch.models.store.catalogue import list_models, models_home
-from aobatch.runners import num_cores
-from aobatch.runners.probes import processor_features, processor_name
+from aobatch.runners import num_cores, processor_features, processor_name
 
 PACKAGES = ("onnxruntime", "tokenizers", "pyarrow", "numpy", "msgspec", "click")
 

@@ -19,8 +19,7 @@ from aobatch.engine.sequence import Sequence, SequenceGroup
 from aobatch.engine.slots import Intake, Slots
 from aobatch.engine.streaming import Delta
 from aobatch.models.tokenizer import Tokenizer
-from aobatch.runners import ModelRunner
-from aobatch.runners.session import WatchedRunner
+from aobatch.runners import ModelRunner, WatchedRunner
 from aobatch.sampling.draw import stream_key
 from aobatch.sampling.sampler import Sampler
 
@@ -54,7 +53,7 @@ class Lane:
     @property
     def seconds_in_run(self) -> float:
         """How long it has been inside the model's present run; any thread may ask."""
-        return self._runner.watch.seconds
+        return self._runner.seconds_in_run
 
     def work(self) -> None:
         """Compute until the scheduler is closed; sequences are handed over as they finish."""

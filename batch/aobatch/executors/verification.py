@@ -28,8 +28,7 @@ from aobatch.models.store.locate import locate
 from aobatch.models.tokenizer import load_tokenizer
 from aobatch.models.verification import Check, check_files
 from aobatch.runners import RunnerConfig
-from aobatch.runners.probes import self_test
-from aobatch.runners.scoring import score_texts
+from aobatch.runners.scoring import score_texts, self_test
 
 _AGAIN = "convert or import the model again"
 _NATS, _SHARE = 0.001, 0.1

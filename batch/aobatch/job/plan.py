@@ -15,7 +15,7 @@ from aobatch.files import write_whole
 from aobatch.job.report.usage import UsageReport
 from aobatch.models.store.catalogue import resolve
 from aobatch.models.store.folder import CacheDtype, ModelFolder
-from aobatch.runners.probes import processor_name
+from aobatch.runners import processor_name
 
 MIN_TOKENS, MIN_SECONDS = 1_000, 5.0
 """A job that read or drew fewer tokens, or was shorter, says nothing of speed."""

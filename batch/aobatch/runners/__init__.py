@@ -1,9 +1,16 @@
-"""Runners compute logits; the engine knows them by one protocol."""
+"""Runners compute logits: how they are configured, and the protocol by which the engine knows them.
+
+The processor that they run on has its name here, too.
+"""
 
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from aobatch.models.store.folder import CacheDtype
@@ -85,9 +92,87 @@ class ModelRunner(Protocol):
         ...
 
 
+class WatchedRunner:
+    """Runs as the given runner does, and says how long it has been at it."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self.vocab_size = runner.vocab_size
+        self.kv_bytes_per_token = runner.kv_bytes_per_token
+        self.sibling = runner.sibling
+        self.interrupted = runner.interrupted
+        self.reserve = runner.reserve
+        self.copy = runner.copy
+        self._runner = runner
+        self._began: float | None = None
+
+    @property
+    def seconds_in_run(self) -> float:
+        """Seconds in the present run, 0 outside of one; any thread may ask."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
+
+    @property
+    def splits_freely(self) -> bool:
+        """Whether a prompt gives the same bits however it is cut into chunks of two or more."""
+        return self._runner.splits_freely
+
+    def prefill(self, chunks: Sequence[Chunk]) -> "Logits":
+        """Take in chunks for neighbouring slots; the wanted positions' logits, [R, V]."""
+        with self._run():
+            return self._runner.prefill(chunks)
+
+    def decode(self, token_ids: "TokenIds", lengths: "TokenIds") -> "Logits":
+        """Add token_ids[i] to slot i, which holds lengths[i] tokens; its next logits, [B, V]."""
+        with self._run():
+            return self._runner.decode(token_ids, lengths)
+
+    @contextmanager
+    def _run(self) -> Iterator[None]:
+        self._began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._began = None
+
+
 def session_threads(threads: int, num_lanes: int) -> int:
     """Say how many threads a session may use, the caller's own included.
 
     Each lane is a thread itself; what is left helps all of them inside their runs.
     """
     return threads - num_lanes + 1
+
+
+_CPUINFO = Path("/proc/cpuinfo")
+_FEATURES = (
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "asimddp",
+    "i8mm",
+)
+"""Those that make 8-bit products fast, of x86 and of Arm."""
+
+
+def processor_name() -> str:
+    """Name the processor."""
+    return _processor().get("model name") or platform.processor() or platform.machine()
+
+
+def processor_features() -> list[str]:
+    """List what the processor has that makes 8-bit products fast."""
+    flags = f"{_processor().get('flags', '')} {_processor().get('Features', '')}".split()
+    return [name for name in _FEATURES if name in flags]
+
+
+@cache
+def _processor() -> dict[str, str]:
+    try:
+        first, _, _ = _CPUINFO.read_text(encoding="utf-8", errors="replace").partition("\n\n")
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}

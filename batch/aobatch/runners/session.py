@@ -1,79 +1,26 @@
 """ONNX Runtime sessions: how they are opened, and whether this processor multiplies rightly."""
 
 import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from aobatch.arrays import Logits, TokenIds
 from aobatch.errors import ModelError
 from aobatch.models.convert.writer import MICROSOFT, GraphWriter
-from aobatch.runners import Chunk, ModelRunner
-
-
-class Watch:
-    """The time since a run began."""
-
-    def __init__(self) -> None:
-        self._began: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Seconds in the present run, 0 outside of one; any thread may ask."""
-        began = self._began
-        return 0.0 if began is None else time.monotonic() - began
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._began = None
-
-
-class WatchedRunner:
-    """Runs as the given runner does; see `ModelRunner`."""
-
-    def __init__(self, runner: ModelRunner) -> None:
-        self.watch = Watch()
-        self.vocab_size = runner.vocab_size
-        self.kv_bytes_per_token = runner.kv_bytes_per_token
-        self.interrupted = runner.interrupted
-        self.reserve = runner.reserve
-        self.copy = runner.copy
-        self._runner = runner
-
-    @property
-    def splits_freely(self) -> bool:
-        """Whether a prompt gives the same bits however it is cut into chunks of two or more."""
-        return self._runner.splits_freely
-
-    def sibling(self) -> "WatchedRunner":
-        """Give a runner with slots and a watch of its own over the same weights."""
-        return WatchedRunner(self._runner.sibling())
-
-    def prefill(self, chunks: Sequence[Chunk]) -> Logits:
-        """Take in chunks for neighbouring slots; the wanted positions' logits, [R, V]."""
-        with self.watch:
-            return self._runner.prefill(chunks)
-
-    def decode(self, token_ids: TokenIds, lengths: TokenIds) -> Logits:
-        """Add token_ids[i] to slot i, which holds lengths[i] tokens; its next logits, [B, V]."""
-        with self.watch:
-            return self._runner.decode(token_ids, lengths)
-
 
 # Packages of ONNX Runtime note what they are used for, under ~/.cache, and send it to their makers
 # unless this is set before they are loaded.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-_FORMAT = {"session.load_model_format": "ONNX"}
+Session: TypeAlias = Any
+"""An onnxruntime.InferenceSession, which has no types."""
+Entries: TypeAlias = tuple[tuple[str, str], ...]
+"""Names and values of a session's configuration."""
+
 UNPACKED = ("session.disable_prepacking", "1")
 """The entry under which float weights are used where they are, in a mapped file.
 
@@ -81,47 +28,10 @@ They are not packed into memory then, which makes small batches slow.
 """
 SLEEPING = ("session.intra_op.allow_spinning", "0")
 """The entry under which threads that have nothing to do leave their core to others at once."""
-
-_SLOW_BUT_RIGHT = {"session.x64quantprecision": "1"}
-
-
-class Session(Protocol):
-    """The part of onnxruntime.InferenceSession that is used here."""
-
-    def run(self, outputs: None, inputs: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Compute all outputs."""
-        ...
-
-    def run_with_iobinding(
-        self,
-        binding: Any,  # noqa: ANN401 - untyped library
-        options: Any = None,  # noqa: ANN401 - untyped library
-    ) -> None:
-        """Compute into bound memory."""
-        ...
-
-    def io_binding(self) -> Any:  # noqa: ANN401 - untyped library
-        """Give an empty binding."""
-        ...
-
-    def get_inputs(self) -> list[Any]:
-        """Describe the inputs."""
-        ...
-
-    def get_outputs(self) -> list[Any]:
-        """Describe the outputs."""
-        ...
+_SLOW_BUT_RIGHT = ("session.x64quantprecision", "1")
 
 
-@dataclass(frozen=True, slots=True)
-class SessionOptions:
-    """How a session is to be opened."""
-
-    threads: int
-    entries: tuple[tuple[str, str], ...] = ()
-
-
-def open_session(model: Path | bytes, options: SessionOptions) -> Session:
+def open_session(model: Path | bytes, threads: int, entries: Entries = ()) -> Session:
     """Open a session on the CPU; ModelError if ONNX Runtime refuses the model.
 
     Nothing that comes with a model configures it: no settings out of its metadata, no other format
@@ -133,24 +43,23 @@ def open_session(model: Path | bytes, options: SessionOptions) -> Session:
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = options.threads
+    settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 3
     # Shapes change with every batch; remembered memory plans would pile up.
     settings.enable_mem_pattern = False
-    for name, value in (*_FORMAT.items(), *options.entries):
+    for name, value in (("session.load_model_format", "ONNX"), *entries):
         settings.add_session_config_entry(name, value)
     source = model if isinstance(model, bytes) else str(model)
     try:
         # A fallback would announce itself on standard output, and be the same provider again.
-        session = onnxruntime.InferenceSession(
+        return onnxruntime.InferenceSession(
             source, settings, providers=["CPUExecutionProvider"], enable_fallback=0
         )
     except Exception as error:  # the library raises half a dozen unrelated types
         where = "a model" if isinstance(model, bytes) else str(model)
         message = f"ONNX Runtime cannot open {where}: {_first_line(error)}"
         raise ModelError(message) from error
-    return cast(Session, session)
 
 
 class RunError(RuntimeError):
@@ -186,21 +95,21 @@ class Interruption:
             raise RunError(_first_line(error)) from error
 
 
-def integer_entries() -> tuple[tuple[str, str], ...]:
+def integer_entries() -> Entries:
     """Find the session entries under which U8S8 products are exact on this processor.
 
     x86 processors without VNNI add pairs of products in 16 bits, which saturates with full-range
     weights; ONNX Runtime then has to be told to multiply in another way, slower and exact. A
     product of extreme values against numpy decides. Raises ModelError if no way is exact.
     """
-    for entries in ((), tuple(_SLOW_BUT_RIGHT.items())):
+    for entries in ((), (_SLOW_BUT_RIGHT,)):
         if _is_exact(entries):
             return entries
     message = "8-bit products are wrong on this processor; use a model of precision fp32"
     raise ModelError(message)
 
 
-def _is_exact(entries: tuple[tuple[str, str], ...]) -> bool:
+def _is_exact(entries: Entries) -> bool:
     depth, width = 128, 64
     rng = np.random.default_rng(0)
     weight = rng.choice(np.array([-127, 127], np.int8), (depth, width))
@@ -208,7 +117,7 @@ def _is_exact(entries: tuple[tuple[str, str], ...]) -> bool:
     rows = rng.choice(np.array([0, 255], np.uint8), (17, depth))
     rows[0] = 255
     expected = (rows.astype(np.int64) - 128) @ weight.astype(np.int64)
-    session = open_session(_product_model(weight), SessionOptions(1, entries))
+    session = open_session(_product_model(weight), 1, entries)
     (product,) = session.run(None, {"rows": rows})
     return bool((product == expected).all())
 
