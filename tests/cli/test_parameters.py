@@ -1,8 +1,9 @@
 """Laws of option values."""
 
 import pytest
+from click import BadParameter
 
-from aobatch.cli.values import read_duration, read_field, read_size
+from aobatch.cli.values import DURATION, FIELD, SIZE
 
 
 @pytest.mark.parametrize(
@@ -20,14 +21,14 @@ from aobatch.cli.values import read_duration, read_field, read_size
 )
 def test_sizes_are_powers_of_1024(text: str, size: int) -> None:
     """A size is a number with or without a unit."""
-    assert read_size(text) == size
+    assert SIZE.convert(text, None, None) == size
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "4 G iB", "1e9", "GiB", "4XiB"])
 def test_wrong_sizes_are_refused(text: str) -> None:
     """Nothing else is a size."""
-    with pytest.raises(ValueError, match="not a size"):
-        read_size(text)
+    with pytest.raises(BadParameter, match="not a size"):
+        SIZE.convert(text, None, None)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_wrong_sizes_are_refused(text: str) -> None:
 )
 def test_durations_are_numbers_with_units(text: str, seconds: float) -> None:
     """A duration is seconds, or days, hours, minutes and seconds in their order."""
-    assert read_duration(text) == seconds
+    assert DURATION.convert(text, None, None) == seconds
 
 
 @pytest.mark.parametrize(
@@ -44,8 +45,8 @@ def test_durations_are_numbers_with_units(text: str, seconds: float) -> None:
 )
 def test_wrong_durations_are_refused(text: str) -> None:
     """Nothing else is a duration."""
-    with pytest.raises(ValueError, match="not a duration"):
-        read_duration(text)
+    with pytest.raises(BadParameter, match="not a duration"):
+        DURATION.convert(text, None, None)
 
 
 @pytest.mark.parametrize(
@@ -62,11 +63,11 @@ def test_wrong_durations_are_refused(text: str) -> None:
 )
 def test_values_are_json_or_text(text: str, pair: tuple[str, object]) -> None:
     """A value is what its JSON says, and text if it is no JSON."""
-    assert read_field(text) == pair
+    assert FIELD.convert(text, None, None) == pair
 
 
 @pytest.mark.parametrize("text", ["temperature", "=1", ""])
 def test_pairs_need_a_name_and_a_value(text: str) -> None:
     """What has no name or no equals sign is refused."""
-    with pytest.raises(ValueError, match="not NAME=VALUE"):
-        read_field(text)
+    with pytest.raises(BadParameter, match="not NAME=VALUE"):
+        FIELD.convert(text, None, None)

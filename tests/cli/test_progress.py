@@ -6,7 +6,7 @@ import pytest
 
 from aobatch.cli import progress
 from aobatch.cli.console import say
-from aobatch.cli.progress import Bar, Lines, StageBars, StageLines
+from aobatch.cli.progress import Bar, Lines, StageBars, stage_progress
 
 
 def test_lines_report_while_nothing_finishes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,9 +54,9 @@ def test_bar_can_end_before_it_began() -> None:
 
 def test_stages_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     """A log has one line for each stage, however often it moves."""
-    lines = StageLines()
-    for stage, done in (("download", 0), ("download", 5), ("convert", 1)):
-        lines(stage, done, 10)
+    with stage_progress(is_quiet=False) as lines:
+        for stage, done in (("download", 0), ("download", 5), ("convert", 1)):
+            lines(stage, done, 10)
 
     assert capsys.readouterr().err == "download\nconvert\n"
 

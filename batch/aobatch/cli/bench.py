@@ -113,19 +113,6 @@ def _medians(rounds: Sequence[Sequence[Item]], size: Callable[[Item], float]) ->
     return [column[(len(column) - 1) // 2] for column in columns]
 
 
-HELP = """Measure jobs, decode steps and prefill, or files alone.
-
-\b
-Examples:
-  aobatch bench
-  aobatch bench --job jobs/poems.jsonl --rounds 1 --json
-  aobatch bench --files
-
-The ceiling is what this machine would reach if a model were its matrix products alone. All
-figures are medians of rounds in which everything is measured in turn, since machines drift.
-"""
-
-
 @options()
 class BenchOptions(ThreadsOption):
     """What the command line gives."""
@@ -140,7 +127,6 @@ class BenchOptions(ThreadsOption):
     job: Path | None = option(
         None,
         "Measure this job instead of 256 requests of 64 new tokens.",
-        metavar="FILE",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
     )
     rounds: int = option(
@@ -154,9 +140,18 @@ class BenchOptions(ThreadsOption):
     as_json: bool = option(False, "Print the figures as JSON.", "--json", group="Report")
 
 
-@command(BenchOptions, HELP, exit_codes({0: "the figures are printed"}, 65, 69, 130, 143))
+@command(BenchOptions, exit_codes({0: "the figures are printed"}, 65, 69, 130, 143))
 def bench(options: BenchOptions) -> None:
-    """Measure jobs, decode steps and prefill, or files alone."""
+    """Measure jobs, decode steps and prefill, or files alone.
+
+    Examples:
+      aobatch bench
+      aobatch bench --job jobs/poems.jsonl --rounds 1 --json
+      aobatch bench --files
+
+    The ceiling is what this machine would reach if a model were its matrix products alone. All
+    figures are medians of rounds in which everything is measured in turn, since machines drift.
+    """
     if options.files_alone:
         _bench_files(as_json=options.as_json)
     else:

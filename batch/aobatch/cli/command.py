@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from inspect import cleandoc
 from pathlib import Path
 from typing import Concatenate
 
@@ -127,21 +128,23 @@ class Group(Helpful, click.Group):
 
 def command(
     table: type[AnyOptions],
-    text: str,
     codes: Mapping[int, str] = exit_codes({0: "done"}),
     *,
     name: str | None = None,
     kind: type[Command] = Command,
 ) -> Callable[[Callable[Concatenate[AnyOptions, ...], None]], Command]:
-    """Make a function a command; it gets its options, and by name what they have no field for."""
+    """Make a function a command whose help is its docstring, in which examples keep their lines.
+
+    It gets its options, and by name what they have no field for.
+    """
 
     def decorate(function: Callable[Concatenate[AnyOptions, ...], None]) -> Command:
         def call(**values: object) -> None:
             own = {item.name: values.pop(item.name) for item in fields(table)}
             function(table(**own), **values)
 
-        name_of = name or function.__name__
-        made = kind(name_of, params=parameters(table), callback=call, help=text)
+        text = cleandoc(function.__doc__ or "").replace("Examples:\n", "\b\nExamples:\n")
+        made = kind(name or function.__name__, params=parameters(table), callback=call, help=text)
         made.exit_codes = codes
         return made
 

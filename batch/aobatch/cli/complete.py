@@ -52,16 +52,6 @@ def complete_one(
     )
 
 
-HELP = """Complete one prompt; - reads it from standard input.
-
-\b
-Examples:
-  aobatch complete "Once upon a time" --max-tokens 60 --stream
-  aobatch complete "2 + 2 =" --temperature 0 --stop '["\\n"]' --json
-  aobatch complete - --n 3 < prompt.txt
-"""
-
-
 @options()
 class CompleteOptions(RunnerOptions):
     """What the command line gives besides the parameters of a request."""
@@ -70,9 +60,15 @@ class CompleteOptions(RunnerOptions):
     as_json: bool = option(False, "Print the whole response object.", "--json")
 
 
-@command(CompleteOptions, HELP, exit_codes({0: "the answer is printed"}, 69, 130, 143))
+@command(CompleteOptions, exit_codes({0: "the answer is printed"}, 69, 130, 143))
 def complete(options: CompleteOptions, **parameters: object) -> None:
-    """Complete one prompt."""
+    r"""Complete one prompt; - reads it from standard input.
+
+    Examples:
+      aobatch complete "Once upon a time" --max-tokens 60 --stream
+      aobatch complete "2 + 2 =" --temperature 0 --stop '["\n"]' --json
+      aobatch complete - --n 3 < prompt.txt
+    """
     from aobatch.cli.progress import stage_progress
     from aobatch.engine.config import EngineConfig
     from aobatch.executors.local import LocalBackend, default_kv_cache_bytes

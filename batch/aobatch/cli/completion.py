@@ -9,15 +9,6 @@ from aobatch.cli.command import command
 from aobatch.cli.console import show
 from aobatch.cli.options import Options, options
 
-HELP = """Print the script by which a shell completes commands.
-
-\b
-Examples:
-  eval "$(aobatch completion bash)"       # in ~/.bashrc
-  eval "$(aobatch completion zsh)"        # in ~/.zshrc, behind compinit
-  aobatch completion fish > ~/.config/fish/completions/aobatch.fish
-"""
-
 
 @options()
 class ShellOptions(Options):
@@ -26,9 +17,17 @@ class ShellOptions(Options):
     shell: Literal["bash", "zsh", "fish"]
 
 
-@command(ShellOptions, HELP)
+@command(
+    ShellOptions,
+)
 def completion(options: ShellOptions) -> None:
-    """Print the script by which a shell completes commands."""
+    """Print the script by which a shell completes commands.
+
+    Examples:
+      eval "$(aobatch completion bash)"       # in ~/.bashrc
+      eval "$(aobatch completion zsh)"        # in ~/.zshrc, behind compinit
+      aobatch completion fish > ~/.config/fish/completions/aobatch.fish
+    """
     kind = get_completion_class(options.shell)
     assert kind is not None
     program = click.get_current_context().find_root().command

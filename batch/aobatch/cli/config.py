@@ -49,29 +49,25 @@ def setting_rows(root: click.Context, settings: Settings) -> Iterator[SettingRow
                 yield SettingRow(command, name, value, "file", str(settings.path))
 
 
-HELP = """Show every setting of every command, its value, and where that comes from.
-
-\b
-Examples:
-  aobatch config show
-  AOBATCH_RUN_SEED=7 aobatch config show | grep seed
-  aobatch -C nightly.toml config show --json
-
-A value comes from an option of the command line, else from a variable, else from the settings
-file, else it is the default. The file is the one that --config names, else aobatch.toml of the
-working folder, else the table [tool.aobatch] of pyproject.toml there. Keys are the long names of
-options: ahead of all tables for every command that has the option, in [run] for aobatch run.
-"""
-
-
 @click.group(cls=Group)
 def config() -> None:
     """Show settings and where they come from."""
 
 
-@command(JsonOption, HELP, name="show")
+@command(JsonOption, name="show")
 def show_all(options: JsonOption) -> None:
-    """Show every setting of every command, its value, and where that comes from."""
+    """Show every setting of every command, its value, and where that comes from.
+
+    Examples:
+      aobatch config show
+      AOBATCH_RUN_SEED=7 aobatch config show | grep seed
+      aobatch -C nightly.toml config show --json
+
+    A value comes from an option of the command line, else from a variable, else from the settings
+    file, else it is the default. The file is the one that --config names, else aobatch.toml of the
+    working folder, else the table [tool.aobatch] of pyproject.toml there. Keys are the long names
+    of options: ahead of all tables for every command that has the option, in [run] for aobatch run.
+    """
     ctx = click.get_current_context()
     settings = find_settings(settings_file(ctx))
     rows = list(setting_rows(ctx.find_root(), settings))

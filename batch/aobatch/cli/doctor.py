@@ -17,7 +17,7 @@ from aobatch.cli.options import JsonOption
 from aobatch.cli.settings import find_settings
 from aobatch.errors import AobatchError
 from aobatch.executors.local import available_memory, container_limit
-from aobatch.models.store.catalogue import list_models, models_home
+from aobatch.models.store.catalogue import ModelRow, list_models, models_home
 from aobatch.runners import num_cores, processor_features, processor_name
 
 PACKAGES = ("onnxruntime", "tokenizers", "pyarrow", "numpy", "msgspec", "click")
@@ -65,54 +65,39 @@ class Check(msgspec.Struct, frozen=True):
     """What to do if it is wrong."""
 
 
-class ModelState(msgspec.Struct, frozen=True):
-    """A model that there is, or that could be."""
-
-    name: str
-    is_ready: bool
-    precision: str
-    size_bytes: int
-
-
 class Diagnosis(msgspec.Struct, frozen=True):
     """All that was looked at."""
 
     is_right: bool
     checks: list[Check]
-    models: list[ModelState]
+    models: list[ModelRow]
 
 
 def diagnose(versions: Mapping[str, str | None], settings_file: Path | None) -> Diagnosis:
-    """Look at everything that a job hangs on; the versions are those of the packages."""
+    """Look at everything that a job depends on; the versions are those of the packages."""
     rows = list_models()
-    models = [ModelState(r.name, r.is_ready, r.precision, r.size_bytes) for r in rows]
+    is_new = sys.version_info >= (3, 11)
+    advice = None if is_new else "install Python 3.11 or newer"
+    processor = f"{processor_name()}; {', '.join(processor_features()) or 'no 8-bit instructions'}"
     checks = [
-        _python(),
-        *(_package(name, found) for name, found in versions.items()),
-        Check("processor", is_right=True, found=_processor()),
+        Check("Python", is_new, platform.python_version(), advice),
+        *(
+            Check(
+                name,
+                found is not None,
+                found or "missing",
+                None if found else f"pip install {name}",
+            )
+            for name, found in versions.items()
+        ),
+        Check("processor", is_right=True, found=processor),
         _products(),
         Check("cores", is_right=True, found=str(num_cores())),
         _memory(),
         Check("settings file", is_right=True, found=str(settings_file or "none")),
         _home(is_needed=not any(row.is_default and row.is_ready for row in rows)),
     ]
-    return Diagnosis(all(check.is_right for check in checks), checks, models)
-
-
-def _python() -> Check:
-    found = ".".join(map(str, sys.version_info[:3]))
-    is_right = sys.version_info >= (3, 11)
-    return Check("Python", is_right, found, None if is_right else "install Python 3.11 or newer")
-
-
-def _package(name: str, found: str | None) -> Check:
-    if found is None:
-        return Check(name, is_right=False, found="missing", advice=f"pip install {name}")
-    return Check(name, is_right=True, found=found)
-
-
-def _processor() -> str:
-    return f"{processor_name()}; {', '.join(processor_features()) or 'no 8-bit instructions'}"
+    return Diagnosis(all(check.is_right for check in checks), checks, rows)
 
 
 def _products() -> Check:
@@ -147,25 +132,20 @@ def _home(*, is_needed: bool) -> Check:
     return Check("models folder", is_right, found, advice)
 
 
-HELP = """Say whether this machine can run jobs.
-
-\b
-Examples:
-  aobatch doctor
-  aobatch doctor --json | jq .models
-
-Looks at Python and packages, the processor and whether it multiplies 8-bit integers rightly, cores,
-memory within a container's limit, settings and models. Nothing is fetched or changed.
-"""
-
-
 @command(
     JsonOption,
-    HELP,
     exit_codes({0: "everything is right", 1: "something is wrong, see its line"}),
 )
 def doctor(options: JsonOption) -> None:
-    """Say whether this machine can run jobs."""
+    """Say whether this machine can run jobs.
+
+    Examples:
+      aobatch doctor
+      aobatch doctor --json | jq .models
+
+    Looks at Python and packages, the processor and whether it multiplies 8-bit integers rightly,
+    cores, memory within a container's limit, settings and models. Nothing is fetched or changed.
+    """
     settings = find_settings(settings_file(click.get_current_context()))
     found = diagnose(package_versions(), settings.path)
     if options.as_json:

@@ -1,4 +1,4 @@
-"""What a run leaves to those who did not watch it, whichever way it ends."""
+"""How commands end: stopped by signals or time, failed with a sentence, told in files."""
 
 import os
 import signal
@@ -24,15 +24,14 @@ if TYPE_CHECKING:
 
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALLED = 128
+"""Added to a signal's number: the exit code that shells give who dies by it."""
+READER_LEFT = SIGNALLED + signal.SIGPIPE
 RETRY_SECONDS = 0.01
 
 
 class Interrupted(KeyboardInterrupt):
-    """The first signal; it unwinds the job, which keeps its results on the way."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+    """The first signal, its argument; it unwinds the job, which keeps its results on the way."""
 
 
 class OutOfTime(KeyboardInterrupt):
@@ -45,7 +44,7 @@ def limited_time(seconds: float | None) -> Iterator[None]:
     if seconds is None:
         yield
         return
-    handler = signal.signal(signal.SIGALRM, _end_time)
+    handler = signal.signal(signal.SIGALRM, lambda _, frame: _stop(OutOfTime(), frame))
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
@@ -68,17 +67,6 @@ def interruptible() -> Iterator[None]:
         for number in caught:
             signal.signal(number, handlers[number])
         sys.unraisablehook = hook
-
-
-def die_by(number: int) -> NoReturn:
-    """End the process by a signal, so that shells and make see what happened."""
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-    raise SystemExit(128 + number)
-
-
-def _end_time(_number: int, frame: FrameType | None) -> None:
-    _stop(OutOfTime(), frame)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -109,20 +97,15 @@ def _is_importing(frame: FrameType | None) -> bool:
     return frame is not None
 
 
+def die_by(number: int) -> NoReturn:
+    """End the process by a signal, so that shells and make see what happened."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    raise SystemExit(SIGNALLED + number)
+
+
 Conclusion: TypeAlias = Callable[[int, str | None], int]
 """Has the last word: hears the exit code and why it is not 0, gives the one to leave with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """How a command ends that did not do what it was asked for."""
-
-    exit_code: int
-    message: str
-    level: Level = "warning"
-    signal: int | None = None
-    """What the process dies by."""
-    is_silent: bool = False
 
 
 @contextmanager
@@ -139,52 +122,45 @@ def reported_failures(conclude: Conclusion = lambda code, _: code) -> Iterator[N
     except click.UsageError as error:
         raise escaped(error) from error
     except (Exception, KeyboardInterrupt) as error:
-        failure = failure_of(_cause(error))
-        if not failure.is_silent:
-            say(failure.message, level=failure.level, event="end")
-        _trace(error)
-        conclude(failure.exit_code, failure.message)
-        if failure.signal is not None:
-            die_by(failure.signal)
-        raise click.exceptions.Exit(failure.exit_code) from error
+        code, message, level = failure_of(_cause(error))
+        if code != READER_LEFT:
+            say(message, level=level, event="end")
+        if isinstance(error, Exception) and os.environ.get("AOBATCH_DEBUG") == "1":
+            say(*"".join(traceback.format_exception(error)).split("\n"), event="traceback")
+        conclude(code, message)
+        if code > SIGNALLED:
+            die_by(code - SIGNALLED)
+        raise click.exceptions.Exit(code) from error
     if code := conclude(0, None):
         raise click.exceptions.Exit(code)
 
 
-def failure_of(error: BaseException) -> Failure:
-    """Say in one sentence how an exception ends the command."""
+def failure_of(error: BaseException) -> tuple[int, str, Level]:
+    """Give the exit code and the one sentence by which an exception ends the command."""
     kept = "what is done is kept, run again"
     match error:
         case BrokenPipeError():
             # Standard error never raises it (see console), so the reader of the results has left.
-            number = signal.SIGPIPE
-            return Failure(128 + number, "the reader left", signal=number, is_silent=True)
+            return READER_LEFT, "the reader left", "warning"
         case OutOfTime():
-            return Failure(BusyError.exit_code, f"the time limit is reached; {kept}")
+            return BusyError.exit_code, f"the time limit is reached; {kept}", "warning"
         case KeyboardInterrupt():
-            stop = error.number if isinstance(error, Interrupted) else signal.SIGINT
-            message = f"stopped by {signal.Signals(stop).name}; {kept}"
-            return Failure(128 + stop, message, signal=stop)
+            stop = error.args[0] if isinstance(error, Interrupted) else signal.SIGINT
+            return SIGNALLED + stop, f"stopped by {signal.Signals(stop).name}; {kept}", "warning"
         case AobatchError() | OSError():
-            return Failure(exit_code(error), str(error), "error")
+            kind = StorageError if isinstance(error, OSError) else JobError
+            return getattr(error, "exit_code", kind.exit_code), str(error), "error"
     message = (
         f"{type(error).__name__}: {error}; please report it with what the same command prints "
         "under AOBATCH_DEBUG=1"
     )
-    return Failure(JobError.exit_code, message, "critical")
+    return JobError.exit_code, message, "critical"
 
 
 def escaped(error: click.UsageError) -> click.UsageError:
     """Give a usage error that quotes nothing a terminal obeys."""
     # Arguments may be names of files that somebody else chose.
     return click.UsageError(escape(error.format_message(), kept=LAYOUT), error.ctx)
-
-
-def exit_code(error: Exception) -> int:
-    """Give the exit code that says whose an error is."""
-    if isinstance(error, JobError):
-        return error.exit_code
-    return StorageError.exit_code if isinstance(error, OSError) else JobError.exit_code
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -195,11 +171,6 @@ def _cause(error: BaseException) -> BaseException:
         except (StorageError, BrokenPipeError) as unwritten:
             return unwritten
     return error
-
-
-def _trace(error: BaseException) -> None:
-    if isinstance(error, Exception) and os.environ.get("AOBATCH_DEBUG") == "1":
-        say(*"".join(traceback.format_exception(error)).split("\n"), event="traceback")
 
 
 @dataclass(slots=True)

@@ -40,26 +40,22 @@ class OutputArgument(StateOption):
         return local_path(self.output, self.state_dir)
 
 
-STATUS_HELP = """Say how far a running or interrupted job is.
-
-\b
-Examples:
-  aobatch status jobs/poems.out.jsonl
-  watch aobatch status answers.jsonl
-  aobatch status answers.jsonl --json | jq .answered
-
-OUT is the output of the job. A run that is at work is not disturbed.
-"""
-
-
 @options()
 class StatusOptions(JsonOption, OutputArgument):
     """What the command line gives."""
 
 
-@command(StatusOptions, STATUS_HELP, exit_codes({0: "there is such a job"}, 65, 66))
+@command(StatusOptions, exit_codes({0: "there is such a job"}, 65, 66))
 def status(options: StatusOptions) -> None:
-    """Say how far a job is."""
+    """Say how far a running or interrupted job is.
+
+    Examples:
+      aobatch status jobs/poems.out.jsonl
+      watch aobatch status answers.jsonl
+      aobatch status answers.jsonl --json | jq .answered
+
+    OUT is the output of the job. A run that is at work is not disturbed.
+    """
     import msgspec
 
     from aobatch.job.status import job_status
@@ -85,20 +81,6 @@ def _sentence(output: "Location", found: "JobStatus") -> str:
     return f"{output} was interrupted; run the same command again: {done}{rest}"
 
 
-REPORT_HELP = """Show the usage report of a job again.
-
-\b
-Examples:
-  aobatch report answers.jsonl
-  aobatch report answers.jsonl --html report.html --prices prices.toml
-  aobatch report answers.jsonl --json | jq .usage.total_tokens
-  aobatch report answers.jsonl --markdown - >> $GITHUB_STEP_SUMMARY
-
-OUT is the output of the job. That of an unfinished job says what it has so far. FILE may be - for
-standard output; behind --json it may be left out.
-"""
-
-
 @options()
 class ReportOptions(PricesOption, OutputArgument):
     """What the command line gives."""
@@ -115,16 +97,23 @@ class ReportOptions(PricesOption, OutputArgument):
         None,
         "One page with plots that needs no network (extra [report]).",
         "--html",
-        metavar="FILE",
     )
-    markdown_path: Path | None = option(
-        None, "For comments and wikis.", "--markdown", metavar="FILE"
-    )
+    markdown_path: Path | None = option(None, "For comments and wikis.", "--markdown")
 
 
-@command(ReportOptions, REPORT_HELP, exit_codes({0: "the report is shown"}, 65, 66, 73, 74))
+@command(ReportOptions, exit_codes({0: "the report is shown"}, 65, 66, 73, 74))
 def report(options: ReportOptions) -> None:
-    """Show the usage report of a job again."""
+    """Show the usage report of a job again.
+
+    Examples:
+      aobatch report answers.jsonl
+      aobatch report answers.jsonl --html report.html --prices prices.toml
+      aobatch report answers.jsonl --json | jq .usage.total_tokens
+      aobatch report answers.jsonl --markdown - >> $GITHUB_STEP_SUMMARY
+
+    OUT is the output of the job. That of an unfinished job says what it has so far. FILE may be -
+    for standard output; behind --json it may be left out.
+    """
     from aobatch.job.report.facts import past_report
     from aobatch.job.report.page import report_page
     from aobatch.job.report.text import report_markdown
@@ -156,19 +145,6 @@ def _put(path: Path, content: bytes) -> None:
     say(f"report in {path}")
 
 
-MERGE_HELP = """Put the outputs of all shards of a job together.
-
-\b
-Examples:
-  aobatch run all.jsonl --shard 0/2 && aobatch run all.jsonl --shard 1/2
-  aobatch merge all.out-*-of-00002.jsonl -o all.out.jsonl
-
-The output is, byte for byte, that of the job run as a whole at the same time (the responses carry
-the time at which the job began; SOURCE_DATE_EPOCH sets it). The state folders of the shards must
-stand beside them. Usage, reports and event files are put together as well.
-"""
-
-
 @options()
 class MergeOptions(QuietOption, PricesOption):
     """What the command line gives."""
@@ -183,14 +159,22 @@ class MergeOptions(QuietOption, PricesOption):
 
 @command(
     MergeOptions,
-    MERGE_HELP,
     exit_codes(
         {0: "the output is published", 65: "a shard is missing, unfinished or of another job"},
         *(66, 73, 74, 75, 130, 143),
     ),
 )
 def merge(options: MergeOptions) -> None:
-    """Put the outputs of all shards of a job together."""
+    """Put the outputs of all shards of a job together.
+
+    Examples:
+      aobatch run all.jsonl --shard 0/2 && aobatch run all.jsonl --shard 1/2
+      aobatch merge all.out-*-of-00002.jsonl -o all.out.jsonl
+
+    The output is, byte for byte, that of the job run as a whole at the same time (the responses
+    carry the time at which the job began; SOURCE_DATE_EPOCH sets it). The state folders of the
+    shards must stand beside them. Usage, reports and event files are put together as well.
+    """
     from aobatch.job.merge import merge_shards
 
     with interruptible():

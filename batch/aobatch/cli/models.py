@@ -35,18 +35,14 @@ class NameArgument(Options):
     name: str = field(metadata={"shell_complete": model_names})
 
 
-LIST_HELP = """List the models that there are, and which of them are ready.
-
-\b
-Examples:
-  aobatch models list
-  aobatch models list --json | jq -r '.models[] | select(.is_ready) | .name'
-"""
-
-
-@command(JsonOption, LIST_HELP, name="list")
+@command(JsonOption, name="list")
 def list_(options: JsonOption) -> None:
-    """List the models that there are, and which of them are ready."""
+    """List the models that there are, and which of them are ready.
+
+    Examples:
+      aobatch models list
+      aobatch models list --json | jq -r '.models[] | select(.is_ready) | .name'
+    """
     from aobatch.models.store.catalogue import list_models
 
     if options.as_json:
@@ -58,22 +54,6 @@ def list_(options: JsonOption) -> None:
         state, aliases = "ready" if row.is_ready else "not pulled", ", ".join(row.aliases)
         rows.append((row.name, state, row.precision, size, row.licence, aliases))
     show_table(rows)
-
-
-PULL_HELP = """Fetch a model of the list, or one of Hugging Face, and convert it.
-
-\b
-Examples:
-  aobatch models pull smollm2-135m-instruct
-  aobatch models pull smollm2-135m-instruct --precision fp32
-  aobatch models pull gemma-3-270m --accept-licence
-  aobatch models pull Qwen/Qwen3-0.6B
-  aobatch models pull ORG/NAME-GGUF --file NAME-Q8_0.gguf --name mine
-
-NAME is a name of `aobatch models list`, or ORG/NAME, a repository of Hugging Face (extra [remote]):
-of that its safetensors or the named file are fetched, never anything that could run code. HF_TOKEN,
-HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are honoured.
-"""
 
 
 @options()
@@ -95,9 +75,21 @@ class PullOptions(QuietOption, NameArgument):
     )
 
 
-@command(PullOptions, PULL_HELP, MODEL_CODES)
+@command(PullOptions, MODEL_CODES)
 def pull(options: PullOptions) -> None:
-    """Fetch a model of the list, or one of Hugging Face, and convert it."""
+    """Fetch a model of the list, or one of Hugging Face, and convert it.
+
+    Examples:
+      aobatch models pull smollm2-135m-instruct
+      aobatch models pull smollm2-135m-instruct --precision fp32
+      aobatch models pull gemma-3-270m --accept-licence
+      aobatch models pull Qwen/Qwen3-0.6B
+      aobatch models pull ORG/NAME-GGUF --file NAME-Q8_0.gguf --name mine
+
+    NAME is a name of `aobatch models list`, or ORG/NAME, a repository of Hugging Face (extra
+    [remote]): of that its safetensors or the named file are fetched, never anything that could run
+    code. HF_TOKEN, HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are honoured.
+    """
     from aobatch.cli.progress import stage_progress
     from aobatch.executors.local import pull as pull_model
     from aobatch.models.store.catalogue import find_card
@@ -157,16 +149,6 @@ def _settle_licence(name: str, *, is_accepted: bool) -> None:
         accept(card, models_home())
 
 
-IMPORT_HELP = """Convert the GGUF file or safetensors folder at PATH into a model called NAME.
-
-\b
-Examples:
-  aobatch models import model-q8_0.gguf mine
-  aobatch models import Qwen3-0.6B/ mine --precision nbits8
-  aobatch run jobs/poems.jsonl -m mine
-"""
-
-
 @options()
 class ImportOptions(QuietOption):
     """What the command line gives."""
@@ -176,9 +158,15 @@ class ImportOptions(QuietOption):
     precision: str = option("int8", "How the weights are kept.", type=click.Choice(PRECISIONS))
 
 
-@command(ImportOptions, IMPORT_HELP, MODEL_CODES, name="import")
+@command(ImportOptions, MODEL_CODES, name="import")
 def import_(options: ImportOptions) -> None:
-    """Convert a GGUF file or a safetensors folder at PATH into a model called NAME."""
+    """Convert the GGUF file or safetensors folder at PATH into a model called NAME.
+
+    Examples:
+      aobatch models import model-q8_0.gguf mine
+      aobatch models import Qwen3-0.6B/ mine --precision nbits8
+      aobatch run jobs/poems.jsonl -m mine
+    """
     from aobatch.cli.progress import stage_progress
     from aobatch.models.store.catalogue import import_model
     from aobatch.runners.scoring import score_texts
@@ -195,27 +183,23 @@ def import_(options: ImportOptions) -> None:
         say(_outcome(folder))
 
 
-INSPECT_HELP = """Show what is known of a model, or of a file that could be imported.
-
-\b
-Examples:
-  aobatch models inspect smollm2-135m-instruct
-  aobatch models inspect ./model-Q8_0.gguf
-  aobatch models inspect smollm2-135m-instruct --json | jq .context_length
-
-NAME is a model of `aobatch models list`, a model folder, a GGUF file or a safetensors folder; of
-the last two the headers say whether they can be imported, and how large they will be.
-"""
-
-
 @options()
 class NameOptions(JsonOption, NameArgument):
     """What the command line gives."""
 
 
-@command(NameOptions, INSPECT_HELP, exit_codes({0: "it is shown, usable or not"}, 69))
+@command(NameOptions, exit_codes({0: "it is shown, usable or not"}, 69))
 def inspect(options: NameOptions) -> None:
-    """Show what is known of a model."""
+    """Show what is known of a model, or of a file that could be imported.
+
+    Examples:
+      aobatch models inspect smollm2-135m-instruct
+      aobatch models inspect ./model-Q8_0.gguf
+      aobatch models inspect smollm2-135m-instruct --json | jq .context_length
+
+    NAME is a model of `aobatch models list`, a model folder, a GGUF file or a safetensors folder;
+    of the last two the headers say whether they can be imported, and how large they will be.
+    """
     facts = find_facts(options.name)
     if options.as_json:
         show_json(facts)
@@ -303,26 +287,21 @@ def _quality(quality: "Quality | None") -> str:
     )
 
 
-VERIFY_HELP = """Check the files of a model, run it, and measure its quality again.
-
-\b
-Examples:
-  aobatch models verify smollm2-135m-instruct
-  aobatch models verify mine --json | jq '.checks[] | select(.state == "failed")'
-
-Checksums of all files, operators and sizes of the graphs, the vocabulary; then the scores of
-prompts alone and in a batch, which have to be the same to the bit. KL divergence and greedy
-agreement are measured against the model in full precision, if that is here too as NAME-fp32.
-"""
-
-
 @command(
     NameOptions,
-    VERIFY_HELP,
     exit_codes({0: "nothing is wrong", 69: "something failed, see its line"}, 130, 143),
 )
 def verify(options: NameOptions) -> None:
-    """Check the files of a model, run it, and measure its quality again."""
+    """Check the files of a model, run it, and measure its quality again.
+
+    Examples:
+      aobatch models verify smollm2-135m-instruct
+      aobatch models verify mine --json | jq '.checks[] | select(.state == "failed")'
+
+    Checksums of all files, operators and sizes of the graphs, the vocabulary; then the scores of
+    prompts alone and in a batch, which have to be the same to the bit. KL divergence and greedy
+    agreement are measured against the model in full precision, if that is here too as NAME-fp32.
+    """
     from aobatch.cli.progress import stage_progress
     from aobatch.executors.verification import verify as verify_model
     from aobatch.models.verification import locate

@@ -91,6 +91,8 @@ def _parameter(item: Field[object], group: str) -> click.Parameter:
     names, group = attributes.pop("names"), attributes.pop("group", group)
     if not any(name.startswith("--") for name in names):
         names = (*names, f"--{item.name.replace('_', '-')}")
+    if isinstance(attributes.get("type"), click.Path):
+        attributes.setdefault("metavar", "FILE")
     if not attributes.get("required"):
         attributes |= {"default": item.default, "multiple": item.default == ()}
         attributes["show_default"] = item.default not in {None, ()} and item.default is not False
@@ -128,7 +130,7 @@ class PricesOption(Options):
     """For commands that report usage."""
 
     prices: Path | None = option(
-        None, "Prices of a million tokens, as TOML, for the cost in the report.", metavar="FILE"
+        None, "Prices of a million tokens, as TOML, for the cost in the report."
     )
 
     def known_prices(self) -> "Prices | None":
@@ -180,7 +182,6 @@ class CacheSizeOptions(Options):
     kv_cache_bytes: int | None = option(
         None,
         "Memory for keys and values. Default: half of what is free.",
-        metavar="SIZE",
         type=SIZE,
     )
 
@@ -241,7 +242,6 @@ class InputOptions(Options):
     column: tuple[tuple[str, str], ...] = option(
         (),
         "The column of Parquet inputs that gives a field; may be repeated.",
-        metavar="FIELD=NAME",
         type=COLUMN,
     )
     stream_format: str | None = option(
@@ -308,13 +308,11 @@ class RequestOptions(Options):
     default: tuple[tuple[str, object], ...] = option(
         (),
         "A body field for lines that leave it out, as JSON; may be repeated.",
-        metavar="NAME=VALUE",
         type=FIELD,
     )
     override: tuple[tuple[str, object], ...] = option(
         (),
         "A body field that replaces that of every line, as JSON; may be repeated.",
-        metavar="NAME=VALUE",
         type=FIELD,
     )
     ignore_unknown: bool = option(False, "Ignore body fields that do not exist.")

@@ -130,10 +130,8 @@ class StageBars:
         """Show how far a stage is."""
         if stage != self._stage:
             self.close()
-            self._stage, self._bar = (
-                stage,
-                RoomyBar(total=total, desc=escape(stage), dynamic_ncols=True),
-            )
+            self._stage = stage
+            self._bar = RoomyBar(total=total, desc=escape(stage), dynamic_ncols=True)
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
         if done >= total:
@@ -144,19 +142,6 @@ class StageBars:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-
-class StageLines:
-    """A line for each stage of fetching and converting a model."""
-
-    def __init__(self) -> None:
-        self._stage = ""
-
-    def __call__(self, stage: str, _done: int, _total: int) -> None:
-        """Say a stage when it begins."""
-        if stage != self._stage:
-            say(stage, event="stage")
-        self._stage = stage
 
 
 def job_progress(*, is_quiet: bool) -> Progress:
@@ -170,9 +155,16 @@ def job_progress(*, is_quiet: bool) -> Progress:
 def stage_progress(*, is_quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Choose how to show a model being fetched and converted."""
     if is_quiet:
-        yield lambda _stage, _done, _total: None
+        yield lambda *_: None
     elif shows_bars():
         with closing(StageBars()) as bars:
             yield bars
     else:
-        yield StageLines()
+        said = [""]
+
+        def say_stage(stage: str, _done: int, _total: int) -> None:
+            if stage != said[-1]:
+                said.append(stage)
+                say(stage, event="stage")
+
+        yield say_stage

@@ -33,28 +33,6 @@ if TYPE_CHECKING:
     from aobatch.job.runner import JobOutcome
 
 
-HELP = """Answer every request of the input files.
-
-\b
-Examples:
-  aobatch run jobs/poems.jsonl
-  aobatch run jobs/*.jsonl.gz -o answers.jsonl.zst --default max_tokens=64
-  aobatch run s3://bucket/in/ -o 's3://bucket/out/{stem}.out{ext}'
-  aobatch run reviews.parquet --column prompt=text --default max_tokens=64
-  aobatch run jobs/large.jsonl --executor ray --workers 8
-  grep french jobs/all.jsonl | aobatch run - -o - | jq -r '.choices[0].text'
-
-IN is a file of one request a line (.jsonl, .ndjson, also with .gz .zst .bz2 .lz4) or a row
-(.parquet), a pattern or folder of such files, a URI (s3, gs, abfs, hf, fsspec+NAME), or - for
-standard input. The output has one line for each of them, in their order, and appears when the
-last one is answered. The same command goes on where it was stopped, and does nothing when it had
-finished. What jobs wrote themselves is passed over among several files.
-
-The name of OUT may have {dir}, {stem} and {ext} of IN, {date} of the day on which the job began,
-{shard} and {shards}; with one of the first three, each input is a job of its own.
-"""
-
-
 @options("Files")
 class OutputOptions(Options):
     """What is written, and when a run is done."""
@@ -67,9 +45,7 @@ class OutputOptions(Options):
         metavar="OUT",
         type=LOCATION,
     )
-    errors: "Location | None" = option(
-        None, "Write failed lines there as well.", metavar="FILE", type=LOCATION
-    )
+    errors: "Location | None" = option(None, "Write failed lines there as well.", type=LOCATION)
     depfile: Path | None = option(
         None,
         "Where to write, for make, which files OUT is made from.",
@@ -90,7 +66,6 @@ class OutputOptions(Options):
     time_limit: float | None = option(
         None,
         "Stop after 90s, 30m or 2h with exit code 75; the same command goes on.",
-        metavar="DURATION",
         type=DURATION,
     )
 
@@ -116,7 +91,6 @@ class ExecutorOptions(Options):
     step_timeout: float = option(
         "10m",
         "Take a single run of the model that lasts longer for hung.",
-        metavar="DURATION",
         type=DURATION,
     )
 
@@ -128,13 +102,10 @@ class ReportOptions(PricesOption):
     summary: Literal["json"] | None = option(
         None, "End with one line of JSON on standard error, however the run ends."
     )
-    summary_file: Path | None = option(
-        None, "Write the same JSON to a file, however the run ends.", metavar="FILE"
-    )
+    summary_file: Path | None = option(None, "Write the same JSON to a file, however the run ends.")
     metrics_file: Path | None = option(
         None,
         "Write metrics for Prometheus' node exporter, however the run ends.",
-        metavar="FILE",
     )
     log_format: LogFormat = option(
         "text", "What is said on standard error: text, or a JSON object a line."
@@ -187,9 +158,27 @@ class RunCommand(Command):
             ending.conclude_usage_error(usage)
 
 
-@command(RunOptions, HELP, EXIT_CODES, kind=RunCommand)
+@command(RunOptions, EXIT_CODES, kind=RunCommand)
 def run(options: RunOptions) -> None:
-    """Answer every request of the input files."""
+    """Answer every request of the input files.
+
+    Examples:
+      aobatch run jobs/poems.jsonl
+      aobatch run jobs/*.jsonl.gz -o answers.jsonl.zst --default max_tokens=64
+      aobatch run s3://bucket/in/ -o 's3://bucket/out/{stem}.out{ext}'
+      aobatch run reviews.parquet --column prompt=text --default max_tokens=64
+      aobatch run jobs/large.jsonl --executor ray --workers 8
+      grep french jobs/all.jsonl | aobatch run - -o - | jq -r '.choices[0].text'
+
+    IN is a file of one request a line (.jsonl, .ndjson, also with .gz .zst .bz2 .lz4) or a row
+    (.parquet), a pattern or folder of such files, a URI (s3, gs, abfs, hf, fsspec+NAME), or - for
+    standard input. The output has one line for each of them, in their order, and appears when the
+    last one is answered. The same command goes on where it was stopped, and does nothing when it
+    had finished. What jobs wrote themselves is passed over among several files.
+
+    The name of OUT may have {dir}, {stem} and {ext} of IN, {date} of the day on which the job
+    began, {shard} and {shards}; with one of the first three, each input is a job of its own.
+    """
     from aobatch.job.config import parse_allowance
 
     ending = ending_of(options)

@@ -5,7 +5,7 @@ an option, those in a table such as [run] or [models.pull] for that command alon
 """
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,11 +74,7 @@ def leaves(ctx: click.Context) -> Iterator[click.Context]:
 
 def path_of(ctx: click.Context) -> tuple[str, ...]:
     """Give the words that name a command behind that of the program."""
-    names = []
-    while ctx.parent is not None:
-        names.append(str(ctx.info_name))
-        ctx = ctx.parent
-    return tuple(reversed(names))
+    return tuple(ctx.command_path.split()[1:])
 
 
 def options_of(command: click.Command) -> dict[str, click.Option]:
@@ -118,45 +114,36 @@ _NAMES = {str: "a string", bool: "true or false", int: "an integer", dict: "a ta
 
 def check_settings(settings: Settings, root: click.Context) -> None:
     """Hold a whole file against the commands of the program; UsageError names file and key."""
-    _Checker(settings, root).check(settings.values, ())
+    commands = {path_of(ctx): ctx for ctx in leaves(root)}
 
-
-class _Checker:
-    """The options of all commands, which keys are held against."""
-
-    def __init__(self, settings: Settings, root: click.Context) -> None:
-        self._file = settings.path
-        self._commands = {path_of(ctx): ctx for ctx in leaves(root)}
-
-    def check(self, table: Mapping[str, Any], path: tuple[str, ...]) -> None:
+    def check(table: Mapping[str, Any], path: tuple[str, ...]) -> None:
         """Check the table of a command, or of several whose words begin so."""
-        length = len(path)
-        below = {p: ctx for p, ctx in self._commands.items() if p[:length] == path}
-        members = {p[length] for p in below if len(p) > length}
-        holders = below if not path else {p: ctx for p, ctx in below.items() if p == path}
+        below = [p for p in commands if p[: len(path)] == path]
+        members = {p[len(path)] for p in below if p != path}
+        holders = {p: options_of(commands[p].command) for p in below if not path or p == path}
         for name, value in table.items():
-            where = f"{self._file}: {'.'.join((*path, name))}"
-            options = [
-                (ctx, option)
-                for ctx in holders.values()
-                if (option := options_of(ctx.command).get(key_of(name)))
-            ]
+            where = f"{settings.path}: {'.'.join((*path, name))}"
+            key = key_of(name)
+            found = [(p, options[key]) for p, options in holders.items() if key in options]
             if name in members and isinstance(value, dict):
-                self.check(value, (*path, name))
-            elif options:
-                for ctx, option in options:
-                    _check_value(option, value, ctx, where)
-            else:
-                known = {key for ctx in holders.values() for key in options_of(ctx.command)}
-                message = f"{where} is no setting{_suggestion(name, known | members)}"
+                check(value, (*path, name))
+                continue
+            if not found:
+                known = members.union(*holders.values())
+                meant = nearest(key, tuple(known))
+                message = f"{where} is no setting{f'; did you mean {meant}?' if meant else ''}"
                 raise UsageError(message)
+            for holder, option in found:
+                _check_value(option, value, commands[holder], where)
+
+    check(settings.values, ())
 
 
 def _check_value(option: click.Option, value: object, ctx: click.Context, where: str) -> None:
     types = getattr(option.type, "toml", _BUILT_IN.get(option.type.name, (str,)))
     is_list = option.multiple and dict not in types
     elements = value if is_list and isinstance(value, list) else [value]
-    if not all(_is_one_of(element, types) for element in elements):
+    if not {type(element) for element in elements} <= {*types}:
         expected = " or ".join(_NAMES.get(kind, "a number") for kind in types)
         message = f"{where}: expected {expected}, but got {value!r}"
         raise UsageError(message)
@@ -165,13 +152,3 @@ def _check_value(option: click.Option, value: object, ctx: click.Context, where:
     except click.BadParameter as error:
         message = f"{where}: {error.message}"
         raise UsageError(message) from error
-
-
-def _is_one_of(value: object, types: tuple[type, ...]) -> bool:
-    # True is an integer for Python alone.
-    return isinstance(value, types) and (bool in types or not isinstance(value, bool))
-
-
-def _suggestion(name: str, known: Iterable[str]) -> str:
-    meant = nearest(key_of(name), tuple(known))
-    return f"; did you mean {meant}?" if meant else ""

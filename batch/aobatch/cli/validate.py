@@ -20,19 +20,6 @@ if TYPE_CHECKING:
 SHOWN = 20
 """Bad lines that the table has one by one."""
 
-HELP = """Check the lines of a job and say what it will take.
-
-\b
-Examples:
-  aobatch validate jobs/poems.jsonl
-  aobatch validate jobs/*.jsonl.gz --default max_tokens=64 -m smollm2-135m-instruct
-  aobatch validate all.jsonl --json | jq '.errors.data[] | .line'
-
-Nothing is computed, fetched or written, and no weights are loaded. A line is bad here if it would
-get an error object in the output of aobatch run with the same options. Without the model of the
-lines all is checked that needs no tokenizer. The table has the first 20 bad lines, the JSON all.
-"""
-
 
 @options()
 class ValidateOptions(JsonOption, JobOptions):
@@ -41,11 +28,21 @@ class ValidateOptions(JsonOption, JobOptions):
 
 @command(
     ValidateOptions,
-    HELP,
     exit_codes({0: "every line is right", 1: "some lines are bad"}, 65, 66, 69, 130, 143),
 )
 def validate(options: ValidateOptions) -> None:
-    """Check the lines of a job and say what it will take."""
+    """Check the lines of a job and say what it will take.
+
+    Examples:
+      aobatch validate jobs/poems.jsonl
+      aobatch validate jobs/*.jsonl.gz --default max_tokens=64 -m smollm2-135m-instruct
+      aobatch validate all.jsonl --json | jq '.errors.data[] | .line'
+
+    Nothing is computed, fetched or written, and no weights are loaded. A line is bad here if it
+    would get an error object in the output of aobatch run with the same options. Without the model
+    of the lines all is checked that needs no tokenizer. The table has the first 20 bad lines, the
+    JSON all.
+    """
     if check_lines(options, as_json=options.as_json).lines.bad:
         raise click.exceptions.Exit(1)
 

@@ -16,75 +16,71 @@ T = TypeVar("T")
 
 
 class Kind(click.ParamType[T]):
-    """Values that a function reads, whose ValueError is one sentence; TOML has them as `toml`."""
+    """Values that a function reads; `wrong` says what is none, TOML has them as `toml`."""
 
     def __init__(
-        self, name: str, read: Callable[[object], T], toml: tuple[type, ...] = (str,)
+        self,
+        name: str,
+        read: Callable[[object], T],
+        wrong: str = "",
+        toml: tuple[type, ...] = (str,),
     ) -> None:
-        self.name, self._read, self.toml = name, read, toml
+        self.name, self._read, self._wrong, self.toml = name, read, wrong, toml
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> T:
         """Read a value of the command line, a variable or a settings file."""
         try:
             return self._read(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+        except ValueError:
+            self.fail(self._wrong.format(value), param, ctx)
 
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def _size(value: object) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(value), re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise ValueError
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
 MAX_SECONDS = 10 * 365 * 86_400
 """Longer times are taken for a slip; the system's timers hold this one."""
 
 
-def read_size(value: object) -> int:
-    """Read a number of bytes such as 4GiB, 512M or 1000000; units are powers of 1024."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(value), re.IGNORECASE)
-    if match is None or float(match[1]) == 0:
-        message = f"{value!r} is not a size such as 4GiB or 512M"
-        raise ValueError(message)
-    return int(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def read_duration(value: object) -> float:
-    """Read seconds from a time such as 90s, 30m, 2h or 1h30m; a plain number is seconds."""
+def _seconds(value: object) -> float:
     pattern = r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?"
     match = re.fullmatch(pattern, str(value).strip().lower())
     parts = match.groups(default="0") if match else ()
     scale = (86_400, 3_600, 60, 1)
     seconds = sum(float(part) * size for part, size in zip(parts, scale, strict=False))
     if not 0 < seconds <= MAX_SECONDS:
-        message = f"{value!r} is not a duration such as 90s, 30m or 1h30m"
-        raise ValueError(message)
+        raise ValueError
     return seconds
 
 
-def read_location(value: object) -> "Location":
-    """Tell paths and URIs apart; no name at all, as of an unset variable, is no folder."""
+def _location(value: object) -> "Location":
     from aobatch.formats.remote import parse_location
 
     if value == "":
-        message = "the name is empty; a variable may be unset"
-        raise ValueError(message)
+        raise ValueError
     return parse_location(str(value))
 
 
-def read_column(value: object) -> tuple[str, str]:
-    """Split a field of requests and the name of its column, such as prompt=text."""
-    name, _, column = str(value).partition("=")
-    if not name or not column:
-        message = f"{value!r} is not FIELD=NAME, such as prompt=text"
-        raise ValueError(message)
-    return name, column
+def _pair(value: object) -> tuple[str, str]:
+    name, _, text = str(value).partition("=")
+    if not name or not text:
+        raise ValueError
+    return name, text
 
 
-def read_field(value: object) -> tuple[str, object]:
-    """Read a body field and its value, such as temperature=0.2 or user=ada."""
+def _field(value: object) -> tuple[str, object]:
     if isinstance(value, tuple):  # from a settings file
         return value
     name, equals, text = str(value).partition("=")
-    if not equals or not name:
-        message = f"{value!r} is not NAME=VALUE, such as temperature=0.2"
-        raise ValueError(message)
+    if not name or not equals:
+        raise ValueError
     return name, read_json(text)
 
 
@@ -113,9 +109,15 @@ def model_names(
 AT_LEAST_1 = click.IntRange(min=1)
 ANY_PATH = click.Path(readable=False, path_type=Path)
 """The name of a file; whether it can be used is the job's to say, by an exit code of its own."""
+LOCATION = Kind("file", _location, "the name is empty; a variable may be unset")
+"""A path or a URI; no name at all, as of an unset variable, is no folder."""
+SIZE = Kind("size", _size, "{!r} is not a size such as 4GiB or 512M", (int, str))
+"""Bytes, units being powers of 1024."""
+DURATION = Kind(
+    "duration", _seconds, "{!r} is not a duration such as 90s, 30m or 1h30m", (int, float, str)
+)
+"""Seconds, as a plain number too."""
 ALLOWANCE = Kind("allowance", str, toml=(int, str))
-SIZE = Kind("size", read_size, toml=(int, str))
-DURATION = Kind("duration", read_duration, toml=(int, float, str))
-LOCATION = Kind("file", read_location)
-COLUMN = Kind("field=name", read_column)
-FIELD = Kind("name=value", read_field, toml=(dict,))
+COLUMN = Kind("field=name", _pair, "{!r} is not FIELD=NAME, such as prompt=text")
+FIELD = Kind("name=value", _field, "{!r} is not NAME=VALUE, such as temperature=0.2", (dict,))
+"""A field of bodies and its value, JSON or text."""
