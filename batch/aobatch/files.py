@@ -1,4 +1,4 @@
-"""Checksums of files."""
+"""Files that are written whole or not at all, locked, and told apart by their checksums."""
 
 import errno
 import fcntl
@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from aobatch.errors import BusyError, JobError, OutputError, StorageError
 
+PATIENCE_SECONDS = 0.2
 _CANNOT_CREATE = {
     errno.EACCES,
     errno.EEXIST,
@@ -39,8 +40,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     path = path.resolve()
     temporary = _temporary(path)
     with storage_errors(path):
-        descriptor = _create(temporary, path)
+        # What a killed run left under this name is nobody's: the job's lock is ours.
+        temporary.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(temporary, flags, 0o666)
         try:
+            if path.exists():
+                os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
             with os.fdopen(os.dup(descriptor), "wb") as stream:
                 yield stream
             os.fsync(descriptor)
@@ -61,6 +67,10 @@ def check_name(path: Path) -> None:
     """Refuse a name that is too long for `replacing`, whose temporary file has a longer one."""
     with storage_errors(path), suppress(FileNotFoundError):
         _temporary(path).lstat()
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.aobatch.tmp")
 
 
 def sync_folder(folder: Path) -> None:
@@ -89,26 +99,9 @@ def storage_error(path: Path, error: OSError) -> JobError:
     return StorageError(f"{path} cannot be written: {reason}; make room and run again")
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.aobatch.tmp")
-
-
-def _create(temporary: Path, path: Path) -> int:
-    # What a killed run left under this name is nobody's: the job's lock is ours.
-    temporary.unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(temporary, flags, 0o666)
-    if path.exists():
-        os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
-    return descriptor
-
-
-PATIENCE_SECONDS = 0.2
-
-
 @contextmanager
 def hold_lock(path: Path) -> Iterator[None]:
-    """Hold the lock while the block runs.
+    """Hold the lock while the block runs, signed with who holds it.
 
     BusyError names the run that holds it, OutputError says why the file cannot be opened, and
     StorageError why it cannot be written. The kernel drops the lock with the process, so a killed
@@ -119,14 +112,47 @@ def hold_lock(path: Path) -> Iterator[None]:
     try:
         with storage_errors(path):
             _acquire(descriptor, path)
-            _sign(descriptor)
+            started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
         yield
     finally:
         os.close(descriptor)
 
 
-def describe_holder(descriptor: int) -> str:
-    """Name the run that has signed a lock file."""
+def lock_holder(path: Path) -> str | None:
+    """Name the run that holds a lock, None if nobody does."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        # A run that begins in this very moment tries again, see `hold_lock`.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _signature(descriptor)
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, path: Path) -> None:
+    """Take the lock, trying for a little: whoever asks for the status holds it for a moment."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                holder = _signature(descriptor)
+                message = f"{holder} is working on {path.parent}; run again when it ended"
+                raise BusyError(message) from error
+            time.sleep(PATIENCE_SECONDS / 10)
+
+
+def _signature(descriptor: int) -> str:
     try:
         holder = json.loads(os.pread(descriptor, 4096, 0))
         return f"process {holder['pid']} on {holder['host']} (since {holder['started']})"
@@ -135,37 +161,19 @@ def describe_holder(descriptor: int) -> str:
         return "another run"
 
 
-def _acquire(descriptor: int, path: Path) -> None:
-    """Take the lock, trying for a little: whoever asks for the status holds it for a moment."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                holder = describe_holder(descriptor)
-                message = f"{holder} is working on {path.parent}; run again when it ended"
-                raise BusyError(message) from error
-            time.sleep(PATIENCE_SECONDS / 10)
-        else:
-            return
-
-
-def _sign(descriptor: int) -> None:
-    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-
-
 def file_digest(path: Path) -> str:
-    """Give the sha256 of a file as hex."""
+    """Take the sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def files_digest(paths: Sequence[Path]) -> str:
-    """Give the sha256 of one file, or of those of several in their order."""
+    """Take the sha256 of one file, or of those of several in their order."""
     if len(paths) == 1:
         return file_digest(paths[0])
     return hashlib.sha256("".join(map(file_digest, paths)).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Name the folder of what this user's runs may keep; RuntimeError if there is no home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aobatch"

@@ -12,7 +12,7 @@ from aobatch.executors import Backend
 from aobatch.executors.local import LocalBackend
 from aobatch.executors.ray.backend import RayBackend, RayOptions
 from aobatch.job.config import JobConfig
-from aobatch.job.context import Silent
+from aobatch.job.context import Progress
 from aobatch.job.runner import run_job
 from aobatch.runners import RunnerConfig
 
@@ -41,7 +41,7 @@ class Product:
     __hash__ = None  # type: ignore[assignment]
 
 
-class Watching(Silent):
+class Watching(Progress):
     """Calls a function with the number of answers so far, after each."""
 
     def __init__(self, function: Callable[[int], None]) -> None:

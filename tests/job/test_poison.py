@@ -14,7 +14,7 @@ from aobatch.api.request import Limits, Parser
 from aobatch.errors import ModelError
 from aobatch.executors import ModelIdentity
 from aobatch.job.config import JobConfig
-from aobatch.job.context import Silent
+from aobatch.job.context import Progress
 from aobatch.job.in_flight import InFlight, noting_deaths
 from aobatch.job.runner import run_job
 
@@ -147,7 +147,7 @@ def test_requests_under_way_outlive_the_process(tmp_path: Path) -> None:
     assert (tmp_path / "in-flight").read_bytes() == b""
 
 
-class Warned(Silent):
+class Warned(Progress):
     """Remembers what it is warned of."""
 
     def __init__(self, warnings: list[str]) -> None:

@@ -12,7 +12,7 @@ from job_files import PROMPTS, output, requests, run, write_input
 from aobatch.errors import InputError, JobError, ModelError, StorageError, UsageError
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.job.config import JobConfig
-from aobatch.job.context import Silent
+from aobatch.job.context import Progress
 from aobatch.job.runner import run_job
 
 
@@ -206,7 +206,7 @@ def test_files_are_numbered_as_one(tmp_path: Path) -> None:
     assert [line.get("line") for line in output(tmp_path)] == [None, 2, 4, None]
 
 
-class Counter(Silent):
+class Counter(Progress):
     """Counts the lines that a job says it has answered."""
 
     def __init__(self) -> None:

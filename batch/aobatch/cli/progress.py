@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from tqdm import tqdm
 
 from aobatch.cli.console import say, shows_bars
-from aobatch.job.context import Progress, Silent
+from aobatch.job.context import Progress
 from aobatch.text import counted, escape
 
 LINE_SECONDS = 30.0
@@ -36,7 +36,7 @@ class RoomyBar(Tqdm):
         return facts
 
 
-class Bar:
+class Bar(Progress):
     """A bar on a terminal; one that was closed does not stop the job."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Bar:
                 sys.stderr.flush()
 
 
-class Lines:
+class Lines(Progress):
     """A line each 30 seconds, whether anything finished meanwhile or not."""
 
     def __init__(self, seconds: float = LINE_SECONDS) -> None:
@@ -147,7 +147,7 @@ class StageBars:
 def job_progress(*, is_quiet: bool) -> Progress:
     """Choose how to show a job."""
     if is_quiet:
-        return Silent()
+        return Progress()
     return Bar() if shows_bars() else Lines()
 
 

@@ -1,4 +1,4 @@
-"""What the parts of a running job share."""
+"""What the parts of a running job share: its state, its settings, and how results are recorded."""
 
 import hashlib
 import json
@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import msgspec
 
@@ -23,40 +22,20 @@ from aobatch.job.models import ModelDirectory
 from aobatch.job.source import Source
 
 
-class Progress(Protocol):
-    """Someone who watches a job."""
+class Progress:
+    """Someone who watches a job; this one hears of everything and does nothing."""
 
     def start(self, total: int, known: int) -> None:
         """Hear how many lines there are, and how many an earlier run has answered."""
-        ...
 
     def advance(self, num_lines: int, num_tokens: int) -> None:
         """Hear that further lines were answered with so many new tokens."""
-        ...
 
     def warn(self, message: str) -> None:
         """Hear of something that went wrong and does not stop the job."""
-        ...
 
     def close(self) -> None:
         """Hear that nothing more will be computed."""
-        ...
-
-
-class Silent:
-    """Watches nothing."""
-
-    def start(self, total: int, known: int) -> None:
-        """Ignore the start."""
-
-    def advance(self, num_lines: int, num_tokens: int) -> None:
-        """Ignore an answer."""
-
-    def warn(self, message: str) -> None:
-        """Ignore a warning."""
-
-    def close(self) -> None:
-        """Ignore the end."""
 
 
 RESULTS_VERSION = 1
@@ -94,12 +73,19 @@ def begin_job(
         ledger.forget_failures()
     ledger.add_deaths([key for key in in_flight.left_behind() if key not in ledger])
     in_flight.clear()
-    models = ModelDirectory(backend, source.config.model, ledger)
-    created = _begin_run(ledger)
+    started = os.environ.get("SOURCE_DATE_EPOCH") or str(int(time.time()))
+    if not started.isdecimal():
+        message = f"SOURCE_DATE_EPOCH is {started!r}; set it to a number of seconds or unset it"
+        raise UsageError(message)
+    # A resumed job keeps its start, so that its responses are those of an uninterrupted one.
+    created = ledger.settings.get("created", started)
+    ledger.claim({"created": created})
+    ledger.add_statistics(Statistics(runs=1))
     num_lines = source.count()
     ledger.begin_lines(num_lines)
     progress.start(num_lines, len(ledger))
-    return Job(source, backend, ledger, models, in_flight, progress, settings, created)
+    models = ModelDirectory(backend, source.config.model, ledger)
+    return Job(source, backend, ledger, models, in_flight, progress, settings, int(created))
 
 
 def result_settings(config: JobConfig, backend: Backend) -> dict[str, str]:
@@ -112,18 +98,6 @@ def result_settings(config: JobConfig, backend: Backend) -> dict[str, str]:
         "ignore_unknown": _canonical(config.ignore_unknown),
         **{name: _canonical(value) for name, value in backend.settings.items()},
     }
-
-
-def _begin_run(ledger: Ledger) -> int:
-    # A resumed job keeps its start, so that its responses are those of an uninterrupted one.
-    started = os.environ.get("SOURCE_DATE_EPOCH") or str(int(time.time()))
-    if not started.isdecimal():
-        message = f"SOURCE_DATE_EPOCH is {started!r}; set it to a number of seconds or unset it"
-        raise UsageError(message)
-    started = ledger.settings.get("created", started)
-    ledger.claim({"created": started})
-    ledger.add_statistics(Statistics(runs=1))
-    return int(started)
 
 
 def _without_texts(defaults: Mapping[str, object]) -> dict[str, object]:

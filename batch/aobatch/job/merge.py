@@ -16,7 +16,142 @@ from aobatch.job.events import stream_folder
 from aobatch.job.ledger import reading
 from aobatch.job.report.usage import Prices, UsageReport, UsageTally, joined, with_cost
 from aobatch.job.source import StateFolder, check_output, digest_file, open_state, state_path
-from aobatch.job.status import Marker, read_marker, write_marker, write_report
+from aobatch.job.status import FinishedJob, read_finished, write_report
+
+
+@dataclass(frozen=True, slots=True)
+class ShardOutput:
+    """The published output of a shard, and what its state folder knows of it."""
+
+    path: Path
+    ledger: Path
+    job: FinishedJob
+
+    @property
+    def shard(self) -> Shard:
+        """Which part of the job it is."""
+        return self.job.selection.shard
+
+
+def merge_shards(paths: Sequence[Path], output: Path, prices: Prices | None = None) -> UsageReport:
+    """Publish the lines of all shards in the order of the inputs, their events and their report.
+
+    InputError, and no output, if a shard is missing or they are not parts of one job.
+    """
+    config = JobConfig(tuple(paths), output)
+    shards = sorted(map(_open, paths), key=lambda shard: shard.shard.index)
+    _check_complete(shards)
+    for other in shards[1:]:
+        if difference := _difference(shards[0].job, other.job):
+            message = f"{shards[0].path} and {other.path} are not shards of one job: {difference}"
+            raise InputError(message)
+    check_output(config)
+    with open_state(config) as state:
+        if state.ledger.exists() and read_finished(state) is None:
+            message = f"{state.path} holds an unfinished job of {output}; name another output"
+            raise UsageError(message)
+        state.forget_job()
+        report = _publish(shards, output, prices)
+        structs.replace(
+            shards[0].job,
+            output=digest_file(output),
+            models={name: found for s in shards for name, found in s.job.models.items()},
+            report=report,
+            selection=replace(shards[0].job.selection, shard=Shard()),
+            errors=None,
+        ).write(state)
+    return report
+
+
+def _open(path: Path) -> ShardOutput:
+    if not path.is_file():
+        message = f"shard {path} does not exist; run it first"
+        raise InputMissingError(message)
+    state = StateFolder(state_path(JobConfig((), path)))
+    finished = read_finished(state)
+    if finished is None:
+        message = (
+            f"{path} is not the output of a finished shard: {state.finished} is missing; run the "
+            "shard to its end, and bring its folder along if you moved it"
+        )
+        raise InputError(message)
+    if digest_file(path) != finished.output:
+        message = f"{path} is not what its run wrote; run the shard again"
+        raise InputError(message)
+    return ShardOutput(path, state.ledger, finished)
+
+
+def _check_complete(shards: Sequence[ShardOutput]) -> None:
+    count = shards[0].shard.count
+    if any(shard.shard.count != count for shard in shards):
+        sizes = ", ".join(f"{s.path} is {s.shard.index}/{s.shard.count}" for s in shards)
+        message = f"the shards are parts of different divisions: {sizes}"
+        raise InputError(message)
+    indexes = [shard.shard.index for shard in shards]
+    if missing := sorted(set(range(count)) - set(indexes)):
+        named = ", ".join(f"{index}/{count}" for index in missing[:8])
+        message = f"{len(missing)} of {count} shards are not given, among them {named}"
+        raise InputError(message)
+    if len(indexes) != count:
+        twice = next(index for index in indexes if indexes.count(index) > 1)
+        message = f"shard {twice}/{count} is given twice"
+        raise UsageError(message)
+
+
+def _difference(one: FinishedJob, other: FinishedJob) -> str | None:
+    """Say why two shards could not be parts of one job."""
+    if one.inputs != other.inputs:
+        return "their inputs differ"
+    if replace(one.selection, shard=Shard()) != replace(other.selection, shard=Shard()):
+        return "they were given another --limit, --sample or --seed"
+    # A shard knows the models that its own lines name.
+    for mine, theirs in ((one.settings, other.settings), (one.models, other.models)):
+        for name in mine.keys() & theirs.keys():
+            if mine[name] != theirs[name]:
+                return f"{name or 'model'} is {mine[name]} in one and {theirs[name]} in the other"
+    return None if one.settings.keys() == other.settings.keys() else "their settings differ"
+
+
+def _publish(shards: Sequence[ShardOutput], output: Path, prices: Prices | None) -> UsageReport:
+    report = add_reports([shard.job.report for shard in shards], _measures(shards))
+    report = with_cost(report, prices)
+    with replacing(output) as stream:
+        write_records(_in_order([shard.path for shard in shards]), stream, output)
+        for shard in shards:
+            _copy_events(stream_folder(shard.path), stream_folder(output))
+        write_report(report, output)
+    return report
+
+
+def _in_order(paths: Sequence[Path]) -> Iterator[bytes]:
+    """Take a record of each shard in turn, as the lines were shared out."""
+    readers = [read_records(path) for path in paths]
+    num_records = 0
+    while (record := next(readers[num_records % len(readers)], None)) is not None:
+        yield record
+        num_records += 1
+    if any(next(reader, None) is not None for reader in readers):
+        message = "the shards have numbers of lines that cannot be those of one job; run them again"
+        raise InputError(message)
+
+
+def _measures(shards: Sequence[ShardOutput]) -> Iterator[tuple[int, int, float]]:
+    """Give the tokens and seconds of every completed request."""
+    columns = "prompt_tokens, completion_tokens, seconds"
+    for shard in shards:
+        with reading(shard.ledger) as connection:
+            yield from connection.execute(f"SELECT {columns} FROM results WHERE status_code = 200")
+
+
+def _copy_events(source: Path, target: Path) -> None:
+    if not source.is_dir():
+        return
+    try:
+        target.mkdir(exist_ok=True)
+        for path in source.glob("*.sse"):
+            shutil.copyfile(path, target / path.name)
+    except OSError as error:
+        raise storage_error(target, error) from error
 
 
 def add_reports(
@@ -42,147 +177,3 @@ def add_reports(
     )
     statistics = sum((report.counted for report in reports), Statistics())
     return tally.report(statistics, whole, joined(report.timeline for report in reports))
-
-
-@dataclass(frozen=True, slots=True)
-class ShardOutput:
-    """The published output of a shard, and what its state folder knows of it."""
-
-    path: Path
-    state: StateFolder
-    marker: Marker
-
-    @property
-    def shard(self) -> Shard:
-        """Which part of the job it is."""
-        return self.marker.selection.shard
-
-
-def merge_shards(paths: Sequence[Path], output: Path, prices: Prices | None = None) -> UsageReport:
-    """Publish the lines of all shards in the order of the inputs, their events and their report.
-
-    InputError, and no output, if a shard is missing or they are not parts of one job.
-    """
-    config = JobConfig(tuple(paths), output)
-    shards = sorted((_open(path) for path in paths), key=lambda shard: shard.shard.index)
-    _check_complete(shards)
-    _check_equal(shards)
-    check_output(config)
-    with open_state(config) as state:
-        if state.ledger.exists() and read_marker(state.marker) is None:
-            message = f"{state.path} holds an unfinished job of {output}; name another output"
-            raise UsageError(message)
-        state.forget_job()
-        report = _publish(shards, output, prices)
-        write_marker(state.marker, _whole(shards, output, report))
-    return report
-
-
-def _open(path: Path) -> ShardOutput:
-    if not path.is_file():
-        message = f"shard {path} does not exist; run it first"
-        raise InputMissingError(message)
-    state = StateFolder(state_path(JobConfig((), path)))
-    marker = read_marker(state.marker)
-    if marker is None:
-        message = (
-            f"{path} is not the output of a finished shard: {state.marker} is missing; run the "
-            "shard to its end, and bring its folder along if you moved it"
-        )
-        raise InputError(message)
-    if digest_file(path) != marker.output:
-        message = f"{path} is not what its run wrote; run the shard again"
-        raise InputError(message)
-    return ShardOutput(path, state, marker)
-
-
-def _check_complete(shards: Sequence[ShardOutput]) -> None:
-    count = shards[0].shard.count
-    if any(shard.shard.count != count for shard in shards):
-        sizes = ", ".join(f"{s.path} is {s.shard.index}/{s.shard.count}" for s in shards)
-        message = f"the shards are parts of different divisions: {sizes}"
-        raise InputError(message)
-    indexes = [shard.shard.index for shard in shards]
-    missing = sorted(set(range(count)) - set(indexes))
-    if missing:
-        named = ", ".join(f"{index}/{count}" for index in missing[:8])
-        message = f"{len(missing)} of {count} shards are not given, among them {named}"
-        raise InputError(message)
-    if len(indexes) != count:
-        twice = next(index for index in indexes if indexes.count(index) > 1)
-        message = f"shard {twice}/{count} is given twice"
-        raise UsageError(message)
-
-
-def _check_equal(shards: Sequence[ShardOutput]) -> None:
-    """Refuse shards of which one could not be part of the same job as the first."""
-    first = shards[0]
-    for other in shards[1:]:
-        if difference := _difference(first.marker, other.marker):
-            message = f"{first.path} and {other.path} are not shards of one job: {difference}"
-            raise InputError(message)
-
-
-def _difference(one: Marker, other: Marker) -> str | None:
-    if one.inputs != other.inputs:
-        return "their inputs differ"
-    if replace(one.selection, shard=Shard()) != replace(other.selection, shard=Shard()):
-        return "they were given another --limit, --sample or --seed"
-    # A shard knows the models that its own lines name.
-    pairs = [(one.settings, other.settings), (one.models, other.models)]
-    for mine, theirs in pairs:
-        for name in mine.keys() & theirs.keys():
-            if mine[name] != theirs[name]:
-                return f"{name or 'model'} is {mine[name]} in one and {theirs[name]} in the other"
-    return None if one.settings.keys() == other.settings.keys() else "their settings differ"
-
-
-def _publish(shards: Sequence[ShardOutput], output: Path, prices: Prices | None) -> UsageReport:
-    report = add_reports([shard.marker.report for shard in shards], _measures(shards))
-    report = with_cost(report, prices)
-    with replacing(output) as stream:
-        write_records(_in_order([shard.path for shard in shards]), stream, output)
-        for shard in shards:
-            _copy_events(stream_folder(shard.path), stream_folder(output))
-        write_report(report, output)
-    return report
-
-
-def _in_order(paths: Sequence[Path]) -> Iterator[bytes]:
-    """Take a record of each shard in turn, as the lines were shared out."""
-    readers = [read_records(path) for path in paths]
-    num_records = 0
-    while (record := next(readers[num_records % len(readers)], None)) is not None:
-        yield record
-        num_records += 1
-    if any(next(reader, None) is not None for reader in readers):
-        message = "the shards have numbers of lines that cannot be those of one job; run them again"
-        raise InputError(message)
-
-
-def _measures(shards: Sequence[ShardOutput]) -> Iterator[tuple[int, int, float]]:
-    """Give the tokens and seconds of every completed request."""
-    columns = "prompt_tokens, completion_tokens, seconds"
-    query = f"SELECT {columns} FROM results WHERE status_code = 200"
-    for shard in shards:
-        with reading(shard.state.ledger) as connection:
-            yield from connection.execute(query)
-
-
-def _copy_events(source: Path, target: Path) -> None:
-    if not source.is_dir():
-        return
-    try:
-        target.mkdir(exist_ok=True)
-        for path in source.glob("*.sse"):
-            shutil.copyfile(path, target / path.name)
-    except OSError as error:
-        raise storage_error(target, error) from error
-
-
-def _whole(shards: Sequence[ShardOutput], output: Path, report: UsageReport) -> Marker:
-    """Mark the job as finished, as if it had not been divided."""
-    marker = shards[0].marker
-    models = {name: found for shard in shards for name, found in shard.marker.models.items()}
-    selection = replace(marker.selection, shard=Shard())
-    return Marker(marker.inputs, digest_file(output), marker.settings, models, report, selection)

@@ -1,6 +1,5 @@
 """What a job will take: slots, memory and time, as far as that can be told ahead."""
 
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +10,7 @@ import msgspec
 from aobatch.engine.config import EngineConfig, EngineStatistics
 from aobatch.engine.scheduler import Scheduler, capacity_for, lane_count
 from aobatch.errors import AobatchError, JobError
-from aobatch.files import write_whole
+from aobatch.files import cache_folder, write_whole
 from aobatch.job.report.usage import UsageReport
 from aobatch.models.store.catalogue import resolve
 from aobatch.models.store.folder import CacheDtype, ModelFolder
@@ -82,8 +81,7 @@ def speed_of_run(seen: EngineStatistics) -> Speed | None:
 
 
 def _path() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "aobatch" / "speeds.json"
+    return cache_folder() / "speeds.json"
 
 
 def _read() -> dict[str, Speed]:

@@ -6,21 +6,13 @@ from dataclasses import dataclass
 from aobatch.executors import Backend
 from aobatch.job.compute import compute
 from aobatch.job.config import STREAM, JobConfig
-from aobatch.job.context import Job, Progress, Silent, begin_job
+from aobatch.job.context import Job, Progress, begin_job
 from aobatch.job.in_flight import noting_deaths
 from aobatch.job.ledger import Ledger
 from aobatch.job.publish import check_depfile, check_uploads, publish, upload_files, write_depfile
 from aobatch.job.report.usage import UsageReport, with_cost
 from aobatch.job.source import StateFolder, check_inputs, check_output, open_source, open_state
-from aobatch.job.status import (
-    Marker,
-    has_same_settings,
-    is_current,
-    mark_finished,
-    model_folders,
-    read_marker,
-    refresh,
-)
+from aobatch.job.status import FinishedJob, finish, read_finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,41 +38,42 @@ def run_job(config: JobConfig, backend: Backend, progress: Progress | None = Non
     with open_state(config) as state:
         source = open_source(config, state, num_rows)
         source.identify(state)
-        marker = _earlier_end(state, config, backend)
-        if marker is not None and is_current(marker, source) and not _is_retried(marker, config):
-            write_depfile(config, model_folders(marker, config, backend))
-            report = with_cost(marker.report, config.prices)
-            refresh(report, config.output)
-            upload_files(config, state)
-            state.drop_copies()
-            return JobOutcome(report, was_finished=True)
-        state.reopen_job()
-        source.fetch(state)
-        with closing(Ledger(state.ledger)) as ledger, noting_deaths(state.in_flight) as in_flight:
-            job = begin_job(source, backend, ledger, in_flight, progress or Silent())
-            report = _compute_and_publish(job)
-        if config.output != STREAM:
-            mark_finished(state.marker, job, report)
-            upload_files(config, state)
+        finished = _earlier_end(state, config, backend)
+        was_finished = finished is not None and finished.is_current(source)
+        if finished is not None and was_finished:
+            models = {backend.resolve(name or config.model).path for name in finished.models}
+            write_depfile(config, models)
+            report = with_cost(finished.report, config.prices)
+            finished.refresh(config, report)
+        else:
+            state.reopen_job()
+            source.fetch(state)
+            with (
+                closing(Ledger(state.ledger)) as ledger,
+                noting_deaths(state.in_flight) as in_flight,
+            ):
+                job = begin_job(source, backend, ledger, in_flight, progress or Progress())
+                report = _compute_and_publish(job)
+            if config.output != STREAM:
+                finish(state, job, report)
+        upload_files(config, state)
         state.drop_copies()
-    return JobOutcome(report, was_finished=False)
+    return JobOutcome(report, was_finished)
 
 
-def _earlier_end(state: StateFolder, config: JobConfig, backend: Backend) -> Marker | None:
-    """Give the marker of an earlier run of this job; what belongs to another one is discarded.
+def _earlier_end(state: StateFolder, config: JobConfig, backend: Backend) -> FinishedJob | None:
+    """Read how an earlier run of this job ended; what belongs to another job is discarded.
 
-    The output of a finished job is published, so nobody needs to be asked.
+    The output of a finished job is published, so nobody needs to be asked. None also if failed
+    lines are to be tried again.
     """
-    marker = read_marker(state.marker)
-    is_other = marker is not None and not has_same_settings(marker, config, backend)
+    finished = read_finished(state)
+    is_other = finished is not None and not finished.has_settings_of(config, backend)
     if config.is_restart or is_other:
         state.forget_job()
         return None
-    return marker
-
-
-def _is_retried(marker: Marker, config: JobConfig) -> bool:
-    return config.retries_failed and marker.report.requests.failed > 0
+    is_retried = config.retries_failed and finished is not None and finished.report.requests.failed
+    return None if is_retried else finished
 
 
 def _compute_and_publish(job: Job) -> UsageReport:

@@ -55,7 +55,7 @@ class StateFolder:
         return self.path / "in-flight"
 
     @property
-    def marker(self) -> Path:
+    def finished(self) -> Path:
         """What a finished job was, so that running it again does nothing."""
         return self.path / "done.json"
 
@@ -76,13 +76,13 @@ class StateFolder:
 
     def reopen_job(self) -> None:
         """Discard what is known of the end of an earlier job, and keep its results."""
-        self._drop(self.marker)
+        self._drop(self.finished)
 
     def forget_job(self) -> None:
         """Discard the results of an earlier job and what is known of its end."""
-        # The marker last: while it is there, the next run goes on discarding.
+        # What is known of its end last: while it is there, the next run goes on discarding.
         ledger = [self.ledger.with_name(self.ledger.name + end) for end in ("-wal", "-shm", "")]
-        self._drop(*ledger, self.in_flight, self.marker)
+        self._drop(*ledger, self.in_flight, self.finished)
 
     def drop_copies(self) -> None:
         """Discard the copies of inputs, which a finished job no longer needs."""

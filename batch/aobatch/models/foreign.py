@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from aobatch.errors import ModelError
-from aobatch.files import file_digest
+from aobatch.files import cache_folder, file_digest
 from aobatch.models.checks import (
     MAX_WIDTH,
     POINTER,
@@ -276,9 +276,8 @@ def remember(graph: Path, description: Description) -> None:
 
 
 def _record(graph: Path) -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     name = hashlib.sha256(os.fsencode(graph)).hexdigest()[:32]
-    return Path(cache) / "aobatch" / "exports" / f"{name}.json"
+    return cache_folder() / "exports" / f"{name}.json"
 
 
 _CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json", GENAI_CONFIG)

@@ -24,7 +24,7 @@ from aobatch.job.report.usage import (
     with_cost,
 )
 from aobatch.job.source import StateFolder, state_path
-from aobatch.job.status import job_status, read_marker
+from aobatch.job.status import job_status, read_finished
 
 _NOT_SHOWN = {"results version", "created"}
 _TEXTS = {"prompt", "suffix"}
@@ -79,9 +79,8 @@ def past_report(output: Path) -> UsageReport:
     """Read or add up the report of the job of an output; InputMissingError if there is none."""
     state = StateFolder(state_path(JobConfig((), output)))
     if state.path.is_dir():
-        marker = read_marker(state.marker)
-        if marker is not None:
-            return marker.report
+        if (finished := read_finished(state)) is not None:
+            return finished.report
         if state.ledger.exists():
             return _unfinished_report(output, state)
     path = report_path(output)

@@ -13,6 +13,7 @@ import msgspec
 
 from aobatch.api.errors import shorten
 from aobatch.errors import ModelError, ModelNotFoundError, UnavailableModelError
+from aobatch.files import cache_folder
 from aobatch.models import Progress
 from aobatch.models.store.card import Card, cards, check_accepted, check_name, checkout
 from aobatch.models.store.folder import MANIFEST, ModelFolder, has_file, open_folder
@@ -202,8 +203,7 @@ def _models_home() -> Path:
     root = checkout()
     if root:
         return root / "models"
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "aobatch" / "models"
+    return cache_folder() / "models"
 
 
 def _is_current(path: Path) -> bool:
