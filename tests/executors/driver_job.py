@@ -23,7 +23,7 @@ from aobatch.engine.sequence import Result
 from aobatch.executors import ModelIdentity
 from aobatch.executors.local import LocalBackend
 from aobatch.executors.ray import backend as backend_module
-from aobatch.executors.ray.backend import RayBackend, RayOptions
+from aobatch.executors.ray.backend import RayBackend
 from aobatch.executors.ray.worker import Opener
 from aobatch.job import runner
 from aobatch.job.config import JobConfig, default_output
@@ -94,8 +94,8 @@ def main(model: str, warm_up: str, source: str) -> None:
     """Run both jobs and print what the second one took."""
     backend_module.Opener = InstantOpener  # type: ignore[misc]
     config, clock = EngineConfig(max_num_seqs=1024, lookahead=2048), Clock()
-    options = RayOptions(NUM_WORKERS, 1, keeps_cache_bytes=False, warn=lambda _: None)
-    with RayBackend(LocalBackend(config, RunnerConfig(1)), options) as backend:
+    local = LocalBackend(config, RunnerConfig(1))
+    with RayBackend(local, NUM_WORKERS, lambda _: None, threads=1) as backend:
         ray = backend._connected()  # imported ahead of this, it would not be private
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         growth, total = [], 0

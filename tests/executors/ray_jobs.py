@@ -10,7 +10,7 @@ from request_mix import mixed_lines
 from aobatch.engine.config import EngineConfig
 from aobatch.executors import Backend
 from aobatch.executors.local import LocalBackend
-from aobatch.executors.ray.backend import RayBackend, RayOptions
+from aobatch.executors.ray.backend import RayBackend
 from aobatch.job.config import JobConfig
 from aobatch.job.context import Progress
 from aobatch.job.runner import run_job
@@ -84,8 +84,8 @@ class Place:
     def open_ray(self, num_workers: int, slots: int = 16) -> RayBackend:
         """Give a backend of so many workers."""
         config = EngineConfig(max_num_seqs=slots, num_lanes=1)
-        options = RayOptions(num_workers, 1, keeps_cache_bytes=False, warn=self.warnings.append)
-        return RayBackend(LocalBackend(config, RunnerConfig(1)), options)
+        local = LocalBackend(config, RunnerConfig(1))
+        return RayBackend(local, num_workers, self.warnings.append, threads=1)
 
     def run(
         self, name: str, backend: Backend, watch: Callable[[int], None] = lambda _: None

@@ -11,7 +11,7 @@ from aobatch.api.response import Choice, Usage
 from aobatch.engine.config import EngineStatistics
 from aobatch.engine.streaming import Delta
 from aobatch.errors import RequestError
-from aobatch.executors.ray.backend import Share, share
+from aobatch.executors.ray.backend import share
 from aobatch.executors.ray.driver import Backlog, Streams
 from aobatch.executors.ray.worker import (
     Buffer,
@@ -68,20 +68,20 @@ def test_requests_and_results_arrive_as_they_were_sent() -> None:
 @pytest.mark.parametrize(
     ("sizes", "workers", "cpus", "expected"),
     [
-        ([2], 1, None, Share(2, 1)),
-        ([2], 2, None, Share(1, 2)),
-        ([2], 5, None, Share(1, 2)),
-        ([64], 8, None, Share(8, 8)),
-        ([8, 8, 8], 3, None, Share(8, 1)),
-        ([8, 8, 8], 4, None, Share(4, 2)),
-        ([0, 16, 4], 3, None, Share(5, 3)),
-        ([0, 16, 4], 5, None, Share(4, 4)),
-        ([64], 2, 4, Share(4, 2)),
-        ([0], 1, None, Share(1, 1)),
+        ([2], 1, None, (2, 1)),
+        ([2], 2, None, (1, 2)),
+        ([2], 5, None, (1, 2)),
+        ([64], 8, None, (8, 8)),
+        ([8, 8, 8], 3, None, (8, 1)),
+        ([8, 8, 8], 4, None, (4, 2)),
+        ([0, 16, 4], 3, None, (5, 3)),
+        ([0, 16, 4], 5, None, (4, 4)),
+        ([64], 2, 4, (4, 2)),
+        ([0], 1, None, (1, 1)),
     ],
 )
 def test_all_workers_find_room(
-    sizes: list[float], workers: int, cpus: int | None, expected: Share
+    sizes: list[float], workers: int, cpus: int | None, expected: tuple[int, int]
 ) -> None:
     """Each gets as many CPUs as leave room for the others, whatever nodes they are on."""
     assert share(sizes, workers, cpus) == expected

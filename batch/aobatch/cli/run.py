@@ -267,15 +267,15 @@ def open_backend(options: RunOptions, stages: Callable[[str, int, int], None]) -
     local = LocalBackend(config, options.runner_config(), stages)
     if options.executor == "local":
         return local
-    from aobatch.executors.ray.backend import RayBackend, RayOptions
+    from aobatch.executors.ray.backend import RayBackend
 
-    ray_options = RayOptions(
+    return RayBackend(
+        local,
         options.workers,
-        options.threads,
+        lambda message: say(message, level="warning", event="worker"),
+        threads=options.threads,
         keeps_cache_bytes=options.kv_cache_bytes is not None,
-        warn=lambda message: say(message, level="warning", event="worker"),
     )
-    return RayBackend(local, ray_options)
 
 
 def closing_backend(backend: "Backend") -> "AbstractContextManager[Backend]":

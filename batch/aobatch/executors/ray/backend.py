@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import ModuleType
 
 from aobatch.executors import Executor, ModelIdentity
@@ -18,18 +18,6 @@ MAX_IN_FLIGHT = 100_000
 """Requests that the driver remembers at once, unless slots need more."""
 
 
-@dataclass(frozen=True, slots=True)
-class RayOptions:
-    """What is asked of the workers."""
-
-    num_workers: int
-    threads: int | None
-    """CPUs a worker; None: as many as leave room for all workers."""
-    keeps_cache_bytes: bool
-    """Whether memory for keys and values is as configured, not what a worker's node has."""
-    warn: Callable[[str], None]
-
-
 class RayBackend:
     """The models of a local backend, opened in processes of Ray.
 
@@ -38,10 +26,25 @@ class RayBackend:
 
     survives_requests = True
 
-    def __init__(self, local: LocalBackend, options: RayOptions) -> None:
+    def __init__(
+        self,
+        local: LocalBackend,
+        num_workers: int,
+        warn: Callable[[str], None],
+        *,
+        threads: int | None = None,
+        keeps_cache_bytes: bool = False,
+    ) -> None:
+        """Take as many CPUs a worker as leave room for all, unless `threads` says how many.
+
+        Memory for keys and values is what a worker's node has, unless it is kept as configured.
+        """
         self.resolve = local.resolve  # on the driver's machine
         self._local = local
-        self._options = options
+        self._num_workers = num_workers
+        self._warn = warn
+        self._threads = threads
+        self._keeps_cache_bytes = keeps_cache_bytes
         self._stack = ExitStack()
         self._ray: ModuleType | None = None
 
@@ -60,31 +63,30 @@ class RayBackend:
     @contextmanager
     def open(self, model: ModelIdentity) -> Iterator[Executor]:
         """Start workers, which open the model each."""
-        options, config, ray = self._options, self._local.config, self._connected()
+        config, ray, workers = self._local.config, self._connected(), self._num_workers
         nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-        own = share(nodes, options.num_workers, options.threads)
+        cpus, workers_per_node = share(nodes, workers, self._threads)
         slots = config.max_num_seqs
         config = replace(config, lookahead=min(config.lookahead, slots))
         opener = Opener(
             config,
-            replace(self._local.runner, threads=own.cpus),
-            own.workers_per_node,
+            replace(self._local.runner, threads=cpus),
+            workers_per_node,
             model_digest(model.path),
-            options.keeps_cache_bytes,
+            self._keeps_cache_bytes,
         )
-        capacity = min(slots + config.lookahead + CHUNK, MAX_IN_FLIGHT // options.num_workers)
-        rules = DriverConfig(options.num_workers, slots, max(slots, capacity), options.warn)
-        pool = Pool(ray, opener, model, own.cpus)
+        capacity = min(slots + config.lookahead + CHUNK, MAX_IN_FLIGHT // workers)
+        driver = DriverConfig(workers, slots, max(slots, capacity), self._warn)
+        pool = Pool(ray, opener, model, cpus)
         try:
-            yield RayExecutor(pool, rules)
+            yield RayExecutor(pool, driver)
         finally:
             pool.close()
 
     def _connected(self) -> ModuleType:
         if self._ray is None:
-            options = self._options
-            here = share([num_cores()], options.num_workers, options.threads)
-            self._ray = self._stack.enter_context(connected(here.cpus * options.num_workers))
+            cpus, _ = share([num_cores()], self._num_workers, self._threads)
+            self._ray = self._stack.enter_context(connected(cpus * self._num_workers))
         return self._ray
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -92,19 +94,13 @@ class RayBackend:
         return self._local.__reduce__()
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What a worker takes of its node."""
+def share(node_cpus: Sequence[float], num_workers: int, cpus: int | None = None) -> tuple[int, int]:
+    """Give each worker as many CPUs as leave room for all workers, or `cpus`.
 
-    cpus: int
-    workers_per_node: int
-    """On the largest node, at most."""
-
-
-def share(node_cpus: Sequence[float], num_workers: int, cpus: int | None = None) -> Share:
-    """Give each worker as many CPUs as leave room for all workers; `cpus`, if it is given."""
+    The second number is how many workers the largest node has then, at most.
+    """
     sizes = [int(size) for size in node_cpus if size >= 1] or [1]
     if cpus is None:
         fitting = range(max(sizes), 0, -1)
         cpus = next((c for c in fitting if sum(size // c for size in sizes) >= num_workers), 1)
-    return Share(cpus, max(1, min(num_workers, max(sizes) // cpus)))
+    return cpus, max(1, min(num_workers, max(sizes) // cpus))

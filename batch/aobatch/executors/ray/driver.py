@@ -72,7 +72,7 @@ class RayExecutor:
         for member in (*self._pool.members, *self._pool.ended):
             seen = member.statistics
             engine.add(seen)
-            if member.is_ready and member.number < NUM_NAMED:
+            if member.ready and member.number < NUM_NAMED:
                 seconds = (member.ended or now) - member.ready
                 workers[member.number] = WorkerStatistics(seen.sampled_tokens, seconds)
         return Statistics(engine=engine, pool=self._pool.statistics, workers=workers)
@@ -225,7 +225,7 @@ class Dispatcher:
         for _ in range(self._config.num_workers - len(self._pool.members)):
             self._pool.start()
         for member in [*self._pool.members]:
-            if member.is_ready and not member.is_busy:
+            if member.ready and not member.is_busy:
                 self._hand_out(member)
         while not self._backlog.is_done:
             if event := self._pool.next_event():
@@ -375,7 +375,7 @@ class Dispatcher:
 
     def _look_for_missing(self, seconds: float) -> None:
         num_workers = self._config.num_workers
-        num_missing = num_workers - sum(member.is_ready for member in self._pool.members)
+        num_missing = num_workers - sum(member.ready > 0 for member in self._pool.members)
         self._is_early = num_missing > 0 and seconds < EARLY_SECONDS
         if num_missing > 0 and not self._is_early:
             self._config.warn(

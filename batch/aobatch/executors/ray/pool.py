@@ -1,7 +1,7 @@
 """The workers of a job, as the driver sees them: started, called, heard and ended."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,11 +32,11 @@ class Member:
     heard: float
     """When it last said something, or was asked."""
     ready: float = 0.0
-    """When it had its engine."""
+    """When it had its engine; 0 before."""
     ended: float = 0.0
     """When it was dropped; 0 before."""
     node: str = ""
-    """Of Ray; empty until the worker has its engine."""
+    """Of Ray; empty until it has its engine."""
     process: int = 0
     assigned: dict[str, Request] = field(default_factory=dict)
     """The requests that it has and has not answered, by key."""
@@ -47,17 +47,6 @@ class Member:
     """Whether an exchange is under way."""
     is_late: bool = False
     """Whether it was silent for too long when its health was last checked."""
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether it has its engine."""
-        return bool(self.node)
-
-    def assign(self, requests: Iterable[Request]) -> None:
-        """Note that it gets requests."""
-        for request in requests:
-            self.assigned[request.key] = request
-            self.load += weight(request)
 
     def release(self, key: str) -> Request | None:
         """Take away a request that it has no more; None if it had none of this key."""
@@ -111,7 +100,8 @@ class Pool:
         """Give a worker requests; an event tells what it has done."""
         member.is_busy = True
         member.heard = time.monotonic()
-        member.assign(order.requests)
+        member.assigned |= {request.key: request for request in order.requests}
+        member.load += sum(map(weight, order.requests))
         self._call(member, "exchange", encode(order))
 
     def take_back(self, member: Member, count: int) -> None:
