@@ -44,8 +44,8 @@ def test_a_file_is_converted_once(
     """The second time nothing is read but the file's size and time."""
     assert find_adopted(source) is None
     first, is_new = adopted(source)
-    monkeypatch.setattr("aobatch.models.store.locate.read_checkpoint", None)
-    monkeypatch.setattr("aobatch.models.spec.files_digest", None)
+    monkeypatch.setattr(adoption, "read_checkpoint", None)
+    monkeypatch.setattr(adoption, "files_digest", None)
 
     assert is_new
     assert adopted(source) == (first, False)

@@ -1,10 +1,11 @@
-"""Cards: the models that aobatch knows where to get."""
+"""Cards: the models that aobatch knows where to get, their terms, and the names that are left."""
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,9 @@ from aobatch.errors import ModelError, OutputError, UnavailableModelError
 from aobatch.models import PRECISIONS
 from aobatch.models.store.folder import FILES, MANIFEST
 from aobatch.text import printable
+
+MAX_NAME_BYTES = 128
+"""Names of folders for work are a little longer, and file systems allow 255."""
 
 
 class Wheel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,7 +49,6 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context_length: int
     precision: str
     source: Source
-    languages: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     default: bool = False
     notice: str = ""
@@ -55,34 +58,36 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @cache
 def cards() -> tuple[Card, ...]:
     """Read all cards, the default model's first."""
-    files_found = [file for file in _card_folder().iterdir() if file.name.endswith(".toml")]
-    found = [msgspec.toml.decode(file.read_bytes(), type=Card) for file in files_found]
+    root = checkout()
+    folder = root / "models" if root else files("aobatch.models").joinpath("cards")
+    texts = [file.read_bytes() for file in folder.iterdir() if file.name.endswith(".toml")]
+    found = [msgspec.toml.decode(text, type=Card) for text in texts]
     return tuple(sorted(found, key=lambda card: (not card.default, card.name)))
 
 
 def checkout() -> Path | None:
-    """Give the root of the repository if this package runs from one."""
+    """Find the root of the repository if this package runs from one."""
     root = Path(__file__).resolve().parents[4]
     return root if (root / "models").is_dir() and (root / "pyproject.toml").is_file() else None
 
 
-def _card_folder() -> Traversable:
-    root = checkout()
-    return root / "models" if root else files("aobatch.models").joinpath("cards")
-
-
-_FOLDER = ".accepted"
-"""Where acceptance is remembered, beside the models."""
+@contextmanager
+def home_errors(home: Path) -> Iterator[None]:
+    """Say in one sentence that models cannot be kept where the block writes."""
+    try:
+        yield
+    except OSError as error:
+        message = f"models cannot be kept in {home}: {error.strerror}; set AOBATCH_MODELS"
+        raise OutputError(message) from error
 
 
 def needs_acceptance(card: Card, home: Path) -> bool:
     """Say whether a card has terms that nobody accepted as they are now."""
-    if not card.notice:
-        return False
     try:
-        return _record(card, home).read_text(encoding="ascii").strip() != _digest(card)
+        accepted = _record(card, home).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
-        return True
+        accepted = ""
+    return bool(card.notice) and accepted != _digest(card)
 
 
 def check_accepted(card: Card, home: Path) -> None:
@@ -98,24 +103,17 @@ def check_accepted(card: Card, home: Path) -> None:
 def accept(card: Card, home: Path) -> None:
     """Remember that a card's terms were accepted; OutputError if nothing can be written there."""
     record = _record(card, home)
-    try:
+    with home_errors(home):
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(f"{_digest(card)}\n", encoding="ascii")
-    except OSError as error:
-        message = f"models cannot be kept in {home}: {error.strerror}; set AOBATCH_MODELS"
-        raise OutputError(message) from error
 
 
 def _record(card: Card, home: Path) -> Path:
-    return home / _FOLDER / card.name
+    return home / ".accepted" / card.name
 
 
 def _digest(card: Card) -> str:
     return hashlib.sha256(card.notice.encode()).hexdigest()
-
-
-MAX_NAME_BYTES = 128
-"""Names of folders for work are a little longer, and file systems allow 255."""
 
 
 def check_name(name: str) -> None:

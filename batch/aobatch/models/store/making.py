@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from aobatch.errors import ModelError, OutputError, StorageError
-from aobatch.files import file_digest
+from aobatch.errors import ModelError, StorageError
+from aobatch.files import file_digest, sync_folder
 from aobatch.models import Progress
-from aobatch.models.store.card import Card, Wheel
+from aobatch.models.store.card import Card, Wheel, home_errors
 
 
 def download(card: Card, target: Path, progress: Progress) -> None:
@@ -69,16 +69,23 @@ def claim(target: Path, progress: Progress) -> Iterator[None]:
 
     Waits for another one that does. OutputError if nothing can be written there.
     """
-    try:
-        lock = target.parent / LOCKS / target.name
+    lock = target.parent / LOCKS / target.name
+    with home_errors(target.parent):
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        message = f"models cannot be kept in {target.parent}: {error.strerror}; set AOBATCH_MODELS"
-        raise OutputError(message) from error
     try:
-        _acquire(descriptor, target.name, progress)
-        _sweep(target)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stage = f"waiting for another process that makes {target.name}"
+            progress(stage, 0, 1)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            progress(stage, 1, 1)
+        # The random part of tempfile's names; whoever else had the claim is dead.
+        left = re.compile(rf"\.{re.escape(target.name)}~[a-z0-9_]{{8}}")
+        for path in target.parent.iterdir():
+            if left.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
         yield
     finally:
         os.close(descriptor)
@@ -99,33 +106,10 @@ def workspace(target: Path) -> Iterator[Path]:
 
 def put_in_place(folder: Path, target: Path) -> None:
     """Let a finished model folder be the one at target, for good."""
-    for path in (*folder.iterdir(), folder):
-        _sync(path)
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(folder)
     shutil.rmtree(target, ignore_errors=True)
     folder.rename(target)
-    _sync(target.parent)
-
-
-def _acquire(descriptor: int, name: str, progress: Progress) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        progress(f"waiting for another process that makes {name}", 0, 1)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        progress(f"waiting for another process that makes {name}", 1, 1)
-
-
-def _sweep(target: Path) -> None:
-    # The random part of tempfile's names; whoever else had the claim is dead.
-    left = re.compile(rf"\.{re.escape(target.name)}~[a-z0-9_]{{8}}")
-    for path in target.parent.iterdir():
-        if left.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(target.parent)
