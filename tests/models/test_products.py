@@ -1,5 +1,6 @@
 """Laws of the ceiling's products: they are those of the graph, in every precision."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,7 @@ def test_products_have_the_shapes_of_the_weights(precision: str, tmp_path: Path)
     write_graph(checkpoint, tmp_path / "graph", way, lambda *_: None)
     graph = tmp_path / "graph/model.onnx"
 
-    def product(depth: int, width: int) -> Product:
-        return Product(depth, width, is_integer=False, is_blocked=precision == "nbits8")
-
+    product = partial(Product, "MatMulNBits" if precision == "nbits8" else "MatMul")
     assert products_of(graph) == {
         product(64, 256): 3,
         product(128, 64): 3,
@@ -29,4 +28,4 @@ def test_products_have_the_shapes_of_the_weights(precision: str, tmp_path: Path)
         product(160, 64): 3,
         product(64, 512): 1,
     }
-    assert Ceiling(graph, 1, 1).tokens_per_second(8) > 0
+    assert Ceiling(graph, 1, 1).speed(8).seconds > 0

@@ -1,17 +1,21 @@
-"""Files alone, measured: how fast requests are read and results are written, without a model."""
+"""Speeds of whole jobs and where their time goes, and of reading and writing files alone."""
 
 import json
 import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aobatch.executors import Backend, Statistics
+import msgspec
+
+from aobatch.api.response import Choice, Completion, Usage
+from aobatch.executors import Backend
 from aobatch.formats import COMPRESSIONS, find_format, write_records
 from aobatch.job.config import JobConfig
+from aobatch.job.report.usage import UsageReport
 from aobatch.job.runner import run_job
 from aobatch.job.source import Input, Source
 from aobatch.models.convert.quality import quality_text
@@ -66,51 +70,41 @@ def benchmark_job(
         folder = Path(name)
         source = job or folder / "bench.jsonl"
         if job is None:
-            lines = request_lines(NUM_REQUESTS, KINDS[kind])
-            source.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            _write(source, [*request_lines(NUM_REQUESTS, KINDS[kind])])
         config = JobConfig((source,), folder / "out.jsonl", model=str(model))
-        report = run_job(config, backend).report
-    counts = report.requests.total, report.usage.completion_tokens
-    return _speed(kind, *counts, num_lanes, report.counted)
+        return _speed(kind, num_lanes, run_job(config, backend).report)
 
 
-def _speed(
-    kind: str, num_requests: int, new_tokens: int, num_lanes: int, seen: Statistics
-) -> JobSpeed:
-    engine = seen.engine
-    run_seconds = engine.run_seconds
-    lanes = num_lanes * run_seconds
+def _speed(kind: str, num_lanes: int, report: UsageReport) -> JobSpeed:
+    seen, engine = report.counted, report.counted.engine
     model = engine.prefill_seconds + engine.decode_seconds
+    lanes = num_lanes * engine.run_seconds
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return JobSpeed(
         kind=kind,
-        num_requests=num_requests,
-        new_tokens=new_tokens,
+        num_requests=report.requests.total,
+        new_tokens=report.usage.completion_tokens,
         load_seconds=seen.load_seconds,
-        run_seconds=run_seconds,
-        publish_seconds=seen.job_seconds - run_seconds - seen.load_seconds,
+        run_seconds=engine.run_seconds,
+        publish_seconds=seen.job_seconds - engine.run_seconds - seen.load_seconds,
         model_share=model / lanes,
         sampling_share=engine.sample_seconds / lanes,
         bookkeeping_share=(engine.lane_seconds - model - engine.sample_seconds) / lanes,
         idle_share=1 - engine.lane_seconds / lanes,
-        writing_share=seen.write_seconds / run_seconds,
+        writing_share=seen.write_seconds / engine.run_seconds,
         occupancy=engine.busy_rows / max(1, engine.busy_slots),
-        peak_bytes=_peak_bytes(),
+        peak_bytes=peak if sys.platform == "darwin" else peak * 1024,
     )
 
 
-def request_lines(num_requests: int, parameters: Mapping[str, object]) -> Iterator[str]:
+def request_lines(num_requests: int, parameters: Mapping[str, object]) -> Iterator[bytes]:
     """Yield requests with different prompts, cut from the shipped text."""
     words = quality_text().split()
     for index in range(num_requests):
         start = index * WORDS_PER_PROMPT % (len(words) - WORDS_PER_PROMPT)
         prompt = " ".join([f"{index}.", *words[start : start + WORDS_PER_PROMPT]])
         fixed = {"prompt": prompt, "max_tokens": NEW_TOKENS, "ignore_eos": True}
-        yield json.dumps(fixed | dict(parameters))
-
-
-def _peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+        yield json.dumps(fixed | dict(parameters)).encode()
 
 
 NUM_ROWS = 100_000
@@ -133,51 +127,47 @@ def benchmark_files(
 ) -> list[FileSpeed]:
     """Write results and read requests of every kind of file in a folder of its own."""
     speeds = []
+    requests = [*request_lines(num_rows, {})]
     with tempfile.TemporaryDirectory(prefix="aobatch-bench-") as folder:
         for place, suffix in enumerate(FILE_KINDS):
             progress("measuring files", place, len(FILE_KINDS))
-            speeds.append(_measure(Path(folder) / f"rows{suffix}", num_rows))
+            speeds.append(_measure(Path(folder) / f"rows{suffix}", requests))
     progress("measuring files", len(FILE_KINDS), len(FILE_KINDS))
     return speeds
 
 
-def _measure(path: Path, num_rows: int) -> FileSpeed:
-    results_per_second = num_rows / _write(path, _results(num_rows))
+def _measure(path: Path, requests: Sequence[bytes]) -> FileSpeed:
+    results_per_second = len(requests) / _write(path, _results(requests))
     # A table of results is one of requests too, whose prompts are the texts.
     columns = {"prompt": "text"} if find_format(path).is_table else {}
     if not columns:
-        _write(path, [line.encode() for line in request_lines(num_rows, {})])
+        _write(path, requests)
     source = Source(JobConfig((path,), path, columns=columns), [Input(path)])
     start = time.perf_counter()
     num_requests = sum(1 for _ in source.lines())
-    return FileSpeed(
-        "".join(path.suffixes),
-        num_requests / (time.perf_counter() - start),
-        results_per_second,
-    )
+    requests_per_second = num_requests / (time.perf_counter() - start)
+    return FileSpeed("".join(path.suffixes), requests_per_second, results_per_second)
 
 
-def _write(path: Path, records: list[bytes]) -> float:
+def _write(path: Path, records: Sequence[bytes]) -> float:
     start = time.perf_counter()
     with path.open("wb") as stream:
         write_records(records, stream, path)
     return time.perf_counter() - start
 
 
-def _results(num_rows: int) -> list[bytes]:
-    """Give responses that tell different texts."""
-    usage = {"prompt_tokens": 20, "completion_tokens": 64, "total_tokens": 84}
-    fixed = {"object": "text_completion", "created": 0, "model": "bench", "usage": usage}
-    texts = (json.loads(line)["prompt"] for line in request_lines(num_rows, {}))
+def _results(requests: Sequence[bytes]) -> list[bytes]:
+    """Make responses that tell different texts, four times as long as the prompts."""
     return [
-        json.dumps(
-            {
-                "id": f"cmpl-{index}",
-                **fixed,
-                "choices": [
-                    {"text": text * 4, "index": 0, "logprobs": None, "finish_reason": "length"}
-                ],
-            }
-        ).encode()
-        for index, text in enumerate(texts)
+        msgspec.json.encode(
+            Completion(
+                id=f"cmpl-{index}",
+                created=0,
+                model="bench",
+                choices=[Choice(json.loads(line)["prompt"] * 4, 0, None, "length")],
+                usage=Usage(20, 64, 84),
+                system_fingerprint="fp_bench",
+            )
+        )
+        for index, line in enumerate(requests)
     ]

@@ -99,7 +99,7 @@ class _Parts:
 
     def speeds(self) -> list[Speed]:
         ceilings = [
-            Speed("ceiling", batch, 1, batch / self._ceiling.tokens_per_second(batch))
+            self._ceiling.speed(batch)
             for batch in BATCHES
             if self._ceiling is not None and batch >= len(self._runners)
         ]
