@@ -12,8 +12,8 @@ from family_files import published
 
 from aobatch.models import PRECISIONS
 from aobatch.models.convert.convert import write_graph
-from aobatch.models.convert.precisions import Fp32, recipes
-from aobatch.models.convert.writer import WeightFile
+from aobatch.models.convert.precisions import FP32, recipes
+from aobatch.models.convert.writer import append_tensor
 from aobatch.models.source.decoder import decoder_shapes
 from aobatch.models.spec import Checkpoint, Weight
 from aobatch.models.store.locate import read_checkpoint
@@ -73,8 +73,11 @@ def test_the_file_holds_what_was_written(tmp_path: Path) -> None:
     def rows() -> Iterator[np.ndarray]:
         yield from np.split(second, 3)
 
-    with WeightFile(tmp_path / "data") as file:
-        stored = [file.append("a", (7, 5), [first]), file.append("b", (300, 3), rows())]
+    with (tmp_path / "data").open("wb") as file:
+        stored = [
+            append_tensor(file, "a", (7, 5), [first]),
+            append_tensor(file, "b", (300, 3), rows()),
+        ]
     for expected, tensor in zip((first, second), stored, strict=True):
         assert isinstance(tensor, ir.ExternalTensor)
         np.testing.assert_array_equal(expected, tensor.numpy())
@@ -84,7 +87,7 @@ def test_conversion_is_the_same_every_time(tmp_path: Path) -> None:
     """Two conversions of one model give the same bytes."""
     checkpoint = read_checkpoint(published("qwen2", tmp_path / "tiny"))
     for name in ("one", "two"):
-        write_graph(checkpoint, tmp_path / name, Fp32(), lambda *_: None)
+        write_graph(checkpoint, tmp_path / name, FP32, lambda *_: None)
 
     for file in ("model.onnx", "model.onnx.data"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()

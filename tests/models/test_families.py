@@ -7,7 +7,7 @@ import pytest
 from family_files import DATA, FAMILIES, published, write_gguf
 
 from aobatch.models.convert.convert import write_graph
-from aobatch.models.convert.precisions import Fp32
+from aobatch.models.convert.precisions import FP32
 from aobatch.models.spec import Checkpoint
 from aobatch.models.store.locate import read_checkpoint
 from aobatch.runners import Chunk
@@ -27,7 +27,7 @@ def test_fp32_gives_the_references_numbers(case: tuple[str, Checkpoint], tmp_pat
     """Logits are within 2e-4 at every position, and 40 greedy tokens are the reference's."""
     family, checkpoint = case
     expected = np.load(DATA / f"tiny-{family}/expected.npz")
-    write_graph(checkpoint, tmp_path / "graph", Fp32(), lambda *_: None)
+    write_graph(checkpoint, tmp_path / "graph", FP32, lambda *_: None)
     runner = OnnxRunner(tmp_path / "graph/model.onnx", 1)
     runner.reserve(1, 256, [])
     ids, prompt = expected["input_ids"], expected["greedy_prompt"]

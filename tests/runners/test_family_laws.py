@@ -7,7 +7,7 @@ import pytest
 from family_files import FAMILIES, published
 
 from aobatch.models.convert.convert import write_graph
-from aobatch.models.convert.precisions import BlockInt8, recipes
+from aobatch.models.convert.precisions import block_int8, recipes
 from aobatch.models.store.locate import read_checkpoint
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner
@@ -64,7 +64,7 @@ def test_prompts_may_be_cut_anywhere(graph: Path) -> None:
 def test_blocks_of_a_rotatable_family_are_rows_of_their_own(tmp_path: Path) -> None:
     """The second way of int8 keeps the laws, too."""
     checkpoint = read_checkpoint(published("llama", tmp_path / "tiny"))
-    write_graph(checkpoint, tmp_path / "graph", BlockInt8(64), lambda *_: None)
+    write_graph(checkpoint, tmp_path / "graph", block_int8(64), lambda *_: None)
     graph = tmp_path / "graph/model.onnx"
 
     np.testing.assert_array_equal(computed(graph, [3], 1), computed(graph, [*range(30)], 2))

@@ -67,6 +67,26 @@ class DecoderSpec:
     """Whether what a block adds to the residual stream is normed."""
 
 
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "context_length",
+)
+"""The sizes of a decoder that a model's description and its facts have, too."""
+
+TOKENS = (
+    "eos_token_ids",
+    "document_start_token_id",
+    "adds_document_start",
+    "infill_token_ids",
+)
+"""What they have of a checkpoint's tokens."""
+
+
 class WeightLoader(Protocol):
     """Gives weights by their canonical names, read when they are asked for."""
 

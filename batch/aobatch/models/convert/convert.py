@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,14 @@ from aobatch.files import file_digest
 from aobatch.models import Progress
 from aobatch.models.convert.graph import DecoderGraph
 from aobatch.models.convert.precisions import (
-    Fp32,
+    FP32,
     Precision,
     channel_scales,
     recipes,
     write_int8_cache_graph,
 )
 from aobatch.models.convert.quality import Scorer, affordable, chunks_of, measure, quality_text
-from aobatch.models.convert.writer import WeightFile
-from aobatch.models.spec import Checkpoint
+from aobatch.models.spec import SIZES, TOKENS, Checkpoint
 from aobatch.models.store.card import check_place
 from aobatch.models.store.folder import (
     DATA,
@@ -64,24 +62,26 @@ def convert(
     what is at target is no model.
     """
     check_place(target)
+    kl = 0.0
     with workspace(target) as work:
         folder = reference = work / "model"
         if precision != "fp32":
             reference = work / "reference"
-            write_graph(checkpoint, reference, Fp32(), progress)
+            write_graph(checkpoint, reference, FP32, progress)
         for recipe, way in recipes(precision, checkpoint.spec).items():
             shutil.rmtree(folder, ignore_errors=True)
             write_graph(checkpoint, folder, way, progress)
-            measured = _measure(checkpoint, folder, reference, scorer, progress)
-            if measured.is_close:
-                manifest = _manifest(checkpoint, folder, measured)
+            own, int8_cache = _measure(checkpoint, folder, reference, scorer, progress)
+            if own is None or own.is_close:
+                manifest = _manifest(checkpoint, folder, own, int8_cache)
                 names = {"name": target.name, "precision": precision, "recipe": recipe}
                 write_manifest(folder / MANIFEST, replace(manifest, **names))
                 open_folder(folder)  # a model that would be refused replaces none
                 put_in_place(folder, target)
                 return open_folder(target)
+            kl = own.kl
     message = (
-        f"the converted model is too far from fp32 (KL {measured.kl:.4f}, at most {MAX_KL}); use "
+        f"the converted model is too far from fp32 (KL {kl:.4f}, at most {MAX_KL}); use "
         "--precision fp32"
     )
     raise ModelError(message)
@@ -94,34 +94,19 @@ def write_graph(
     folder.mkdir()
     (folder / TOKENIZER).write_bytes(checkpoint.tokenizer_json)
     stage = f"converting to {precision.name}"
-    with WeightFile(folder / DATA) as weights:
-        graph = DecoderGraph(checkpoint, precision, weights)
+    with (folder / DATA).open("wb") as file:
+        graph = DecoderGraph(checkpoint, precision, file)
         model = graph.build(lambda done, total: progress(stage, done, total))
     ir.save(model, folder / GRAPH)
 
 
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """How close the graphs of a folder are to fp32; the folder's own may be the reference."""
-
-    own: Quality | None
-    int8_cache: Int8Cache
-
-    @property
-    def kl(self) -> float:
-        """How far the folder's own graph is from fp32."""
-        return self.own.kl if self.own else 0.0
-
-    @property
-    def is_close(self) -> bool:
-        """Whether the folder can be used."""
-        return self.own is None or self.own.is_close
-
-
 def _measure(
     checkpoint: Checkpoint, folder: Path, reference: Path, scorer: Scorer, progress: Progress
-) -> _Measured:
-    """Add the graph over an int8 cache, unless it is too far away; measure both graphs."""
+) -> tuple[Quality | None, Int8Cache]:
+    """Add the graph over an int8 cache, unless it is too far from fp32; measure both graphs.
+
+    The folder's own has no figures if it is the reference.
+    """
     chunks = _chunks(checkpoint, folder)
     # Every other chunk, so that half of the text judges scales that do not know it.
     _write_int8_cache_graph(folder, chunks[::2], scorer, progress)
@@ -139,7 +124,7 @@ def _measure(
     if not int8_cache.is_close:
         (folder / INT8_CACHE_GRAPH).unlink()
     digest = file_digest(folder / INT8_CACHE_GRAPH) if int8_cache.is_close else ""
-    return _Measured(own[0] if own else None, Int8Cache(int8_cache, digest))
+    return own[0] if own else None, Int8Cache(int8_cache, digest)
 
 
 def _chunks(checkpoint: Checkpoint, folder: Path) -> list[TokenIds]:
@@ -164,35 +149,19 @@ def _write_int8_cache_graph(
     write_int8_cache_graph(folder / GRAPH, folder / INT8_CACHE_GRAPH, channel_scales(followed()))
 
 
-def _manifest(checkpoint: Checkpoint, folder: Path, measured: _Measured) -> Manifest:
-    spec = checkpoint.spec
-    files = _stored_files(folder)
+def _manifest(
+    checkpoint: Checkpoint, folder: Path, own: Quality | None, int8_cache: Int8Cache
+) -> Manifest:
+    paths = [folder / name for name in FILES if (folder / name).exists()]
+    files = {path.name: StoredFile(path.stat().st_size, file_digest(path)) for path in paths}
     return Manifest(
+        **{name: getattr(checkpoint.spec, name) for name in ("family", *SIZES)},
+        **{name: getattr(checkpoint, name) for name in ("name", "licence", "source", *TOKENS)},
         format=FORMAT,
-        name=checkpoint.name,
-        family=spec.family,
         precision="",
-        licence=checkpoint.licence,
-        source=checkpoint.source,
         source_sha256=checkpoint.sha256,
-        vocab_size=spec.vocab_size,
-        hidden_size=spec.hidden_size,
-        num_layers=spec.num_layers,
-        num_heads=spec.num_heads,
-        num_kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-        context_length=spec.context_length,
-        eos_token_ids=checkpoint.eos_token_ids,
-        document_start_token_id=checkpoint.document_start_token_id,
-        adds_document_start=checkpoint.adds_document_start,
-        infill_token_ids=checkpoint.infill_token_ids,
         digest=folder_digest(files),
-        quality=measured.own,
-        int8_cache=measured.int8_cache,
+        quality=own,
+        int8_cache=int8_cache,
         files=files,
     )
-
-
-def _stored_files(folder: Path) -> dict[str, StoredFile]:
-    paths = [folder / name for name in FILES if (folder / name).exists()]
-    return {path.name: StoredFile(path.stat().st_size, file_digest(path)) for path in paths}

@@ -81,11 +81,6 @@ def hadamard(size: int) -> Floats:
     return np.asarray(matrix / np.sqrt(size))
 
 
-def fold_layer(checkpoint: Checkpoint, index: int, turn: Floats | None) -> LayerWeights:
-    """Load one layer and fold the attention scale, and the rotation `turn`, into it."""
-    return _LayerFold(checkpoint, index, turn).folded()
-
-
 def fold_embedding(checkpoint: Checkpoint, turn: Floats | None) -> Table:
     """Give the token embedding in the rotated residual stream."""
     return Table(checkpoint, "embedding", turn, checkpoint.spec.embedding_scale)
@@ -97,66 +92,69 @@ def fold_head(checkpoint: Checkpoint, turn: Floats | None) -> Table:
     return Table(checkpoint, "head", turn, gain)
 
 
-class _LayerFold:
-    """The weights of one layer, each loaded once."""
-
-    def __init__(self, checkpoint: Checkpoint, index: int, turn: Floats | None) -> None:
-        self._checkpoint = checkpoint
-        self._spec = checkpoint.spec
-        self._index = index
-        self._turn = turn
-
-    def folded(self) -> LayerWeights:
-        """Give the layer."""
-        spec = self._spec
-        head_norms = post_norms = None
-        if spec.has_head_norms:
-            scaled = _rounded(self._load("q_norm") * spec.attention_scale)
-            head_norms = scaled, _rounded(self._load("k_norm"))
-        if spec.has_post_norms:
-            names = ("attention_post_norm", "mlp_post_norm")
-            post_norms = _rounded(self._load(names[0])), _rounded(self._load(names[1]))
-        return LayerWeights(
-            qkv=self._qkv(),
-            o=self._writes("o"),
-            gate=Linear(self._reads(self._load("gate"), "mlp_norm"), self._bias("gate")),
-            up=Linear(self._reads(self._load("up"), "mlp_norm"), self._bias("up")),
-            down=self._writes("down"),
-            head_norms=head_norms,
-            post_norms=post_norms,
+def fold_layer(checkpoint: Checkpoint, index: int, turn: Floats | None) -> LayerWeights:
+    """Load one layer and fold the attention scale, and the rotation `turn`, into it."""
+    spec = checkpoint.spec
+    layer = _Layer(checkpoint, index, turn)
+    head_norms = post_norms = None
+    if spec.has_head_norms:
+        scaled = layer.load("q_norm") * spec.attention_scale
+        head_norms = _rounded(scaled), _rounded(layer.load("k_norm"))
+    if spec.has_post_norms:
+        post_norms = (
+            _rounded(layer.load("attention_post_norm")),
+            _rounded(layer.load("mlp_post_norm")),
         )
+    return LayerWeights(
+        qkv=layer.qkv(),
+        o=layer.writes("o"),
+        gate=layer.reads(layer.load("gate"), "mlp_norm", layer.bias("gate")),
+        up=layer.reads(layer.load("up"), "mlp_norm", layer.bias("up")),
+        down=layer.writes("down"),
+        head_norms=head_norms,
+        post_norms=post_norms,
+    )
 
-    def _qkv(self) -> Linear:
-        spec = self._spec
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Where the weights of one layer come from, and how they read and write the stream."""
+
+    checkpoint: Checkpoint
+    index: int
+    turn: Floats | None
+
+    def load(self, name: str) -> Floats:
+        return self.checkpoint.load(f"layers.{self.index}.{name}").astype(np.float64)
+
+    def bias(self, name: str) -> Floats | None:
+        return self.load(f"{name}_bias") if name in self.checkpoint.spec.biases else None
+
+    def qkv(self) -> Linear:
+        spec = self.checkpoint.spec
         scale = 1.0 if spec.has_head_norms else spec.attention_scale
-        parts = [self._load("q") * scale, self._load("k"), self._load("v")]
-        weight = self._reads(np.concatenate(parts), "attention_norm")
-        if not spec.biases & {"q", "k", "v"}:
-            return Linear(weight, None)
-        biases = [
-            self._load(f"{name}_bias") if name in spec.biases else np.zeros(len(part))
-            for name, part in zip("qkv", parts, strict=True)
-        ]
-        biases[0] *= scale
-        return Linear(weight, _rounded(np.concatenate(biases)))
+        parts = [self.load("q") * scale, self.load("k"), self.load("v")]
+        bias = None
+        if spec.biases & {"q", "k", "v"}:
+            found = [self.bias(name) for name in "qkv"]
+            biases = [
+                np.zeros(len(part)) if own is None else own
+                for own, part in zip(found, parts, strict=True)
+            ]
+            bias = np.concatenate([biases[0] * scale, *biases[1:]])
+        return self.reads(np.concatenate(parts), "attention_norm", bias)
 
-    def _load(self, name: str) -> Floats:
-        return self._checkpoint.load(f"layers.{self._index}.{name}").astype(np.float64)
+    def reads(self, weight: Floats, gain: str, bias: Floats | None) -> Linear:
+        if self.turn is not None:
+            weight = (weight * self.load(gain)) @ self.turn
+        return Linear(_rounded(weight), None if bias is None else _rounded(bias))
 
-    def _bias(self, name: str) -> Weight | None:
-        return _rounded(self._load(f"{name}_bias")) if name in self._spec.biases else None
-
-    def _reads(self, weight: Floats, gain: str) -> Weight:
-        if self._turn is None:
-            return _rounded(weight)
-        return _rounded((weight * self._load(gain)) @ self._turn)
-
-    def _writes(self, name: str) -> Linear:
-        weight, bias = self._load(name), self._bias(name)
-        if self._turn is None:
-            return Linear(_rounded(weight), bias)
-        turned = None if bias is None else _rounded(bias @ self._turn)
-        return Linear(_rounded(self._turn.T @ weight), turned)
+    def writes(self, name: str) -> Linear:
+        weight, bias = self.load(name), self.bias(name)
+        if self.turn is not None:
+            weight = self.turn.T @ weight
+            bias = None if bias is None else bias @ self.turn
+        return Linear(_rounded(weight), None if bias is None else _rounded(bias))
 
 
 def _rounded(weight: Floats) -> Weight:

@@ -10,6 +10,7 @@ Padding exists only inside GroupQueryAttention; its scale is 1 because 1/sqrt(d)
 """
 
 from collections.abc import Callable
+from typing import BinaryIO
 
 import numpy as np
 import onnx_ir as ir
@@ -23,37 +24,128 @@ from aobatch.models.convert.fold import (
     rotation,
 )
 from aobatch.models.convert.precisions import Multiply, Precision
-from aobatch.models.convert.writer import MICROSOFT, GraphWriter, WeightFile
+from aobatch.models.convert.writer import MICROSOFT, Attribute, GraphWriter
 from aobatch.models.source.rope import angles
-from aobatch.models.spec import CAPACITY_STEP, Checkpoint, DecoderSpec, LayerAttention, Rope, Weight
+from aobatch.models.spec import CAPACITY_STEP, Checkpoint, Rope, Weight
 
 _FLOAT, _INT32, _INT64 = ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64
 
 
-class AttentionWriter:
-    """Writes the attention of every layer; declares the inputs that say where tokens belong."""
+class DecoderGraph:
+    """Builds the graph of one checkpoint in one precision, layer by layer."""
 
-    def __init__(self, graph: GraphWriter, spec: DecoderSpec) -> None:
-        self._graph = graph
-        self._spec = spec
+    def __init__(self, checkpoint: Checkpoint, precision: Precision, file: BinaryIO) -> None:
+        """Declare the inputs; large weights go into the file."""
+        self._checkpoint = checkpoint
+        self._spec = checkpoint.spec
+        self._precision = precision
+        self._turn = rotation(self._spec.hidden_size) if precision.rotates else None
         self._ropes: dict[Rope, tuple[ir.Value, ir.Value]] = {}
+        graph = self._graph = GraphWriter(self._spec.family, file)
+        self._input_ids = graph.input("input_ids", _INT64, ["N"])
+        self._logits_index = graph.input("logits_index", _INT64, ["R"])
         self._pad_index = graph.input("pad_index", _INT64, ["B", "S"])
         self._unpad_index = graph.input("unpad_index", _INT64, ["N"])
         self._seqlens_k = graph.input("seqlens_k", _INT32, ["B"])
         self._query_seqlens = graph.input("query_seqlens", _INT32, ["B"])
         self._total_length = graph.input("total_length", _INT32, [])
 
-    def attend(
+    def build(self, advance: Callable[[int, int], None]) -> ir.Model:
+        """Write the whole graph; `advance(done, total)` is called after each layer."""
+        spec, graph = self._spec, self._graph
+        table = fold_embedding(self._checkpoint, self._turn)
+        residual = self._precision.embed(graph, table, self._input_ids)
+        normed = self._norm(residual, self._gain("layers.0.attention_norm"), "embedded")
+        for index in range(spec.num_layers):
+            weights = fold_layer(self._checkpoint, index, self._turn)
+            residual, normed = self._layer(index, weights, residual, normed)
+            advance(index + 1, spec.num_layers + 1)
+        wanted = graph.node("Gather", normed, self._logits_index, name="wanted")
+        multiply = self._precision.normed(graph, wanted, "head_input")
+        logits = multiply(fold_head(self._checkpoint, self._turn), "logits")
+        graph.output(logits, "logits", _FLOAT, ["R", spec.vocab_size])
+        advance(spec.num_layers + 1, spec.num_layers + 1)
+        return graph.model()
+
+    def _layer(
+        self, index: int, weights: LayerWeights, residual: ir.Value, normed: ir.Value
+    ) -> tuple[ir.Value, ir.Value]:
+        graph, precision, name = self._graph, self._precision, f"layers.{index}"
+        attention_gain, mlp_gain = weights.post_norms or (None, None)
+        multiply = precision.normed(graph, normed, f"{name}.attention_input")
+        qkv = self._linear(multiply, weights.qkv, f"{name}.qkv")
+        attended = self._attend(index, qkv, weights.head_norms)
+        out = self._linear(precision.free(graph, attended, f"{name}.o"), weights.o, f"{name}.o")
+        out = self._post_norm(out, attention_gain, f"{name}.attention_output")
+        gain = self._gain(f"{name}.mlp_norm")
+        residual, normed = self._add_and_norm((residual, out), gain, f"{name}.mlp_input")
+        multiply = precision.normed(graph, normed, f"{name}.mlp_input")
+        gate = self._linear(multiply, weights.gate, f"{name}.gate")
+        up = self._linear(multiply, weights.up, f"{name}.up")
+        gated = graph.node("Mul", self._activated(gate, name), up, name=f"{name}.gated")
+        multiply = precision.spread(graph, gated, f"{name}.down")
+        out = self._linear(multiply, weights.down, f"{name}.down")
+        out = self._post_norm(out, mlp_gain, f"{name}.mlp_output")
+        is_last = index + 1 == self._spec.num_layers
+        gain = self._gain("final_norm" if is_last else f"layers.{index + 1}.attention_norm")
+        return self._add_and_norm((residual, out), gain, f"{name}.output")
+
+    def _activated(self, gate: ir.Value, name: str) -> ir.Value:
+        if self._spec.activation == "silu":
+            return self._graph.node(
+                "QuickGelu", gate, name=f"{name}.silu", domain=MICROSOFT, alpha=1.0
+            )
+        return self._graph.node("Gelu", gate, name=f"{name}.gelu", approximate="tanh")
+
+    def _linear(self, multiply: Multiply, linear: Linear, name: str) -> ir.Value:
+        product = multiply(linear.weight, name)
+        if linear.bias is None:
+            return product
+        bias = self._graph.weight(f"{name}.bias", linear.bias)
+        return self._graph.node("Add", product, bias, name=f"{name}.biased")
+
+    def _gain(self, name: str) -> ir.Value:
+        """Give a norm's gain, or ones if it was folded with a rotation."""
+        if self._turn is None:
+            return self._graph.weight(name, self._checkpoint.load(name))
+        return self._graph.shared("unit.gain", np.ones(self._spec.hidden_size, np.float32))
+
+    def _norm(self, x: ir.Value, gain: ir.Value, name: str) -> ir.Value:
+        """Divide rows by their root mean square and multiply them by a gain."""
+        return self._graph.node(
+            "SimplifiedLayerNormalization",
+            *(x, gain),
+            name=f"{name}.normed",
+            axis=-1,
+            epsilon=self._spec.norm_epsilon,
+            stash_type=1,
+        )
+
+    def _post_norm(self, x: ir.Value, gain: Weight | None, name: str) -> ir.Value:
+        return x if gain is None else self._norm(x, self._graph.weight(f"{name}.gain", gain), name)
+
+    def _add_and_norm(
+        self, terms: tuple[ir.Value, ir.Value], gain: ir.Value, name: str
+    ) -> tuple[ir.Value, ir.Value]:
+        outputs = self._graph.node_with_outputs(
+            "SkipSimplifiedLayerNormalization",
+            [*terms, gain],
+            4,
+            name=name,
+            epsilon=self._spec.norm_epsilon,
+        )
+        return outputs[3], outputs[0]
+
+    def _attend(
         self, index: int, qkv: ir.Value, head_norms: tuple[Weight, Weight] | None
     ) -> ir.Value:
         """Attend with packed rows [N, q + k + v] to packed rows [N, heads * head_dim]."""
         spec, graph, name = self._spec, self._graph, f"layers.{index}"
         layer = spec.attentions[index]
-        cache: list[int | str] = [spec.num_kv_heads, "C", spec.head_dim]
-        past = [
-            graph.input(f"past.{index}.{part}", _FLOAT, ["B", *cache]) for part in ("key", "value")
-        ]
+        cache: list[int | str] = ["B", spec.num_kv_heads, "C", spec.head_dim]
+        past = [graph.input(f"past.{index}.{part}", _FLOAT, cache) for part in ("key", "value")]
         unused = [None] * 7
+        window: dict[str, Attribute] = {"local_window_size": layer.window} if layer.window else {}
         attended, *present = graph.node_with_outputs(
             "GroupQueryAttention",
             [
@@ -63,14 +155,15 @@ class AttentionWriter:
             ],
             3,
             name=f"{name}.attention",
+            domain=MICROSOFT,
             num_heads=spec.num_heads,
             kv_num_heads=spec.num_kv_heads,
             do_rotary=1,
             scale=1.0,
-            **_window(layer),
+            **window,
         )
         for part, value in zip(("key", "value"), present, strict=True):
-            graph.output(value, f"present.{index}.{part}", _FLOAT, ["B", *cache])
+            graph.output(value, f"present.{index}.{part}", _FLOAT, cache)
         width = graph.shared("attention.width", np.array([-1, spec.num_heads * spec.head_dim]))
         rows = graph.node("Reshape", attended, width, name=f"{name}.rows")
         return graph.node("Gather", rows, self._unpad_index, name=f"{name}.attended")
@@ -84,21 +177,25 @@ class AttentionWriter:
             return graph.node("Gather", qkv, self._pad_index, name=f"{name}.padded"), None, None
         counts = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
         sizes = graph.shared("qkv.sizes", np.array(counts) * spec.head_dim)
-        parts = list(graph.split(qkv, sizes, len(counts), name=f"{name}.split"))
+        parts = list(
+            graph.node_with_outputs(
+                "Split", [qkv, sizes], len(counts), name=f"{name}.split", domain="", axis=-1
+            )
+        )
         for place, (part, gain) in enumerate(zip("qk", head_norms, strict=True)):
-            parts[place] = self._normed(parts[place], counts[place], gain, f"{name}.{part}")
+            parts[place] = self._normed_heads(parts[place], counts[place], gain, f"{name}.{part}")
         q, k, v = (
             graph.node("Gather", value, self._pad_index, name=f"{name}.{part}.padded")
             for part, value in zip("qkv", parts, strict=True)
         )
         return q, k, v
 
-    def _normed(self, x: ir.Value, num_heads: int, gain: Weight, name: str) -> ir.Value:
-        spec, graph = self._spec, self._graph
-        heads = graph.shared("heads.shape", np.array([-1, spec.head_dim]))
+    def _normed_heads(self, x: ir.Value, num_heads: int, gain: Weight, name: str) -> ir.Value:
+        graph, width = self._graph, self._spec.head_dim
+        heads = graph.shared("heads.shape", np.array([-1, width]))
         split = graph.node("Reshape", x, heads, name=f"{name}.heads")
-        normed = graph.norm(split, graph.weight(f"{name}.gain", gain), spec.norm_epsilon, name)
-        rows = graph.shared(f"rows.{num_heads}.shape", np.array([-1, num_heads * spec.head_dim]))
+        normed = self._norm(split, graph.weight(f"{name}.gain", gain), name)
+        rows = graph.shared(f"rows.{num_heads}.shape", np.array([-1, num_heads * width]))
         return graph.node("Reshape", normed, rows, name=f"{name}.rows")
 
     def _rotary(self, rope: Rope) -> tuple[ir.Value, ir.Value]:
@@ -113,110 +210,3 @@ class AttentionWriter:
                 self._graph.weight(f"rotary.sin{suffix}", np.sin(table).astype(np.float32)),
             )
         return self._ropes[rope]
-
-
-def _window(layer: LayerAttention) -> dict[str, int]:
-    return {"local_window_size": layer.window} if layer.window else {}
-
-
-_FLOAT, _INT64 = ir.DataType.FLOAT, ir.DataType.INT64
-
-
-class DecoderGraph:
-    """Builds the graph of one checkpoint in one precision, layer by layer."""
-
-    def __init__(self, checkpoint: Checkpoint, precision: Precision, weights: WeightFile) -> None:
-        self._checkpoint = checkpoint
-        self._spec = checkpoint.spec
-        self._precision = precision
-        self._turn = rotation(self._spec.hidden_size) if precision.rotates else None
-        self._graph = GraphWriter(self._spec.family, weights)
-        self._input_ids = self._graph.input("input_ids", _INT64, ["N"])
-        self._logits_index = self._graph.input("logits_index", _INT64, ["R"])
-        self._attention = AttentionWriter(self._graph, self._spec)
-
-    def build(self, advance: Callable[[int, int], None]) -> ir.Model:
-        """Write the whole graph; `advance(done, total)` is called after each layer."""
-        spec, graph = self._spec, self._graph
-        table = fold_embedding(self._checkpoint, self._turn)
-        residual = self._precision.embed(graph, table, self._input_ids)
-        gain = self._gain("layers.0.attention_norm")
-        normed = graph.norm(residual, gain, spec.norm_epsilon, "embedded")
-        for index in range(spec.num_layers):
-            weights = fold_layer(self._checkpoint, index, self._turn)
-            residual, normed = self._layer(index, weights, residual, normed)
-            advance(index + 1, spec.num_layers + 1)
-        self._head(normed)
-        advance(spec.num_layers + 1, spec.num_layers + 1)
-        return graph.model()
-
-    def _layer(
-        self, index: int, weights: LayerWeights, residual: ir.Value, normed: ir.Value
-    ) -> tuple[ir.Value, ir.Value]:
-        graph, name = self._graph, f"layers.{index}"
-        attention_gain, mlp_gain = weights.post_norms or (None, None)
-        multiply = self._precision.normed(graph, normed, f"{name}.attention_input")
-        qkv = self._linear(multiply, weights.qkv, f"{name}.qkv")
-        attended = self._attention.attend(index, qkv, weights.head_norms)
-        out = self._precision.free(graph, attended, weights.o.weight, f"{name}.o")
-        out = self._with_bias(out, weights.o, f"{name}.o")
-        out = self._post_norm(out, attention_gain, f"{name}.attention_output")
-        gain = self._gain(f"{name}.mlp_norm")
-        residual, normed = self._add_and_norm((residual, out), gain, f"{name}.mlp_input")
-        multiply = self._precision.normed(graph, normed, f"{name}.mlp_input")
-        gate = self._linear(multiply, weights.gate, f"{name}.gate")
-        up = self._linear(multiply, weights.up, f"{name}.up")
-        gated = graph.node("Mul", self._activated(gate, name), up, name=f"{name}.gated")
-        out = self._precision.spread(graph, gated, weights.down.weight, f"{name}.down")
-        out = self._with_bias(out, weights.down, f"{name}.down")
-        out = self._post_norm(out, mlp_gain, f"{name}.mlp_output")
-        is_last = index + 1 == self._spec.num_layers
-        gain = self._gain("final_norm" if is_last else f"layers.{index + 1}.attention_norm")
-        return self._add_and_norm((residual, out), gain, f"{name}.output")
-
-    def _activated(self, gate: ir.Value, name: str) -> ir.Value:
-        if self._spec.activation == "silu":
-            return self._graph.node(
-                "QuickGelu", gate, name=f"{name}.silu", domain=MICROSOFT, alpha=1.0
-            )
-        return self._graph.node("Gelu", gate, name=f"{name}.gelu", approximate="tanh")
-
-    def _linear(self, multiply: Multiply, linear: Linear, name: str) -> ir.Value:
-        return self._with_bias(multiply(linear.weight, name), linear, name)
-
-    def _with_bias(self, product: ir.Value, linear: Linear, name: str) -> ir.Value:
-        if linear.bias is None:
-            return product
-        bias = self._graph.weight(f"{name}.bias", linear.bias)
-        return self._graph.node("Add", product, bias, name=f"{name}.biased")
-
-    def _post_norm(self, x: ir.Value, gain: Weight | None, name: str) -> ir.Value:
-        if gain is None:
-            return x
-        weight = self._graph.weight(f"{name}.gain", gain)
-        return self._graph.norm(x, weight, self._spec.norm_epsilon, name)
-
-    def _add_and_norm(
-        self, terms: tuple[ir.Value, ir.Value], gain: ir.Value, name: str
-    ) -> tuple[ir.Value, ir.Value]:
-        outputs = self._graph.node_with_outputs(
-            "SkipSimplifiedLayerNormalization",
-            [*terms, gain],
-            4,
-            name=name,
-            epsilon=self._spec.norm_epsilon,
-        )
-        return outputs[3], outputs[0]
-
-    def _head(self, normed: ir.Value) -> None:
-        graph = self._graph
-        wanted = graph.node("Gather", normed, self._logits_index, name="wanted")
-        multiply = self._precision.normed(graph, wanted, "head_input")
-        logits = multiply(fold_head(self._checkpoint, self._turn), "logits")
-        graph.output(logits, "logits", _FLOAT, ["R", self._spec.vocab_size])
-
-    def _gain(self, name: str) -> ir.Value:
-        """Give a norm's gain, or ones if it was folded with a rotation."""
-        if self._turn is None:
-            return self._graph.weight(name, self._checkpoint.load(name))
-        return self._graph.shared("unit.gain", np.ones(self._spec.hidden_size, np.float32))

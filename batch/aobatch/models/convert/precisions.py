@@ -1,8 +1,9 @@
-"""Which ways there are to compute in a precision, the quickest first."""
+"""The ways to store and multiply the weights of a decoder, by precision, the quickest first."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -17,71 +18,58 @@ from aobatch.models.spec import DecoderSpec, Weight
 
 Multiply: TypeAlias = Callable[[Weight | Table, str], ir.Value]
 """Multiplies an input that was prepared by a weight [out, in], under a name."""
+Prepare: TypeAlias = Callable[[GraphWriter, ir.Value, str], Multiply]
+"""Prepares an input [N, in], under a name, once for every product that reads it."""
 
 
-class Precision(Protocol):
-    """One way to store and multiply the weights of a decoder."""
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """One way to store and multiply."""
 
     name: str
     """What progress calls it."""
     rotates: bool
     """Whether the residual stream is to be rotated before weights are stored."""
-
-    def embed(self, graph: GraphWriter, table: Table, ids: ir.Value) -> ir.Value:
-        """Look up embeddings: [N] ids to [N, hidden] float32."""
-        ...
-
-    def normed(self, graph: GraphWriter, x: ir.Value, name: str) -> Multiply:
-        """Prepare a normed input [N, hidden] once for every product that reads it."""
-        ...
-
-    def free(self, graph: GraphWriter, x: ir.Value, weight: Weight, name: str) -> ir.Value:
-        """Multiply any float input [N, in] by weight [out, in]."""
-        ...
-
-    def spread(self, graph: GraphWriter, x: ir.Value, weight: Weight, name: str) -> ir.Value:
-        """Multiply like `free` an input known to have outliers."""
-        ...
+    embed: Callable[[GraphWriter, Table, ir.Value], ir.Value]
+    """Looks up embeddings: [N] ids to [N, hidden] float32."""
+    normed: Prepare
+    """For an input that was normed."""
+    free: Prepare
+    """For any input."""
+    spread: Prepare
+    """For an input known to have outliers."""
 
 
-class Fp32:
-    """Everything as float32: the reference."""
+def recipes(precision: str, spec: DecoderSpec) -> Mapping[str, Precision]:
+    """Give the ways for a decoder by name; the first that is close enough to fp32 is to be used.
 
-    name = "fp32"
-    rotates = False
-
-    def embed(self, graph: GraphWriter, table: Table, ids: ir.Value) -> ir.Value:
-        """Look up embeddings: [N] ids to [N, hidden] float32."""
-        weight = graph.table("embedding", table.shape, table.blocks())
-        return graph.node("Gather", weight, ids, name="embedded")
-
-    def normed(self, graph: GraphWriter, x: ir.Value, name: str) -> Multiply:  # noqa: ARG002
-        """Multiply the input as it is."""
-
-        def multiply(weight: Weight | Table, name: str) -> ir.Value:
-            columns = np.empty(weight.shape[::-1], np.float32)
-            for start, rows in row_blocks(weight):
-                columns[:, start : start + len(rows)] = rows.T
-            return graph.node("MatMul", x, graph.weight(f"{name}.weight", columns), name=name)
-
-        return multiply
-
-    def free(self, graph: GraphWriter, x: ir.Value, weight: Weight, name: str) -> ir.Value:
-        """Multiply by weight [out, in]."""
-        return self.normed(graph, x, name)(weight, name)
-
-    spread = free
+    Raises ModelError for an unknown precision.
+    """
+    if precision == "fp32":
+        return {"fp32": FP32}
+    if precision == "nbits8":
+        return {"blocks of 32": NBITS8}
+    if precision != "int8":
+        message = f"precision {precision!r} is unknown; known are {', '.join(PRECISIONS)}"
+        raise ModelError(message)
+    rotated = {} if spec.has_post_norms else {"rotated": INT8}
+    return rotated | {"Hadamard blocks": block_int8(spec.hidden_size), "blocks of 32": NBITS8}
 
 
-def embed_half(graph: GraphWriter, table: Table, ids: ir.Value) -> ir.Value:
-    """Look up embeddings kept as float16: half the file, and an error far below 8 bits'."""
+def _embed(graph: GraphWriter, table: Table, ids: ir.Value) -> ir.Value:
+    weight = graph.table("embedding", table.shape, table.blocks())
+    return graph.node("Gather", weight, ids, name="embedded")
+
+
+def _embed_half(graph: GraphWriter, table: Table, ids: ir.Value) -> ir.Value:
+    """Keep embeddings as float16: half the file, and an error far below 8 bits'."""
     halves = (block.astype(np.float16) for block in table.blocks())
     half = graph.table("embedding", table.shape, halves)
     rows = graph.node("Gather", half, ids, name="embedded.half")
     return graph.node("Cast", rows, name="embedded", to=ir.DataType.FLOAT)
 
 
-def row_blocks(weight: Weight | Table) -> Iterator[tuple[int, Weight]]:
+def _row_blocks(weight: Weight | Table) -> Iterator[tuple[int, Weight]]:
     """Yield the rows of a weight, block after block, with the number of the first."""
     start = 0
     for block in weight.blocks() if isinstance(weight, Table) else [weight]:
@@ -89,67 +77,34 @@ def row_blocks(weight: Weight | Table) -> Iterator[tuple[int, Weight]]:
         start += len(block)
 
 
+def _as_it_is(graph: GraphWriter, x: ir.Value, _: str) -> Multiply:
+    def multiply(weight: Weight | Table, name: str) -> ir.Value:
+        columns = np.empty(weight.shape[::-1], np.float32)
+        for start, rows in _row_blocks(weight):
+            columns[:, start : start + len(rows)] = rows.T
+        return graph.node("MatMul", x, graph.weight(f"{name}.weight", columns), name=name)
+
+    return multiply
+
+
 _CLIP = 4.0
 _LEVELS = 127
 _SPREAD_BLOCK, _NORMED_BLOCK = 64, 128
 
 
-class Int8:
-    """W8A8 in a rotated residual stream."""
-
-    name = "int8"
-    rotates = True
-
-    def embed(self, graph: GraphWriter, table: Table, ids: ir.Value) -> ir.Value:
-        """Look up embeddings: [N] ids to [N, hidden] float32."""
-        return embed_half(graph, table, ids)
-
-    def normed(self, graph: GraphWriter, x: ir.Value, name: str) -> Multiply:
-        """Quantise with the one scale that a rotated, normed row needs."""
-        scale, zero = _shared(graph, "clip.scale", _CLIP / _LEVELS), _zero_point(graph)
-        quantised = graph.node("QuantizeLinear", x, scale, zero, name=f"{name}.quantised")
-
-        def multiply(weight: Weight | Table, name: str) -> ir.Value:
-            return _integer_matmul(graph, (quantised, scale), weight, name)
-
-        return multiply
-
-    def free(self, graph: GraphWriter, x: ir.Value, weight: Weight, name: str) -> ir.Value:
-        """Quantise every row by its own maximum, multiply, scale back."""
-        return _by_row(graph, x, name)(weight, name)
-
-    def spread(self, graph: GraphWriter, x: ir.Value, weight: Weight, name: str) -> ir.Value:
-        """Turn blocks of up to 64 inputs by a Hadamard matrix first, so that outliers spread."""
-        width = weight.shape[1]
-        block = _block(width, _SPREAD_BLOCK)
-        turned = _turn_blocks(graph, x, (width, block), name)
-        return _by_row(graph, turned, name, block)(weight, name)
-
-
-class BlockInt8(Int8):
-    """W8A8 where the residual stream cannot be rotated."""
-
-    rotates = False
-
-    def __init__(self, hidden_size: int) -> None:
-        self._hidden_size = hidden_size
-
-    def normed(self, graph: GraphWriter, x: ir.Value, name: str) -> Multiply:
-        """Turn blocks of up to 128 inputs, then quantise every row by its own maximum."""
-        block = _block(self._hidden_size, _NORMED_BLOCK)
-        turned = _turn_blocks(graph, x, (self._hidden_size, block), name)
-        return _by_row(graph, turned, name, block)
-
-
-def _block(size: int, most: int) -> int:
-    """Give the largest power of two that divides a width, up to a limit."""
-    return min(most, size & -size)
+def _clipped(graph: GraphWriter, x: ir.Value, name: str) -> Multiply:
+    """Quantise with the one scale that a rotated, normed row needs."""
+    scale = graph.shared("clip.scale", np.array(_CLIP / _LEVELS, np.float32))
+    quantised = graph.node("QuantizeLinear", x, scale, _zero_point(graph), name=f"{name}.quantised")
+    return lambda weight, name: _integer_matmul(graph, (quantised, scale), weight, name)
 
 
 def _by_row(graph: GraphWriter, x: ir.Value, name: str, block: int = 1) -> Multiply:
-    unit = _shared(graph, "unit.scale", 1 / _LEVELS)
+    """Quantise every row by its own maximum; products are scaled back."""
+    unit = graph.shared("unit.scale", np.array(1 / _LEVELS, np.float32))
     size = graph.node("Abs", x, name=f"{name}.abs")
-    peak = graph.node("ReduceMax", size, _last_axis(graph), name=f"{name}.peak", keepdims=1)
+    axis = graph.shared("last.axis", np.array([-1], np.int64))
+    peak = graph.node("ReduceMax", size, axis, name=f"{name}.peak", keepdims=1)
     units = graph.node("Div", x, peak, name=f"{name}.units")
     quantised = graph.node("QuantizeLinear", units, unit, _zero_point(graph), name=f"{name}.q")
 
@@ -160,9 +115,10 @@ def _by_row(graph: GraphWriter, x: ir.Value, name: str, block: int = 1) -> Multi
     return multiply
 
 
-def _turn_blocks(graph: GraphWriter, x: ir.Value, sizes: tuple[int, int], name: str) -> ir.Value:
-    """Turn blocks of the columns of rows by a Hadamard matrix; sizes are a row's and a block's."""
-    width, block = sizes
+def _turned(graph: GraphWriter, x: ir.Value, name: str, width: int, most: int) -> Multiply:
+    """Turn blocks of the columns of rows by a Hadamard matrix, so that outliers spread."""
+    # The largest power of two that divides the width.
+    block = min(most, width & -width)
     # No size is left to be inferred: there may be no rows at all.
     shape = np.array([0, width // block, block])
     blocks = graph.shared(f"blocks.{width}.{block}.shape", shape)
@@ -170,7 +126,14 @@ def _turn_blocks(graph: GraphWriter, x: ir.Value, sizes: tuple[int, int], name: 
     matrix = graph.shared(f"hadamard.{block}", hadamard(block).astype(np.float32))
     split = graph.node("Reshape", x, blocks, name=f"{name}.blocks")
     mixed = graph.node("MatMul", split, matrix, name=f"{name}.mixed")
-    return graph.node("Reshape", mixed, rows, name=f"{name}.joined")
+    joined = graph.node("Reshape", mixed, rows, name=f"{name}.joined")
+    return _by_row(graph, joined, name, block)
+
+
+def _spread(graph: GraphWriter, x: ir.Value, name: str) -> Multiply:
+    return lambda weight, product: _turned(graph, x, name, weight.shape[1], _SPREAD_BLOCK)(
+        weight, product
+    )
 
 
 def _integer_matmul(
@@ -184,7 +147,7 @@ def _integer_matmul(
     outputs, inputs = weight.shape
     columns, scales = np.empty((inputs, outputs), np.int8), np.empty(outputs)
     turn = hadamard(block)
-    for start, block_rows in row_blocks(weight):
+    for start, block_rows in _row_blocks(weight):
         rows = block_rows
         if block > 1:
             rows = (rows.reshape(-1, block) @ turn).reshape(rows.shape)
@@ -204,43 +167,11 @@ def _integer_matmul(
     )
 
 
-def _shared(graph: GraphWriter, name: str, value: float) -> ir.Value:
-    return graph.shared(name, np.array(value, np.float32))
-
-
 def _zero_point(graph: GraphWriter) -> ir.Value:
     return graph.shared("zero.point", np.array(128, np.uint8))
 
 
-def _last_axis(graph: GraphWriter) -> ir.Value:
-    return graph.shared("last.axis", np.array([-1], np.int64))
-
-
-_BITS = 8
 _BLOCK = 32
-_ZERO, _BLOCK_LEVELS = 128, 127
-_INTEGER_ACTIVATIONS = 4
-
-
-class Nbits8:
-    """Every product by MatMulNBits."""
-
-    name = "nbits8"
-    rotates = False
-
-    def embed(self, graph: GraphWriter, table: Table, ids: ir.Value) -> ir.Value:
-        """Look up embeddings: [N] ids to [N, hidden] float32."""
-        return embed_half(graph, table, ids)
-
-    def normed(self, graph: GraphWriter, x: ir.Value, name: str) -> Multiply:  # noqa: ARG002
-        """Multiply the input as it is."""
-        return lambda weight, name: matmul_nbits(graph, x, weight, name)
-
-    def free(self, graph: GraphWriter, x: ir.Value, weight: Weight, name: str) -> ir.Value:
-        """Multiply by weight [out, in]."""
-        return matmul_nbits(graph, x, weight, name)
-
-    spread = free
 
 
 def matmul_nbits(graph: GraphWriter, x: ir.Value, weight: Weight | Table, name: str) -> ir.Value:
@@ -249,13 +180,12 @@ def matmul_nbits(graph: GraphWriter, x: ir.Value, weight: Weight | Table, name: 
     num_blocks = -(-inputs // _BLOCK)
     integers = np.empty((outputs, num_blocks, _BLOCK), np.uint8)
     scales = np.empty((outputs, num_blocks), np.float32)
-    for start, rows in row_blocks(weight):
+    for start, rows in _row_blocks(weight):
         padded = np.pad(rows, ((0, 0), (0, num_blocks * _BLOCK - inputs)))
         blocks = padded.reshape(len(rows), num_blocks, _BLOCK)
-        own = np.abs(blocks).max(axis=2) / _BLOCK_LEVELS
+        own = np.abs(blocks).max(axis=2) / _LEVELS
         own[own == 0] = 1
-        rounded = np.round(blocks / own[:, :, None]) + _ZERO
-        integers[start : start + len(rows)] = rounded.astype(np.uint8)
+        integers[start : start + len(rows)] = np.round(blocks / own[:, :, None]) + 128
         scales[start : start + len(rows)] = own
     return graph.node(
         "MatMulNBits",
@@ -266,13 +196,33 @@ def matmul_nbits(graph: GraphWriter, x: ir.Value, weight: Weight | Table, name: 
         domain=MICROSOFT,
         K=inputs,
         N=outputs,
-        bits=_BITS,
+        bits=8,
         block_size=_BLOCK,
-        accuracy_level=_INTEGER_ACTIVATIONS,
+        accuracy_level=4,  # inputs are rounded to 8 bits, too
     )
 
 
-_CACHE_LEVELS = 127
+def _in_blocks(graph: GraphWriter, x: ir.Value, _: str) -> Multiply:
+    return lambda weight, name: matmul_nbits(graph, x, weight, name)
+
+
+FP32 = Precision("fp32", False, _embed, _as_it_is, _as_it_is, _as_it_is)
+"""Everything as float32: the reference."""
+NBITS8 = Precision("nbits8", False, _embed_half, _in_blocks, _in_blocks, _in_blocks)
+"""Every product by MatMulNBits."""
+INT8 = Precision("int8", True, _embed_half, _clipped, _by_row, _spread)
+"""W8A8 in a rotated residual stream."""
+
+
+def block_int8(hidden_size: int) -> Precision:
+    """Give W8A8 where the residual stream cannot be rotated."""
+
+    def normed(graph: GraphWriter, x: ir.Value, name: str) -> Multiply:
+        return _turned(graph, x, name, hidden_size, _NORMED_BLOCK)
+
+    return replace(INT8, rotates=False, normed=normed)
+
+
 _SCALE_INPUTS = {"key": 12, "value": 13}
 """Where GroupQueryAttention takes the scales."""
 
@@ -287,7 +237,7 @@ def channel_scales(caches: Iterable[Mapping[str, Floats]]) -> dict[str, NDArray[
             peaks[name] = np.maximum(peaks.get(name, peak), peak)
     # A channel that is always zero keeps a scale that can be divided by.
     return {
-        name: np.where(peak == 0, 1, peak / _CACHE_LEVELS).astype(np.float32)
+        name: np.where(peak == 0, 1, peak / _LEVELS).astype(np.float32)
         for name, peak in peaks.items()
     }
 
@@ -314,8 +264,7 @@ def write_int8_cache_graph(
 
 def _pair_lengths(keys: Floats) -> Floats:
     """Give each channel of keys [..., head_dim] the length of its rotary pair, (i, i + half)."""
-    first, second = np.split(keys, 2, axis=-1)
-    length = np.hypot(first, second)
+    length = np.hypot(*np.split(keys, 2, axis=-1))
     return np.concatenate([length, length], axis=-1)
 
 
@@ -326,19 +275,3 @@ def _constant(graph: ir.Graph, name: str, array: NDArray[np.float32]) -> ir.Valu
     )
     graph.register_initializer(value)
     return value
-
-
-def recipes(precision: str, spec: DecoderSpec) -> Mapping[str, Precision]:
-    """Give the ways for a decoder by name; the first that is close enough to fp32 is to be used.
-
-    Raises ModelError for an unknown precision.
-    """
-    if precision == "fp32":
-        return {"fp32": Fp32()}
-    if precision == "nbits8":
-        return {"blocks of 32": Nbits8()}
-    if precision != "int8":
-        message = f"precision {precision!r} is unknown; known are {', '.join(PRECISIONS)}"
-        raise ModelError(message)
-    rotated: dict[str, Precision] = {} if spec.has_post_norms else {"rotated": Int8()}
-    return rotated | {"Hadamard blocks": BlockInt8(spec.hidden_size), "blocks of 32": Nbits8()}

@@ -2,59 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.tape import Tape
-
-_ALIGNMENT = 4096  # a page, since the file is mapped
-
-
-class WeightFile:
-    """Takes weights one after the other, so that none has to stay in memory."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("wb")
-
-    def __enter__(self) -> "WeightFile":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.close()
-
-    def append(
-        self, name: str, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]
-    ) -> ir.ExternalTensor:
-        """Write an array that comes some rows at a time; what refers to it."""
-        self._file.write(bytes(-self._file.tell() % _ALIGNMENT))
-        start = self._file.tell()
-        dtype = None
-        for block in blocks:
-            # Not tofile, whose errors do not say that the disk is full.
-            self._file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
-            dtype = block.dtype
-        if dtype is None:
-            message = f"weight {name!r} has no rows"
-            raise ValueError(message)
-        return ir.ExternalTensor(
-            self._path.name,
-            start,
-            self._file.tell() - start,
-            ir.DataType.from_numpy(dtype),
-            shape=ir.Shape(shape),
-            name=name,
-            base_dir=self._path.parent,
-        )
-
 
 Attribute: TypeAlias = int | float | str | ir.DataType
 """What a node's attribute may be."""
@@ -62,7 +15,7 @@ Attribute: TypeAlias = int | float | str | ir.DataType
 MICROSOFT = "com.microsoft"
 """The operator domain of ONNX Runtime's own kernels."""
 
-
+_ALIGNMENT = 4096  # a page, since the file is mapped
 _SMALL = 1024
 """Bytes below which a constant stays in the graph."""
 
@@ -70,9 +23,9 @@ _SMALL = 1024
 class GraphWriter:
     """Writes one graph, node by node."""
 
-    def __init__(self, name: str, weights: WeightFile | None = None) -> None:
-        """Begin a graph, whose large weights go into a file of their own if there is one."""
-        self._weights = weights
+    def __init__(self, name: str, file: BinaryIO | None = None) -> None:
+        """Begin a graph; large weights go into the file, so that none has to stay in memory."""
+        self._file = file
         opsets = {"": 20, MICROSOFT: 1}
         self._graph = ir.Graph([], [], nodes=[], opset_imports=opsets, name=name)
         self._tape = Tape(self._graph)
@@ -93,15 +46,15 @@ class GraphWriter:
 
     def weight(self, name: str, array: NDArray[Any]) -> ir.Value:
         """Store a constant array."""
-        if self._weights is None or array.nbytes < _SMALL:
+        if self._file is None or array.nbytes < _SMALL:
             return self._tape.initializer(ir.tensor(np.ascontiguousarray(array), name=name))
         return self.table(name, array.shape, [array])
 
     def table(self, name: str, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]) -> ir.Value:
         """Store a constant array that comes some rows at a time."""
-        if self._weights is None:
+        if self._file is None:
             return self.weight(name, np.concatenate([*blocks]))
-        return self._tape.initializer(self._weights.append(name, shape, blocks))
+        return self._tape.initializer(append_tensor(self._file, name, shape, blocks))
 
     def shared(self, name: str, array: NDArray[Any]) -> ir.Value:
         """Store a constant array that several nodes read, once."""
@@ -129,31 +82,12 @@ class GraphWriter:
         outputs: int,
         *,
         name: str,
+        domain: str = MICROSOFT,
         **attributes: Attribute,
     ) -> Sequence[ir.Value]:
-        """Add a node of the Microsoft domain with several outputs."""
+        """Add a node with several outputs, which take the node's name and their numbers."""
         values = self._tape.op_multi_out(
-            kind, inputs, attributes, num_outputs=outputs, domain=MICROSOFT, name=name
-        )
-        for index, value in enumerate(values):
-            value.name = f"{name}.{index}"
-        return values
-
-    def norm(self, x: ir.Value, gain: ir.Value, epsilon: float, name: str) -> ir.Value:
-        """Divide rows by their root mean square and multiply them by a gain."""
-        return self.node(
-            "SimplifiedLayerNormalization",
-            *(x, gain),
-            name=f"{name}.normed",
-            axis=-1,
-            epsilon=epsilon,
-            stash_type=1,
-        )
-
-    def split(self, x: ir.Value, sizes: ir.Value, outputs: int, *, name: str) -> Sequence[ir.Value]:
-        """Cut the columns of rows into parts of these sizes."""
-        values = self._tape.op_multi_out(
-            "Split", [x, sizes], {"axis": -1}, num_outputs=outputs, name=name
+            kind, inputs, attributes, num_outputs=outputs, domain=domain, name=name
         )
         for index, value in enumerate(values):
             value.name = f"{name}.{index}"
@@ -162,3 +96,26 @@ class GraphWriter:
     def model(self) -> ir.Model:
         """Give the finished model."""
         return ir.Model(self._graph, ir_version=10)
+
+
+def append_tensor(
+    file: BinaryIO, name: str, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]
+) -> ir.ExternalTensor:
+    """Write an array that comes some rows at a time behind others; give what refers to it."""
+    file.write(bytes(-file.tell() % _ALIGNMENT))
+    start = file.tell()
+    dtype = np.dtype(np.float32)
+    for block in blocks:
+        # Not tofile, whose errors do not say that the disk is full.
+        file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+        dtype = block.dtype
+    path = Path(file.name)
+    return ir.ExternalTensor(
+        path.name,
+        start,
+        file.tell() - start,
+        ir.DataType.from_numpy(dtype),
+        shape=ir.Shape(shape),
+        name=name,
+        base_dir=path.parent,
+    )
