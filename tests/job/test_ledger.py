@@ -44,9 +44,9 @@ def test_results_come_back_with_their_lines(ledger: Ledger) -> None:
     ledger.add(record(7, b"\x00 body"))
     keys = [bytes.fromhex(record(number).key) for number in (1, 7)]
     for line in (
-        Line(1, None, None, False, status_code=400, error=b"{}"),
-        Line(3, keys[1], "id", True, "m", "ada"),
-        Line(4, keys[0], None, False, "m"),
+        Line(1, None, False, status_code=400, error=b"{}"),
+        Line(3, "id", True, keys[1], "m", "ada"),
+        Line(4, None, False, keys[0], "m"),
     ):
         ledger.add_line(line)
 
@@ -54,9 +54,9 @@ def test_results_come_back_with_their_lines(ledger: Ledger) -> None:
     assert record(1).key not in ledger
     assert ledger.last_line == 4
     assert list(ledger.answers()) == [
-        (1, None, None, 0, None, None, 400, b"{}", None, None, None, None),
-        (3, keys[1], "id", 1, "m", "ada", 200, b"\x00 body", 2, 3, 0.25, "stop,length"),
-        (4, keys[0], None, 0, "m", None, None, None, None, None, None, None),
+        (1, None, 0, None, None, None, 400, b"{}", None, None, None, None),
+        (3, "id", 1, keys[1], "m", "ada", 200, b"\x00 body", 2, 3, 0.25, "stop,length"),
+        (4, None, 0, keys[0], "m", None, None, None, None, None, None, None),
     ]
 
 
@@ -64,12 +64,12 @@ def test_results_without_a_line_are_pruned(ledger: Ledger) -> None:
     """Lines of an earlier run keep none."""
     for number in (1, 2):
         ledger.add(record(number))
-        ledger.add_line(Line(number, bytes.fromhex(record(number).key), None, False))
+        ledger.add_line(Line(number, None, False, bytes.fromhex(record(number).key)))
     ledger.prune()
     assert len(ledger) == 2
 
     ledger.begin_lines(1)
-    ledger.add_line(Line(1, bytes.fromhex(record(2).key), None, False))
+    ledger.add_line(Line(1, None, False, bytes.fromhex(record(2).key)))
     ledger.prune()
 
     assert [record(number).key in ledger for number in (1, 2)] == [False, True]
@@ -89,7 +89,7 @@ def test_first_result_of_a_key_stays(ledger: Ledger) -> None:
     ledger.add(record(1, b"first"))
     ledger.add(record(1, b"second"))
 
-    ledger.add_line(Line(1, bytes.fromhex(record(1).key), None, False))
+    ledger.add_line(Line(1, None, False, bytes.fromhex(record(1).key)))
     assert [answer.body for answer in ledger.answers()] == [b"first"]
 
 
@@ -140,7 +140,7 @@ def test_lines_bring_no_commit_nearer(
     monkeypatch.setattr(module, "COMMIT_SECONDS", 60)
     ledger.add(record(1))
     for number in range(1000):
-        ledger.add_line(Line(number, None, None, False))
+        ledger.add_line(Line(number, None, False))
 
     assert num_committed(path) == 0
 

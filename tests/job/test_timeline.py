@@ -63,10 +63,10 @@ def test_runs_continue_each_other(tmp_path: Path, clock: Clock) -> None:
         ledger.add_statistics(Statistics(runs=1))
         seen = EngineStatistics()
         counted = Statistics(engine=seen)
-        with sampler.recorded_timeline(ledger, lambda counted=counted: counted) as recorder:
+        with sampler.TimelineRecorder(ledger, lambda counted=counted: counted) as recorder:
             clock.now += 5
             seen.add(EngineStatistics(sampled_tokens=50, decode_rows=30, decode_slots=60))
-            recorder.count_line()
+            recorder.num_lines += 1
         assert len(ledger.points()) == 2 * run
         clock.now += 1000
         ledger.close()

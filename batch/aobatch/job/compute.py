@@ -3,16 +3,10 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import (
-    AbstractContextManager,
-    ExitStack,
-    closing,
-    contextmanager,
-    nullcontext,
-    suppress,
-)
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Self
 
 import msgspec
 
@@ -28,73 +22,8 @@ from aobatch.job.ledger import Ledger, Line
 from aobatch.job.models import MAX_NAME_LENGTH
 from aobatch.job.report.usage import MAX_POINTS, Point, interval_after, thinned
 
-
-class TimelineRecorder:
-    """Notes what an executor has computed, now and then, behind the points of earlier runs."""
-
-    def __init__(self, ledger: Ledger, statistics: Callable[[], Statistics]) -> None:
-        self._ledger = ledger
-        self._statistics = statistics
-        self._num_lines = 0
-        self._points = ledger.points()
-        self._before = self._points[-1] if self._points else Point()
-        self._run = ledger.statistics.runs or 1
-        self._started = time.monotonic()
-        self._is_stopped = threading.Event()
-
-    def count_line(self) -> None:
-        """Count a result."""
-        self._num_lines += 1
-
-    def work(self) -> None:
-        """Note points until it is stopped."""
-        # A ledger that cannot be written is the business of whoever writes results.
-        with suppress(JobError):
-            while not self._is_stopped.wait(interval_after(self._points[-1].seconds)):
-                self.note()
-
-    def note(self) -> None:
-        """Add the point of this moment."""
-        seen, before = self._statistics().engine, self._before
-        point = Point(
-            self._run,
-            round(before.seconds + time.monotonic() - self._started, 3),
-            before.lines + self._num_lines,
-            before.prompt_tokens + seen.prefill_tokens,
-            before.new_tokens + seen.sampled_tokens,
-            before.rows + seen.decode_rows,
-            before.slots + seen.decode_slots,
-        )
-        self._points.append(point)
-        if len(self._points) > MAX_POINTS:
-            self._points = thinned(self._points)
-            self._ledger.replace_points(self._points)
-        else:
-            self._ledger.add_point(point)
-
-    def stop(self) -> None:
-        """Note no more."""
-        self._is_stopped.set()
-
-
-@contextmanager
-def recorded_timeline(
-    ledger: Ledger, statistics: Callable[[], Statistics]
-) -> Iterator[TimelineRecorder]:
-    """Note points while the block runs, one at its beginning and one at its end."""
-    recorder = TimelineRecorder(ledger, statistics)
-    recorder.note()
-    thread = threading.Thread(target=recorder.work, name="timeline", daemon=True)
-    thread.start()
-    try:
-        yield recorder
-    finally:
-        recorder.stop()
-        thread.join()
-        with suppress(JobError):
-            recorder.note()
-
-
+DEATHS_BEFORE_ISOLATION = 2
+"""So many processes may die while they compute a request before it gets one of its own."""
 MAX_LEADING_FAILURES = 8
 """When so many first results of a model hold no usable number, it is the model that is broken."""
 
@@ -107,75 +36,6 @@ class EngineFailureError(Exception):
         self.error = error
 
 
-def record_results(
-    job: Job, model: ModelIdentity, executor: Executor, requests: Iterable[Request]
-) -> int:
-    """Compute requests and keep their results; give how many there were.
-
-    EngineFailureError if the executor fails, ModelError if the model computes no numbers.
-    """
-    num_results, write_seconds, proof = 0, 0.0, _Proof(job, model)
-    try:
-        with (
-            recorded_timeline(job.ledger, lambda: executor.statistics) as timeline,
-            closing(EventFiles(job, model)) as events,
-            closing(executor.run(requests, events.add)) as results,
-        ):
-            for result in _guarded(results):
-                started = time.perf_counter()
-                events.end(result)
-                job.ledger.add(record_of(job, model, result))
-                proof.take_in(result)
-                job.in_flight.end(result.request.key)
-                job.progress.advance(1, result.usage.completion_tokens)
-                timeline.count_line()
-                num_results += 1
-                write_seconds += time.perf_counter() - started
-    finally:
-        job.ledger.add_statistics(replace(executor.statistics, write_seconds=write_seconds))
-    return num_results
-
-
-def _guarded(results: Iterable[Result]) -> Iterator[Result]:
-    """Tell failures of the executor, which are not on purpose, from all others."""
-    try:
-        yield from results
-    except AobatchError:
-        raise
-    except Exception as error:  # whatever a request may set off in the engine
-        raise EngineFailureError(error) from error
-
-
-class _Proof:
-    """Whether a model computes usable numbers at all, as its first results show."""
-
-    def __init__(self, job: Job, model: ModelIdentity) -> None:
-        self._job = job
-        self._model = model
-        self._leading: list[str] = []
-        self._is_given = False
-
-    def take_in(self, result: Result) -> None:
-        """Look at a recorded result; ModelError, and no record, if it is one too many without."""
-        if self._is_given or result.error is None or result.error.code != NUMERICAL_ERROR:
-            self._is_given = True
-            return
-        self._leading.append(result.request.key)
-        # A model that a line names is no reason to end the job.
-        is_of_lines = self._job.models.is_of_lines(self._model)
-        if len(self._leading) == MAX_LEADING_FAILURES and not is_of_lines:
-            self._job.ledger.forget(self._leading)
-            message = (
-                f"model {self._model.name} computes NaN or infinity: none of its first "
-                f"{MAX_LEADING_FAILURES} results has usable numbers; convert or import it again"
-            )
-            raise ModelError(message)
-
-
-DEATHS_BEFORE_ISOLATION = 2
-"""So many processes may die while they compute a request before it gets one of its own."""
-
-
 def compute(job: Job) -> None:
     """Fill the ledger; one model is open at a time, for one reading of the inputs each.
 
@@ -186,7 +46,7 @@ def compute(job: Job) -> None:
     suspects = job.ledger.suspects(DEATHS_BEFORE_ISOLATION)
     for is_isolated in (False, True):
         while suspects or not is_isolated:
-            reading = ModelReading(job, suspects, is_isolated)
+            reading = _Reading(job, suspects, is_isolated)
             try:
                 _compute_model(job, reading)
             except EngineFailureError as failure:
@@ -198,7 +58,7 @@ def compute(job: Job) -> None:
 
 
 @dataclass(slots=True)
-class ModelReading:
+class _Reading:
     """One reading of the inputs: the open requests of the first model that has any."""
 
     job: Job
@@ -211,82 +71,82 @@ class ModelReading:
 
     def requests(self) -> Iterator[Request]:
         """Yield the requests to compute now, as late as they are asked for."""
+        job = self.job
         # Results that come meanwhile are of requests that were read before.
-        has_results = len(self.job.ledger) > 0
-        for line in self.job.source.lines():
-            if isinstance(line, FailedLine):
-                self._keep(line, None)
+        has_results = len(job.ledger) > 0
+        for line in job.source.lines():
+            model = job.models.find(line.body.model) if isinstance(line, Request) else None
+            if line.line > job.ledger.last_line:
+                _keep_line(job, line, model)
+            if not isinstance(line, Request) or not isinstance(model, ModelIdentity):
                 continue
-            model = self.job.models.find(line.body.model)
-            self._keep(line, model)
-            if isinstance(model, RequestError) or (has_results and line.key in self.job.ledger):
+            if has_results and line.key in job.ledger:
                 continue
             if (line.key in self.suspects) != self.is_isolated:
                 continue
             self.model = self.model or model
-            if model == self.model:
-                self.num_requests += 1
-                if not self.job.backend.survives_requests:
-                    self.job.in_flight.begin(line.key)
-                yield line
-            else:
+            if model != self.model:
                 self.is_last = False
-
-    def _keep(self, line: Request | FailedLine, model: ModelIdentity | RequestError | None) -> None:
-        """Keep what publishing needs of a line, unless an earlier reading came so far."""
-        if line.line <= self.job.ledger.last_line:
-            return
-        identity = (line.custom_id, line.is_envelope)
-        if isinstance(line, FailedLine):
-            error = (line.status_code, msgspec.json.encode(line.error))
-            self.job.ledger.add_line(Line(line.line, None, *identity, None, None, *error))
-            self.job.progress.advance(1, 0)
-            return
-        kept = Line(
-            line.line,
-            bytes.fromhex(line.key),
-            *identity,
-            shorten(self.job.models.asked_name(line.body.model) or "", MAX_NAME_LENGTH),
-            line.body.user,
-        )
-        if isinstance(model, RequestError):
-            body = msgspec.json.encode(error_object(model))
-            kept = kept._replace(status_code=model.status_code, error=body)
-        self.job.ledger.add_line(kept)
+                continue
+            self.num_requests += 1
+            if not job.backend.survives_requests:
+                job.in_flight.begin(line.key)
+            yield line
 
 
-def _compute_model(job: Job, reading: ModelReading) -> None:
+def _keep_line(
+    job: Job, line: Request | FailedLine, model: ModelIdentity | RequestError | None
+) -> None:
+    """Keep what publishing needs of a line that no reading came to before."""
+    kept = Line(line.line, line.custom_id, line.is_envelope)
+    if isinstance(line, FailedLine):
+        error = msgspec.json.encode(line.error)
+        job.ledger.add_line(kept._replace(status_code=line.status_code, error=error))
+        job.progress.advance(1, 0)
+        return
+    name = shorten(job.models.asked_name(line.body.model) or "", MAX_NAME_LENGTH)
+    kept = kept._replace(key=bytes.fromhex(line.key), model=name, user=line.body.user)
+    if isinstance(model, RequestError):
+        error = msgspec.json.encode(error_object(model))
+        kept = kept._replace(status_code=model.status_code, error=error)
+    job.ledger.add_line(kept)
+
+
+def _compute_model(job: Job, reading: _Reading) -> None:
     requests = reading.requests()
     if reading.is_isolated:
         requests = _announced(job, requests)
     first = next(requests, None)
-    if first is None or reading.model is None:
+    model = reading.model
+    if first is None or model is None:
         return
     with ExitStack() as stack:
         started = time.perf_counter()
         try:
-            executor = stack.enter_context(_opened(job, reading))
+            executor: Executor = (
+                IsolatedExecutor(job.backend, model)
+                if reading.is_isolated
+                else stack.enter_context(job.backend.open(model))
+            )
         except ModelError as error:
-            _give_up(job, reading, error)
+            _give_up(job, model, error)
+            reading.is_last = False
             return
         job.ledger.add_statistics(Statistics(load_seconds=time.perf_counter() - started))
-        num_results = record_results(job, reading.model, executor, chain([first], requests))
+        num_results = _record_results(job, model, executor, chain([first], requests))
     if num_results != reading.num_requests:
         message = f"{num_results} results for {reading.num_requests} requests came back"
         raise JobError(message)
 
 
-def _give_up(job: Job, reading: ModelReading, error: ModelError) -> None:
+def _give_up(job: Job, model: ModelIdentity, error: ModelError) -> None:
     """Go on without a model that is not the job's own and answered nothing yet; else raise."""
-    model = reading.model
-    assert model is not None
     is_of_lines = job.models.is_of_lines(model)
     if not is_of_lines or job.ledger.has_results_of(job.models.names_of(model)):
         raise error
     job.progress.warn(f"lines that name model {model.name} fail: {error}")
     job.models.give_up(model, error)
     job.in_flight.take_open()
-    reading.is_last = False
 
 
 def _announced(job: Job, requests: Iterator[Request]) -> Iterator[Request]:
@@ -304,13 +164,6 @@ def _announced(job: Job, requests: Iterator[Request]) -> Iterator[Request]:
     return iter(found)
 
 
-def _opened(job: Job, reading: ModelReading) -> AbstractContextManager[Executor]:
-    assert reading.model is not None
-    if reading.is_isolated:
-        return nullcontext(IsolatedExecutor(job.backend, reading.model))
-    return job.backend.open(reading.model)
-
-
 def _requests_at_fault(job: Job, failure: EngineFailureError, *, is_isolated: bool) -> set[str]:
     """Take the requests that were under way; raise what failed if it cannot have been these."""
     suspects = set(job.in_flight.take_open())
@@ -322,3 +175,113 @@ def _requests_at_fault(job: Job, failure: EngineFailureError, *, is_isolated: bo
         "at are computed in a process of their own"
     )
     return suspects
+
+
+def _record_results(
+    job: Job, model: ModelIdentity, executor: Executor, requests: Iterable[Request]
+) -> int:
+    """Compute requests and keep their results; give how many there were.
+
+    EngineFailureError if the executor fails, ModelError if the model computes no numbers.
+    """
+    num_results, write_seconds, leading = 0, 0.0, list[str]()
+    try:
+        with (
+            TimelineRecorder(job.ledger, lambda: executor.statistics) as timeline,
+            closing(EventFiles(job, model)) as events,
+            closing(executor.run(requests, events.add)) as results,
+        ):
+            for result in _guarded(results):
+                started = time.perf_counter()
+                events.end(result)
+                job.ledger.add(record_of(job, model, result))
+                if len(leading) == num_results and _is_no_number(result):
+                    leading.append(result.request.key)
+                    _check_leading(job, model, leading)
+                job.in_flight.end(result.request.key)
+                job.progress.advance(1, result.usage.completion_tokens)
+                num_results = timeline.num_lines = num_results + 1
+                write_seconds += time.perf_counter() - started
+    finally:
+        job.ledger.add_statistics(replace(executor.statistics, write_seconds=write_seconds))
+    return num_results
+
+
+def _guarded(results: Iterable[Result]) -> Iterator[Result]:
+    """Tell failures of the executor, which are not on purpose, from all others."""
+    try:
+        yield from results
+    except AobatchError:
+        raise
+    except Exception as error:  # whatever a request may set off in the engine
+        raise EngineFailureError(error) from error
+
+
+def _is_no_number(result: Result) -> bool:
+    return result.error is not None and result.error.code == NUMERICAL_ERROR
+
+
+def _check_leading(job: Job, model: ModelIdentity, keys: list[str]) -> None:
+    """Raise ModelError, and keep no record, if too many first results hold no usable number."""
+    # A model that a line names is no reason to end the job.
+    if len(keys) == MAX_LEADING_FAILURES and not job.models.is_of_lines(model):
+        job.ledger.forget(keys)
+        message = (
+            f"model {model.name} computes NaN or infinity: none of its first "
+            f"{MAX_LEADING_FAILURES} results has usable numbers; convert or import it again"
+        )
+        raise ModelError(message)
+
+
+class TimelineRecorder:
+    """Notes what an executor has computed while it is entered, behind the points of earlier runs.
+
+    There is a point at the beginning, one at the end, and now and then one between.
+    """
+
+    def __init__(self, ledger: Ledger, statistics: Callable[[], Statistics]) -> None:
+        self.num_lines = 0
+        """Results so far."""
+        self._ledger = ledger
+        self._statistics = statistics
+        self._points = ledger.points()
+        self._before = self._points[-1] if self._points else Point()
+        self._run = ledger.statistics.runs or 1
+        self._started = time.monotonic()
+        self._is_stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="timeline", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._note()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_stopped.set()
+        self._thread.join()
+        with suppress(JobError):
+            self._note()
+
+    def _work(self) -> None:
+        # A ledger that cannot be written is the business of whoever writes results.
+        with suppress(JobError):
+            while not self._is_stopped.wait(interval_after(self._points[-1].seconds)):
+                self._note()
+
+    def _note(self) -> None:
+        seen, before = self._statistics().engine, self._before
+        point = Point(
+            self._run,
+            round(before.seconds + time.monotonic() - self._started, 3),
+            before.lines + self.num_lines,
+            before.prompt_tokens + seen.prefill_tokens,
+            before.new_tokens + seen.sampled_tokens,
+            before.rows + seen.decode_rows,
+            before.slots + seen.decode_slots,
+        )
+        self._points.append(point)
+        if len(self._points) > MAX_POINTS:
+            self._points = thinned(self._points)
+            self._ledger.replace_points(self._points)
+        else:
+            self._ledger.add_point(point)

@@ -48,8 +48,8 @@ CREATE TABLE results (
     body BLOB NOT NULL
 );
 CREATE TABLE lines (
-    number INTEGER PRIMARY KEY, key BLOB, custom_id TEXT, is_envelope INTEGER NOT NULL,
-    model TEXT, user TEXT, status_code INTEGER, error BLOB
+    number INTEGER PRIMARY KEY, custom_id TEXT, is_envelope INTEGER NOT NULL,
+    key BLOB, model TEXT, user TEXT, status_code INTEGER, error BLOB
 );
 CREATE TABLE points (
     run INTEGER, seconds REAL, lines INTEGER, prompt_tokens INTEGER, new_tokens INTEGER,
@@ -69,7 +69,7 @@ _ADD_LINE = "INSERT INTO lines VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_WALL_SECONDS = _ADD_STATISTIC.replace("?, ?", "'wall_seconds', ?")
 _ADD_DEATH = "INSERT INTO deaths VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET count = count + 1"
 _ANSWERS = """
-SELECT number, lines.key, custom_id, is_envelope, coalesce(results.model, lines.model), user,
+SELECT number, custom_id, is_envelope, lines.key, coalesce(results.model, lines.model), user,
        coalesce(results.status_code, lines.status_code), coalesce(body, error),
        prompt_tokens, completion_tokens, seconds, finish_reasons
 FROM lines LEFT JOIN results ON results.key = lines.key ORDER BY number
@@ -98,10 +98,10 @@ class Line(NamedTuple):
     """What publishing needs of an input line."""
 
     number: int
-    key: bytes | None
-    """None if it is no request."""
     custom_id: str | None
     is_envelope: bool
+    key: bytes | None = None
+    """None if it is no request."""
     model: str | None = None
     user: str | None = None
     status_code: int | None = None
@@ -114,9 +114,9 @@ class Answer(NamedTuple):
     """A line with its result, if it has one."""
 
     number: int
-    key: bytes | None
     custom_id: str | None
     is_envelope: int
+    key: bytes | None
     model: str | None
     user: str | None
     status_code: int | None

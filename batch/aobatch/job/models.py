@@ -4,12 +4,12 @@ import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from aobatch.api import errors
 from aobatch.api.request import Request
 from aobatch.arrays import TokenIds
 from aobatch.engine.preparation import Preparation
-from aobatch.engine.sequence import SequenceGroup
 from aobatch.errors import ModelError, ModelNotFoundError, RequestError, UnavailableModelError
 from aobatch.executors import Backend, ModelIdentity, Statistics
 from aobatch.executors.local import limits_of
@@ -18,101 +18,48 @@ from aobatch.job.plan import Workload
 from aobatch.models.store.folder import ModelFolder
 from aobatch.models.tokenizer import ReadAhead, load_tokenizer
 
+Found = TypeVar("Found")
+
 NUM_MISSING = 1024
 """Names of no model whose errors are kept; more are looked up again."""
-
 MAX_NAME_LENGTH = 4096
 """No path, and so no name of a model, is longer."""
 
 
-class ModelDirectory:
-    """Models by the names that lines give; None is the job's own."""
+class ModelNames(Generic[Found]):
+    """What the names that lines give stand for, each looked up once; None is the job's own.
 
-    def __init__(self, backend: Backend, default: str | None, ledger: Ledger) -> None:
-        self._backend = backend
+    A lookup raises ModelNotFoundError for no model and UnavailableModelError for one that cannot be
+    had. Either ends the job if it is the job's own model, and fails the lines that name another.
+    """
+
+    def __init__(self, look_up: Callable[[str | None], Found], default: str | None) -> None:
+        self.failure: ModelError | None = None
+        """Why a model could not be had, the last one of which that is so."""
+        self._look_up = look_up
         self._default = default
-        self._ledger = ledger
-        self._known = ledger.settings
-        self._found: dict[str | None, ModelIdentity] = {}
+        self._found: dict[str | None, Found] = {}
         self._missing: dict[str | None, RequestError] = {}
-        self._given_up: dict[str | None, RequestError] = {}
-        self._failure: ModelError | None = None
 
-    def find(self, name: str | None) -> ModelIdentity | RequestError:
-        """Give the model of a name, or the error of the lines that ask for it.
-
-        ModelError if the job's own model, or one that an earlier run of the job used, is missing;
-        InputError if it is another model than in that run.
-        """
-        known = self._found.get(name) or self._missing.get(name) or self._given_up.get(name)
-        return known or self._look_up(name)
-
-    def is_of_lines(self, model: ModelIdentity) -> bool:
-        """Say whether a model is asked for by lines alone, and is not the job's own."""
-        return model not in (self._found.get(None), self._found.get(self._default))
-
-    def names_of(self, model: ModelIdentity) -> list[str]:
-        """Give the names under which lines ask for a model."""
-        return [name for name, found in self._found.items() if found == model if name is not None]
-
-    def give_up(self, model: ModelIdentity, error: ModelError) -> None:
-        """Let lines that name a model fail with that error, since it cannot be opened."""
-        names = self.names_of(model)
-        self._ledger.unclaim(map(_setting, names))
-        for name in names:
-            del self._found[name]
-            self._given_up[name] = errors.model_not_found(str(error))
-        self._failure = error
-
-    def check_any_usable(self) -> None:
-        """Raise what is wrong with a model if the job has no other one: nothing was computed."""
-        if self._failure is not None and not self._found:
-            raise self._failure
-
-    def asked_name(self, name: str | None) -> str | None:
-        """Give the name that a response carries: the line's, the job's or the model's own."""
-        if name is not None or self._default is not None:
-            return name if name is not None else self._default
-        model = self.find(None)
-        return model.name if isinstance(model, ModelIdentity) else None
-
-    @property
-    def found(self) -> dict[str, ModelIdentity]:
-        """What each name stood for; "" stands for the job's own model."""
-        return {name or "": model for name, model in self._found.items()}
-
-    @property
-    def fingerprints(self) -> dict[str, str]:
-        """The fingerprints of what each name stood for."""
-        return {name: model.fingerprint for name, model in self.found.items()}
-
-    @property
-    def folders(self) -> set[Path]:
-        """Where the models are."""
-        return {model.path for model in self.found.values()}
-
-    def _look_up(self, name: str | None) -> ModelIdentity | RequestError:
-        setting = _setting(name)
-        started = time.monotonic()
+    def find(self, name: str | None) -> Found | RequestError:
+        """Look up the model of a name, or the error of the lines that ask for it."""
+        if name in self._found:
+            return self._found[name]
+        if name in self._missing:
+            return self._missing[name]
         try:
-            model = self._backend.resolve(self._default if name is None else name)
+            found = self._look_up(name)
         except ModelNotFoundError as error:
             if name is None:
                 raise
-            if setting in self._known:
-                message = f"{setting} answered lines in an earlier run and is gone: {error}"
-                raise ModelError(message) from error
             return self._note_missing(name, error)
         except UnavailableModelError as error:
-            if name is None or name == self._default or setting in self._known:
+            if name is None or name == self._default:
                 raise
-            self._failure = error
+            self.failure = error
             return self._note_missing(name, error)
-        self._ledger.claim({setting: model.fingerprint})
-        # The first run may fetch and convert a model, which says nothing of the job's speed.
-        self._ledger.add_statistics(Statistics(model_seconds=time.monotonic() - started))
-        self._found[name] = model
-        return model
+        self._found[name] = found
+        return found
 
     def _note_missing(self, name: str, error: ModelError) -> RequestError:
         # A job may name another model in each line, and none of them exists.
@@ -124,13 +71,86 @@ class ModelDirectory:
         return fault
 
 
+class ModelDirectory(ModelNames[ModelIdentity]):
+    """The models of a job that runs, bound to those of its earlier runs.
+
+    Finding one raises ModelError also if it answered lines in an earlier run and is gone, and
+    InputError if it is another model than in that run.
+    """
+
+    def __init__(self, backend: Backend, default: str | None, ledger: Ledger) -> None:
+        super().__init__(self._resolve, default)
+        self._backend = backend
+        self._ledger = ledger
+        self._known = ledger.settings
+        self._given_up: dict[str, RequestError] = {}
+
+    def is_of_lines(self, model: ModelIdentity) -> bool:
+        """Say whether a model is asked for by lines alone, and is not the job's own."""
+        return model not in (self._found.get(None), self._found.get(self._default))
+
+    def names_of(self, model: ModelIdentity) -> list[str]:
+        """List the names under which lines ask for a model."""
+        return [name for name, found in self._found.items() if found == model if name is not None]
+
+    def give_up(self, model: ModelIdentity, error: ModelError) -> None:
+        """Let lines that name a model fail with that error, since it cannot be opened."""
+        names = self.names_of(model)
+        self._ledger.unclaim(map(_setting, names))
+        for name in names:
+            del self._found[name]
+            self._given_up[name] = errors.model_not_found(str(error))
+        self.failure = error
+
+    def check_any_usable(self) -> None:
+        """Raise what is wrong with a model if the job has no other one: nothing was computed."""
+        if self.failure is not None and not self._found:
+            raise self.failure
+
+    def asked_name(self, name: str | None) -> str | None:
+        """Choose the name that a response carries: the line's, the job's or the model's own."""
+        if name is not None or self._default is not None:
+            return name if name is not None else self._default
+        model = self.find(None)
+        return model.name if isinstance(model, ModelIdentity) else None
+
+    @property
+    def found(self) -> dict[str, ModelIdentity]:
+        """What each name stood for; "" stands for the job's own model."""
+        return {name or "": model for name, model in self._found.items()}
+
+    @property
+    def folders(self) -> set[Path]:
+        """Where the models are."""
+        return {model.path for model in self._found.values()}
+
+    def find(self, name: str | None) -> ModelIdentity | RequestError:
+        """Look up the model of a name, or the error of the lines that ask for it."""
+        return self._given_up.get(name or "") or super().find(name)
+
+    def _resolve(self, name: str | None) -> ModelIdentity:
+        setting = _setting(name)
+        started = time.monotonic()
+        try:
+            model = self._backend.resolve(self._default if name is None else name)
+        except ModelNotFoundError as error:
+            if name is None or setting not in self._known:
+                raise
+            message = f"{setting} answered lines in an earlier run and is gone: {error}"
+            raise ModelError(message) from error
+        except UnavailableModelError as error:
+            if setting not in self._known:
+                raise
+            raise ModelError(str(error)) from error
+        self._ledger.claim({setting: model.fingerprint})
+        # The first run may fetch and convert a model, which says nothing of the job's speed.
+        self._ledger.add_statistics(Statistics(model_seconds=time.monotonic() - started))
+        return model
+
+
 def _setting(name: str | None) -> str:
     """Say under which name the ledger has the fingerprint of a model."""
     return "model" if name is None else f"model {name!r}"
-
-
-MAX_MISSING = 1024
-"""Names of no model whose errors are kept."""
 
 
 class Vocabulary:
@@ -161,72 +181,45 @@ class Vocabulary:
         state = self._preparation.prepare(request)
         if state.error is None:
             self.load.requests += 1
-            for group in state.groups:
-                self._add(group)
+        for group in state.groups if state.error is None else ():
+            load, num_prompt_tokens = self.load, len(group.prompt_token_ids)
+            self.prompt_lengths.append(num_prompt_tokens)
+            new_tokens = group.max_tokens * group.num_sequences
+            self.new_tokens += new_tokens * group.num_copies
+            if group.needs_model:
+                load.sequences += group.num_sequences
+                load.prompt_tokens += num_prompt_tokens
+                load.computed_tokens += new_tokens
+                load.longest = max(load.longest, group.num_tokens_at_most)
         return state.error
 
-    def _add(self, group: SequenceGroup) -> None:
-        load, num_prompt_tokens = self.load, len(group.prompt_token_ids)
-        self.prompt_lengths.append(num_prompt_tokens)
-        new_tokens = group.max_tokens * group.num_sequences
-        self.new_tokens += new_tokens * group.num_copies
-        if group.needs_model:
-            load.sequences += group.num_sequences
-            load.prompt_tokens += num_prompt_tokens
-            load.computed_tokens += new_tokens
-            load.longest = max(load.longest, group.num_tokens_at_most)
 
-
-class Vocabularies:
-    """The models that lines name, each opened once; nothing is fetched."""
+class Vocabularies(ModelNames[Vocabulary | None]):
+    """The models of a job that is only checked; nothing is fetched, and None is one not here."""
 
     def __init__(
         self, find: Callable[[str | None], ModelFolder], default: str | None, *, clamps: bool
     ) -> None:
-        """`find` raises ModelNotFoundError for no model, ModelError for one that is not here."""
+        super().__init__(self._open, default)
         self.notes: list[str] = []
         """What could not be looked at, and why."""
-        self._find = find
-        self._default = default
+        self._find_folder = find
         self._clamps = clamps
-        self._known: dict[str | None, Vocabulary | None] = {}
-        self._missing: dict[str, RequestError] = {}
 
     @property
     def opened(self) -> list[Vocabulary]:
         """Those that lines asked for."""
-        known = {id(found): found for found in self._known.values() if found is not None}
+        known = {id(found): found for found in self._found.values() if found is not None}
         return list(known.values())
-
-    def of(self, name: str | None) -> Vocabulary | RequestError | None:
-        """Give the model of a name, the error of its lines, or None if the model is not here.
-
-        ModelError if there is no such model as the job's own.
-        """
-        if name in self._known:
-            return self._known[name]
-        if name is not None and name in self._missing:
-            return self._missing[name]
-        try:
-            found = self._open(name)
-        except ModelNotFoundError as error:
-            if name is None:
-                raise
-            fault = errors.model_not_found(str(error))
-            if len(self._missing) < MAX_MISSING:
-                self._missing[name] = fault
-            return fault
-        self._known[name] = found
-        return found
 
     def _open(self, name: str | None) -> Vocabulary | None:
         try:
-            folder = self._find(self._default if name is None else name)
-        except ModelNotFoundError:
-            raise
+            folder = self._find_folder(self._default if name is None else name)
         except ModelError as error:
-            if isinstance(error, UnavailableModelError) and name not in (None, self._default):
-                raise ModelNotFoundError(str(error)) from error  # as a run answers these lines
+            is_own = name is None or name == self._default
+            is_none = isinstance(error, ModelNotFoundError)
+            if is_none or (isinstance(error, UnavailableModelError) and not is_own):
+                raise
             note = f"{error}; tokens of its lines are not counted, nor held against its context"
             if note not in self.notes:
                 self.notes.append(note)

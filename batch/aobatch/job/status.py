@@ -75,7 +75,7 @@ def finish(state: StateFolder, job: Job, report: UsageReport) -> None:
         job.source.digests,
         digest_file(config.output),
         dict(job.settings),
-        job.models.fingerprints,
+        {name: model.fingerprint for name, model in job.models.found.items()},
         report,
         config.selection,
         digest_file(config.errors) if config.errors else None,

@@ -167,7 +167,7 @@ def _begin(
 
 
 def _model_of(line: Request | FailedLine, vocabularies: Vocabularies) -> Found:
-    return None if isinstance(line, FailedLine) else vocabularies.of(line.body.model)
+    return None if isinstance(line, FailedLine) else vocabularies.find(line.body.model)
 
 
 def _error_of(line: Request | FailedLine, found: Found) -> ErrorObject | None:
