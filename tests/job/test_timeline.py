@@ -40,12 +40,12 @@ def test_points_stay_few_and_even(tmp_path: Path, clock: Clock, length: float) -
     ledger = Ledger(tmp_path / "ledger.sqlite3")
     seen = EngineStatistics()
     recorder = sampler.TimelineRecorder(ledger, lambda: Statistics(engine=seen))
-    recorder.note()
+    recorder._note()
     started = clock.now
     while clock.now < started + length:
         clock.now += interval_after(clock.now - started)
         seen.sampled_tokens = int(100 * (clock.now - started))
-        recorder.note()
+        recorder._note()
 
     points = ledger.points()
     gaps = [after.seconds - before.seconds for before, after in pairwise(points)]
