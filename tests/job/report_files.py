@@ -1,6 +1,7 @@
 """A usage report with everything in it, for tests of its forms."""
 
 from aobatch.executors import Statistics
+from aobatch.job.report.text import report_lines
 from aobatch.job.report.usage import (
     JobFacts,
     ModelFacts,
@@ -13,6 +14,7 @@ from aobatch.job.report.usage import (
     with_cost,
 )
 
+FACTS = JobFacts("finished", 124, 1_700_000_000, "0.1.0", [], {})
 HOSTILE = '<script>alert("1")</script>|`a`\n\x1b[2J\u202e@octocat'
 STATISTICS = {
     "busy_rows": 9_001,
@@ -31,7 +33,9 @@ STATISTICS = {
 }
 
 
-FACTS = JobFacts("finished", 124, 1_700_000_000, "0.1.0", [], {})
+def table_of(report: UsageReport) -> str:
+    """Give the table of a report as it is shown without colours."""
+    return "\n".join(line for _, line in report_lines(report))
 
 
 def full_report(name: str = HOSTILE) -> UsageReport:

@@ -1,11 +1,11 @@
-"""Laws of histograms."""
+"""Laws of histograms and percentiles."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aobatch.job.report.usage import NUM_BUCKETS, histogram, nice_step
+from aobatch.job.report.usage import NUM_BUCKETS, Percentiles, histogram, nice_step, percentiles
 
 WHOLE = st.lists(st.integers(0, 200_000), min_size=1, max_size=300)
 REAL = st.lists(st.floats(0, 1e6, allow_nan=False), min_size=1, max_size=300)
@@ -32,12 +32,7 @@ def test_seconds_are_counted_once(values: list[float]) -> None:
     assert found.bounds == sorted(set(found.bounds))
     assert found.bounds[0] <= min(values) + 1e-9
     assert max(values) <= found.bounds[-1] + 1e-9
-
-
-@given(values=REAL)
-def test_buckets_are_few(values: list[float]) -> None:
-    """However many values there are, and however far apart, the buckets fit into a drawing."""
-    assert len(histogram(values, is_whole=False).counts) <= 2 * NUM_BUCKETS + 1
+    assert len(found.counts) <= 2 * NUM_BUCKETS + 1, "they fit into a drawing"
 
 
 def test_far_values_share_the_last_bucket() -> None:
@@ -57,8 +52,20 @@ def test_equal_values_fill_one_bucket(value: int) -> None:
 
 
 def test_nothing_has_no_buckets() -> None:
-    """Without values there is nothing to draw."""
+    """Without values there is nothing to draw, and there are no percentiles."""
     assert histogram([], is_whole=True).counts == []
+    assert percentiles([]) == Percentiles(None, None, None)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 99, 100, 101])
+def test_percentiles_are_nearest_rank(count: int) -> None:
+    """The percentiles are those of numpy's inverted distribution function."""
+    values = [(7919 * i) % 1009 for i in range(count)]
+
+    found = percentiles(values)
+
+    expected = np.percentile(values, [50, 90, 99], method="inverted_cdf")
+    assert [found.p50, found.p90, found.p99] == expected.tolist()
 
 
 @pytest.mark.parametrize(

@@ -180,5 +180,5 @@ def _painted(report: "UsageReport") -> Iterator[str]:
     from aobatch.job.report.text import report_lines
 
     # Names in the lines are escaped; escaping them once more would take the colours away.
-    for line in report_lines(report):
-        yield click.style(line.text, **_STYLES.get(line.kind, {}))  # type: ignore[arg-type]
+    for kind, line in report_lines(report):
+        yield click.style(line, **_STYLES.get(kind, {}))  # type: ignore[arg-type]

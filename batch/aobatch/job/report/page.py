@@ -178,12 +178,8 @@ _TIMES = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800,
 """Good distances of labels on an axis of time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """A place on an axis and what is written there."""
-
-    place: float
-    label: str
+Tick: TypeAlias = tuple[float, str]
+"""A place on an axis and what is written there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +225,7 @@ def histogram_chart(title: str, unit: str, values: Histogram, *, is_whole: bool)
         x, top = round(start + index * step + gap / 2, 1), frame.y(number)
         bars.append(Bar(x, top, round(step - gap, 1), round(frame.baseline - top, 1), label))
     ticks = [
-        Tick(round(start + index * step, 1), _number(values.bounds[index]))
+        (round(start + index * step, 1), _number(values.bounds[index]))
         for index in range(0, count + 1, math.ceil((count + 1) / 6))
     ]
     return Chart(title, unit, frame.left, ticks, frame.ticks, bars)
@@ -256,7 +252,7 @@ def time_chart(
     first, last = (points[index].split()[1] for index in (0, -1))
     line = f"M{begin} {first}L{'L'.join(points)}L{end} {last}"
     area = f"{line}V{frame.baseline}H{begin}Z"
-    ticks = [Tick(frame.x(time / total), _time(time)) for time in _round_times(total)]
+    ticks = [(frame.x(time / total), _time(time)) for time in _round_times(total)]
     places = tuple(frame.x(mark / total) for mark in marks)
     return Chart(title, unit, frame.left, ticks, frame.ticks, spots, line, area, places)
 
@@ -273,7 +269,7 @@ class _Frame:
         labels = [f"{_number(index * step)}{suffix}" for index in range(count + 1)]
         self.left = round(max(map(len, labels)) * _CHARACTER + 10, 1)
         self.width = WIDTH - RIGHT - self.left
-        self.ticks = [Tick(self.y(index * step), label) for index, label in enumerate(labels)]
+        self.ticks = [(self.y(index * step), label) for index, label in enumerate(labels)]
 
     def x(self, share: float) -> float:
         return round(self.left + self.width * share, 1)

@@ -1,7 +1,6 @@
 """The usage report as text: a table for terminals, and Markdown for comments and wikis."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from aobatch.executors import Statistics
@@ -12,42 +11,30 @@ MAX_TABLE_USERS = 12
 """Users with a row of their own in a table, those with most tokens; the others share one."""
 MAX_MARKDOWN_USERS = 50
 
-_Kind = Literal["header", "row", "total", "failure", "note", "gap"]
+LineKind = Literal["header", "row", "total", "failure", "note", "gap"]
+"""What a line of a table is, for those who can show it in colour."""
 
 
-@dataclass(frozen=True, slots=True)
-class TableLine:
-    """A line of the table, and what it is, for those who can show it in colour."""
-
-    text: str
-    kind: _Kind
-
-
-def report_table(report: UsageReport) -> str:
-    """Lay a report out in aligned columns."""
-    return "\n".join(line.text for line in report_lines(report))
-
-
-def report_lines(report: UsageReport) -> Iterator[TableLine]:
+def report_lines(report: UsageReport) -> Iterator[tuple[LineKind, str]]:
     """Lay a report out in aligned columns, line by line."""
     columns = ("requests", "failed", "prompt", "completion", "total tokens")
-    rows: list[tuple[_Kind, Sequence[str]]] = [("header", ("model", *columns))]
+    rows: list[tuple[LineKind, Sequence[str]]] = [("header", ("model", *columns))]
     rows += [("row", _cells(group, "(no model)")) for group in report.by_model]
     if len(report.by_model) != 1:
         rows.append(("total", _cells(sum_of("all", report.by_model))))
     if users := shown_users(report, MAX_TABLE_USERS):
         rows += [("gap", ("",) * 6), ("header", ("user", *columns))]
         rows += [("row", _cells(group, "(no user)")) for group in users]
-    lines = aligned([cells for _, cells in rows], "<>")
-    yield from (TableLine(line, kind) for line, (kind, _) in zip(lines, rows, strict=True))
-    yield TableLine("", "gap")
+    kinds = [kind for kind, _ in rows]
+    yield from zip(kinds, aligned([cells for _, cells in rows], "<>"), strict=True)
+    yield "gap", ""
     codes = [(f"{n:,}", printable(code)) for code, n in report.requests.failed_by_code.items()]
     width = max((len(number) for number, _ in codes), default=0)
     for index, (number, code) in enumerate(codes):
         label = "" if index else "failed"
-        yield TableLine(f"{label:<23}  {number:>{width}} {code}", "failure")
+        yield "failure", f"{label:<23}  {number:>{width}} {code}"
     for label, text in details(report):
-        yield TableLine(f"{label:<23}  {printable(text, 400)}", "note")
+        yield "note", f"{label:<23}  {printable(text, 400)}"
 
 
 def _cells(group: GroupUsage, nameless: str = "") -> list[str]:
