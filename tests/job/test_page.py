@@ -161,16 +161,16 @@ def test_bars_are_as_high_as_their_counts() -> None:
     ]
 
 
-def test_course_passes_through_its_values() -> None:
+def test_line_passes_through_its_values() -> None:
     """The line is at half height where half of the highest value was reached, and within."""
-    course = [(0.0, 1.0, None), (1.0, 2.0, 50.0), (2.0, 3.0, 100.0), (3.0, 4.0, 0.0)]
-    chart = time_chart("t", "%", course, highest=100)
+    series = [(0.0, 1.0, None), (1.0, 2.0, 50.0), (2.0, 3.0, 100.0), (3.0, 4.0, 0.0)]
+    chart = time_chart("t", "%", series, highest=100)
     places = [tuple(map(float, point)) for point in re.findall(r"([\d.]+) ([\d.]+)", chart.line)]
     low, high = max(y for _, y in places), min(y for _, y in places)
 
     assert [y for _, y in places[1:-1]] == pytest.approx([(low + high) / 2, high, low], abs=0.2)
     assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in places)
-    assert [tick.label for tick in chart.x_ticks] == ["0", "1 s", "2 s", "3 s", "4 s"]
+    assert [label for _, label in chart.x_ticks] == ["0", "1 s", "2 s", "3 s", "4 s"]
 
 
 def test_missing_extra_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
