@@ -103,12 +103,15 @@ def test_disks_of_some_sizes_with_a_model(
 SHAPES: dict[str, list[object]] = {
     "lock": [],
     "spool": [{"prompt": 1.5, "user": "u" * 500} for _ in range(700)],
-    "output": [{"prompt": 1.5, "custom_id": f"{i:500}"} for i in range(600)],
+    "output": [{"prompt": 1.5, "custom_id": "\a" * 200 + str(i)} for i in range(300)],
     "ledger": [{"prompt": f"long {i} " * 600} for i in range(100)],
-    "report": [{"prompt": "a", "model": "gone", "user": f"{i} " * 120} for i in range(800)],
+    "report": [{"prompt": "a", "model": "gone", "user": "\a" * 200 + str(i)} for i in range(300)],
     "stream": [{"prompt": "streamed " * 40000, "stream": True}],
 }
-"""Jobs of which another file each is the first to become larger than 256 KiB, or than nothing."""
+"""Jobs of which another file each is the first to become larger than 256 KiB, or than nothing.
+
+The control character is one byte in the ledger, and six in JSON.
+"""
 
 
 @pytest.mark.parametrize("shape", SHAPES)

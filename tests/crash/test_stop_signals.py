@@ -10,14 +10,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from crash_job import HANG_SECONDS, CrashJob
+from crash_job import CrashJob
 from crash_laws import Reference, Watch, run_reference
 from request_mix import mixed_lines
+from waiting import HANG_SECONDS, children_seconds, processor_seconds, wait_until
 
 from aobatch.models.store.folder import ModelFolder
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LINES = mixed_lines(80, 180)
+LINES = mixed_lines(40, 120)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def new_job(folder: Path, model: ModelFolder) -> CrashJob:
 
 
 def stop(job: CrashJob, reference: Reference, draw: random.Random) -> tuple[float, str]:
-    """Stop a run at any instant; give how long it took to die and what it said last.
+    """Stop a run at any instant; give what dying took of processors, and what it said last.
 
     Both hold nothing if the run ended before.
     """
@@ -43,10 +44,12 @@ def stop(job: CrashJob, reference: Reference, draw: random.Random) -> tuple[floa
     with suppress(subprocess.TimeoutExpired):
         process.wait(draw.uniform(0, reference.seconds))
     number = draw.choice(SIGNALS)
-    sent = time.monotonic()
+    before = children_seconds()
+    if process.poll() is None:
+        before += processor_seconds(process.pid)
     process.send_signal(number)
     code = process.wait(HANG_SECONDS)
-    seconds = time.monotonic() - sent
+    seconds = children_seconds() - before
     said = job.messages.read_text()
     # The interpreter itself can be met before any line of the command is executed.
     is_ours = "Traceback" not in said or "aobatch/cli" in said or number != signal.SIGINT
@@ -62,7 +65,7 @@ def stop(job: CrashJob, reference: Reference, draw: random.Random) -> tuple[floa
 
 @pytest.mark.parametrize(
     "num_stops",
-    [pytest.param(12, id="short"), pytest.param(100, id="long", marks=pytest.mark.long)],
+    [pytest.param(8, id="short"), pytest.param(100, id="long", marks=pytest.mark.long)],
 )
 def test_stopped_command_dies_soon_and_goes_on(
     tmp_path: Path,
@@ -71,7 +74,10 @@ def test_stopped_command_dies_soon_and_goes_on(
     tell: Callable[[str], None],
     num_stops: int,
 ) -> None:
-    """Each run dies by the signal with one sentence, within 5 s, and the last one has all bytes."""
+    """Each run dies by the signal with one sentence, soon, and the last one has all bytes.
+
+    Soon is 5 s of processor time, of which there may be as many as threads; 2 s for nearly all.
+    """
     draw, seen, latencies = random.Random(num_stops), Counter[str](), list[float]()
     while len(latencies) < num_stops:
         watch = Watch(new_job(tmp_path / str(seen["ended"]), tiny_int8), reference)
@@ -99,15 +105,13 @@ def test_second_signal_kills_at_once(
     draw, watch = random.Random(2), Watch(new_job(tmp_path / "job", tiny_int8), reference)
     for first, second in [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)]:
         with watch.job.start() as process:
-            deadline = time.monotonic() + HANG_SECONDS
-            while "lines" not in watch.job.messages.read_text():
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            wait_until(lambda: "lines" in watch.job.messages.read_text())
             time.sleep(draw.uniform(0, 0.2))
             process.send_signal(first)
             time.sleep(draw.uniform(0, 0.02))
             process.send_signal(second)
-            assert process.wait(5) in {-first, -second}
+            # It may have ended before, on a machine that was slow to send them.
+            assert process.wait(HANG_SECONDS) in {0, -first, -second}
         assert "Traceback" not in watch.job.messages.read_text()
         watch.check_death(0)
 
