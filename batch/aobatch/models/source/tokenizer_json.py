@@ -1,10 +1,10 @@
-"""What a folder's tokenizer.json and its neighbours say of special tokens.
+"""What a folder says beside its weights: the tokenizer with its special tokens, and the licence.
 
 Chat templates are programs; nothing here runs or even reads them.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,30 +51,12 @@ _ALSO_MARKUP = frozenset(("</s>", "<eos>", "<EOT>"))
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 
 INFILL_NAMES: Mapping[str, tuple[str, ...]] = {
-    "fim_pre": (
-        "<|fim_prefix|>",
-        "<fim_prefix>",
-        "<fim-prefix>",
-        "▁<PRE>",
-        "<PRE>",
-        "<｜fim▁begin｜>",
-    ),
-    "fim_suf": (
-        "<|fim_suffix|>",
-        "<fim_suffix>",
-        "<fim-suffix>",
-        "▁<SUF>",
-        "<SUF>",
-        "<｜fim▁hole｜>",
-    ),
-    "fim_mid": (
-        "<|fim_middle|>",
-        "<fim_middle>",
-        "<fim-middle>",
-        "▁<MID>",
-        "<MID>",
-        "<｜fim▁end｜>",
-    ),
+    role: (f"<|fim_{long}|>", f"<fim_{long}>", f"<fim-{long}>", f"▁<{short}>", f"<{short}>", place)
+    for role, long, short, place in (
+        ("fim_pre", "prefix", "PRE", "<｜fim▁begin｜>"),
+        ("fim_suf", "suffix", "SUF", "<｜fim▁hole｜>"),
+        ("fim_mid", "middle", "MID", "<｜fim▁end｜>"),
+    )
 }
 """The names of infill tokens by their roles, which are those of GGUF's metadata."""
 
@@ -99,10 +81,8 @@ class SpecialTokens:
 
 
 UNKNOWN = "unknown"
-_README = "README.md"
 _MAX_LICENCE_BYTES = 64 * 2**10
 _MAX_LENGTH = 100
-_OTHER = "other"
 _HEADING = re.compile(r"\A---[ \t]*\n(.*?)^---[ \t]*$", re.M | re.S)
 _FIELD = re.compile(r"^(license|license_name):[ \t]*(.*?)[ \t]*$", re.M)
 _ITEMS = re.compile(r"^license:[ \t]*\n((?:[ \t]*-[ \t]+.*\n?)+)", re.M)
@@ -110,37 +90,31 @@ _FILE = re.compile(r"(licen[sc]e|copying|notice)([.-].*)?|use_policy\.md", re.I)
 
 
 def read_licence(folder: Path) -> str:
-    """Give the name of the licence, the file that has its text, or `unknown`."""
-    return _stated(_heading(folder / _README)) or _file(folder) or UNKNOWN
+    """Read the name of the licence, the file that has its text, or `unknown`."""
+    if stated := _stated_licence(folder / "README.md"):
+        return stated
+    names = [path.name for path in folder.iterdir() if _FILE.fullmatch(path.name)]
+    names.sort(key=lambda name: (not name.lower().startswith("licen"), len(name), name))
+    return f"see {printable(names[0])}" if names else UNKNOWN
 
 
-def _heading(path: Path) -> str:
-    """Give what stands between the first two lines of dashes; empty if there is no such part."""
+def _stated_licence(readme: Path) -> str:
+    """Read what stands between the first two lines of dashes; empty if that names no licence."""
     try:
-        with open_regular(path, follows_links=True) as (file, _):
+        with open_regular(readme, follows_links=True) as (file, _):
             text = file.read(_MAX_LICENCE_BYTES).decode("utf-8", "replace").replace("\r\n", "\n")
     except (ModelError, OSError):
         return ""
     found = _HEADING.match(text.removeprefix("\ufeff"))
-    return found[1] if found else ""
-
-
-def _stated(heading: str) -> str:
-    fields = {name: value.strip("\"'") for name, value in _FIELD.findall(heading)}
-    licence = fields.get("license", "")
-    if licence == _OTHER:
-        licence = fields.get("license_name") or ""
+    heading = found[1] if found else ""
+    fields = dict(_FIELD.findall(heading))
+    licence = fields.get("license", "").strip("\"'")
+    if licence == "other":
+        licence = fields.get("license_name", "").strip("\"'")
     if not licence and (items := _ITEMS.search(heading)):
         licence = ", ".join(item.strip(" \t-\"'") for item in items[1].splitlines())
     licence = licence.strip("[] ")
     return printable(licence) if len(licence) <= _MAX_LENGTH else ""
-
-
-def _file(folder: Path) -> str:
-    """Name the file of terms that a folder has; the shortest name of several."""
-    names = [path.name for path in folder.iterdir() if _FILE.fullmatch(path.name)]
-    names.sort(key=lambda name: (not name.lower().startswith("licen"), len(name), name))
-    return f"see {printable(names[0])}" if names else ""
 
 
 class _PostProcessing(msgspec.Struct):
@@ -148,7 +122,7 @@ class _PostProcessing(msgspec.Struct):
 
 
 def read_tokenizer(folder: Path, config: Fields, num_rows: int) -> tuple[bytes, SpecialTokens]:
-    """Give tokenizer.json as it is, and the special tokens.
+    """Read tokenizer.json as it is, and the special tokens.
 
     Raises ModelError if there is none, it is no BPE, has more tokens than the embedding has rows,
     or nothing says what ends a text.
@@ -160,55 +134,42 @@ def read_tokenizer(folder: Path, config: Fields, num_rows: int) -> tuple[bytes, 
     path = path.resolve()
     file = check_tokenizer(path, num_rows)
     content = read_regular(path, MAX_TOKENIZER_BYTES)
-    tokens = file.model.vocab | {token.content: token.id for token in file.added_tokens}
-    sources = _Sources(folder, config, tokens)
-    named = {
-        token.id
-        for token in file.added_tokens
-        if is_end(token.content, is_special=token.special is True)
-    }
-    end = sorted({*sources.ids("eos"), *named})
+    added = [(x.content, x.id, x.special is True) for x in file.added_tokens]
+    tokens = file.model.vocab | {name: index for name, index, _ in added}
+    settings = read_optional_fields(folder / "tokenizer_config.json")
+    by_id = (read_optional_fields(folder / "generation_config.json"), config)
+    by_name = (settings, read_optional_fields(folder / "special_tokens_map.json"))
+    named = {index for name, index, is_special in added if is_end(name, is_special=is_special)}
+    end = sorted({*_named_ids("eos", by_id, by_name, tokens), *named})
     if not end:
         config.refuse("no file of the folder names the token that ends a text")
     ahead = _added_ahead(msgspec.json.decode(content, type=_PostProcessing).post_processor)
-    adds_start = ahead in tokens or sources.tokenizer.get("add_bos_token") is True
-    start = tokens.get(ahead, next(sources.ids("bos"), end[0]))
+    adds_start = ahead in tokens or settings.get("add_bos_token") is True
+    stated = next(_named_ids("bos", by_id, by_name, tokens), end[0])
+    start = tokens.get(ahead, stated)
     if not adds_start:
         start = tokens.get(DOCUMENT_SEPARATOR, start)
-    return content, SpecialTokens(tuple(end), start, adds_start, _infill(tokens))
+    found = (next(filter(tokens.__contains__, names), "") for names in INFILL_NAMES.values())
+    infill = tuple(tokens[name] for name in found if name)
+    is_whole = len(infill) == len(INFILL_NAMES)
+    return content, SpecialTokens(tuple(end), start, adds_start, infill if is_whole else ())
 
 
-class _Sources:
-    """The files that name special tokens."""
-
-    def __init__(self, folder: Path, config: Fields, tokens: Mapping[str, int]) -> None:
-        self._config = config
-        self._generation = read_optional_fields(folder / "generation_config.json")
-        self._tokens = tokens
-        self._ids = {*tokens.values()}
-        self._map = read_optional_fields(folder / "special_tokens_map.json")
-        self.tokenizer = read_optional_fields(folder / "tokenizer_config.json")
-
-    def ids(self, name: str) -> Iterator[int]:
-        """Yield the ids that any of the files gives to bos or eos, in their order."""
-        for fields in (self._generation, self._config):
-            value = fields.get(f"{name}_token_id")
-            for index in value if isinstance(value, list) else [value]:
-                if type(index) is int and index in self._ids:
-                    yield index
-        for fields in (self.tokenizer, self._map):
-            value = fields.get(f"{name}_token")
-            content = value.get("content") if isinstance(value, dict) else value
-            if isinstance(content, str) and content in self._tokens:
-                yield self._tokens[content]
-
-
-def _infill(tokens: Mapping[str, int]) -> tuple[int, ...]:
-    found = [
-        next((tokens[name] for name in names if name in tokens), None)
-        for names in INFILL_NAMES.values()
-    ]
-    return tuple(index for index in found if index is not None) if None not in found else ()
+def _named_ids(
+    name: str, by_id: Iterable[Fields], by_name: Iterable[Fields], tokens: Mapping[str, int]
+) -> Iterator[int]:
+    """Yield the ids that any file gives to bos or eos, by number or by text, in their order."""
+    known = {*tokens.values()}
+    for fields in by_id:
+        value = fields.get(f"{name}_token_id")
+        for index in value if isinstance(value, list) else [value]:
+            if type(index) is int and index in known:
+                yield index
+    for fields in by_name:
+        value = fields.get(f"{name}_token")
+        content = value.get("content") if isinstance(value, dict) else value
+        if isinstance(content, str) and content in tokens:
+            yield tokens[content]
 
 
 def _added_ahead(post_processor: object) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import Any
 
 from aobatch.errors import ModelError, UsageError
@@ -29,42 +28,83 @@ _GRAPHS = ("model.onnx", "onnx/model.onnx", "onnx/decoder_model_merged.onnx")
 """Of the graphs of one repository the first of these is taken."""
 _GENAI_CONFIG = "genai_config.json"
 _MAX_LISTED = 12
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """What is asked for of a repository."""
+
+    repository: str
+    name: str = ""
+    """What the model is to be called; the last part of the repository's name, if it is empty."""
+    revision: str | None = None
+    file: str | None = None
+    precision: str = "int8"
+
+
+def pull_from_hub(model: HubModel, progress: Progress, scorer: Scorer) -> ModelFolder | Path:
+    """Fetch a model and convert it; of an exported graph give the path, by which it can be used.
+
+    Raises ModelError if it cannot be fetched or converted.
+    """
+    if not _NAME.fullmatch(model.repository):
+        message = f"{model.repository!r} is no repository; write it as ORG/NAME"
+        raise UsageError(message)
+    name = model.name or model.repository.rpartition("/")[2]
+    check_name(name)
+    repository = Repository(model.repository, model.revision, progress)
+    files = choose(model.repository, repository.names(), model.file)
+    folder = repository.fetch(files)
+    single = next((file for file in files if file.endswith((_GGUF, _ONNX))), "")
+    if single.endswith(_ONNX):
+        return folder / single
+    checkpoint = read_checkpoint(folder / single)
+    licence = read_licence(folder)
+    checkpoint = replace(
+        checkpoint,
+        source=f"{model.repository} {folder.name}",
+        licence=checkpoint.licence if licence == UNKNOWN else licence,
+    )
+    return import_checkpoint(
+        checkpoint, name, precision=model.precision, progress=progress, scorer=scorer
+    )
 
 
 def choose(repository: str, names: Sequence[str], file: str | None) -> list[str]:
-    """Give the files to fetch, the weights last; `file` names what holds them, if it is known.
+    """Choose the files to fetch, the weights last; `file` names what holds them, if it is known.
 
     ModelError if there are no weights that can be used, UsageError if it is not clear which.
     """
-    weights = _weights(repository, names, file)
+    weights = _weights(repository, names) if file is None else _named(repository, names, file)
     described = [name for name in DESCRIPTIONS if name in names]
     if weights[0].endswith(_ONNX) and _GENAI_CONFIG in names:
         described.append(_GENAI_CONFIG)
     return [*described, *weights]
 
 
-def _weights(repository: str, names: Sequence[str], file: str | None) -> list[str]:
-    if file is not None:
-        return _named(repository, names, file)
+def _weights(repository: str, names: Sequence[str]) -> list[str]:
     if _SINGLE in names:
         return [_SINGLE]
     if _INDEX in names:
-        parts = [n for n in names if n.endswith(_SAFETENSORS) and "/" not in n]
+        parts = [name for name in names if name.endswith(_SAFETENSORS) and "/" not in name]
         return [_INDEX, *sorted(parts)]
-    ggufs = [name for name in names if name.endswith(_GGUF)]
-    if len(ggufs) == 1:
-        return _named(repository, names, ggufs[0])
-    graphs = [name for name in names if name.endswith(_ONNX)]
+    ggufs = sorted(name for name in names if name.endswith(_GGUF))
+    graphs = sorted(name for name in names if name.endswith(_ONNX))
+    known = ggufs if ggufs else [name for name in _GRAPHS if name in graphs][:1]
+    if len(known) == 1:
+        return _named(repository, names, known[0])
     if ggufs or graphs:
-        known = next((name for name in _GRAPHS if name in graphs), None)
-        if known is None or ggufs:
-            message = (
-                f"{repository} has several files to choose from; name one with --file: "
-                f"{_listed(sorted(ggufs or graphs))}"
-            )
-            raise UsageError(message)
-        return _named(repository, names, known)
-    raise _no_weights(repository, names)
+        listed = _listed(ggufs or graphs)
+        message = f"{repository} has several files to choose from; name one with --file: {listed}"
+        raise UsageError(message)
+    message = f"{repository} has neither safetensors nor GGUF nor ONNX files"
+    if pickle := next((name for name in names if name.endswith(_PICKLES)), ""):
+        message = (
+            f"{repository} has its weights as pickles alone ({pickle}), which can run code and "
+            "are never read; take a repository with safetensors or GGUF files"
+        )
+    raise ModelError(message)
 
 
 def _named(repository: str, names: Sequence[str], file: str) -> list[str]:
@@ -73,32 +113,16 @@ def _named(repository: str, names: Sequence[str], file: str) -> list[str]:
         message = f"--file takes a .gguf or .onnx file, and {file!r} is none"
         raise UsageError(message)
     if file not in names:
-        found = [name for name in names if name.endswith((_GGUF, _ONNX))]
-        message = f"{repository} has no file {file!r}; it has {_listed(sorted(found)) or 'none'}"
+        found = sorted(name for name in names if name.endswith((_GGUF, _ONNX)))
+        message = f"{repository} has no file {file!r}; it has {_listed(found) or 'none'}"
         raise ModelError(message)
-    if not file.endswith(_ONNX):
-        return [file]
-    data = [name for name in names if name.startswith((f"{file}_data", f"{file}.data"))]
-    return [file, *sorted(data)]
-
-
-def _no_weights(repository: str, names: Sequence[str]) -> ModelError:
-    pickles = [name for name in names if name.endswith(_PICKLES)]
-    if pickles:
-        message = (
-            f"{repository} has its weights as pickles alone ({pickles[0]}), which can run code and "
-            "are never read; take a repository with safetensors or GGUF files"
-        )
-        return ModelError(message)
-    return ModelError(f"{repository} has neither safetensors nor GGUF nor ONNX files")
+    data = (f"{file}_data", f"{file}.data") if file.endswith(_ONNX) else ()
+    return [file, *sorted(name for name in names if name.startswith(data))]
 
 
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
     return ", ".join(names[:_MAX_LISTED]) + more
-
-
-_PROBES = (*DESCRIPTIONS, "model.safetensors")
 
 
 class Repository:
@@ -110,19 +134,14 @@ class Repository:
         self._revision = revision
         self._progress = progress
 
-    def names(self, file: str | None) -> list[str]:
-        """List the files; offline those that the cache has, among which `file` is looked for."""
+    def names(self) -> list[str]:
+        """List the files; offline those that the cache has."""
+        library, name, revision = self._library, self._name, self._revision
         with self._reported():
-            if not self._library.is_offline_mode():
-                found = self._library.HfApi().model_info(self._name, revision=self._revision)
+            if not library.is_offline_mode():
+                found = library.HfApi().model_info(name, revision=revision)
                 return [sibling.rfilename for sibling in found.siblings or ()]
-            root = self._cached_root(file)
-        if root is None:
-            message = (
-                f"{self._name} is not in the cache of Hugging Face, or not whole, and "
-                "HF_HUB_OFFLINE forbids to fetch it; unset it, or fetch the model elsewhere"
-            )
-            raise ModelError(message)
+            root = Path(library.snapshot_download(name, revision=revision, local_files_only=True))
         files = (path for path in root.rglob("*") if path.is_file())
         return sorted(path.relative_to(root).as_posix() for path in files)
 
@@ -137,49 +156,41 @@ class Repository:
     def _fetch(self, name: str) -> Path:
         stage, progress = f"downloading {name}", self._progress
 
-        class _Bar(_StageBar):
+        class Bar(_StageBar):
             def show(self) -> None:
                 progress(stage, min(self.n, self.total or self.n), self.total or self.n)
 
         with self._reported():
             path = self._library.hf_hub_download(
-                self._name, name, revision=self._revision, tqdm_class=_Bar
+                self._name, name, revision=self._revision, tqdm_class=Bar
             )
         return Path(path).parents[name.count("/")]
-
-    def _cached_root(self, file: str | None) -> Path | None:
-        """Give the folder of the revision in the cache, by any of its files."""
-        for name in (file, *_PROBES) if file else _PROBES:
-            path = self._library.try_to_load_from_cache(self._name, name, revision=self._revision)
-            if isinstance(path, str):
-                return Path(path).parents[name.count("/")]
-        return None
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
         """Say in one sentence what the library or the network says in many."""
         errors = self._library.errors
-        try:
-            yield
-        except ModelError:
-            raise
-        except errors.GatedRepoError as error:
-            message = (
+        reasons = {  # the first that fits, for some are kinds of others
+            errors.GatedRepoError: (
                 f"{self._name} is gated: accept its terms on its page at Hugging Face, and set "
                 "HF_TOKEN to a token of the account that did"
-            )
-            raise ModelError(message) from error
-        except errors.RevisionNotFoundError as error:
-            message = f"{self._name} has no revision {self._revision!r}"
-            raise ModelError(message) from error
-        except errors.RepositoryNotFoundError as error:
-            message = (
+            ),
+            errors.RevisionNotFoundError: f"{self._name} has no revision {self._revision!r}",
+            errors.RepositoryNotFoundError: (
                 f"there is no repository {self._name}, or it is private; see its name, and set "
                 "HF_TOKEN if it needs one"
+            ),
+        }
+        if self._library.is_offline_mode():
+            reasons[errors.LocalEntryNotFoundError] = (
+                f"{self._name} is not in the cache of Hugging Face, or not whole, and "
+                "HF_HUB_OFFLINE forbids to fetch it; unset it, or fetch the model elsewhere"
             )
-            raise ModelError(message) from error
+        try:
+            yield
         except Exception as error:  # its HTTP client's errors have no base that it names
-            raise ModelError(self._other(error)) from error
+            fitting = (reason for kind, reason in reasons.items() if isinstance(error, kind))
+            raise ModelError(next(fitting, None) or self._other(error)) from error
 
     def _other(self, error: Exception) -> str:
         response = getattr(error, "response", None)
@@ -211,12 +222,7 @@ class _StageBar:
     def __enter__(self) -> "_StageBar":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Leave the bar as it is."""
 
 
@@ -237,54 +243,3 @@ def _library() -> Any:  # noqa: ANN401 - an optional library
     library: Any = huggingface_hub
     library.logging.set_verbosity_error()
     return library
-
-
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class HubModel:
-    """What is asked for of a repository."""
-
-    repository: str
-    name: str = ""
-    """What the model is to be called; the last part of the repository's name, if it is empty."""
-    revision: str | None = None
-    file: str | None = None
-    precision: str = "int8"
-
-
-def is_repository(name: str) -> bool:
-    """Say whether a name is that of a repository, ORG/NAME."""
-    return _NAME.fullmatch(name) is not None
-
-
-def pull_from_hub(model: HubModel, progress: Progress, scorer: Scorer) -> ModelFolder | Path:
-    """Fetch a model and convert it; of an exported graph give the path, by which it can be used.
-
-    Raises ModelError if it cannot be fetched or converted.
-    """
-    if not is_repository(model.repository):
-        message = f"{model.repository!r} is no repository; write it as ORG/NAME"
-        raise UsageError(message)
-    name = model.name or model.repository.rpartition("/")[2]
-    check_name(name)
-    repository = Repository(model.repository, model.revision, progress)
-    files = choose(model.repository, repository.names(model.file), model.file)
-    folder = repository.fetch(files)
-    single = next((file for file in files if file.endswith((".gguf", ".onnx"))), None)
-    if single is not None and single.endswith(".onnx"):
-        return folder / single
-    checkpoint = read_checkpoint(folder if single is None else folder / single)
-    licence = read_licence(folder)
-    return import_checkpoint(
-        replace(
-            checkpoint,
-            source=f"{model.repository} {folder.name}",
-            licence=checkpoint.licence if licence == UNKNOWN else licence,
-        ),
-        name,
-        precision=model.precision,
-        progress=progress,
-        scorer=scorer,
-    )
