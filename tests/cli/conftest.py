@@ -25,3 +25,11 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> click.testing.Cli
     """Give a runner whose working folder is empty."""
     monkeypatch.chdir(tmp_path)
     return click.testing.CliRunner()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Give an input of 400 requests."""
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(f'{{"prompt":"p{number}"}}\n' for number in range(400)))
+    return path

@@ -10,6 +10,8 @@ from fakes import paced
 from aobatch.cli import main, run
 from aobatch.executors import local
 
+COMMAND = [sys.executable, __file__]
+
 if __name__ == "__main__":
     pace = sys.argv.pop(1)
     run.open_backend = lambda _options, _stages: paced(pace)

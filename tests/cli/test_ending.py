@@ -4,28 +4,25 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from fake_command import COMMAND
 from fakes import FakeBackend
 
 from aobatch.cli.main import aobatch
 from aobatch.errors import StorageError
 from aobatch.job.report import summary as module
 
-COMMAND = [sys.executable, str(Path(__file__).with_name("fake_command.py"))]
-
 
 @pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """Give an input of 400 requests, the last of them bad."""
-    path = tmp_path / "in.jsonl"
-    lines = [f'{{"prompt":"p{number}"}}\n' for number in range(399)]
-    path.write_text("".join([*lines, "bad\n"]))
-    return path
+def source(source: Path) -> Path:
+    """Let the last of the requests be bad."""
+    *lines, _ = source.read_text().splitlines(keepends=True)
+    source.write_text("".join([*lines, "bad\n"]))
+    return source
 
 
 def run_merged(*arguments: str | Path, delay: str = "0") -> tuple[int, list[str]]:

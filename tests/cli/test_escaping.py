@@ -3,12 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from fake_command import COMMAND as FAKE
 
 from aobatch.cli import ending as failures
 from aobatch.cli.console import say
@@ -16,7 +16,7 @@ from aobatch.cli.main import aobatch
 from aobatch.cli.progress import StageBars
 from aobatch.errors import InputError, ModelError
 
-COMMAND = [sys.executable, Path(__file__).with_name("fake_command.py"), "0"]
+COMMAND = [*FAKE, "0"]
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\u202e\u2066\x9b31m\u200b\x7f\udcff\n"
 ENDLESS = 10
 

@@ -10,12 +10,29 @@ import pytest
 from click.testing import CliRunner
 
 from aobatch.cli.main import aobatch
+from aobatch.errors import ModelError
+from aobatch.models.store import catalogue
+from aobatch.models.store.card import needs_acceptance
 from aobatch.models.store.folder import ModelFolder
 
 
 @pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep models in a folder that is empty at first, and fail where one would be fetched."""
+
+    def fail(*_: object) -> None:
+        message = "fetched"
+        raise ModelError(message)
+
+    monkeypatch.setattr(catalogue, "download", fail)
     monkeypatch.setenv("AOBATCH_MODELS", str(tmp_path / "models"))
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def folder(tiny_fp32: ModelFolder, home: Path) -> Path:
+    """Give a model of the models' folder that may be damaged."""
+    return Path(shutil.copytree(tiny_fp32.path, home / "tiny"))
 
 
 def test_list_shows_the_default_model_first(runner: CliRunner) -> None:
@@ -68,24 +85,6 @@ def test_model_is_listed_by_the_name_that_finds_it(
     assert runner.invoke(aobatch, ["models", "inspect", name]).exit_code == 0
 
 
-def test_what_cannot_be_pulled_ends_with_69(runner: CliRunner) -> None:
-    """A name that nobody knows is told, and is no defect of this program."""
-    result = runner.invoke(aobatch, ["models", "pull", "nothing"])
-
-    assert result.exit_code == 69
-    assert "'nothing' does not exist" in result.stderr
-
-
-def test_file_that_is_no_model_is_refused(runner: CliRunner, tmp_path: Path) -> None:
-    """A text file cannot be imported."""
-    (tmp_path / "text.gguf").write_text("not a model")
-
-    result = runner.invoke(aobatch, ["models", "import", str(tmp_path / "text.gguf"), "mine"])
-
-    assert result.exit_code == 69, result.output
-    assert not (tmp_path / "models" / "mine").exists()
-
-
 @pytest.mark.parametrize("is_quiet", [False, True])
 def test_pull_shows_its_stages(
     runner: CliRunner, monkeypatch: pytest.MonkeyPatch, tiny_fp32: ModelFolder, is_quiet: bool
@@ -102,3 +101,176 @@ def test_pull_shows_its_stages(
 
     expected = "" if is_quiet else f"downloading\ntiny-fp32 is ready in {tiny_fp32.path}\n"
     assert (result.exit_code, result.output) == (0, expected)
+
+
+def facts(runner: CliRunner, name: object) -> dict[str, object]:
+    """Inspect a model as a program does."""
+    result = runner.invoke(aobatch, ["models", "inspect", str(name), "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def shown(runner: CliRunner, name: object) -> dict[str, str]:
+    """Inspect a model as a person does: the table by its labels."""
+    result = runner.invoke(aobatch, ["models", "inspect", str(name)])
+    assert result.exit_code == 0, result.output
+    rows = [line.split("  ", 1) for line in result.stdout.splitlines()]
+    return {label.strip(): text.strip() for label, text in rows}
+
+
+def test_table_and_json_say_the_same(runner: CliRunner, tiny_int8: ModelFolder) -> None:
+    """The table has for people what the JSON has for programs."""
+    values, rows = facts(runner, tiny_int8.path), shown(runner, tiny_int8.path)
+
+    assert rows["path"] == values["path"] == str(tiny_int8.path)
+    assert rows["digest"] == values["digest"] == tiny_int8.manifest.digest
+    assert rows["layout"] == values["layout"] == "aobatch 2"
+    assert rows["ends a text"] == "0 <|endoftext|>"
+    assert rows["infill"] == "1 <|fim_prefix|>, 2 <|fim_suffix|>, 3 <|fim_middle|>"
+    assert rows["context"] == f"{values['context_length']:,} tokens"
+    assert f"{values['vocab_size']}" in rows["sizes"]
+    assert (
+        values["kv_cache"]["int8"]["bytes_per_token"] * 4
+        == (  # type: ignore[index]
+            values["kv_cache"]["fp32"]["bytes_per_token"]  # type: ignore[index]
+        )
+    )
+    assert {"cache fp32", "cache int8", "quality", "with int8 cache", "licence"} <= rows.keys()
+
+
+def test_file_is_inspected_without_conversion(runner: CliRunner, tiny_gguf: Path) -> None:
+    """A GGUF file says that it can be imported and how large it will be; nothing is written."""
+    before = sorted(tiny_gguf.parent.iterdir())
+
+    rows = shown(runner, tiny_gguf)
+
+    assert rows["usable"] == "yes, once it is imported"
+    assert {"int8", "nbits8", "fp32"} <= set(rows["once converted"].split())
+    assert rows["licence"] == "apache-2.0"
+    assert sorted(tiny_gguf.parent.iterdir()) == before
+
+
+def test_folder_of_another_kind_says_why(runner: CliRunner, data: Path, tmp_path: Path) -> None:
+    """What cannot be imported is no failure of the command: its facts are what was asked for."""
+    shutil.copytree(data / "tiny-llama", tmp_path / "odd")
+    config = json.loads((tmp_path / "odd/config.json").read_text())
+    (tmp_path / "odd/config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
+
+    assert "'mamba' is not supported" in shown(runner, "./odd")["usable"]
+    assert facts(runner, "./odd")["is_usable"] is False
+
+
+def test_sound_model_is_told_so(runner: CliRunner, folder: Path) -> None:
+    """Each check has a line that says ok, on standard output."""
+    result = runner.invoke(aobatch, ["models", "verify", "tiny"])
+
+    assert result.exit_code == 0, result.output
+    assert {line.split()[0] for line in result.stdout.splitlines()} == {"ok"}
+
+
+def test_damaged_model_ends_with_69(runner: CliRunner, folder: Path) -> None:
+    """The line of the file says FAILED and what to do; the JSON says the same."""
+    with (folder / "tokenizer.json").open("a") as file:
+        file.write("\n")
+
+    shown = runner.invoke(aobatch, ["models", "verify", str(folder)])
+    told = runner.invoke(aobatch, ["models", "verify", "tiny", "--json"])
+
+    assert shown.exit_code == told.exit_code == 69
+    (line,) = [line for line in shown.stdout.splitlines() if line.startswith("FAILED")]
+    assert "tokenizer.json" in line
+    assert "convert or import the model again" in line
+    result = json.loads(told.stdout)
+    assert result["is_right"] is False
+    assert [c["name"] for c in result["checks"] if c["state"] == "failed"] == ["tokenizer.json"]
+    assert told.stderr == ""
+
+
+def test_a_change_of_no_byte_count_is_told_as_one(runner: CliRunner, folder: Path) -> None:
+    """Two equal sizes are not said to differ."""
+    path = folder / "model.onnx.data"
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+
+    shown = runner.invoke(aobatch, ["models", "verify", "tiny"]).stdout
+
+    (line,) = [line for line in shown.splitlines() if line.startswith("FAILED  model.onnx.data")]
+    assert f"as many bytes as conversion wrote, {len(content):,}, and others" in line
+
+
+def test_export_is_tried(runner: CliRunner, data: Path, tmp_path: Path) -> None:
+    """Of a graph that another tool wrote there is no record; whether it runs rightly is seen."""
+    folder = Path(shutil.copytree(data / "exported/llama-optimum", tmp_path / "export"))
+    shutil.copy(data / "tiny-llama/tokenizer.json", folder)
+
+    verified = runner.invoke(aobatch, ["models", "verify", str(folder)])
+    inspected = runner.invoke(aobatch, ["models", "inspect", str(folder)])
+
+    assert (verified.exit_code, inspected.exit_code) == (0, 0), verified.output
+    assert [line.split()[0] for line in verified.stdout.splitlines()] == ["-", "ok"]
+    assert "exported ONNX graph" in inspected.stdout
+    assert "with int8 cache" not in inspected.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pull", "nothing"], "'nothing' does not exist"),
+        (["import", "text.gguf", "mine"], "text.gguf"),
+        *[(["inspect", name], f"'{name}'") for name in ("gone", "./gone", "no.gguf")],
+        *[
+            (["verify", name], f"'{name}' does not exist")
+            for name in ("gone", "./gone", "smollm2-135m-instruct")
+        ],
+        (["verify", "./folder"], "./folder is no model: it has no weights"),
+    ],
+    ids=str,
+)
+def test_what_is_no_model_ends_with_69(
+    runner: CliRunner, home: Path, folder: Path, arguments: list[str], words: str
+) -> None:
+    """A wrong name, a text file, a folder without weights: one sentence, and no defect of ours."""
+    Path("text.gguf").write_text("not a model")
+    for path in Path(shutil.copytree(folder, "folder")).glob("model.*"):
+        path.unlink()
+
+    result = runner.invoke(aobatch, ["models", *arguments])
+
+    assert result.exit_code == 69, result.output
+    assert "aobatch: error: " in result.stderr
+    assert words in result.stderr
+    assert not (home / "mine").exists()
+
+
+def test_terms_are_shown_and_wait_for_an_answer(runner: CliRunner, home: Path) -> None:
+    """Without a terminal nobody can be asked: the notice and one sentence, and nothing fetched."""
+    result = runner.invoke(aobatch, ["models", "pull", "gemma-3-270m"])
+
+    assert result.exit_code == 69
+    assert "ai.google.dev/gemma/terms" in result.stderr
+    assert "--accept-licence where nobody can be asked" in result.stderr
+    assert not home.exists()
+
+
+def test_accepted_terms_are_remembered(runner: CliRunner, home: Path) -> None:
+    """With the option the model is fetched; the second time nothing is shown or asked."""
+    first = runner.invoke(aobatch, ["models", "pull", "gemma-3-270m", "--accept-licence"])
+    second = runner.invoke(aobatch, ["models", "pull", "gemma-3-270m"])
+
+    assert ["fetched" in result.stderr for result in (first, second)] == [True, True]
+    assert ["Prohibited Use" in result.stderr for result in (first, second)] == [True, False]
+    card = catalogue.find_card("gemma-3-270m")
+    assert card is not None
+    assert not needs_acceptance(card, home)
+
+
+def test_a_job_on_a_model_with_terms_is_refused(runner: CliRunner, tmp_path: Path) -> None:
+    """`run` says which terms are to be accepted, and how."""
+    job = tmp_path / "job.jsonl"
+    job.write_text('{"prompt": "x"}\n')
+    result = runner.invoke(aobatch, ["run", str(job), "--model", "gemma-3-270m"])
+
+    assert result.exit_code == 69
+    assert "comes under the Gemma Terms of Use" in result.stderr
+    assert not (tmp_path / "job.out.jsonl").exists()

@@ -3,17 +3,16 @@
 import json
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from fake_command import COMMAND
 from fakes import FakeBackend
 
 from aobatch.cli.main import aobatch
 
 TEMPLATE = ["-o", "{stem}.out{ext}", "-q", "--summary", "json", "--summary-file", "s.json"]
-COMMAND = [sys.executable, str(Path(__file__).with_name("fake_command.py"))]
 
 
 @pytest.fixture

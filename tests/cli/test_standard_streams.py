@@ -3,17 +3,17 @@
 import io
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fake_command import COMMAND as FAKE
 
 from aobatch.cli.options import STREAM_FORMATS
 from aobatch.formats import COMPRESSIONS, FORMATS
 
-COMMAND = [sys.executable, str(Path(__file__).with_name("fake_command.py")), "0", "run", "-q"]
+COMMAND = [*FAKE, "0", "run", "-q"]
 LINES = b'{"prompt":"a"}\n{"prompt":"b"}\n'
 TEXTS = ["[a]", "[b]"]
 

@@ -3,24 +3,15 @@
 import json
 import re
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fake_command import COMMAND
 from terminal import Terminal
 
-COMMAND = [sys.executable, str(Path(__file__).with_name("fake_command.py"))]
 SENTENCE = "aobatch: stopped by SIGINT; what is done is kept, run again"
 Opener = Callable[..., Terminal]
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """Give an input of 300 requests."""
-    path = tmp_path / "in.jsonl"
-    path.write_text("".join(f'{{"prompt":"p{number}"}}\n' for number in range(300)))
-    return path
 
 
 @pytest.fixture
@@ -45,7 +36,7 @@ def bars(frame: list[str]) -> list[str]:
 
 def answered(terminal: Terminal) -> int:
     """Give how many lines the bar says are answered."""
-    found = re.findall(r"(\d+)/300", "".join(bars(terminal.screen.lines())))
+    found = re.findall(r"(\d+)/400", "".join(bars(terminal.screen.lines())))
     return int(found[-1]) if found else 0
 
 
@@ -71,7 +62,7 @@ def test_interrupted_bar_leaves_a_sentence_and_the_next_run_goes_on(
     second.watch(lambda terminal: answered(terminal) > 0)
     assert answered(second) >= seen
     assert second.end() == 0
-    assert len(source.with_name("in.out.jsonl").read_bytes().splitlines()) == 300
+    assert len(source.with_name("in.out.jsonl").read_bytes().splitlines()) == 400
     assert bars(second.screen.lines()) == []
     assert "report in in.out.jsonl.usage.json" in "".join(second.screen.lines())
     assert (second.screen.column, second.screen.unknown, second.screen.style) == (0, "", "")

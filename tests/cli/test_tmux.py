@@ -5,15 +5,14 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fake_command import COMMAND
 
 TMUX = shutil.which("tmux")
-COMMAND = [sys.executable, str(Path(__file__).with_name("fake_command.py"))]
 SENTENCE = "aobatch: stopped by SIGINT; what is done is kept, run again"
 
 pytestmark = pytest.mark.skipif(
@@ -61,15 +60,13 @@ def session(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Session]
     session.ask("kill-server")
 
 
-def test_bar_moves_stops_and_goes_on(session: Session, tmp_path: Path) -> None:
+def test_bar_moves_stops_and_goes_on(session: Session, source: Path) -> None:
     """Ctrl-C ends the bar with a sentence and code 130; the same command answers every line."""
-    source = tmp_path / "in.jsonl"
-    source.write_text("".join(f'{{"prompt":"p{number}"}}\n' for number in range(300)))
     command = [*COMMAND, "{delay}", "run", str(source)]
 
     session.type(shlex.join(command).format(delay=0.02), "Enter")
-    first = session.wait(r"\d+/300")
-    session.wait(rf"(?!{first})\b[1-9]\d*/300")
+    first = session.wait(r"\d+/400")
+    session.wait(rf"(?!{first})\b[1-9]\d*/400")
     session.type("C-c")
     session.wait(SENTENCE)
     session.type("echo code $?", "Enter")
@@ -77,7 +74,7 @@ def test_bar_moves_stops_and_goes_on(session: Session, tmp_path: Path) -> None:
 
     screen = session.screen()
     assert f"\n{SENTENCE}\n" in screen
-    assert "/300" not in screen
+    assert "/400" not in screen
     assert "^" not in screen
     assert session.ask("display-message", "-p", "#{cursor_flag}") == "1\n"
 
@@ -87,5 +84,5 @@ def test_bar_moves_stops_and_goes_on(session: Session, tmp_path: Path) -> None:
     session.type("echo code $?", "Enter")
     session.wait(r"code 0\n")
 
-    assert "/300" not in session.screen()
-    assert len((tmp_path / "in.out.jsonl").read_bytes().splitlines()) == 300
+    assert "/400" not in session.screen()
+    assert len(source.with_name("in.out.jsonl").read_bytes().splitlines()) == 400

@@ -53,38 +53,28 @@ def settings_in_use() -> Path | None:
     return path
 
 
-def _note_file(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
-    if path is not None:
-        ctx.meta[_NAMED_FILE] = path
-
-
-def _apply_settings(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
-    """Let the settings file give defaults; this option is read ahead of all others."""
+def _apply_settings(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Let the settings file give a command defaults; this option is read ahead of all others."""
     from aobatch.cli.settings import defaults_for, find_settings
 
-    _note_file(ctx, parameter, path)
-    if not ctx.resilient_parsing:
+    if path is not None:
+        ctx.meta[_NAMED_FILE] = path
+    if ctx.parent is not None and not ctx.resilient_parsing:
         settings = find_settings(settings_file(ctx))
         ctx.meta[_FILE_IN_USE] = settings.path
         ctx.default_map = defaults_for(ctx, settings)
 
 
-def _config_option(
-    callback: Callable[[click.Context, click.Parameter, Path | None], None],
-) -> click.Option:
-    return click.Option(
-        ["-C", "--config"],
-        metavar="FILE",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        is_eager=True,
-        expose_value=False,
-        callback=callback,
-        help="Settings; default: aobatch.toml here, or [tool.aobatch] of pyproject.toml.",
-    )
-
-
-ROOT_CONFIG_OPTION = _config_option(_note_file)
-CONFIG_OPTION = _config_option(_apply_settings)
+CONFIG_OPTION = click.Option(
+    ["-C", "--config"],
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=_apply_settings,
+    help="Settings; default: aobatch.toml here, or [tool.aobatch] of pyproject.toml.",
+)
+"""Of every command and of the program; the one of a command counts."""
 
 
 class Helpful(click.Command):
@@ -108,12 +98,6 @@ class Command(Helpful):
     """A command whose options may stand in a settings file."""
 
     exit_codes: Mapping[int, str]
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Give the parameters, behind them the settings file and the help."""
-        parameters = super().get_params(ctx)
-        count = len(self.params)
-        return [*parameters[:count], CONFIG_OPTION, *parameters[count:]]
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write what the exit codes mean."""
@@ -144,7 +128,8 @@ def command(
             function(table(**own), **values)
 
         text = cleandoc(function.__doc__ or "").replace("Examples:\n", "\b\nExamples:\n")
-        made = kind(name or function.__name__, params=parameters(table), callback=call, help=text)
+        params = [*parameters(table), CONFIG_OPTION]
+        made = kind(name or function.__name__, params=params, callback=call, help=text)
         made.exit_codes = codes
         return made
 

@@ -17,9 +17,7 @@ class ShellOptions(Options):
     shell: Literal["bash", "zsh", "fish"]
 
 
-@command(
-    ShellOptions,
-)
+@command(ShellOptions)
 def completion(options: ShellOptions) -> None:
     """Print the script by which a shell completes commands.
 

@@ -132,10 +132,7 @@ def _home(*, is_needed: bool) -> Check:
     return Check("models folder", is_right, found, advice)
 
 
-@command(
-    JsonOption,
-    exit_codes({0: "everything is right", 1: "something is wrong, see its line"}),
-)
+@command(JsonOption, exit_codes({0: "everything is right", 1: "something is wrong, see its line"}))
 def doctor(options: JsonOption) -> None:
     """Say whether this machine can run jobs.
 

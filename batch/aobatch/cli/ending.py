@@ -120,7 +120,11 @@ def reported_failures(conclude: Conclusion = lambda code, _: code) -> Iterator[N
         conclude(end.exit_code, None)
         raise
     except click.UsageError as error:
-        raise escaped(error) from error
+        # Arguments may be names of files that somebody else chose.
+        reason = error.format_message()
+        click.UsageError(escape(reason, kept=LAYOUT), error.ctx).show()
+        conclude(error.exit_code, reason)
+        raise click.exceptions.Exit(error.exit_code) from error
     except (Exception, KeyboardInterrupt) as error:
         code, message, level = failure_of(_cause(error))
         if code != READER_LEFT:
@@ -155,12 +159,6 @@ def failure_of(error: BaseException) -> tuple[int, str, Level]:
         "under AOBATCH_DEBUG=1"
     )
     return JobError.exit_code, message, "critical"
-
-
-def escaped(error: click.UsageError) -> click.UsageError:
-    """Give a usage error that quotes nothing a terminal obeys."""
-    # Arguments may be names of files that somebody else chose.
-    return click.UsageError(escape(error.format_message(), kept=LAYOUT), error.ctx)
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -239,9 +237,3 @@ class Ending:
             check_metrics_extra()
             (report,) = self.jobs.values() if len(self.jobs) == 1 else [None]
             write_metrics(self.metrics_file, summary, report)
-
-    def conclude_usage_error(self, error: click.UsageError) -> NoReturn:
-        """Say what is wrong with a command line, and tell it as any other end."""
-        escaped(error).show()
-        self.conclude(error.exit_code, error.format_message())
-        raise click.exceptions.Exit(error.exit_code) from error

@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING
 from aobatch.cli.command import command, exit_codes
 from aobatch.cli.console import say, say_report, show, show_report
 from aobatch.cli.ending import interruptible
-from aobatch.cli.options import (
-    JsonOption,
-    PricesOption,
-    QuietOption,
-    StateOption,
-    option,
-    options,
-)
+from aobatch.cli.options import JsonOption, PricesOption, QuietOption, StateOption, option, options
 from aobatch.cli.values import ANY_PATH, LOCATION
 from aobatch.errors import UsageError
 from aobatch.text import duration
@@ -94,9 +87,7 @@ class ReportOptions(PricesOption, OutputArgument):
         flag_value=STREAM,
     )
     html_path: Path | None = option(
-        None,
-        "One page with plots that needs no network (extra [report]).",
-        "--html",
+        None, "One page with plots that needs no network (extra [report]).", "--html"
     )
     markdown_path: Path | None = option(None, "For comments and wikis.", "--markdown")
 

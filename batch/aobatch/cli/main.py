@@ -4,7 +4,7 @@ from importlib import import_module
 
 import click
 
-from aobatch.cli.command import ROOT_CONFIG_OPTION, Helpful
+from aobatch.cli.command import CONFIG_OPTION, Helpful
 from aobatch.cli.console import show, show_json
 from aobatch.cli.ending import reported_failures
 
@@ -101,7 +101,7 @@ def aobatch(**_: bool) -> None:
     """Run files of completion requests through a local model."""
 
 
-aobatch.params.append(ROOT_CONFIG_OPTION)
+aobatch.params.append(CONFIG_OPTION)
 
 
 def main() -> None:

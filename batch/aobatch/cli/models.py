@@ -200,27 +200,23 @@ def inspect(options: NameOptions) -> None:
     NAME is a model of `aobatch models list`, a model folder, a GGUF file or a safetensors folder;
     of the last two the headers say whether they can be imported, and how large they will be.
     """
-    facts = find_facts(options.name)
+    from aobatch.models.inspection import inspect_folder, inspect_source
+    from aobatch.models.store.catalogue import find_source, resolve
+
+    source = find_source(options.name)
+    facts = inspect_source(source) if source else inspect_folder(resolve(options.name))
     if options.as_json:
         show_json(facts)
     else:
         show_table(row for row in table(facts) if row[1])
 
 
-def find_facts(name: str) -> "ModelFacts":
-    """Find a model, converted or not; ModelError if there is none of that name."""
-    from aobatch.models.inspection import inspect_folder, inspect_source
-    from aobatch.models.store.catalogue import find_source, resolve
-
-    source = find_source(name)
-    return inspect_source(source) if source else inspect_folder(resolve(name))
-
-
 def table(facts: "ModelFacts") -> Iterator[tuple[str, str]]:
     """Yield labels and what stands beside them; empty where nothing is known."""
     yield "name", facts.name
     yield "layout", facts.layout
-    yield "usable", f"no: {facts.reason}" if not facts.is_usable else _usable(facts)
+    usable = "" if facts.precision else "yes, once it is imported"
+    yield "usable", usable if facts.is_usable else f"no: {facts.reason}"
     yield "family", facts.family
     yield "sizes", _sizes(facts)
     yield "weights", _amounts(facts.dtypes)
@@ -239,10 +235,6 @@ def table(facts: "ModelFacts") -> Iterator[tuple[str, str]]:
     yield "once converted", _amounts(facts.converted_bytes)
     yield "digest", facts.digest
     yield "path", facts.path
-
-
-def _usable(facts: "ModelFacts") -> str:
-    return "" if facts.precision else "yes, once it is imported"
 
 
 def _sizes(facts: "ModelFacts") -> str:
@@ -288,8 +280,7 @@ def _quality(quality: "Quality | None") -> str:
 
 
 @command(
-    NameOptions,
-    exit_codes({0: "nothing is wrong", 69: "something failed, see its line"}, 130, 143),
+    NameOptions, exit_codes({0: "nothing is wrong", 69: "something failed, see its line"}, 130, 143)
 )
 def verify(options: NameOptions) -> None:
     """Check the files of a model, run it, and measure its quality again.

@@ -166,29 +166,12 @@ class ThreadsOption(Options):
 
 
 @options("Machine")
-class CacheTypeOption(Options):
-    """For commands that keep keys and values."""
+class RunnerOptions(ThreadsOption):
+    """How a model is run."""
 
     kv_cache_dtype: Literal["fp32", "int8"] = option(
         "fp32", "Type of keys and values; int8: a quarter of the memory, slower prompts."
     )
-
-
-@options("Machine")
-class CacheSizeOptions(Options):
-    """How many sequences are computed together, and what they may take."""
-
-    max_num_seqs: int = option(128, "Sequences decoded together.", type=AT_LEAST_1)
-    kv_cache_bytes: int | None = option(
-        None,
-        "Memory for keys and values. Default: half of what is free.",
-        type=SIZE,
-    )
-
-
-@options()
-class RunnerOptions(ThreadsOption, CacheTypeOption):
-    """How a model is run."""
 
     def runner_config(self) -> "RunnerConfig":
         """Say how the model's sessions are opened."""
@@ -197,9 +180,14 @@ class RunnerOptions(ThreadsOption, CacheTypeOption):
         return RunnerConfig(self.num_threads, self.kv_cache_dtype)
 
 
-@options()
-class EngineOptions(RunnerOptions, CacheSizeOptions):
-    """How a job is computed."""
+@options("Machine")
+class EngineOptions(RunnerOptions):
+    """How many sequences are computed together, and what they may take."""
+
+    max_num_seqs: int = option(128, "Sequences decoded together.", type=AT_LEAST_1)
+    kv_cache_bytes: int | None = option(
+        None, "Memory for keys and values. Default: half of what is free.", type=SIZE
+    )
 
     def engine_config(self) -> "EngineConfig":
         """Say how the engine is configured by these options alone."""
@@ -240,9 +228,7 @@ class InputOptions(Options):
         is_eager=True,
     )
     column: tuple[tuple[str, str], ...] = option(
-        (),
-        "The column of Parquet inputs that gives a field; may be repeated.",
-        type=COLUMN,
+        (), "The column of Parquet inputs that gives a field; may be repeated.", type=COLUMN
     )
     stream_format: str | None = option(
         None,
@@ -250,14 +236,6 @@ class InputOptions(Options):
         "--format",
         type=click.Choice(STREAM_FORMATS),
     )
-
-    def columns(self) -> dict[str, str]:
-        """Give the columns that fields are read from; UsageError if a field has two."""
-        columns = dict(self.column)
-        if len(columns) != len(self.column):
-            message = "a field was given two columns; give each --column FIELD once"
-            raise UsageError(message)
-        return columns
 
 
 @options("Lines")
@@ -279,7 +257,9 @@ class LineOptions(Options):
         metavar="I/N",
     )
 
-    def selection(self, seed: int) -> "Selection":
+    seed: int = option(0, "Seed of --sample.")
+
+    def selection(self) -> "Selection":
         """Say which lines are asked for; UsageError if the options do not go together."""
         from aobatch.job.config import Selection, Shard, parse_shard
 
@@ -289,7 +269,7 @@ class LineOptions(Options):
         return Selection(
             limit=self.limit,
             sample=self.sample,
-            seed=seed if self.sample is not None else 0,
+            seed=self.seed if self.sample is not None else 0,
             shard=parse_shard(self.shard, os.environ) if self.shard else Shard(),
         )
 
@@ -299,31 +279,21 @@ class RequestOptions(Options):
     """How lines become requests."""
 
     model: str | None = option(
-        None,
-        "The model of lines that name none.",
-        "-m",
-        metavar="NAME",
-        shell_complete=model_names,
+        None, "The model of lines that name none.", "-m", metavar="NAME", shell_complete=model_names
     )
     default: tuple[tuple[str, object], ...] = option(
-        (),
-        "A body field for lines that leave it out, as JSON; may be repeated.",
-        type=FIELD,
+        (), "A body field for lines that leave it out, as JSON; may be repeated.", type=FIELD
     )
     override: tuple[tuple[str, object], ...] = option(
-        (),
-        "A body field that replaces that of every line, as JSON; may be repeated.",
-        type=FIELD,
+        (), "A body field that replaces that of every line, as JSON; may be repeated.", type=FIELD
     )
     ignore_unknown: bool = option(False, "Ignore body fields that do not exist.")
     clamp_max_tokens: bool = option(False, "Shorten max_tokens to what the context holds.")
 
 
-@options("Lines")
+@options()
 class JobOptions(EngineOptions, RequestOptions, LineOptions, InputOptions):
     """A job, without what is written."""
-
-    seed: int = option(0, "Seed of --sample.")
 
     def job_config(
         self, output: "Location | None" = None, errors: "Location | None" = None
@@ -338,6 +308,10 @@ class JobOptions(EngineOptions, RequestOptions, LineOptions, InputOptions):
         if self.stream_format is not None and STREAM not in {*self.inputs, output}:
             message = "--format is for an IN or OUT that is -; of files, their names say it"
             raise UsageError(message)
+        columns = dict(self.column)
+        if len(columns) != len(self.column):
+            message = "a field was given two columns; give each --column FIELD once"
+            raise UsageError(message)
         written = [path for path in (output, errors) if path is not None]
         return JobConfig(
             inputs=expand_inputs(self.inputs, written),
@@ -345,8 +319,8 @@ class JobOptions(EngineOptions, RequestOptions, LineOptions, InputOptions):
             model=self.model,
             defaults=dict(self.default),
             overrides=dict(self.override),
-            selection=self.selection(self.seed),
-            columns=self.columns(),
+            selection=self.selection(),
+            columns=columns,
             stream_format=self.stream_format or "jsonl",
             ignore_unknown=self.ignore_unknown,
         )

@@ -1,7 +1,7 @@
 """`aobatch run`: answer every request of the input files."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -89,9 +89,7 @@ class ExecutorOptions(Options):
         type=AT_LEAST_1,
     )
     step_timeout: float = option(
-        "10m",
-        "Take a single run of the model that lasts longer for hung.",
-        type=DURATION,
+        "10m", "Take a single run of the model that lasts longer for hung.", type=DURATION
     )
 
 
@@ -104,8 +102,7 @@ class ReportOptions(PricesOption):
     )
     summary_file: Path | None = option(None, "Write the same JSON to a file, however the run ends.")
     metrics_file: Path | None = option(
-        None,
-        "Write metrics for Prometheus' node exporter, however the run ends.",
+        None, "Write metrics for Prometheus' node exporter, however the run ends."
     )
     log_format: LogFormat = option(
         "text", "What is said on standard error: text, or a JSON object a line."
@@ -148,14 +145,12 @@ class RunCommand(Command):
         given = list(args)
         try:
             return super().make_context(info_name, args, parent, **extra)
-        except click.exceptions.NoArgsIsHelpError:
-            raise
-        except (click.UsageError, UsageError) as error:  # the latter in a settings file
-            usage = error if isinstance(error, click.UsageError) else click.UsageError(str(error))
+        except (click.UsageError, UsageError):  # the latter in a settings file
             extra |= {"resilient_parsing": True, "ignore_unknown_options": True}
             with super().make_context(info_name, given, parent, **extra) as ctx:
                 ending = ending_of(RunOptions(**ctx.params))
-            ending.conclude_usage_error(usage)
+            with reported_failures(ending.conclude):
+                raise
 
 
 @command(RunOptions, EXIT_CODES, kind=RunCommand)
@@ -216,8 +211,11 @@ def _run(options: RunOptions, ending: Ending) -> tuple[int, int]:
         interruptible(),
         limited_time(options.time_limit),
         stage_progress(is_quiet=options.quiet) as stages,
-        closing_backend(open_backend(options, stages)) as backend,
+        ExitStack() as stack,
     ):
+        backend = open_backend(options, stages)
+        if isinstance(backend, AbstractContextManager):  # with workers of its own
+            stack.enter_context(backend)
         model = usable_model(options.model, stages, is_quiet=options.quiet)
         configs = job_configs(replace(options, model=model))
         ending.jobs |= dict.fromkeys((config.output for config in configs), None)
@@ -276,11 +274,6 @@ def open_backend(options: RunOptions, stages: Callable[[str, int, int], None]) -
         threads=options.threads,
         keeps_cache_bytes=options.kv_cache_bytes is not None,
     )
-
-
-def closing_backend(backend: "Backend") -> "AbstractContextManager[Backend]":
-    """Give a block at whose end a backend lets go of what it holds, if it holds anything."""
-    return backend if isinstance(backend, AbstractContextManager) else nullcontext(backend)
 
 
 def say_outcome(outcome: "JobOutcome", config: "JobConfig") -> None:

@@ -1,4 +1,4 @@
-"""Laws of `aobatch report`."""
+"""Laws of `aobatch status`, `report` and `merge`."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,19 @@ from click.testing import CliRunner
 from fakes import FakeBackend
 
 from aobatch.cli.main import aobatch
+from aobatch.errors import StorageError
+from aobatch.models.store.folder import ModelFolder
 
 PRICES = 'currency = "EUR"\n[models.fake]\nprompt = 1000000\ncompletion = 0\n'
+LINES = [
+    {"prompt": "Once", "max_tokens": 6},
+    {"prompt": "Once", "max_tokens": 6},
+    {"prompt": ["a", "b"], "n": 2, "max_tokens": 4},
+    {"prompt": "Once", "max_tokens": 6, "user": "ada", "stream": True},
+    {"prompt": "c", "n": 0},
+    {"prompt": "greedy", "temperature": 0, "max_tokens": 5, "logprobs": 2},
+    {"prompt": "last", "max_tokens": 3, "best_of": 3},
+]
 
 
 @pytest.fixture
@@ -95,3 +106,71 @@ def test_prices_of_a_finished_job_reach_its_report(runner: CliRunner, job: Path)
     assert result.exit_code == 1
     cost = json.loads((job / "in.out.jsonl.usage.json").read_text())["cost"]
     assert (cost["total"], cost["currency"]) == (5.0, "EUR")
+
+
+def test_status_follows_a_job(runner: CliRunner, backend: FakeBackend, tmp_path: Path) -> None:
+    """Interrupted, then finished; as a sentence and as JSON."""
+    (tmp_path / "in.jsonl").write_text('{"prompt":"a"}\n{"prompt":"b"}\n')
+    backend.explosion, backend.explodes_at = StorageError("full"), 1
+    assert runner.invoke(aobatch, ["run", "in.jsonl"]).exit_code == 74
+    stopped = runner.invoke(aobatch, ["status", "in.out.jsonl"])
+    backend.explosion = None
+    runner.invoke(aobatch, ["run", "in.jsonl"])
+    finished = runner.invoke(aobatch, ["status", "in.out.jsonl", "--json"])
+
+    assert "was interrupted; run the same command again: 1 of 2 lines answered" in stopped.stdout
+    assert json.loads(finished.stdout)["state"] == "finished"
+
+
+def test_status_of_nothing_exits_with_66(runner: CliRunner) -> None:
+    """An output that no job wrote is a missing input."""
+    result = runner.invoke(aobatch, ["status", "no.jsonl"])
+
+    assert result.exit_code == 66
+    assert "not the output of a job" in result.stderr
+
+
+def test_shards_of_a_model_merge_into_its_bytes(
+    runner: CliRunner, tiny_int8: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Draws, equal requests, streams and failures come out as from the undivided job."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    (tmp_path / "in.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in LINES))
+    command = ["run", "-q", "in.jsonl", "-m", str(tiny_int8.path), "--max-failures", "1"]
+    for part in ((), ("--shard", "0/3"), ("--shard", "1/3"), ("--shard", "2/3")):
+        result = runner.invoke(aobatch, [*command, *part])
+        assert result.exit_code == 0, result.output
+    shards = sorted(path.name for path in tmp_path.glob("in.out-*.jsonl"))
+
+    merged = runner.invoke(aobatch, ["merge", *shards, "-o", "merged.jsonl"])
+
+    assert merged.exit_code == 0, merged.output
+    assert "answers in merged.jsonl" in merged.stderr
+    assert merged.stdout == ""
+    assert (tmp_path / "merged.jsonl").read_bytes() == (tmp_path / "in.out.jsonl").read_bytes()
+    events = [
+        (tmp_path / f"{name}.stream/000004.sse").read_bytes()
+        for name in ("in.out.jsonl", "merged.jsonl")
+    ]
+    assert events[0] == events[1] != b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["gone.jsonl", "-o", "out.jsonl"], 66, "shard gone.jsonl does not exist"),
+        (["plain.jsonl", "-o", "out.jsonl"], 65, "is not the output of a finished shard"),
+        (["plain.jsonl"], 2, "Missing option '-o'"),
+    ],
+)
+def test_what_is_no_shard_is_refused(
+    runner: CliRunner, tmp_path: Path, arguments: list[str], code: int, words: str
+) -> None:
+    """Each mistake has its sentence and exit code, and nothing is written."""
+    (tmp_path / "plain.jsonl").write_text("{}\n")
+
+    result = runner.invoke(aobatch, ["merge", *arguments])
+
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert words in result.stderr
+    assert not (tmp_path / "out.jsonl").exists()
