@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aobatch.arrays import Logits
+from aobatch.arrays import Logits, TokenIds
 from aobatch.models.checks import unusable
 from aobatch.models.foreign_layout import Layout
 from aobatch.runners import Chunk, ModelRunner
@@ -21,6 +21,16 @@ from aobatch.runners.session import RunError
 
 MAX_ROWS = 64
 _WIDTH_STEP, _CHUNK_STEP = 64, 16
+
+_SIZES = (18, 3, 1, 9, 6)
+"""Tokens of the prompts, which have the same number as the one of five before."""
+_NUM_PROMPTS = 9
+_BATCHES = ((*range(9), *range(8)), (0, 5, 0), (1, 6, 3), (2, 7), (4, 8))
+"""Rows that are computed together: of many lengths, and of one with others' tokens."""
+_CAPACITY = 64
+_SAME, _SIMILAR = 0.01, 0.3
+"""How far scores may be from others, in standard deviations: by rounding alone, and where a graph
+rounds by the largest value of all that it is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +55,7 @@ class Shape:
 
 
 def lengthening_shape(chunk: Chunk, schedule: Schedule) -> Shape:
-    """Give the shape in which attention that makes a longer cache computes a chunk.
+    """Say in which shape attention that makes a longer cache computes a chunk.
 
     Sums over a row's past have as many terms as it is wide, so the width is the row's own.
     """
@@ -57,7 +67,7 @@ def lengthening_shape(chunk: Chunk, schedule: Schedule) -> Shape:
 
 
 def sharing_shape(chunk: Chunk, schedule: Schedule) -> Shape:
-    """Give what chunks have in common for attention that writes into the cache which it reads.
+    """Say what chunks have in common for attention that writes into the cache which it reads.
 
     It knows every row's length. Prompts that begin may differ in theirs, steps are all alike, and
     several tokens behind others are computed alone (see `runs`), for the kernel takes one row then.
@@ -82,44 +92,23 @@ def runs(
             yield shape, rows[first : first + limit]
 
 
-def _rounded(size: int, step: int) -> int:
-    return -(-size // step) * step
-
-
-_SIZES = (18, 3, 1, 9, 6)
-"""Tokens of the prompts, which have the same number as the one of five before."""
-_NUM_PROMPTS = 9
-_BATCHES = ((*range(9), *range(8)), (0, 5, 0), (1, 6, 3), (2, 7), (4, 8))
-"""Rows that are computed together: of many lengths, and of one with others' tokens."""
-_CAPACITY = 64
-_SAME, _SIMILAR = 0.01, 0.3
-"""How far scores may be from others, in standard deviations: by rounding alone, and where a graph
-rounds by the largest value of all that it is given."""
-
-
 def settle(graph: Path, layout: Layout, scheduled: Callable[[Schedule], ModelRunner]) -> Schedule:
     """Find the schedule of a graph; ModelError if its cache does not do what a cache is for."""
-    exact = Schedule(pads=False, max_rows=1)
+    found = Schedule(pads=False, max_rows=1)
     try:
-        expected, whole = _alone(scheduled(exact)), _whole(scheduled(exact))
+        expected, whole = _observed(scheduled(found)), _whole(scheduled(found))
     except RunError as error:
         raise unusable(graph, f"ONNX Runtime cannot compute it: {error}") from error
     if not _is_close(expected, whole, _SIMILAR):
         raise unusable(graph, "tokens behind its cache do not give what the whole prompt gives")
-    if _may_pad(layout):
-        padded = Schedule(pads=True, max_rows=1)
-        # Kernels that keep a window alone refuse padding.
-        with suppress(RunError):
-            found = _alone(scheduled(padded))
-            if _is_close(found, expected, _SAME):
-                return _batched(layout, scheduled, padded, found)
-    return _batched(layout, scheduled, exact, expected)
-
-
-def _may_pad(layout: Layout) -> bool:
-    """Say whether padding can be right: where a graph is told lengths, and places."""
-    says_places = layout.shares_buffers or layout.position_ids is not None
-    return says_places and layout.attention_mask is not None
+    # Padding can be right where a graph is told lengths, and places.
+    if layout.attention_mask and (layout.shares_buffers or layout.position_ids):
+        padded = replace(found, pads=True)
+        with suppress(RunError):  # kernels that keep a window alone refuse padding
+            scores = _observed(scheduled(padded))
+            if _is_close(scores, expected, _SAME):
+                found, expected = padded, scores
+    return found if layout.has_one_row else _batched(layout, scheduled, found, expected)
 
 
 def _batched(
@@ -129,17 +118,14 @@ def _batched(
     expected: Logits,
 ) -> Schedule:
     """Give the schedule of many rows if no row feels the others, else that of one."""
-    if layout.has_one_row:
-        return alone
-    if _feel_nothing(scheduled(replace(alone, max_rows=MAX_ROWS)), expected):
-        return replace(alone, max_rows=MAX_ROWS)
+    batched = replace(alone, max_rows=MAX_ROWS)
+    if _feel_nothing(scheduled(batched), expected):
+        return batched
     if layout.shares_buffers:  # a row beside would need a slot
         return alone
     # Products of 4-bit weights have another kernel for a single token.
-    paired = replace(alone, min_tokens=2)
-    if _feel_nothing(scheduled(replace(paired, max_rows=MAX_ROWS)), _alone(scheduled(paired))):
-        return replace(paired, max_rows=MAX_ROWS)
-    return alone
+    paired, batched = (replace(schedule, min_tokens=2) for schedule in (alone, batched))
+    return batched if _feel_nothing(scheduled(batched), _observed(scheduled(paired))) else alone
 
 
 def _feel_nothing(runner: ModelRunner, expected: Logits) -> bool:
@@ -147,18 +133,13 @@ def _feel_nothing(runner: ModelRunner, expected: Logits) -> bool:
     return all(np.array_equal(_observed(runner, rows), expected[list(rows)]) for rows in _BATCHES)
 
 
-def _alone(runner: ModelRunner) -> Logits:
-    return _observed(runner, range(_NUM_PROMPTS))
-
-
-def _observed(runner: ModelRunner, rows: Sequence[int]) -> Logits:
+def _observed(runner: ModelRunner, rows: Sequence[int] = range(_NUM_PROMPTS)) -> Logits:
     """Compute prompts, a step behind each, and two more tokens; all scores, [rows, 3, V]."""
     runner.reserve(len(rows), _CAPACITY, [])
-    prompts = [_prompt(row, runner.vocab_size) for row in rows]
+    prompts, behind = zip(*(_tokens(row, runner.vocab_size) for row in rows), strict=True)
     sizes = np.array([len(prompt) for prompt in prompts])
     chunks = [Chunk(slot, 0, prompt, 1) for slot, prompt in enumerate(prompts)]
     found = [runner.prefill(chunks).copy()]
-    behind = [_tokens(row, runner.vocab_size, 3) for row in rows]
     found.append(runner.decode(np.array([ids[0] for ids in behind]), sizes).copy())
     chunks = [Chunk(s, int(sizes[s]) + 1, ids[1:], 1) for s, ids in enumerate(behind)]
     found.append(runner.prefill(chunks).copy())
@@ -170,22 +151,23 @@ def _whole(runner: ModelRunner) -> Logits:
     found = []
     for row in range(_NUM_PROMPTS):
         runner.reserve(1, _CAPACITY, [])
-        prompt = _prompt(row, runner.vocab_size)
-        whole = np.concatenate([prompt, _tokens(row, runner.vocab_size, 3)])
-        scores = runner.prefill([Chunk(0, 0, whole, 4)])
-        found.append(scores[[0, 1, 3]])
+        whole = np.concatenate(_tokens(row, runner.vocab_size))
+        found.append(runner.prefill([Chunk(0, 0, whole, 4)])[[0, 1, 3]])
     return np.stack(found)
 
 
-def _prompt(row: int, vocab_size: int) -> np.ndarray:
-    return _tokens(row, vocab_size, _SIZES[row % len(_SIZES)] + 3)[3:]
-
-
-def _tokens(row: int, vocab_size: int, count: int) -> np.ndarray:
-    return np.random.default_rng(row).integers(0, vocab_size, count)
+def _tokens(row: int, vocab_size: int) -> tuple[TokenIds, TokenIds]:
+    """Draw a prompt, and three tokens that follow it."""
+    count = _SIZES[row % len(_SIZES)]
+    drawn = np.random.default_rng(row).integers(0, vocab_size, count + 3)
+    return drawn[3:], drawn[:3]
 
 
 def _is_close(found: Logits, expected: Logits, bound: float) -> bool:
     """Say whether every row of scores is as close to another as the bound says."""
     distance = np.sqrt(np.square(found - expected, dtype=np.float64).mean(axis=-1))
     return bool((distance <= bound * expected.std(axis=-1, dtype=np.float64)).all())
+
+
+def _rounded(size: int, step: int) -> int:
+    return -(-size // step) * step
