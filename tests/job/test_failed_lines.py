@@ -9,7 +9,6 @@ from fakes import FakeBackend
 from job_files import PROMPTS, requests, run, write_input
 
 from aobatch.errors import OutputError, StorageError, UsageError
-from aobatch.job import publish as failed_lines
 from aobatch.job.config import STREAM, JobConfig
 from aobatch.job.runner import run_job
 
@@ -21,12 +20,8 @@ def failed(folder: Path) -> list[bytes]:
     return [line for line in (folder / "out.jsonl").read_bytes().splitlines() if b'"error"' in line]
 
 
-@pytest.mark.parametrize("bytes_in_memory", [1, 2**20])
-def test_failed_lines_are_those_of_the_output(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bytes_in_memory: int
-) -> None:
+def test_failed_lines_are_those_of_the_output(tmp_path: Path) -> None:
     """Every failed line stands in both files, of whatever format, and no other."""
-    monkeypatch.setattr(failed_lines, "MAX_BYTES_IN_MEMORY", bytes_in_memory)
     write_input(tmp_path / "in.jsonl", LINES)
 
     run(tmp_path, errors=tmp_path / "bad.jsonl.gz")

@@ -156,7 +156,7 @@ def test_validation_says_the_same_of_lines(tmp_path: Path) -> None:
     found = vocabularies.find("third")
     assert isinstance(found, RequestError)
     assert (found.code, found.status_code) == ("model_not_found", 404)
-    assert vocabularies.find(None) is vocabularies.of("other") is None
+    assert vocabularies.find(None) is vocabularies.find("other") is None
     assert [note.partition(";")[0] for note in vocabularies.notes] == [
         "model other is not here yet"
     ]

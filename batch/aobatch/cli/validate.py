@@ -1,5 +1,6 @@
 """`aobatch validate`: every bad line of a job, and what the others will take, ahead of it."""
 
+from contextlib import closing
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
@@ -71,7 +72,7 @@ def check_lines(options: JobOptions, *, as_json: bool) -> "Validation":
         if next(numbers) <= SHOWN:
             show(error_line(error))
 
-    with interruptible(), ErrorSpool() as spool:
+    with interruptible(), closing(ErrorSpool()) as spool:
         found = validate_job(config, vocabularies, plan, spool.add if as_json else show_first)
         if as_json:
             for line in spool.lines(found):

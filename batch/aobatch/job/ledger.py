@@ -72,7 +72,9 @@ _ANSWERS = """
 SELECT number, custom_id, is_envelope, lines.key, coalesce(results.model, lines.model), user,
        coalesce(results.status_code, lines.status_code), coalesce(body, error),
        prompt_tokens, completion_tokens, seconds, finish_reasons
-FROM lines LEFT JOIN results ON results.key = lines.key ORDER BY number
+FROM lines LEFT JOIN results ON results.key = lines.key
+WHERE NOT ? OR coalesce(results.status_code, lines.status_code) IS NOT 200
+ORDER BY number
 """
 
 SqlValue: TypeAlias = str | int | float | bytes | None
@@ -220,11 +222,11 @@ class Ledger:
         # Each run writes them anew, and none is worth a flush of the disk.
         self._add(_ADD_LINE, line, len(line.error or b"") + 100, counts=False)
 
-    def answers(self) -> Iterator[Answer]:
-        """Yield the lines in their order, each with its result."""
+    def answers(self, *, are_failures: bool = False) -> Iterator[Answer]:
+        """Yield the lines in their order, each with its result; or those alone that failed."""
         self.commit()
         with reading(self._path) as connection:
-            yield from map(Answer._make, connection.execute(_ANSWERS))
+            yield from map(Answer._make, connection.execute(_ANSWERS, (are_failures,)))
 
     def prune(self) -> None:
         """Discard the results of lines that are no longer there."""

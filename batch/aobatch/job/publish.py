@@ -2,25 +2,17 @@
 
 import io
 import sys
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import msgspec
 
 from aobatch.api.errors import ErrorObject, error_object
 from aobatch.api.request import FailedLine
 from aobatch.api.response import render_failure, render_success
-from aobatch.errors import (
-    InputMissingError,
-    JobError,
-    OutputError,
-    RequestError,
-    UsageError,
-    unwritable_output,
-)
+from aobatch.errors import InputMissingError, JobError, RequestError, unwritable_output
 from aobatch.files import replacing, write_whole
 from aobatch.formats import remote, write_records
 from aobatch.formats.remote import Remote
@@ -33,112 +25,87 @@ from aobatch.job.source import StateFolder, digest_file
 from aobatch.job.status import write_report
 from aobatch.text import escape
 
-BY_BACKSLASH = frozenset(" #*:?[]")
-BY_REFERENCE = {"$": "$$", "=": "$(or =)"}
-UNWRITABLE = frozenset("%;|\t\n\r")
-"""What make takes for something else however it is escaped."""
+
+def publish(job: Job) -> UsageReport:
+    """Write the output and its usage report; InputError if an input changed meanwhile."""
+    job.source.check_unchanged()
+    output, tally = job.config.output, UsageTally()
+    lines = _output_lines(job, tally)
+    if output == STREAM:
+        if sys.stdout.isatty() and job.config.is_text:
+            lines = (escape(line.decode()).encode() for line in lines)
+        _write_to_standard_output(lines, job.config.stream_format)
+        _write_failed_lines(job)
+        return finished_report(job, tally)
+    with replacing(output) as stream:
+        write_records(lines, stream, output)
+        report = finished_report(job, tally)
+        # Before the output, so that the output is the newest file, as make wants it.
+        _write_failed_lines(job)
+        write_report(report, output)
+    # A part is tried ahead of the whole.
+    if not job.config.selection.is_partial:
+        # Lines that are no longer in the input would pile up in a job that is run each night.
+        job.ledger.prune()
+    return report
 
 
-def check_depfile(config: JobConfig) -> None:
-    """Refuse a dependency file that could not be written, before anything is computed."""
-    if config.depfile is None:
-        return
-    if config.output == STREAM or config.uploads:
-        message = "make follows files: name one with --output, or leave out --depfile"
-        raise UsageError(message)
-    if config.depfile in (config.output, config.errors, *config.inputs):
-        message = f"--depfile {config.depfile} is a file of the job; name another one"
-        raise UsageError(message)
-    if not config.depfile.parent.is_dir():
-        message = f"folder {config.depfile.parent} of --depfile does not exist; create it"
-        raise OutputError(message)
-    for path in (config.output, *_named(config)):
-        escape_for_make(path)
+def _output_lines(job: Job, tally: UsageTally) -> Iterator[bytes]:
+    """Yield the output line of every input line, adding each to the tally."""
+    for answer in job.ledger.answers():
+        if answer.status_code == 200 and answer.key and answer.body:
+            reasons = answer.finish_reasons.split(",")
+            measures = (answer.prompt_tokens, answer.completion_tokens, answer.seconds)
+            tally.add_completion(answer.model, answer.user, reasons, measures)
+            key, is_envelope = answer.key.hex(), bool(answer.is_envelope)
+            yield render_success(key, answer.custom_id, is_envelope, answer.body)
+        else:
+            failed = _failed_line(job, answer)
+            tally.add_failure(failed.error.code, answer.model, answer.user)
+            yield render_failure(failed)
 
 
-def write_depfile(config: JobConfig, models: Iterable[Path]) -> None:
-    """Write what the output of a job hangs on, if the job is to have such a file."""
-    if config.depfile is None:
-        return
-    paths = [escape_for_make(path) for path in (*_named(config), *_files_of(models))]
-    rule = " \\\n  ".join([f"{escape_for_make(config.output)}:", *paths])
-    # Without a rule of its own, a file that is gone would stop make instead of a new run.
-    gone = "".join(f"\n{path}:\n" for path in paths)
-    write_whole(config.depfile, f"{rule}\n{gone}".encode(errors="surrogateescape"))
+def _failed_line(job: Job, answer: Answer) -> FailedLine:
+    line = (answer.number, answer.custom_id, bool(answer.is_envelope))
+    if answer.body is not None and answer.status_code is not None:
+        found = msgspec.json.decode(answer.body, type=ErrorObject)
+        return FailedLine(*line, found, answer.status_code)
+    # Its model was given up after the line was read.
+    error = job.models.find(answer.model)
+    if not isinstance(error, RequestError):
+        message = f"line {answer.number} has no result; run again"
+        raise JobError(message)
+    return FailedLine(*line, error_object(error), error.status_code)
 
 
-def escape_for_make(path: Path) -> str:
-    """Write a path so that make reads it as one name; UsageError if there is no way."""
-    text = str(path)
-    if not UNWRITABLE.isdisjoint(text):
-        message = f"make cannot take the name {text!r}; choose another one or leave out --depfile"
-        raise UsageError(message)
-    escaped = "".join(_escaped(text))
-    return f"./{escaped}" if text.startswith("~") else escaped
+def _write_failed_lines(job: Job) -> None:
+    """Write the failed lines into a file of their own as well, also if none failed."""
+    path = job.config.errors
+    if path is not None:
+        failures = job.ledger.answers(are_failures=True)
+        with replacing(path) as stream:
+            write_records((render_failure(_failed_line(job, a)) for a in failures), stream, path)
 
 
-def _escaped(text: str) -> Iterator[str]:
-    num_backslashes = 0
-    for character in text:
-        if character in BY_BACKSLASH:
-            # Backslashes ahead of an escaped character are escapes themselves.
-            yield "\\" * num_backslashes + "\\"
-        num_backslashes = num_backslashes + 1 if character == "\\" else 0
-        yield BY_REFERENCE.get(character, character)
+def _write_to_standard_output(lines: Iterable[bytes], stream_format: str) -> None:
+    try:
+        stream = cast("BinaryIO", _StandardOutput())
+        write_records(lines, stream, Path(f"stdout.{stream_format}"))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise unwritable_output(error) from error
 
 
-def _named(config: JobConfig) -> list[Path]:
-    """Give the files that the job names; make knows none of those that are elsewhere."""
-    paths = (*config.inputs, config.settings_file)
-    return [path for path in paths if isinstance(path, Path) and path != STREAM]
+class _StandardOutput(io.BufferedIOBase):
+    """Standard output for writers that close what they write to."""
 
+    def writable(self) -> bool:
+        return True
 
-def _files_of(models: Iterable[Path]) -> list[Path]:
-    # A graph that was exported may be named itself, or lie in a folder of the folder.
-    named = {model if model.is_dir() else model.parent for model in models if model.exists()}
-    folders = sorted(named | {model / "onnx" for model in named if (model / "onnx").is_dir()})
-    return [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
-
-
-MAX_BYTES_IN_MEMORY = 2**20
-
-
-class FailedLines:
-    """Keeps failed lines until all are known; they pass through a file that has no name."""
-
-    def __init__(self, path: Path | None) -> None:
-        """Keep nothing if path is None."""
-        self._path = path
-        self._lines: IO[bytes] | None = None
-
-    def __enter__(self) -> "FailedLines":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._lines is not None:
-            self._lines.close()
-
-    def add(self, record: bytes) -> bytes:
-        """Keep a line, and give it back."""
-        if self._path is not None:
-            if self._lines is None:
-                self._lines = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - see __exit__
-                    MAX_BYTES_IN_MEMORY, dir=str(self._path.parent)
-                )
-            self._lines.write(record + b"\n")
-        return record
-
-    def publish(self) -> None:
-        """Write the file, also if no line failed."""
-        if self._path is None:
-            return
-        with replacing(self._path) as stream:
-            write_records(self._records(), stream, self._path)
-
-    def _records(self) -> Iterator[bytes]:
-        if self._lines is not None:
-            self._lines.seek(0)
-            yield from (line.removesuffix(b"\n") for line in self._lines)
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        return sys.stdout.buffer.write(data)
 
 
 class Uploaded(msgspec.Struct, frozen=True):
@@ -199,81 +166,3 @@ def _read(path: Path) -> dict[str, Uploaded]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Uploaded])
     except (FileNotFoundError, msgspec.DecodeError):
         return {}
-
-
-def publish(job: Job) -> UsageReport:
-    """Write the output and its usage report; InputError if an input changed meanwhile."""
-    job.source.check_unchanged()
-    with FailedLines(job.config.errors) as failed_lines:
-        report = _write(job, failed_lines)
-    # A part is tried ahead of the whole, and standard output has no state.
-    if job.config.output != STREAM and not job.config.selection.is_partial:
-        # Lines that are no longer in the input would pile up in a job that is run each night.
-        job.ledger.prune()
-    return report
-
-
-def _write(job: Job, failed_lines: FailedLines) -> UsageReport:
-    output, tally = job.config.output, UsageTally()
-    lines = _output_lines(job, tally, failed_lines)
-    if output == STREAM:
-        if sys.stdout.isatty() and job.config.is_text:
-            lines = (escape(line.decode()).encode() for line in lines)
-        _write_to_standard_output(lines, job.config.stream_format)
-        failed_lines.publish()
-        return finished_report(job, tally)
-    with replacing(output) as stream:
-        write_records(lines, stream, output)
-        report = finished_report(job, tally)
-        # Before the output, so that the output is the newest file, as make wants it.
-        failed_lines.publish()
-        write_report(report, output)
-    return report
-
-
-def _write_to_standard_output(lines: Iterable[bytes], stream_format: str) -> None:
-    try:
-        stream = cast("BinaryIO", _StandardOutput())
-        write_records(lines, stream, Path(f"stdout.{stream_format}"))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise unwritable_output(error) from error
-
-
-class _StandardOutput(io.BufferedIOBase):
-    """Standard output for writers that close what they write to."""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: bytes) -> int:  # type: ignore[override]
-        return sys.stdout.buffer.write(data)
-
-
-def _output_lines(job: Job, tally: UsageTally, failed_lines: FailedLines) -> Iterator[bytes]:
-    """Yield the output line of every input line, adding each to the tally."""
-    for answer in job.ledger.answers():
-        identity = (answer.custom_id, bool(answer.is_envelope))
-        if answer.status_code == 200 and answer.key and answer.body:
-            reasons = answer.finish_reasons.split(",")
-            measures = (answer.prompt_tokens, answer.completion_tokens, answer.seconds)
-            tally.add_completion(answer.model, answer.user, reasons, measures)
-            yield render_success(answer.key.hex(), *identity, answer.body)
-            continue
-        error, status_code = _error_of(job, answer)
-        tally.add_failure(error.code, answer.model, answer.user)
-        failed = FailedLine(answer.number, *identity, error, status_code)
-        yield failed_lines.add(render_failure(failed))
-
-
-def _error_of(job: Job, answer: Answer) -> tuple[ErrorObject, int]:
-    if answer.body is not None and answer.status_code is not None:
-        return msgspec.json.decode(answer.body, type=ErrorObject), answer.status_code
-    # Its model was given up after the line was read.
-    error = job.models.find(answer.model)
-    if not isinstance(error, RequestError):
-        message = f"line {answer.number} has no result; run again"
-        raise JobError(message)
-    return error_object(error), error.status_code

@@ -1,4 +1,7 @@
-"""All lines of a job checked ahead of computing any: what is wrong, and what the rest will take."""
+"""All lines of a job checked ahead of computing any: what is wrong, and what the rest will take.
+
+The result is shown as a table, or as JSON in the fields of the documented batch object.
+"""
 
 import math
 import tempfile
@@ -6,11 +9,9 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from itertools import chain, pairwise
 from pathlib import Path
-from tempfile import SpooledTemporaryFile
-from types import TracebackType
-from typing import Self, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -23,11 +24,14 @@ from aobatch.job.config import JobConfig
 from aobatch.job.models import Vocabularies, Vocabulary
 from aobatch.job.plan import Plan, Speed
 from aobatch.job.report.usage import percentiles
-from aobatch.job.source import Source, StateFolder, check_inputs, open_source
+from aobatch.job.source import StateFolder, check_inputs, open_source
 from aobatch.text import counted, duration, printable
 
 BLOCK = 512
 """Prompts that are tokenised together; long ones count as several."""
+IN_MEMORY = 2**24
+
+Line: TypeAlias = Request | FailedLine
 
 
 class BatchError(msgspec.Struct, frozen=True):
@@ -39,15 +43,15 @@ class BatchError(msgspec.Struct, frozen=True):
     param: str | None
 
 
-class LineCounts(msgspec.Struct):
+class LineCounts(msgspec.Struct, frozen=True):
     """How many lines there are and what they are."""
 
-    total: int = 0
-    right: int = 0
-    bad: int = 0
-    bad_by_code: dict[str, int] = {}
-    duplicate_custom_ids: int = 0
-    prompts: int = 0
+    total: int
+    right: int
+    bad: int
+    bad_by_code: dict[str, int]
+    duplicate_custom_ids: int
+    prompts: int
     """Of the lines that are right."""
 
 
@@ -84,65 +88,53 @@ def validate(
 ) -> Validation:
     """Check every line as a run would, in order, without loading weights."""
     num_rows = check_inputs(config)
+    num_lines = num_prompts = 0
+    codes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="aobatch-") as folder:
         source = open_source(config, StateFolder(Path(folder)), num_rows)
-        counts = LineCounts()
-        by_code: Counter[str] = Counter()
-        for line, error in _checked(source, vocabularies):
-            counts.total += 1
-            if error is None:
-                assert isinstance(line, Request)
-                counts.prompts += len(line.body.prompts)
-                continue
-            by_code[error.code] += 1
-            on_error(BatchError(error.code, line.line, error.message, error.param))
-    counts.bad = by_code.total()
-    counts.right = counts.total - counts.bad
-    counts.bad_by_code = dict(by_code.most_common())
-    counts.duplicate_custom_ids = by_code["duplicate_custom_id"]
+        for line, error in _checked(source.lines(), vocabularies):
+            num_lines += 1
+            if error is not None:
+                codes[error.code] += 1
+                on_error(BatchError(error.code, line.line, error.message, error.param))
+            elif isinstance(line, Request):
+                num_prompts += len(line.body.prompts)
+    counts = LineCounts(
+        total=num_lines,
+        right=num_lines - codes.total(),
+        bad=codes.total(),
+        bad_by_code=dict(codes.most_common()),
+        duplicate_custom_ids=codes["duplicate_custom_id"],
+        prompts=num_prompts,
+    )
     opened = vocabularies.opened
-    exceeding = by_code["context_length_exceeded"]
+    tokens = _count_tokens(opened, codes["context_length_exceeded"]) if opened else None
     plans = [plan(vocabulary) for vocabulary in opened if vocabulary.load.requests]
-    return Validation(counts, _tokens(opened, exceeding), plans, vocabularies.notes)
+    return Validation(counts, tokens, plans, vocabularies.notes)
 
 
-Found: TypeAlias = Vocabulary | RequestError | None
-"""The model of a line, or why its request cannot be held against one."""
+class _Block(NamedTuple):
+    """Neighbouring lines with their models, and their texts while they are tokenised."""
 
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Neighbouring lines, their models, and their texts while they are tokenised."""
-
-    lines: Sequence[Request | FailedLine]
-    models: Sequence[Found]
-    texts: Sequence[tuple[Vocabulary, Future[Mapping[str, TokenIds]]]]
-
-    def errors(self) -> Iterator[tuple[Request | FailedLine, ErrorObject | None]]:
-        """Yield each line with its error, if it has one."""
-        for vocabulary, texts in self.texts:
-            vocabulary.hold(texts.result())
-        for line, model in zip(self.lines, self.models, strict=True):
-            yield line, _error_of(line, model)
+    lines: list[tuple[Line, Vocabulary | RequestError | None]]
+    texts: list[tuple[Vocabulary, Future[Mapping[str, TokenIds]]]]
 
 
 def _checked(
-    source: Source, vocabularies: Vocabularies
-) -> Iterator[tuple[Request | FailedLine, ErrorObject | None]]:
+    lines: Iterable[Line], vocabularies: Vocabularies
+) -> Iterator[tuple[Line, ErrorObject | None]]:
     """Check block by block; the next one is parsed while the tokenizer is at one."""
     with ThreadPoolExecutor(1) as pool:
-        ahead: Block | None = None
-        for read in _blocks(source.lines()):
-            block = _begin(read, vocabularies, pool)
-            if ahead is not None:
-                yield from ahead.errors()
-            ahead = block
-        if ahead is not None:
-            yield from ahead.errors()
+        blocks = (_begin(block, vocabularies, pool) for block in _blocks(lines))
+        for block, _ in pairwise(chain(blocks, [_Block([], [])])):
+            for vocabulary, texts in block.texts:
+                vocabulary.hold(texts.result())
+            for line, found in block.lines:
+                yield line, _error_of(line, found)
 
 
-def _blocks(lines: Iterable[Request | FailedLine]) -> Iterator[list[Request | FailedLine]]:
-    block: list[Request | FailedLine] = []
+def _blocks(lines: Iterable[Line]) -> Iterator[list[Line]]:
+    block: list[Line] = []
     size = 0
     for line in lines:
         block.append(line)
@@ -150,39 +142,31 @@ def _blocks(lines: Iterable[Request | FailedLine]) -> Iterator[list[Request | Fa
         if size >= BLOCK:
             yield block
             block, size = [], 0
-    if block:
-        yield block
+    yield block
 
 
-def _begin(
-    lines: Sequence[Request | FailedLine], vocabularies: Vocabularies, pool: Executor
-) -> Block:
-    models = [_model_of(line, vocabularies) for line in lines]
+def _begin(lines: Sequence[Line], vocabularies: Vocabularies, pool: Executor) -> _Block:
+    block = _Block([], [])
     requests: dict[Vocabulary, list[Request]] = {}
-    for line, model in zip(lines, models, strict=True):
-        if isinstance(model, Vocabulary) and isinstance(line, Request):
-            requests.setdefault(model, []).append(line)
-    texts = [(model, pool.submit(model.read_ahead, mine)) for model, mine in requests.items()]
-    return Block(lines, models, texts)
+    for line in lines:
+        found = vocabularies.find(line.body.model) if isinstance(line, Request) else None
+        block.lines.append((line, found))
+        if isinstance(line, Request) and isinstance(found, Vocabulary):
+            requests.setdefault(found, []).append(line)
+    for model, mine in requests.items():
+        block.texts.append((model, pool.submit(model.read_ahead, mine)))
+    return block
 
 
-def _model_of(line: Request | FailedLine, vocabularies: Vocabularies) -> Found:
-    return None if isinstance(line, FailedLine) else vocabularies.find(line.body.model)
-
-
-def _error_of(line: Request | FailedLine, found: Found) -> ErrorObject | None:
+def _error_of(line: Line, found: Vocabulary | RequestError | None) -> ErrorObject | None:
     if isinstance(line, FailedLine):
         return line.error
     error = found.check(line) if isinstance(found, Vocabulary) else found
     return None if error is None else error_object(error)
 
 
-def _tokens(opened: Sequence[Vocabulary], num_exceeding: int) -> TokenCounts | None:
-    if not opened:
-        return None
-    lengths = array("q")
-    for vocabulary in opened:
-        lengths.extend(vocabulary.prompt_lengths)
+def _count_tokens(opened: Sequence[Vocabulary], num_exceeding: int) -> TokenCounts:
+    lengths = array("q", chain.from_iterable(model.prompt_lengths for model in opened))
     spread, total = percentiles(lengths), sum(lengths)
     return TokenCounts(
         min=min(lengths, default=0),
@@ -196,31 +180,21 @@ def _tokens(opened: Sequence[Vocabulary], num_exceeding: int) -> TokenCounts | N
     )
 
 
-IN_MEMORY = 2**24
-
-
 class ErrorSpool:
     """Bad lines on their way into the JSON."""
 
     def __init__(self) -> None:
-        self._file: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - closed on leaving
-        self._is_empty = True
+        self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - see close
+        self._separator = b""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Discard them."""
         self._file.close()
 
     def add(self, error: BatchError) -> None:
         """Keep a bad line."""
-        self._file.write((b"" if self._is_empty else b",\n") + msgspec.json.encode(error))
-        self._is_empty = False
+        self._file.write(self._separator + msgspec.json.encode(error))
+        self._separator = b",\n"
 
     def lines(self, found: Validation) -> Iterator[str]:
         """Yield all as one object, a bad line each, with the errors as a batch object has them."""
@@ -233,18 +207,18 @@ class ErrorSpool:
 
 
 def error_line(error: BatchError) -> str:
-    """Give a bad line in one line."""
+    """Write a bad line in one line."""
     param = "" if error.param is None else f" ({printable(error.param)})"
     return f"line {error.line}: {error.code}{param}: {printable(error.message, 300)}"
 
 
 def validation_table(found: Validation) -> str:
     """Lay out counts, tokens and plan."""
-    return "\n".join([*_lines(found), *_token_cells(found), *_plans(found), *found.notes])
+    return "\n".join([*_counts(found), *map(_plan, found.plans), *found.notes])
 
 
-def _lines(found: Validation) -> Iterator[str]:
-    lines = found.lines
+def _counts(found: Validation) -> Iterator[str]:
+    lines, tokens = found.lines, found.tokens
     yield (
         f"{counted(lines.total, 'line')}: {lines.right:,} right with "
         f"{counted(lines.prompts, 'prompt')}, {lines.bad:,} bad"
@@ -252,10 +226,6 @@ def _lines(found: Validation) -> Iterator[str]:
     if lines.bad_by_code:
         codes = ", ".join(f"{count:,} {code}" for code, count in lines.bad_by_code.items())
         yield f"bad: {codes}"
-
-
-def _token_cells(found: Validation) -> Iterator[str]:
-    tokens = found.tokens
     if tokens is None:
         return
     yield (
@@ -267,16 +237,15 @@ def _token_cells(found: Validation) -> Iterator[str]:
         yield f"requests that exceed the context: {tokens.context_length_exceeded:,}"
 
 
-def _plans(found: Validation) -> Iterator[str]:
-    for plan in found.plans:
-        yield (
-            f"plan: {plan.model} answers {counted(plan.requests, 'request')} in "
-            f"{counted(plan.slots, 'slot')} of {plan.capacity:,} tokens, "
-            f"{_megabytes(plan.kv_cache_bytes)} MB of keys and values beside "
-            f"{_megabytes(plan.weights_bytes)} MB of weights"
-        )
-        time = duration(math.ceil(plan.seconds_at_most), is_exact=False)
-        yield f"time: {time} at most, at {_origin(plan.speed)}"
+def _plan(plan: Plan) -> str:
+    seconds = duration(math.ceil(plan.seconds_at_most), is_exact=False)
+    return (
+        f"plan: {plan.model} answers {counted(plan.requests, 'request')} in "
+        f"{counted(plan.slots, 'slot')} of {plan.capacity:,} tokens, "
+        f"{plan.kv_cache_bytes / 1e6:,.0f} MB of keys and values beside "
+        f"{plan.weights_bytes / 1e6:,.0f} MB of weights\n"
+        f"time: {seconds} at most, at {_origin(plan.speed)}"
+    )
 
 
 def _origin(speed: Speed) -> str:
@@ -284,7 +253,3 @@ def _origin(speed: Speed) -> str:
     if speed.source == "default":
         return f"{rates} (not measured here: a guess for two cores; `aobatch bench` measures)"
     return f"{rates} (measured here on {speed.date} by `aobatch {speed.source}`)"
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.0f}"
