@@ -52,15 +52,6 @@ def test_copies_and_times_are_no_change(folder: Path) -> None:
     assert open_folder(folder).manifest == read_manifest(folder / "model.toml")
 
 
-def test_folders_of_older_versions_are_opened(folder: Path) -> None:
-    """Where no sizes were noted, none are compared."""
-    manifest = read_manifest(folder / "model.toml")
-    write_manifest(folder / "model.toml", replace(manifest, files={}))
-    (folder / "model.onnx.data").write_bytes(b"")
-
-    assert open_folder(folder).manifest.files == {}
-
-
 def test_files_elsewhere_are_not_looked_at(folder: Path) -> None:
     """A description that lists other files than a model's leads nowhere."""
     manifest = read_manifest(folder / "model.toml")

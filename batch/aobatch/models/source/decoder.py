@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import replace
 from math import sqrt
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from aobatch.models.checks import shown
 from aobatch.models.source.fields import Fields
@@ -61,12 +61,18 @@ def gguf_biases(stored: Container[str]) -> frozenset[str]:
     return frozenset(name for name in _BIASED if gguf_name(f"layers.0.{name}_bias") in stored)
 
 
-_LAYERS = (1, 512)
-_HIDDEN = (1, 65_536)
-_INTERMEDIATE = (1, 1_048_576)
-_HEADS = (1, 1024)
-_HEAD_DIM = (16, 1024)
-CONTEXT = (1, 2**24)
+SIZES: Mapping[str, tuple[str, str, int, int]] = {
+    "num_heads": ("num_attention_heads", "attention.head_count", 1, 1024),
+    "hidden_size": ("hidden_size", "embedding_length", 1, 65_536),
+    "intermediate_size": ("intermediate_size", "feed_forward_length", 1, 1_048_576),
+    "num_layers": ("num_hidden_layers", "block_count", 1, 512),
+    "num_kv_heads": ("num_key_value_heads", "attention.head_count_kv", 1, 1024),
+    "head_dim": ("head_dim", "attention.key_length", 16, 1024),
+    "context_length": ("max_position_embeddings", "context_length", 1, 2**24),
+}
+"""How a config.json and a GGUF file, there behind the family's name, call each size; its bounds."""
+GGUF_KEYS = {config: gguf for config, gguf, _, _ in SIZES.values()}
+
 _EPSILON = (1e-12, 1.0)
 _MAX_VOCABULARY = 2**21
 _HEAD_DIM_MULTIPLE = 16  # GroupQueryAttention turns vectors of 16 numbers
@@ -75,31 +81,17 @@ _HEAD_DIM_MULTIPLE = 16  # GroupQueryAttention turns vectors of 16 numbers
 # cosines and sines, and for a number of the random rotation with its factors.
 _ROTARY_BYTES, _ROTATION_BYTES = 16, 32
 
-# How many bytes of memory a byte of a file may ask for, and what any file may ask for.
-_EXPANSION, _ALLOWANCE = 8, 64 * 2**20
-
-GGUF_KEYS: Mapping[str, str] = {
-    "hidden_size": "embedding_length",
-    "intermediate_size": "feed_forward_length",
-    "num_hidden_layers": "block_count",
-    "num_attention_heads": "attention.head_count",
-    "num_key_value_heads": "attention.head_count_kv",
-    "head_dim": "attention.key_length",
-    "max_position_embeddings": "context_length",
-    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
-}
-"""What GGUF files call the sizes of a config.json, behind the name of the family."""
-
 
 def memory_budget(file_size: int) -> int:
-    """Give the bytes that one array made from a file of that size may take."""
-    return _EXPANSION * file_size + _ALLOWANCE
+    """Say how many bytes one array may take that is made from a file of that size."""
+    return 8 * file_size + 64 * 2**20
 
 
 def gguf_spec(fields: Fields, family: str, vocab_size: int) -> DecoderSpec:
     """Read the sizes under the names that GGUF files of every family have, prefixed by it."""
-    names = {name: f"{family}.{key}" for name, key in GGUF_KEYS.items()}
-    spec = _sizes(fields, names, (family, vocab_size))
+    names = {name: f"{family}.{gguf}" for name, (_, gguf, _, _) in SIZES.items()}
+    names["norm_epsilon"] = f"{family}.attention.layer_norm_rms_epsilon"
+    spec = _plain_spec(fields, names, (family, vocab_size))
     for same in ("attention.value_length", "rope.dimension_count"):
         fields.integer(f"{family}.{same}", spec.head_dim, spec.head_dim, spec.head_dim)
     return _with_rope(spec, rope_from_gguf(fields, family, spec.head_dim))
@@ -116,15 +108,17 @@ def config_spec(
 
     `head` is the family and the size of its vocabulary.
     """
+    names = {name: config for name, (config, _, _, _) in SIZES.items()}
+    names["norm_epsilon"] = "rms_norm_eps"
     fields.integer("vocab_size", head[1], head[1])
-    spec = _sizes(fields, {name: name for name in GGUF_KEYS}, head, states_head_dim=states_head_dim)
+    spec = _plain_spec(fields, names, head, states_head_dim=states_head_dim)
     attention = "qkvo" if fields.flag("attention_bias", default=False) else ""
     mlp = ("gate", "up", "down") if fields.flag("mlp_bias", default=False) else ()
     spec = replace(spec, biases=frozenset((*attention, *mlp)))
     return _with_rope(spec, read_rope(fields, spec.head_dim))
 
 
-def _sizes(
+def _plain_spec(
     fields: Fields,
     names: Mapping[str, str],
     head: tuple[str, int],
@@ -132,26 +126,20 @@ def _sizes(
     states_head_dim: bool = False,
 ) -> DecoderSpec:
     """Read the sizes of a decoder, each under the name that it has in the file."""
-
-    def integer(name: str, bounds: tuple[int, int], default: int | None = None) -> int:
-        return fields.integer(names[name], *bounds, default)
-
-    num_heads = integer("num_attention_heads", _HEADS)
-    hidden_size = integer("hidden_size", _HIDDEN)
-    width = None if states_head_dim else hidden_size // num_heads
-    head_dim = integer("head_dim", _HEAD_DIM, width)
+    sizes: dict[str, Any] = {}
+    for name, (_, _, low, high) in SIZES.items():
+        default = None
+        if name == "num_kv_heads":
+            default = sizes["num_heads"]
+        elif name == "head_dim" and not states_head_dim:
+            default = sizes["hidden_size"] // sizes["num_heads"]
+        sizes[name] = fields.integer(names[name], low, high, default)
     return DecoderSpec(
         *head,
-        hidden_size=hidden_size,
-        intermediate_size=integer("intermediate_size", _INTERMEDIATE),
-        num_layers=integer("num_hidden_layers", _LAYERS),
-        num_heads=num_heads,
-        num_kv_heads=integer("num_key_value_heads", _HEADS, num_heads),
-        head_dim=head_dim,
-        context_length=integer("max_position_embeddings", CONTEXT),
-        norm_epsilon=fields.number(names["rms_norm_eps"], *_EPSILON),
+        **sizes,
+        norm_epsilon=fields.number(names["norm_epsilon"], *_EPSILON),
         attentions=(),
-        attention_scale=1 / sqrt(head_dim),
+        attention_scale=1 / sqrt(sizes["head_dim"]),
     )
 
 

@@ -11,9 +11,9 @@ from math import sqrt
 from typing import Any
 
 from aobatch.errors import ModelError
-from aobatch.models.source.decoder import CONTEXT, config_spec, gguf_spec
+from aobatch.models.source.decoder import config_spec, gguf_spec
 from aobatch.models.source.fields import Fields
-from aobatch.models.source.rope import BASES, rope_from_config, rope_from_section
+from aobatch.models.source.rope import BASES, CONTEXTS, rope_from_config, rope_from_section
 from aobatch.models.spec import DecoderSpec, LayerAttention, Rope
 
 _WINDOWS = (1, 2**24)
@@ -124,7 +124,7 @@ _LAYERS_OF_LARGEST = 62
 
 def _gemma_ropes(fields: Fields, head_dim: int) -> tuple[Rope, Rope]:
     """Read the rotary positions of layers with a window and of the others."""
-    context = fields.integer("max_position_embeddings", *CONTEXT)
+    context = fields.integer("max_position_embeddings", *CONTEXTS)
     local = Rope(fields.number("rope_local_base_freq", *BASES, _LOCAL_BASE))
     base = fields.number("rope_theta", *BASES, _GLOBAL_BASE)
     if "rope_parameters" in fields:

@@ -45,9 +45,9 @@ class Fields:
     def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
         """Give a finite number from low to high."""
         value = self._value(key, default)
-        if type(value) not in (int, float) or not low <= value <= high:  # type: ignore[operator]
+        if type(value) not in (int, float) or not low <= value <= high:
             self._refuse(key, f"a number from {low:g} to {high:g}", value)
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
 
     def flag(self, key: str, default: bool | None = None) -> bool:
         """Give a truth value."""
@@ -107,7 +107,7 @@ class Fields:
         message = f"{self.source}: {reason}"
         raise ModelError(message)
 
-    def _value(self, key: str, default: object) -> object:
+    def _value(self, key: str, default: object) -> Any:  # noqa: ANN401 - whatever a file holds
         value = self.get(key, default)
         if value is None:
             self.refuse(f"{key!r} is missing; the file is incomplete")

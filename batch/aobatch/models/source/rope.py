@@ -11,7 +11,7 @@ from aobatch.models.spec import Rope
 BASES = (1.0, 1e12)
 _FACTORS = (1e-3, 1e6)
 _DEFAULT_BASE = 10000.0
-_CONTEXT = (1, 2**24)
+CONTEXTS = (1, 2**24)
 
 
 def rope_from_config(fields: Fields, head_dim: int) -> Rope:
@@ -22,7 +22,7 @@ def rope_from_config(fields: Fields, head_dim: int) -> Rope:
     base = fields.number("rope_theta", *BASES, _DEFAULT_BASE)
     for key in ("rope_parameters", "rope_scaling"):
         if key in fields:
-            context_length = fields.integer("max_position_embeddings", *_CONTEXT)
+            context_length = fields.integer("max_position_embeddings", *CONTEXTS)
             return rope_from_section(fields.section(key), base, head_dim, context_length)
     return Rope(base)
 
@@ -84,7 +84,7 @@ def _llama3(section: Fields, theta: float, head_dim: int, context: int) -> tuple
     factor = section.number("factor", *_FACTORS)
     low = section.number("low_freq_factor", *_FACTORS)
     high = section.number("high_freq_factor", *_FACTORS)
-    old = section.integer("original_max_position_embeddings", *_CONTEXT, context)
+    old = section.integer("original_max_position_embeddings", *CONTEXTS, context)
     if high <= low:
         section.refuse("'high_freq_factor' has to be greater than 'low_freq_factor'")
     turns = old * _frequencies(theta, head_dim) / (2 * pi)

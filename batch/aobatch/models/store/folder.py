@@ -114,9 +114,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recipe: str = ""
     """Which of the precision's ways to compute was close enough."""
     files: dict[str, StoredFile] = {}
-    """The graphs, their data and the tokenizer by name; empty in folders of older versions."""
+    """The graphs, their data and the tokenizer by name; empty for an export."""
     seal: str = ""
-    """sha256 of all that stands here beside it; empty in folders of older versions."""
+    """sha256 of all that stands here beside it; empty for an export."""
 
     @property
     def graph_sizes(self) -> GraphSizes:
@@ -124,9 +124,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return GraphSizes(self.vocab_size, self.num_layers, self.num_kv_heads, self.head_dim)
 
 
-class _Layout(msgspec.Struct, frozen=True):
-    """What the description of any layout has."""
-
+class _Layout(msgspec.Struct):
     format: int
     name: str
 
@@ -137,7 +135,9 @@ def read_manifest(path: Path) -> Manifest:
     try:
         layout = msgspec.toml.decode(content, type=_Layout)
         if layout.format == FORMAT:
-            return _checked(msgspec.toml.decode(content, type=Manifest), path)
+            manifest = msgspec.toml.decode(content, type=Manifest)
+            _check(manifest, path)
+            return manifest
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         message = f"{path} is not a readable model description: {printable(str(error))}"
         raise ModelError(message) from error
@@ -149,21 +149,16 @@ def read_manifest(path: Path) -> Manifest:
     raise ModelError(message)
 
 
-def _checked(manifest: Manifest, path: Path) -> Manifest:
-    token_ids = (
-        *manifest.eos_token_ids,
-        *manifest.infill_token_ids,
-        manifest.document_start_token_id,
-    )
-    if max(token_ids) >= manifest.vocab_size:
-        reason = f"token {max(token_ids)} is outside its vocabulary of {manifest.vocab_size}"
-        raise refusal(path, reason)
-    if len(manifest.infill_token_ids) not in (0, 3):
-        raise refusal(path, f"it has {len(manifest.infill_token_ids)} infill tokens, not 3 or none")
+def _check(manifest: Manifest, path: Path) -> None:
+    infill = manifest.infill_token_ids
+    largest = max(*manifest.eos_token_ids, *infill, manifest.document_start_token_id, 0)
+    if largest >= manifest.vocab_size:
+        raise refusal(path, f"token {largest} is outside its vocabulary of {manifest.vocab_size}")
+    if len(infill) not in (0, 3):
+        raise refusal(path, f"it has {len(infill)} infill tokens, not 3 or none")
     if manifest.num_heads % manifest.num_kv_heads:
         reason = f"{manifest.num_heads} heads cannot share {manifest.num_kv_heads} of keys"
         raise refusal(path, reason)
-    return manifest
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
@@ -245,10 +240,11 @@ def open_folder(path: Path) -> ModelFolder:
     its files the sizes are looked at, which takes no time; `aobatch models verify` reads them.
     """
     folder = read_folder(path)
-    for name, stored in folder.manifest.files.items():
-        size = _size(folder.path, name) if name in FILES else stored.bytes
-        if size != stored.bytes:
-            found = "is missing" if size is None else f"has {size} bytes, not {stored.bytes}"
+    files = folder.manifest.files
+    for name in filter(files.__contains__, FILES):
+        size, expected = _size(folder.path, name), files[name].bytes
+        if size != expected:
+            found = "is missing" if size is None else f"has {size} bytes, not {expected}"
             message = (
                 f"{folder.path} was changed since it was converted: {name} {found}; see "
                 f"`aobatch models verify {folder.manifest.name}`, and convert the model again"
