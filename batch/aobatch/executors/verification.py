@@ -5,13 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
-from aobatch.arrays import TokenIds
 from aobatch.errors import ModelError
 from aobatch.executors.local import open_runner
 from aobatch.models import Progress
-from aobatch.models.convert.quality import affordable, chunks_of, measure, quality_text
+from aobatch.models.convert.quality import affordable, measure, quality_chunks
 from aobatch.models.foreign import open_export
 from aobatch.models.store.catalogue import find_card, models_home
 from aobatch.models.store.folder import (
@@ -104,7 +102,8 @@ def _quality(folder: ModelFolder, progress: Progress) -> Iterator[Check]:
             return
     if not recorded:
         return
-    chunks = _chunks(folder)
+    start = manifest.document_start_token_id if manifest.adds_document_start else None
+    chunks = quality_chunks(load_tokenizer(folder), manifest.context_length, start)
     if reference is folder:  # conversion has set the scales of its cache by the others
         chunks = chunks[1::2] or chunks
     chunks = affordable(chunks, manifest.vocab_size)
@@ -117,14 +116,6 @@ def _quality(folder: ModelFolder, progress: Progress) -> Iterator[Check]:
     for graph, quality in zip(recorded, measured, strict=True):
         name = "quality" if graph == GRAPH else "quality, int8 cache"
         yield _compared(name, quality, recorded[graph])
-
-
-def _chunks(folder: ModelFolder) -> list[TokenIds]:
-    """Cut the shipped text as conversion does."""
-    manifest = folder.manifest
-    start = np.array([manifest.document_start_token_id]) if manifest.adds_document_start else None
-    tokens = load_tokenizer(folder).encode(quality_text())
-    return chunks_of(tokens, manifest.context_length, start)
 
 
 def _reference(folder: ModelFolder) -> ModelFolder:

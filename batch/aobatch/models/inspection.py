@@ -1,16 +1,17 @@
-"""Facts of a file or folder that was not converted: what its headers say, and whether it can be."""
+"""Facts of a model: what its files say, and, if it is not converted, whether and how it can be."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import onnx_ir as ir
 
 from aobatch.errors import ModelError
 from aobatch.models.checks import printable, refusal, shown
-from aobatch.models.checks.graph import EXPORTED, OURS, check_graph
+from aobatch.models.checks.graph import EXPORTED, OURS, GraphRules, check_graph
 from aobatch.models.checks.tokenizer import TokenizerFile, check_tokenizer
 from aobatch.models.foreign import ExportedFolder
 from aobatch.models.source.decoder import GGUF_KEYS, decoder_shapes
@@ -18,7 +19,7 @@ from aobatch.models.source.fields import Fields
 from aobatch.models.source.gguf import check_gguf
 from aobatch.models.source.safetensors import find_weights
 from aobatch.models.source.tokenizer_json import read_fields
-from aobatch.models.spec import Checkpoint, DecoderSpec
+from aobatch.models.spec import SIZES, TOKENS, Checkpoint, DecoderSpec
 from aobatch.models.store.folder import (
     CacheDtype,
     GraphSizes,
@@ -57,16 +58,16 @@ class CacheFacts(msgspec.Struct, frozen=True):
     """For a sequence that fills the context."""
 
 
-class ModelFacts(msgspec.Struct, frozen=True):
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """One model; None where nothing says it."""
 
     name: str
     path: str
     layout: str
     """What kind of file or folder it is."""
-    is_usable: bool
+    is_usable: bool = True
     """Whether jobs can run with it, or, if it is not converted, whether it can be."""
-    reason: str
+    reason: str = ""
     """Why it is not usable."""
     family: str
     size_bytes: int
@@ -99,14 +100,7 @@ class ModelFacts(msgspec.Struct, frozen=True):
     """What it will take about after conversion, by precision; nothing if it is converted."""
 
 
-def token_texts(file: TokenizerFile, token_ids: Iterable[int]) -> dict[int, str]:
-    """Give how a vocabulary writes tokens."""
-    listed = file.model.vocab | {token.content: token.id for token in file.added_tokens}
-    texts = {token_id: text for text, token_id in listed.items()}
-    return {token_id: texts.get(token_id, "") for token_id in sorted(token_ids)}
-
-
-_SIZES = {
+_CONFIG_KEYS = {
     "hidden_size": "hidden_size",
     "num_layers": "num_hidden_layers",
     "num_heads": "num_attention_heads",
@@ -122,98 +116,61 @@ _SAMPLED = ("embedding", "head", *(f"layers.0.{name}" for name in ("v", "o", "ga
 
 def inspect_source(path: Path) -> ModelFacts:
     """Give the facts of a GGUF file or a folder; ModelError if it has no readable header."""
-    facts = _stated_facts(path)
+    if path.is_dir() and (path / CONFIG).is_file():
+        facts = _folder_facts(path)
+    else:
+        facts = _gguf_facts(next(path.glob("*.gguf")) if path.is_dir() else path)
     try:
         checkpoint = read_checkpoint(path)
         for name in _SAMPLED:
             checkpoint.load(name, 0, 1)  # a type that cannot be read shows only here
     except ModelError as error:
         return msgspec.structs.replace(facts, is_usable=False, reason=str(error))
-    return msgspec.structs.replace(facts, **_known_facts(checkpoint))
-
-
-def _stated_facts(path: Path) -> ModelFacts:
-    if path.is_dir() and (path / CONFIG).is_file():
-        return _folder_facts(path)
-    return _gguf_facts(next(path.glob("*.gguf")) if path.is_dir() else path)
+    spec = checkpoint.spec
+    cache = GraphSizes(spec.vocab_size, spec.num_layers, spec.num_kv_heads, spec.head_dim)
+    file = msgspec.json.decode(checkpoint.tokenizer_json, type=TokenizerFile)
+    return msgspec.structs.replace(
+        facts,
+        **{name: getattr(spec, name) for name in ("family", *SIZES)},
+        **{name: getattr(checkpoint, name) for name in ("licence", *TOKENS)},
+        token_texts=_token_texts(file, checkpoint),
+        kv_cache=_cache_facts(cache.kv_bytes_per_token, spec.context_length, ("fp32", "int8")),
+        converted_bytes=converted_bytes(spec),
+    )
 
 
 def _gguf_facts(path: Path) -> ModelFacts:
     file = check_gguf(path)
     fields = file.fields
     family = _text(fields, "general.architecture")
-    sizes = {name: f"{family}.{GGUF_KEYS[key]}" for name, key in _SIZES.items()}
     vocabulary = fields.get("tokenizer.ggml.tokens")
-    dtypes = ((tensor.kind.name, tensor.num_bytes) for tensor in file.tensors.values())
-    facts = ModelFacts(
+    return ModelFacts(
         name=_text(fields, "general.name") or path.stem,
         path=str(path.resolve()),
         layout="GGUF file",
-        is_usable=True,
-        reason="",
         family=family,
         size_bytes=file.size,
-        dtypes=_added(dtypes),
+        dtypes=_added((tensor.kind.name, tensor.num_bytes) for tensor in file.tensors.values()),
         licence=_text(fields, "general.license") or "unknown",
         source=path.name,
         vocab_size=len(vocabulary) if hasattr(vocabulary, "__len__") else None,
+        **_sizes(fields, {n: f"{family}.{GGUF_KEYS[key]}" for n, key in _CONFIG_KEYS.items()}),
     )
-    return _with_sizes(facts, fields, sizes)
 
 
 def _folder_facts(path: Path) -> ModelFacts:
     fields = read_fields(path / CONFIG)
     tensors = find_weights(path).values()
-    dtypes = ((tensor.dtype, tensor.num_bytes) for tensor in tensors)
-    files = {tensor.path for tensor in tensors}
-    facts = ModelFacts(
+    return ModelFacts(
         name=path.resolve().name,
         path=str(path.resolve()),
         layout="safetensors folder",
-        is_usable=True,
-        reason="",
         family=_text(fields, "model_type"),
-        size_bytes=sum(file.stat().st_size for file in files),
-        dtypes=_added(dtypes),
+        size_bytes=sum(file.stat().st_size for file in {tensor.path for tensor in tensors}),
+        dtypes=_added((tensor.dtype, tensor.num_bytes) for tensor in tensors),
         source=path.resolve().name,
-        vocab_size=_size(fields, "vocab_size"),
+        **_sizes(fields, {"vocab_size": "vocab_size"} | _CONFIG_KEYS),
     )
-    return _with_sizes(facts, fields, _SIZES)
-
-
-def _with_sizes(facts: ModelFacts, fields: Fields, names: dict[str, str]) -> ModelFacts:
-    sizes = {name: _size(fields, key) for name, key in names.items()}
-    return msgspec.structs.replace(facts, **sizes)
-
-
-def _known_facts(checkpoint: Checkpoint) -> dict[str, object]:
-    """Give what is certain of a model that can be converted."""
-    spec = checkpoint.spec
-    sizes = GraphSizes(spec.vocab_size, spec.num_layers, spec.num_kv_heads, spec.head_dim)
-    file = msgspec.json.decode(checkpoint.tokenizer_json, type=TokenizerFile)
-    named = {
-        *checkpoint.eos_token_ids,
-        *checkpoint.infill_token_ids,
-        checkpoint.document_start_token_id,
-    }
-    return {
-        "family": spec.family,
-        "licence": checkpoint.licence,
-        "vocab_size": spec.vocab_size,
-        "hidden_size": spec.hidden_size,
-        "num_layers": spec.num_layers,
-        "num_heads": spec.num_heads,
-        "num_kv_heads": spec.num_kv_heads,
-        "head_dim": spec.head_dim,
-        "context_length": spec.context_length,
-        "eos_token_ids": checkpoint.eos_token_ids,
-        "document_start_token_id": checkpoint.document_start_token_id,
-        "adds_document_start": checkpoint.adds_document_start,
-        "infill_token_ids": checkpoint.infill_token_ids,
-        "token_texts": token_texts(file, named),
-        "kv_cache": _cache_facts(sizes.kv_bytes_per_token, spec.context_length, ("fp32", "int8")),
-        "converted_bytes": converted_bytes(spec),
-    }
 
 
 def _text(fields: Fields, key: str) -> str:
@@ -221,9 +178,9 @@ def _text(fields: Fields, key: str) -> str:
     return printable(value) if isinstance(value, str) else ""
 
 
-def _size(fields: Fields, key: str) -> int | None:
-    value = fields.get(key)
-    return value if type(value) is int else None
+def _sizes(fields: Fields, keys: Mapping[str, str]) -> dict[str, Any]:
+    values = {name: fields.get(key) for name, key in keys.items()}
+    return {name: value for name, value in values.items() if type(value) is int}
 
 
 def _added(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
@@ -233,8 +190,6 @@ def _added(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
     return dict(total.most_common())
 
 
-_NAMES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64"}
-
 _DESCRIBED = [name for name in Manifest.__struct_fields__ if name in ModelFacts.__struct_fields__]
 """What a model.toml says in the same words."""
 
@@ -243,24 +198,25 @@ def inspect_folder(folder: ModelFolder) -> ModelFacts:
     """Give the facts of a model; ModelError if its graph or its tokenizer is not to be read."""
     manifest = folder.manifest
     is_ours = not isinstance(folder, ExportedFolder)
-    named = {
-        *manifest.eos_token_ids,
-        *manifest.infill_token_ids,
-        manifest.document_start_token_id,
-    }
     caches: tuple[CacheDtype, ...] = ("fp32", "int8") if manifest.int8_cache.digest else ("fp32",)
     facts = ModelFacts(
         **{name: getattr(manifest, name) for name in _DESCRIBED},
         path=str(folder.path),
         layout=f"aobatch {manifest.format}" if is_ours else "exported ONNX graph",
-        is_usable=True,
-        reason="",
         size_bytes=folder.size_bytes,
-        dtypes=_dtypes(folder.graph(), is_ours=is_ours),
-        token_texts=token_texts(check_tokenizer(folder.tokenizer), named),
+        dtypes=_added(_weights(folder.graph(), OURS if is_ours else EXPORTED)),
+        token_texts=_token_texts(check_tokenizer(folder.tokenizer), manifest),
         kv_cache=_cache_facts(folder.kv_bytes_per_token, manifest.context_length, caches),
     )
     return facts if is_ours else msgspec.structs.replace(facts, int8_cache=None)
+
+
+def _token_texts(file: TokenizerFile, owner: Checkpoint | Manifest) -> dict[int, str]:
+    """Give how a vocabulary writes the tokens that mean something to a model."""
+    named = {*owner.eos_token_ids, *owner.infill_token_ids, owner.document_start_token_id}
+    listed = file.model.vocab | {token.content: token.id for token in file.added_tokens}
+    texts = {token_id: text for text, token_id in listed.items()}
+    return {token_id: texts.get(token_id, "") for token_id in sorted(named)}
 
 
 def _cache_facts(
@@ -272,14 +228,16 @@ def _cache_facts(
     return {dtype: CacheFacts(size, size * context_length) for dtype, size in sizes.items()}
 
 
-def _dtypes(graph: Path, *, is_ours: bool) -> dict[str, int]:
-    sizes: Counter[str] = Counter()
-    for tensor in check_graph(graph, OURS if is_ours else EXPORTED).graph.initializer:
+_NAMES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64"}
+
+
+def _weights(graph: Path, rules: GraphRules) -> Iterator[tuple[str, int]]:
+    """Yield how each of a graph's weights is stored, and in how many bytes."""
+    for tensor in check_graph(graph, rules).graph.initializer:
         try:
             dtype = ir.DataType(tensor.data_type)
             num_bits = prod(tensor.dims) * dtype.bitwidth
         except (TypeError, ValueError) as error:
             raise refusal(graph, f"tensor {shown(tensor.name)} has no type: {error}") from error
         name = dtype.name.lower()
-        sizes[_NAMES.get(name, name)] += -(-num_bits // 8)
-    return dict(sizes.most_common())
+        yield _NAMES.get(name, name), -(-num_bits // 8)

@@ -13,6 +13,7 @@ from aobatch.models.checks.tokenizer import check_tokenizer
 from aobatch.models.store.catalogue import find, list_models, not_found
 from aobatch.models.store.folder import (
     DATA,
+    FILES,
     GRAPH,
     INT8_CACHE_GRAPH,
     MANIFEST,
@@ -52,30 +53,19 @@ def locate(name: str) -> Path:
 def check_files(path: Path) -> Iterator[Check]:
     """Look at the description, at each file and at the graphs; ModelError if there is no model."""
     folder = read_folder(path)
-    yield _description(folder)
-    yield from _stored(folder) if folder.manifest.files else _digested(folder)
-    yield _attempted("graph", lambda: _graphs(folder))
-    yield _attempted("vocabulary", lambda: _vocabulary(folder))
-
-
-def _description(folder: ModelFolder) -> Check:
-    if not folder.manifest.seal:
-        advice = f"{_AGAIN}, and the description will be sealed"
-        return Check(MANIFEST, "not checked", "an older version wrote it, without a seal", advice)
     if is_as_written(folder.path / MANIFEST):
-        return Check(MANIFEST, "ok", "as conversion wrote it")
-    return Check(MANIFEST, "failed", "it was edited since conversion", _AGAIN)
-
-
-def _stored(folder: ModelFolder) -> Iterator[Check]:
-    """Compare each file with what the description says of it."""
+        yield Check(MANIFEST, "ok", "as conversion wrote it")
+    else:
+        yield Check(MANIFEST, "failed", "it was edited since conversion", _AGAIN)
     files = folder.manifest.files
-    for name in (GRAPH, DATA, TOKENIZER, INT8_CACHE_GRAPH):
+    for name in FILES:
         if name in files:
             yield _file(folder.path / name, files[name])
     is_whole = {GRAPH, DATA, TOKENIZER} <= files.keys()
     if not is_whole or folder_digest(files) != folder.manifest.digest:
         yield Check("digest", "failed", f"{MANIFEST} contradicts itself", _AGAIN)
+    yield _attempted("graph", lambda: _graphs(folder))
+    yield _attempted("vocabulary", lambda: _vocabulary(folder))
 
 
 def _file(path: Path, stored: StoredFile) -> Check:
@@ -90,25 +80,6 @@ def _file(path: Path, stored: StoredFile) -> Check:
     if size == stored.bytes:
         found = f"as many bytes as conversion wrote, {size:,}, and others"
     return Check(path.name, "failed", found, _AGAIN)
-
-
-def _digested(folder: ModelFolder) -> Iterator[Check]:
-    """Compare all files at once, as far as older versions noted anything of them."""
-    try:
-        paths = [folder.path / name for name in (GRAPH, DATA, TOKENIZER)]
-        files = {path.name: StoredFile(path.stat().st_size, file_digest(path)) for path in paths}
-    except OSError as error:
-        yield Check("digest", "failed", f"a file cannot be read: {error.strerror}", _AGAIN)
-        return
-    if folder_digest(files) == folder.manifest.digest:
-        yield Check("digest", "ok", f"{GRAPH}, {DATA} and {TOKENIZER} are as conversion wrote them")
-    else:
-        yield Check("digest", "failed", f"{GRAPH}, {DATA} or {TOKENIZER} was changed", _AGAIN)
-    if digest := folder.manifest.int8_cache.digest:
-        path = folder.path / INT8_CACHE_GRAPH
-        is_same = path.is_file() and file_digest(path) == digest
-        found = "as conversion wrote it" if is_same else "it was changed or is missing"
-        yield Check(path.name, "ok" if is_same else "failed", found, "" if is_same else _AGAIN)
 
 
 def _graphs(folder: ModelFolder) -> str:

@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 from msgspec.structs import replace
 
@@ -20,7 +19,7 @@ from aobatch.models.convert.precisions import (
     recipes,
     write_int8_cache_graph,
 )
-from aobatch.models.convert.quality import Scorer, affordable, chunks_of, measure, quality_text
+from aobatch.models.convert.quality import Scorer, affordable, measure, quality_chunks
 from aobatch.models.spec import SIZES, TOKENS, Checkpoint
 from aobatch.models.store.card import check_place
 from aobatch.models.store.folder import (
@@ -107,7 +106,9 @@ def _measure(
 
     The folder's own has no figures if it is the reference.
     """
-    chunks = _chunks(checkpoint, folder)
+    tokenizer = VocabularyTokenizer(folder / TOKENIZER, checkpoint.spec.vocab_size)
+    start = checkpoint.document_start_token_id if checkpoint.adds_document_start else None
+    chunks = quality_chunks(tokenizer, checkpoint.spec.context_length, start)
     # Every other chunk, so that half of the text judges scales that do not know it.
     _write_int8_cache_graph(folder, chunks[::2], scorer, progress)
     graphs = [INT8_CACHE_GRAPH, GRAPH]
@@ -125,17 +126,6 @@ def _measure(
         (folder / INT8_CACHE_GRAPH).unlink()
     digest = file_digest(folder / INT8_CACHE_GRAPH) if int8_cache.is_close else ""
     return own[0] if own else None, Int8Cache(int8_cache, digest)
-
-
-def _chunks(checkpoint: Checkpoint, folder: Path) -> list[TokenIds]:
-    """Cut the shipped text into chunks that begin as the model's documents do."""
-    tokenizer = VocabularyTokenizer(folder / TOKENIZER, checkpoint.spec.vocab_size)
-    start = np.array([checkpoint.document_start_token_id])
-    return chunks_of(
-        tokenizer.encode(quality_text()),
-        checkpoint.spec.context_length,
-        start if checkpoint.adds_document_start else None,
-    )
 
 
 def _write_int8_cache_graph(

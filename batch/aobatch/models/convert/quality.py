@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from aobatch.arrays import Floats, Logits, TokenIds
 from aobatch.errors import ModelError
 from aobatch.models.store.folder import Quality
+from aobatch.models.tokenizer import Tokenizer
 
 CHUNK = 256
 _MAX_LOGITS = 2**28
@@ -82,6 +83,12 @@ def chunks_of(
     length = max(1, min(CHUNK, context_length, len(token_ids) + len(ahead)) - len(ahead))
     chunks = token_ids[: len(token_ids) // length * length].reshape(-1, length)
     return [np.concatenate([ahead, chunk]) for chunk in chunks]
+
+
+def quality_chunks(tokenizer: Tokenizer, context_length: int, start: int | None) -> list[TokenIds]:
+    """Cut the shipped text into chunks, each behind the token with which documents start if any."""
+    ahead = None if start is None else np.array([start])
+    return chunks_of(tokenizer.encode(quality_text()), context_length, ahead)
 
 
 def affordable(chunks: Sequence[TokenIds], vocab_size: int) -> list[TokenIds]:
