@@ -9,7 +9,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "job"))
 
+from fake_command import Invoke
 from fakes import FakeBackend
+
+from aobatch.cli.main import aobatch
 
 
 @pytest.fixture
@@ -25,6 +28,18 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> click.testing.Cli
     """Give a runner whose working folder is empty."""
     monkeypatch.chdir(tmp_path)
     return click.testing.CliRunner()
+
+
+@pytest.fixture
+def invoke(runner: click.testing.CliRunner) -> Invoke:
+    """Give a function that runs the command here, and sees that it ends with an exit code."""
+
+    def invoke(*arguments: object, code: int = 0, **options: object) -> click.testing.Result:
+        result = runner.invoke(aobatch, [*map(str, arguments)], **options)  # type: ignore[arg-type]
+        assert result.exit_code == code, result.output
+        return result
+
+    return invoke
 
 
 @pytest.fixture

@@ -5,29 +5,27 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from fake_command import Invoke
 
 from aobatch.bench import jobs as file_benchmark
 from aobatch.bench.parts import Product, products_of
-from aobatch.cli.main import aobatch
 from aobatch.formats import COMPRESSIONS, FORMATS
 from aobatch.models.store.folder import ModelFolder
 
 
-def measured(runner: CliRunner, folder: ModelFolder, *options: str) -> dict[str, list[dict]]:
+def measured(invoke: Invoke, folder: ModelFolder, *options: str) -> dict[str, list[dict]]:
     """Measure the tiny model once; give the figures."""
     args = ["bench", "-m", str(folder.path), "--rounds", "1", "--json", *options]
-    result = runner.invoke(aobatch, args)
-    assert result.exit_code == 0, result.output
+    result = invoke(*args)
     return json.loads(result.stdout)
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_bench_measures_jobs_and_their_parts(
-    runner: CliRunner, tiny_int8: ModelFolder, threads: str
+    invoke: Invoke, tiny_int8: ModelFolder, threads: str
 ) -> None:
     """The shares of a job's time add up, and each phase has its speeds."""
-    figures = measured(runner, tiny_int8, "--threads", threads)
+    figures = measured(invoke, tiny_int8, "--threads", threads)
 
     for job in figures["jobs"]:
         names = ("model_share", "sampling_share", "bookkeeping_share", "idle_share")
@@ -41,23 +39,21 @@ def test_bench_measures_jobs_and_their_parts(
 
 
 def test_bench_takes_a_job_of_the_user(
-    runner: CliRunner, tiny_int8: ModelFolder, tmp_path: Path
+    invoke: Invoke, tiny_int8: ModelFolder, tmp_path: Path
 ) -> None:
     """A file of requests is measured in place of the built-in ones."""
     path = tmp_path / "mine.jsonl"
     path.write_text('{"prompt": "a", "max_tokens": 3, "ignore_eos": true}\n' * 5)
-    (job,) = measured(runner, tiny_int8, "--job", str(path))["jobs"]
+    (job,) = measured(invoke, tiny_int8, "--job", str(path))["jobs"]
 
     assert (job["kind"], job["num_requests"], job["new_tokens"]) == ("mine.jsonl", 5, 15)
 
 
-def test_bench_measures_each_kind_of_file(
-    runner: CliRunner, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bench_measures_each_kind_of_file(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every suffix that a job reads and writes has its two rates."""
     few = partial(file_benchmark.benchmark_files, num_rows=50)
     monkeypatch.setattr(file_benchmark, "benchmark_files", few)
-    result = runner.invoke(aobatch, ["bench", "--files", "--json"])
+    result = invoke("bench", "--files", "--json")
 
     speeds = json.loads(result.stdout)["files"]
     suffixes = FORMATS.keys() - {".ndjson"}

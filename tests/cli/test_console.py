@@ -1,15 +1,17 @@
-"""Laws of messages as JSON."""
+"""Laws of what people read on standard error: messages, as text or JSON, and progress."""
 
 import json
+import time
 from datetime import datetime
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from fake_command import Invoke
 from fakes import FakeBackend
 
+from aobatch.cli import progress
 from aobatch.cli.console import log_format, logs_json, say
-from aobatch.cli.main import aobatch
+from aobatch.cli.progress import Bar, Lines, StageBars, stage_progress
 
 
 @pytest.fixture
@@ -21,9 +23,9 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("source", "backend")
-def test_every_message_is_an_object(runner: CliRunner) -> None:
+def test_every_message_is_an_object(invoke: Invoke) -> None:
     """With JSON every line of standard error has a time, a level, an event and a message."""
-    result = runner.invoke(aobatch, ["run", "in.jsonl", "--log-format", "json"])
+    result = invoke("run", "in.jsonl", "--log-format", "json", code=1)
     entries = [json.loads(line) for line in result.stderr.splitlines()]
 
     assert [entry["event"] for entry in entries] == ["start", "report", "finished", "end"]
@@ -34,23 +36,23 @@ def test_every_message_is_an_object(runner: CliRunner) -> None:
 
 
 @pytest.mark.usefixtures("source")
-def test_errors_are_objects(runner: CliRunner, backend: FakeBackend) -> None:
+def test_errors_are_objects(invoke: Invoke, backend: FakeBackend) -> None:
     """An error keeps its level and is one line, whatever it quotes."""
     backend.fingerprints = {}
-    result = runner.invoke(aobatch, ["run", "in.jsonl", "--log-format", "json", "-m", "a\n\x1b[2J"])
+    result = invoke("run", "in.jsonl", "--log-format", "json", "-m", "a\n\x1b[2J", code=69)
     (entry,) = [json.loads(line) for line in result.stderr.splitlines()][-1:]
 
-    assert (result.exit_code, entry["level"]) == (69, "error")
+    assert entry["level"] == "error"
     assert "a\n\x1b[2J" in entry["message"]
     assert "\x1b" not in result.stderr
 
 
 @pytest.mark.usefixtures("source", "backend")
-def test_quiet_success_says_nothing(runner: CliRunner) -> None:
+def test_quiet_success_says_nothing(invoke: Invoke) -> None:
     """-q holds for JSON as well."""
     arguments = ["run", "in.jsonl", "-q", "--log-format", "json", "--max-failures", "1"]
 
-    assert runner.invoke(aobatch, arguments).output == ""
+    assert invoke(*arguments).output == ""
 
 
 def test_format_ends_with_its_block(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,3 +65,88 @@ def test_format_ends_with_its_block(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(first)["message"] == "one\ntwo"
     assert text == ["aobatch: one", "two"]
     assert not logs_json()
+
+
+def test_lines_report_while_nothing_finishes(capsys: pytest.CaptureFixture[str]) -> None:
+    """A log shows that the job lives, though no request has finished since the last line."""
+    lines = Lines(seconds=0.01)
+    lines.start(1200, 200)
+    lines.advance(1, 50)
+
+    text = ""
+    deadline = time.monotonic() + 10
+    while text.count("201 of 1,200 lines") < 2 and time.monotonic() < deadline:
+        text += capsys.readouterr().err
+        time.sleep(0.01)
+    lines.close()
+
+    assert text.startswith("1,200 lines, 200 results kept from before\n")
+    assert text.count("201 of 1,200 lines") >= 2
+
+
+def test_single_line_is_called_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """A job of one line has no lines."""
+    lines = Lines()
+    lines.start(1, 1)
+    lines.close()
+
+    assert capsys.readouterr().err == "1 line, 1 result kept from before\n"
+
+
+def test_bar_counts_lines_and_tokens(capsys: pytest.CaptureFixture[str]) -> None:
+    """A bar begins at what is known already."""
+    bar = Bar()
+    bar.start(10, 4)
+    bar.advance(1, 50)
+    bar.close()
+
+    assert "4/10" in capsys.readouterr().err
+
+
+def test_bar_can_end_before_it_began() -> None:
+    """A job that stops early closes a bar that was never drawn."""
+    bar = Bar()
+    bar.advance(1, 1)
+    bar.close()
+
+
+def test_stages_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """A log has one line for each stage, however often it moves."""
+    with stage_progress(is_quiet=False) as lines:
+        for stage, done in (("download", 0), ("download", 5), ("convert", 1)):
+            lines(stage, done, 10)
+
+    assert capsys.readouterr().err == "download\nconvert\n"
+
+
+def test_stages_have_a_bar_each(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal each stage is drawn to its end."""
+    bars = StageBars()
+    for stage, done in (("download", 0), ("download", 10), ("convert", 10)):
+        bars(stage, done, 10)
+    bars.close()
+
+    text = capsys.readouterr().err
+    assert "download: 100%" in text
+    assert "convert: 100%" in text
+
+
+@pytest.mark.parametrize(
+    ("is_quiet", "is_terminal", "kind"),
+    [(True, True, "Progress"), (False, True, "Bar"), (False, False, "Lines")],
+)
+def test_bar_is_for_terminals(
+    monkeypatch: pytest.MonkeyPatch, is_quiet: bool, is_terminal: bool, kind: str
+) -> None:
+    """Logs get lines, people a bar, quiet jobs nothing."""
+    monkeypatch.setattr(progress, "shows_bars", lambda: is_terminal)
+
+    assert type(progress.job_progress(is_quiet=is_quiet)).__name__ == kind
+
+
+def test_say_writes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing for people is mixed with data."""
+    say("hello")
+
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "hello\n")

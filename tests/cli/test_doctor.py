@@ -4,36 +4,31 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from fake_command import Invoke
 
 from aobatch.cli import doctor as versions
-from aobatch.cli.main import aobatch
 from aobatch.errors import ModelError
 from aobatch.executors import local as memory
 from aobatch.runners import session
 
 
-def diagnosed(runner: CliRunner) -> tuple[int, dict[str, dict], list[dict]]:
-    """Give the exit code, the checks by name, and the models."""
-    result = runner.invoke(aobatch, ["doctor", "--json"])
-    found = json.loads(result.stdout)
-    assert found["is_right"] == (result.exit_code == 0)
-    return result.exit_code, {check["name"]: check for check in found["checks"]}, found["models"]
+def diagnosed(invoke: Invoke, code: int = 0) -> tuple[dict[str, dict], list[dict]]:
+    """Give the checks by name, and the models."""
+    found = json.loads(invoke("doctor", "--json", code=code).stdout)
+    assert found["is_right"] == (code == 0)
+    return {check["name"]: check for check in found["checks"]}, found["models"]
 
 
-def test_a_machine_that_can_run_jobs_is_right(runner: CliRunner) -> None:
+def test_a_machine_that_can_run_jobs_is_right(invoke: Invoke) -> None:
     """This machine runs the suite, so that nothing is wrong with it."""
-    code, checks, models = diagnosed(runner)
+    checks, models = diagnosed(invoke)
 
-    assert code == 0, checks
     assert {"Python", "onnxruntime", "8-bit products", "memory", "models folder"} <= set(checks)
     assert models[0]["name"] == "smollm2-135m-instruct"
-    shown = runner.invoke(aobatch, ["doctor"])
-    assert shown.exit_code == 0
-    assert "WRONG" not in shown.stdout
+    assert "WRONG" not in invoke("doctor").stdout
 
 
-def test_what_is_wrong_is_marked(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_wrong_is_marked(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong products, no memory, a missing package and a folder that cannot be made."""
 
     def fail() -> None:
@@ -45,22 +40,21 @@ def test_what_is_wrong_is_marked(runner: CliRunner, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(versions, "PACKAGES", ("click", "no-such-package"))
     Path("file").touch()
     monkeypatch.setenv("AOBATCH_MODELS", "file/models")
-    code, checks, _ = diagnosed(runner)
-    shown = runner.invoke(aobatch, ["doctor"]).stdout
+    checks, _ = diagnosed(invoke, code=1)
+    shown = invoke("doctor", code=1).stdout
 
     wrong = {name for name, check in checks.items() if not check["is_right"]}
-    assert code == 1
     assert wrong == {"8-bit products", "memory", "no-such-package", "models folder"}
     assert all(checks[name]["advice"] for name in wrong)
     assert shown.count("WRONG") == 4
     assert "not here: aobatch models pull smollm2-135m-instruct" in shown
 
 
-def test_settings_file_is_named(runner: CliRunner, tmp_path: Path) -> None:
+def test_settings_file_is_named(invoke: Invoke, tmp_path: Path) -> None:
     """Which file the settings come from is part of the picture."""
     (tmp_path / "aobatch.toml").write_text("quiet = true\n")
 
-    assert diagnosed(runner)[1]["settings file"]["found"] == "aobatch.toml"
+    assert diagnosed(invoke)[0]["settings file"]["found"] == "aobatch.toml"
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from fake_command import Invoke
 
-from aobatch.cli.main import aobatch
 from aobatch.models.store.catalogue import adopt
 from aobatch.runners.scoring import score_texts
 
@@ -42,97 +42,91 @@ def with_model(folder: Path, converted: Path) -> Path:
     return folder
 
 
-def run(runner: CliRunner, *arguments: str) -> Result:
+def run(invoke: Invoke, *arguments: str, code: int = 0) -> Result:
     """Run the job with the model of the file."""
     command = ["run", "in.jsonl", "-o", "out.jsonl", "--kv-cache-bytes", "16MiB", *arguments]
-    return runner.invoke(aobatch, command)
+    return invoke(*command, code=code)
 
 
-def test_a_job_runs_with_a_file(runner: CliRunner, folder: Path) -> None:
+def test_a_job_runs_with_a_file(invoke: Invoke, folder: Path) -> None:
     """The first run converts it and says where it is; the answers are those of an import."""
-    first = run(runner, "-m", "story.gguf")
+    first = run(invoke, "-m", "story.gguf")
     answers = [json.loads(line) for line in (folder / "out.jsonl").read_bytes().splitlines()]
     name = answers[0]["model"]
-    imported = runner.invoke(aobatch, ["models", "import", "story.gguf", "mine", "-q"])
-    assert (first.exit_code, imported.exit_code) == (0, 0), first.output
+    invoke("models", "import", "story.gguf", "mine", "-q")
 
-    named = runner.invoke(aobatch, ["run", "in.jsonl", "-o", "named.jsonl", "-m", "mine", "-q"])
+    invoke("run", "in.jsonl", "-o", "named.jsonl", "-m", "mine", "-q")
 
-    assert named.exit_code == 0, named.output
     assert f"story.gguf was converted to int8 once, in {folder / 'models' / name}; " in first.stderr
     assert "`aobatch models import story.gguf NAME`" in first.stderr
     texts = [json.loads(x)["choices"] for x in (folder / "named.jsonl").read_bytes().splitlines()]
     assert [answer["choices"] for answer in answers] == texts
 
 
-def test_the_second_run_finds_what_the_first_made(runner: CliRunner, with_model: Path) -> None:
+def test_the_second_run_finds_what_the_first_made(invoke: Invoke, with_model: Path) -> None:
     """It says nothing of a conversion, and a finished job is told as finished."""
-    run(runner, "-m", "./story.gguf", "-q")
+    run(invoke, "-m", "./story.gguf", "-q")
 
-    second = run(runner, "-m", "./story.gguf")
+    second = run(invoke, "-m", "./story.gguf")
 
-    assert second.exit_code == 0, second.output
     assert "converted" not in second.stderr
     assert "was finished already" in second.stderr
 
 
 def test_a_variable_names_a_file_too(
-    runner: CliRunner, with_model: Path, monkeypatch: pytest.MonkeyPatch
+    invoke: Invoke, with_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever the job's model is named, it may be a path."""
     monkeypatch.setenv("AOBATCH_RUN_MODEL", "./story.gguf")
 
-    assert run(runner, "-q").exit_code == 0
+    run(invoke, "-q")
 
 
-def test_one_prompt_is_completed_with_a_file(runner: CliRunner, folder: Path, data: Path) -> None:
+def test_one_prompt_is_completed_with_a_file(invoke: Invoke, folder: Path, data: Path) -> None:
     """A safetensors folder serves `complete` as well."""
     arguments = ["-m", str(data / "tiny-llama"), "--max-tokens", "3", "--json"]
-    result = runner.invoke(aobatch, ["complete", PROMPTS[0], *arguments])
+    result = invoke("complete", PROMPTS[0], *arguments)
 
-    assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["usage"]["completion_tokens"] <= 3
     assert json.loads(result.stdout)["model"].startswith("tiny-llama-")
 
 
-def test_lines_convert_nothing(runner: CliRunner, with_model: Path) -> None:
+def test_lines_convert_nothing(invoke: Invoke, with_model: Path) -> None:
     """A line that names a file gets 404: an input from elsewhere has no say in what is made."""
     folder = with_model
-    run(runner, "-m", "story.gguf", "-q")
+    run(invoke, "-m", "story.gguf", "-q")
     models = sorted((folder / "models").iterdir())
     shutil.copy(folder / "story.gguf", folder / "other.gguf")
     line = {"prompt": "x", "model": str(folder / "other.gguf")}
     with (folder / "in.jsonl").open("a") as file:
         file.write("\n" + json.dumps(line))
 
-    result = run(runner, "-m", "story.gguf", "-q")
+    run(invoke, "-m", "story.gguf", "-q", code=1)
 
-    assert result.exit_code == 1, result.output
     answers = [json.loads(text) for text in (folder / "out.jsonl").read_bytes().splitlines()]
     assert answers[-1]["error"]["code"] == "model_not_found"
     assert sorted((folder / "models").iterdir()) == models
 
 
-def test_validation_converts_nothing(runner: CliRunner, folder: Path, converted: Path) -> None:
+def test_validation_converts_nothing(invoke: Invoke, folder: Path, converted: Path) -> None:
     """Ahead of the first run tokens are not counted, behind it they are."""
     arguments = ["validate", "in.jsonl", "-m", "./story.gguf", "--json"]
-    before = json.loads(runner.invoke(aobatch, arguments).stdout)
+    before = json.loads(invoke(*arguments).stdout)
     assert not (folder / "models").exists()
     shutil.copytree(converted, folder / "models")
-    run(runner, "-m", "./story.gguf", "-q")
+    run(invoke, "-m", "./story.gguf", "-q")
 
-    after = json.loads(runner.invoke(aobatch, arguments).stdout)
+    after = json.loads(invoke(*arguments).stdout)
 
     assert before["tokens"] is None
     assert "./story.gguf is not converted yet" in before["notes"][0]
     assert after["tokens"]["total"] > 0
 
 
-def test_a_file_that_is_no_model_says_so(runner: CliRunner, folder: Path) -> None:
+def test_a_file_that_is_no_model_says_so(invoke: Invoke, folder: Path) -> None:
     """What begins as a GGUF file and is broken ends the run with 69."""
     (folder / "broken.gguf").write_bytes(b"GGUF" + bytes(20))
 
-    result = run(runner, "-m", "broken.gguf")
+    result = run(invoke, "-m", "broken.gguf", code=69)
 
-    assert result.exit_code == 69
     assert "is not a readable GGUF file" in result.stderr

@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from fake_command import Invoke
 
-from aobatch.cli.main import aobatch
 from aobatch.models.store.folder import ModelFolder
 from aobatch.runners import session
 
@@ -33,27 +33,25 @@ def job(tmp_path: Path) -> Path:
     return path
 
 
-def validated(runner: CliRunner, *arguments: object) -> tuple[int, dict]:
-    """Give the exit code and the JSON."""
-    result = runner.invoke(aobatch, ["validate", *map(str, arguments), "--json"])
-    return result.exit_code, json.loads(result.stdout)
+def validated(invoke: Invoke, *arguments: object, code: int = 1) -> dict[str, Any]:
+    """Give the JSON, for lines of which some are bad unless the code says otherwise."""
+    return json.loads(invoke("validate", *arguments, "--json", code=code).stdout)
 
 
-def test_bad_lines_are_those_of_a_run(runner: CliRunner, job: Path, tiny_fp32: ModelFolder) -> None:
+def test_bad_lines_are_those_of_a_run(invoke: Invoke, job: Path, tiny_fp32: ModelFolder) -> None:
     """Each error object of the run's output is a batch error here, with its line and no others."""
     arguments = [str(job), "-m", str(tiny_fp32.path)]
-    runner.invoke(aobatch, ["run", "-q", *arguments])
+    invoke("run", "-q", *arguments, code=1)
     output = (job.parent / "in.out.jsonl").read_text().splitlines()
     failed = [json.loads(line) for line in output if "error" in json.loads(line)]
 
-    code, found = validated(runner, *arguments)
+    found = validated(invoke, *arguments)
 
     errors = found["errors"]["data"]
     expected = [
         {"line": line["line"], **{k: line["error"][k] for k in ("code", "message", "param")}}
         for line in failed
     ]
-    assert code == 1
     assert found["errors"]["object"] == "list"
     assert errors == expected
     assert [error["line"] for error in errors] == [3, 4, 5, 7, 8, 9, 13]
@@ -62,13 +60,13 @@ def test_bad_lines_are_those_of_a_run(runner: CliRunner, job: Path, tiny_fp32: M
     assert found["tokens"]["context_length_exceeded"] == 2
 
 
-def test_tokens_are_those_of_a_run(runner: CliRunner, job: Path, tiny_fp32: ModelFolder) -> None:
+def test_tokens_are_those_of_a_run(invoke: Invoke, job: Path, tiny_fp32: ModelFolder) -> None:
     """Prompt tokens add up to the report's; no completion is longer than the bound."""
     arguments = [str(job), "-m", str(tiny_fp32.path), "--default", "ignore_eos=true"]
-    runner.invoke(aobatch, ["run", "-q", *arguments])
+    invoke("run", "-q", *arguments, code=1)
     report = json.loads((job.parent / "in.out.jsonl.usage.json").read_text())
 
-    _, found = validated(runner, *arguments)
+    found = validated(invoke, *arguments)
 
     tokens = found["tokens"]
     assert tokens["total"] == report["usage"]["prompt_tokens"]
@@ -81,45 +79,44 @@ def test_tokens_are_those_of_a_run(runner: CliRunner, job: Path, tiny_fp32: Mode
 
 
 def test_nothing_is_opened_or_written(
-    runner: CliRunner, job: Path, tiny_fp32: ModelFolder, monkeypatch: pytest.MonkeyPatch
+    invoke: Invoke, job: Path, tiny_fp32: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No session is opened, and the folder of the input stays as it was."""
     monkeypatch.setattr(session, "open_session", None)
     before = sorted(job.parent.iterdir())
 
-    assert validated(runner, job, "-m", tiny_fp32.path)[0] == 1
+    validated(invoke, job, "-m", tiny_fp32.path)
     assert sorted(job.parent.iterdir()) == before
 
 
-def test_plan_fits_the_memory(runner: CliRunner, tmp_path: Path, tiny_fp32: ModelFolder) -> None:
+def test_plan_fits_the_memory(invoke: Invoke, tmp_path: Path, tiny_fp32: ModelFolder) -> None:
     """Slots times capacity is what the cache holds; time follows from tokens and speed."""
     path = tmp_path / "right.jsonl"
     path.write_text('{"prompt": [1, 2, 3], "max_tokens": 100}\n' * 9)
     size = 6 * 128 * tiny_fp32.kv_bytes_per_token()
 
-    code, found = validated(runner, path, "-m", tiny_fp32.path, "--kv-cache-bytes", size)
+    arguments = path, "-m", tiny_fp32.path
+    found = validated(invoke, *arguments, "--kv-cache-bytes", size, code=0)
 
     (plan,) = found["plans"]
-    assert code == 0
     assert (plan["slots"], plan["capacity"], plan["kv_cache_bytes"]) == (6, 128, size)
     speed = plan["speed"]
     seconds = 27 / speed["prompt_tokens"] + 900 / speed["new_tokens"]
     assert plan["seconds_at_most"] == pytest.approx(seconds, abs=0.05)
     assert speed["source"] == "default"
-    unbounded = validated(runner, path, "-m", tiny_fp32.path)[1]["plans"][0]
+    unbounded = validated(invoke, *arguments, code=0)["plans"][0]
     assert unbounded["slots"] == 9
 
 
 def test_without_a_model_all_else_is_checked(
-    runner: CliRunner, job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    invoke: Invoke, job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model that was not pulled is not fetched; the note says what was left out."""
     monkeypatch.setenv("AOBATCH_MODELS", str(tmp_path / "none"))
 
-    code, found = validated(runner, job)
-    shown = runner.invoke(aobatch, ["validate", str(job)])
+    found = validated(invoke, job)
+    shown = invoke("validate", job, code=1)
 
-    assert code == shown.exit_code == 1
     assert (found["tokens"], found["plans"]) == (None, [])
     assert [error["line"] for error in found["errors"]["data"]] == [7, 8, 9, 13]
     (note,) = found["notes"]
@@ -127,13 +124,13 @@ def test_without_a_model_all_else_is_checked(
     assert note in shown.stdout
 
 
-def test_terminal_shows_the_first_bad_lines(runner: CliRunner, tmp_path: Path) -> None:
+def test_terminal_shows_the_first_bad_lines(invoke: Invoke, tmp_path: Path) -> None:
     """Twenty lines are named, the others counted; the JSON has all of them."""
     path = tmp_path / "bad.jsonl"
     path.write_text('{"prompt": "a", "n": 0}\n' * 1_000)
 
-    shown = runner.invoke(aobatch, ["validate", str(path)]).stdout.splitlines()
-    _, found = validated(runner, path)
+    shown = invoke("validate", path, code=1).stdout.splitlines()
+    found = validated(invoke, path)
 
     assert shown[0].startswith("line 1: integer_below_min_value (n): Invalid 'n'")
     assert shown[20] == "and 980 bad lines more; --json lists all"
@@ -145,21 +142,19 @@ def test_terminal_shows_the_first_bad_lines(runner: CliRunner, tmp_path: Path) -
     ("arguments", "code"), [(["no.jsonl"], 66), (["-m", "gone"], 69), (["--override", "n=0"], 2)]
 )
 def test_other_errors_have_their_codes(
-    runner: CliRunner, job: Path, arguments: list[str], code: int
+    invoke: Invoke, job: Path, arguments: list[str], code: int
 ) -> None:
     """A missing input, a wrong model and a wrong setting end as they end a run."""
     named = [] if arguments[0].endswith(".jsonl") else [str(job)]
-    result = runner.invoke(aobatch, ["validate", *named, *arguments])
 
-    assert (result.exit_code, result.stdout) == (code, "")
+    assert invoke("validate", *named, *arguments, code=code).stdout == ""
 
 
-def test_standard_input_is_validated(runner: CliRunner, tiny_fp32: ModelFolder) -> None:
+def test_standard_input_is_validated(invoke: Invoke, tiny_fp32: ModelFolder) -> None:
     """Requests may come by a pipe, and choices and overrides hold as in a run."""
     text = '{"prompt": "a"}\n{"prompt": "b", "n": 0}\n{'
     arguments = ["validate", "-", "-m", str(tiny_fp32.path), "--limit", "2", "--override", "n=1"]
 
-    result = runner.invoke(aobatch, arguments, input=text)
+    result = invoke(*arguments, input=text)
 
-    assert result.exit_code == 0, result.output
     assert "2 lines: 2 right with 2 prompts, 0 bad" in result.stdout
