@@ -214,7 +214,6 @@ class Dispatcher:
         self._streams = streams
         self._config = config
         self._is_trial = is_trial
-        self._idle: list[Member] = []
         self._num_fruitless = 0
         self._started = self._checked = time.monotonic()
         self._is_early = config.num_workers > 1
@@ -224,9 +223,7 @@ class Dispatcher:
         """Yield results as they come; suspects are left in the backlog."""
         for _ in range(self._config.num_workers - len(self._pool.members)):
             self._pool.start()
-        for member in [*self._pool.members]:
-            if member.ready and not member.is_busy:
-                self._hand_out(member)
+        self._call_idle()
         while not self._backlog.is_done:
             if event := self._pool.next_event():
                 yield from self._handle(event)
@@ -297,24 +294,19 @@ class Dispatcher:
         chunk = max(CHUNK, config.capacity // 4)
         requests = self._backlog.take(min(room, chunk))
         if not requests and not member.assigned:
-            self._idle.append(member)
-            self._even_out()
+            fullest = max(self._pool.members, key=lambda member: member.load)
+            # What it has beyond its slots, it cannot have begun.
+            if (excess := fullest.load - config.num_slots) > 1:
+                self._pool.take_back(fullest, excess // 2)
         elif room > chunk and not self._backlog.is_empty:
             self._pool.exchange(member, Order(requests, 0.0, 0.0))
         else:
             interval = INTERVAL_SECONDS + config.num_workers / 2000
             self._pool.exchange(member, Order(requests, PATIENCE_SECONDS, interval))
 
-    def _even_out(self) -> None:
-        """Ask the worker that has most for half of what it cannot have begun."""
-        fullest = max(self._pool.members, key=lambda member: member.load)
-        if (excess := fullest.load - self._config.num_slots) > 1:
-            self._pool.take_back(fullest, excess // 2)
-
     def _call_idle(self) -> None:
-        idle, self._idle = self._idle, []
-        for member in idle:
-            if member in self._pool.members:
+        for member in self._pool.members:
+            if member.ready and not member.is_busy:
                 self._hand_out(member)
 
     def _fail(self, member: Member, failure: Failure) -> None:

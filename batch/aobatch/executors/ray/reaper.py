@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path("/tmp")
 """Not TMPDIR: the path of a socket has 107 bytes at most."""
-ROUNDS, ROUND_SECONDS = 5, 0.2
+ATTEMPTS, PAUSE_SECONDS = 5, 0.2
 
 
 @contextmanager
@@ -36,11 +36,11 @@ def session_folder() -> Iterator[Path]:
 
 def clean_up(folder: Path) -> None:
     """End all processes of a session, and remove its folder."""
-    for _ in range(ROUNDS):  # one that is ended may have been starting another
+    for _ in range(ATTEMPTS):  # one that is ended may have been starting another
         for process in _processes(folder):
             with suppress(OSError):
                 os.kill(process, signal.SIGKILL)
-        time.sleep(ROUND_SECONDS)
+        time.sleep(PAUSE_SECONDS)
     shutil.rmtree(folder, ignore_errors=True)
 
 
