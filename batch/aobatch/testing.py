@@ -64,6 +64,7 @@ class ScriptedRunner:
     vocab_size = VOCAB_SIZE
     kv_bytes_per_token = 1
     splits_freely = True
+    seconds_in_run = 0.0
 
     def __init__(self, script: Script = random_script) -> None:
         self._script = script

@@ -1,5 +1,6 @@
 """Laws of runs that are broken off, fail or hang."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,12 @@ class SlowRunner(ScriptedRunner):
         self._obeys = obeys
         self._told = threading.Event()
         self.began = threading.Event()
+        self._since = math.inf
+
+    @property
+    def seconds_in_run(self) -> float:  # type: ignore[override]
+        """Count from the first step."""
+        return time.monotonic() - self._since
 
     def sibling(self) -> "SlowRunner":
         """Share the switch."""
@@ -31,6 +38,7 @@ class SlowRunner(ScriptedRunner):
     def decode(self, token_ids: TokenIds, lengths: TokenIds) -> Logits:  # noqa: ARG002
         """Wait until somebody interrupts, for ever if it does not obey."""
         self.began.set()
+        self._since = time.monotonic()
         while not self._told.wait(0.01):
             pass
         message = "told to end"

@@ -19,7 +19,7 @@ class EngineConfig:
     lookahead: int = 512
     """Prompts that may wait, tokenised, for a slot."""
     step_seconds: float = 600.0
-    """A run of the model that takes longer is taken to hang."""
+    """A run of the model that takes longer has timed out."""
     seed: int = 0
     """Shapes results: draws of requests without a seed of their own."""
     clamp_max_tokens: bool = False

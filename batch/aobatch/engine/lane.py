@@ -19,7 +19,7 @@ from aobatch.engine.sequence import Sequence, SequenceGroup
 from aobatch.engine.slots import Intake, Slots
 from aobatch.engine.streaming import Delta
 from aobatch.models.tokenizer import Tokenizer
-from aobatch.runners import ModelRunner, WatchedRunner
+from aobatch.runners import ModelRunner
 from aobatch.sampling.draw import stream_key
 from aobatch.sampling.sampler import Sampler
 
@@ -41,7 +41,7 @@ class Lane:
     def __init__(self, index: int, runner: ModelRunner, sampler: Sampler, parts: LaneParts) -> None:
         self.statistics = EngineStatistics()
         self._index = index
-        self._runner = WatchedRunner(runner)
+        self._runner = runner
         self._sampler = sampler
         self._parts = parts
         self._slots = Slots()

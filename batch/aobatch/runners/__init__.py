@@ -5,9 +5,8 @@ The processor that they run on has its name here, too.
 
 import os
 import platform
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -64,6 +63,11 @@ class ModelRunner(Protocol):
         """Whether a prompt gives the same bits however it is cut into chunks of two or more."""
         ...
 
+    @property
+    def seconds_in_run(self) -> float:
+        """How long the present run of the model takes, 0 outside of one; any thread may ask."""
+        ...
+
     def sibling(self) -> "ModelRunner":
         """Give a runner with slots of its own over the same weights, for another thread."""
         ...
@@ -90,49 +94,6 @@ class ModelRunner(Protocol):
     def copy(self, source: int, target: int, length: int) -> None:
         """Give slot target the first `length` tokens of slot source."""
         ...
-
-
-class WatchedRunner:
-    """Runs as the given runner does, and says how long it has been at it."""
-
-    def __init__(self, runner: ModelRunner) -> None:
-        self.vocab_size = runner.vocab_size
-        self.kv_bytes_per_token = runner.kv_bytes_per_token
-        self.sibling = runner.sibling
-        self.interrupted = runner.interrupted
-        self.reserve = runner.reserve
-        self.copy = runner.copy
-        self._runner = runner
-        self._began: float | None = None
-
-    @property
-    def seconds_in_run(self) -> float:
-        """Seconds in the present run, 0 outside of one; any thread may ask."""
-        began = self._began
-        return 0.0 if began is None else time.monotonic() - began
-
-    @property
-    def splits_freely(self) -> bool:
-        """Whether a prompt gives the same bits however it is cut into chunks of two or more."""
-        return self._runner.splits_freely
-
-    def prefill(self, chunks: Sequence[Chunk]) -> "Logits":
-        """Take in chunks for neighbouring slots; the wanted positions' logits, [R, V]."""
-        with self._run():
-            return self._runner.prefill(chunks)
-
-    def decode(self, token_ids: "TokenIds", lengths: "TokenIds") -> "Logits":
-        """Add token_ids[i] to slot i, which holds lengths[i] tokens; its next logits, [B, V]."""
-        with self._run():
-            return self._runner.decode(token_ids, lengths)
-
-    @contextmanager
-    def _run(self) -> Iterator[None]:
-        self._began = time.monotonic()
-        try:
-            yield
-        finally:
-            self._began = None
 
 
 def session_threads(threads: int, num_lanes: int) -> int:

@@ -4,6 +4,7 @@ A run binds a range of the cache's rows as past and as present, so that nothing 
 outside the range are not touched.
 """
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -94,6 +95,7 @@ class CachedRunner(ABC):
         self._cache = SlotCache(tensors)
         self._interruption = Interruption()  # siblings share it
         self._splits: list[bool] = []  # this too
+        self._began: float | None = None
 
     @property
     def splits_freely(self) -> bool:
@@ -104,6 +106,12 @@ class CachedRunner(ABC):
         if not self._splits:
             self._splits.append(_splits_freely(self.sibling()))
         return self._splits[0]
+
+    @property
+    def seconds_in_run(self) -> float:
+        """How long the present run of the model takes, 0 outside of one; any thread may ask."""
+        began = self._began
+        return 0.0 if began is None else time.monotonic() - began
 
     def sibling(self) -> Self:
         """Make a runner with slots of its own over the same weights, for another thread."""
@@ -134,9 +142,14 @@ class CachedRunner(ABC):
     def reset(self) -> None:
         """Let go of all slots, and of memory that a sibling is not to share."""
         self._cache = SlotCache(self._cache.tensors)
+        self._began = None
 
     def _run(self, binding: Binding) -> None:
-        self._interruption.run(self._session, binding.io)
+        self._began = time.monotonic()
+        try:
+            self._interruption.run(self._session, binding.io)
+        finally:
+            self._began = None
 
 
 _LENGTH = 48
