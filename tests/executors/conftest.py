@@ -7,7 +7,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
+from waiting import HANG_SECONDS
 
+from aobatch.executors.ray import driver
 from aobatch.executors.ray.cluster import connected
 from aobatch.executors.ray.pool import Member, Pool
 from aobatch.models.store.folder import ModelFolder
@@ -47,5 +49,8 @@ def place(
     """Give a job of every parameter, and a place to run it in."""
     from ray_jobs import Place, write_input
 
+    # A busy machine warns of workers that are late, and takes those that are slow for lost.
+    for name in ("EARLY_SECONDS", "SILENCE_SECONDS"):
+        monkeypatch.setattr(driver, name, HANG_SECONDS)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     return Place(tmp_path, tiny_fp32.path, write_input(tmp_path / "in.jsonl", 80))

@@ -3,13 +3,12 @@
 import os
 import sqlite3
 import subprocess
-import time
 import uuid
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-HANG_SECONDS = 90
+from waiting import HANG_SECONDS, wait_until
 
 
 class RayCommand:
@@ -21,10 +20,11 @@ class RayCommand:
         """The folder of its Ray, once it has results."""
         self._mark = f"AOBATCHTEST={uuid.uuid4().hex}"
         name, value = self._mark.split("=")
-        ray = ("--executor", "ray", "--workers", "2") if "local" not in options else ()
+        is_local = "local" in options
+        ray = ("--max-num-seqs", "64") if is_local else ("--executor", "ray", "--workers", "2")
         self.process = subprocess.Popen(
-            [command, "run", folder / "in.jsonl", "-o", self.output, "--max-failures", "100%", *ray]
-            + [option for option in options if option != "local"],
+            [command, "run", folder / "in.jsonl", "-o", self.output, "--max-failures", "100%"]
+            + [*(option for option in options if option != "local"), *ray],
             env=os.environ | {name: value, "SOURCE_DATE_EPOCH": "1700000000"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -41,11 +41,7 @@ class RayCommand:
 
     def wait_until(self, has_come: Callable[[], bool]) -> None:
         """Wait for something to happen while the run lasts."""
-        deadline = time.monotonic() + HANG_SECONDS
-        while not has_come():
-            assert self.process.poll() is None, self.finish()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(has_come, self.process)
 
     def wait_for_results(self) -> None:
         """Wait until this run has added results to the ledger."""
@@ -55,10 +51,7 @@ class RayCommand:
 
     def wait_for_processes_to_end(self) -> None:
         """Wait for all that the run has started."""
-        deadline = time.monotonic() + HANG_SECONDS
-        while self.processes():
-            assert time.monotonic() < deadline, self.processes()
-            time.sleep(0.02)
+        wait_until(lambda: not self.processes())
 
     def _count_results(self) -> int:
         path = self.output.with_name("out.jsonl.aobatch") / "ledger.sqlite3"

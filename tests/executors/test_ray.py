@@ -71,15 +71,14 @@ def by_value(ray: ModuleType) -> None:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_bytes_are_those_of_a_local_run(place: Place, expected: Product, num_workers: int) -> None:
+def test_bytes_are_those_of_a_local_run(place: Place, expected: Product) -> None:
     """Output, event files and what the report counts do not hang on where requests are computed."""
-    found = place.run_ray(num_workers)
+    found = place.run_ray(2)
 
     assert found == expected
     assert len(expected.streams) == 8
-    assert found.statistics["workers_started"] == num_workers
-    names = [f"worker_{number}_sampled_tokens" for number in range(num_workers)]
+    assert found.statistics["workers_started"] == 2
+    names = [f"worker_{number}_sampled_tokens" for number in range(2)]
     tokens = sum(found.statistics.get(name, 0) for name in names)  # one may come too late
     assert tokens == found.statistics["sampled_tokens"] > 0
     assert place.warnings == []
@@ -114,10 +113,10 @@ def test_only_the_requests_at_fault_are_convicted(
 ) -> None:
     """Of requests whose workers die or fail, those alone get an error that are at fault."""
     monkeypatch.setattr(backend_module, "Opener", BadOpener)
-    prompts = ["a", "b", "poison", "c", "failure", "d"]
+    prompts = ["poison", "a", "failure"]
     place.source.write_text("".join(f'{{"prompt":"{p}","max_tokens":2}}\n' for p in prompts))
 
-    found = place.run_ray(2)
+    found = place.run_ray(1)
 
     assert [b'"code":"engine_crash"' in line for line in found.output.splitlines()] == [
         prompt in {"poison", "failure"} for prompt in prompts
@@ -146,8 +145,7 @@ def test_a_node_without_the_model_is_sent_it_once(
     assert place.run_ray(2) == expected
     (folder,) = [path for path in node.iterdir() if path.name != ".locks"]
     made = folder.stat().st_mtime_ns
-    (place.folder / "ray-2").rename(place.folder / "first")
-    assert place.run_ray(2) == expected
+    assert place.run_ray(1) == expected
 
     assert folder.stat().st_mtime_ns == made
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
