@@ -20,11 +20,12 @@ class RayCommand:
         """The folder of its Ray, once it has results."""
         self._mark = f"AOBATCHTEST={uuid.uuid4().hex}"
         name, value = self._mark.split("=")
-        is_local = "local" in options
-        ray = ("--max-num-seqs", "64") if is_local else ("--executor", "ray", "--workers", "2")
+        ray = ("--executor", "ray", "--workers", "2")
+        kind = ("--max-num-seqs", "64") if "local" in options else ray
+        given = [option for option in options if option != "local"]
+        files = [folder / "in.jsonl", "-o", self.output]
         self.process = subprocess.Popen(
-            [command, "run", folder / "in.jsonl", "-o", self.output, "--max-failures", "100%"]
-            + [*(option for option in options if option != "local"), *ray],
+            [command, "run", *files, "--max-failures", "100%", *given, *kind],
             env=os.environ | {name: value, "SOURCE_DATE_EPOCH": "1700000000"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
