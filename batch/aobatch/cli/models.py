@@ -11,7 +11,7 @@ import click
 from aobatch.cli.command import Group, command, exit_codes
 from aobatch.cli.console import say, show_json, show_table, shows_bars
 from aobatch.cli.ending import interruptible
-from aobatch.cli.options import JsonOption, Options, QuietOption, option, options
+from aobatch.cli.options import JsonOption, QuietOption, option, options
 from aobatch.cli.values import model_names
 from aobatch.errors import ModelError, UsageError
 from aobatch.models import PRECISIONS
@@ -21,18 +21,12 @@ if TYPE_CHECKING:
     from aobatch.models.store.folder import ModelFolder, Quality
 
 MODEL_CODES = exit_codes({0: "the model is ready"}, 69, 73, 74, 130, 143)
+NAME = {"shell_complete": model_names}
 
 
 @click.group(cls=Group)
 def models() -> None:
     """List, fetch, convert, inspect and verify models."""
-
-
-@options()
-class NameArgument(Options):
-    """For commands about a model."""
-
-    name: str = field(metadata={"shell_complete": model_names})
 
 
 @command(JsonOption, name="list")
@@ -57,9 +51,10 @@ def list_(options: JsonOption) -> None:
 
 
 @options()
-class PullOptions(QuietOption, NameArgument):
+class PullOptions(QuietOption):
     """What the command line gives."""
 
+    name: str = field(metadata=NAME)
     precision: str | None = option(
         None,
         "How the weights are kept; other than the list's own: makes a model NAME-PRECISION.",
@@ -184,8 +179,10 @@ def import_(options: ImportOptions) -> None:
 
 
 @options()
-class NameOptions(JsonOption, NameArgument):
+class NameOptions(JsonOption):
     """What the command line gives."""
+
+    name: str = field(metadata=NAME)
 
 
 @command(NameOptions, exit_codes({0: "it is shown, usable or not"}, 69))
