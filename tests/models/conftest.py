@@ -51,6 +51,21 @@ def _no_hang() -> Iterator[None]:
 
 
 @pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give an empty folder for models."""
+    monkeypatch.setenv("AOBATCH_MODELS", str(tmp_path / "models"))
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Give a tiny llama as its author would publish it."""
+    from family_files import published  # found since the path above
+
+    return published("llama", tmp_path / "tiny")
+
+
+@pytest.fixture
 def convert_distorted(tiny_gguf: Path, tmp_path: Path) -> Distorted:
     """Give a conversion of the tiny model to int8 that finds the graph of a name far away."""
 

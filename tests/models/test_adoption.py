@@ -15,13 +15,6 @@ from aobatch.runners.scoring import score_texts
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give an empty folder for models."""
-    monkeypatch.setenv("AOBATCH_MODELS", str(tmp_path / "models"))
-    return tmp_path / "models"
-
-
-@pytest.fixture
 def source(tiny_gguf: Path, tmp_path: Path) -> Path:
     """Give a GGUF file that may be changed."""
     return Path(shutil.copy(tiny_gguf, tmp_path / "my story (1).gguf"))

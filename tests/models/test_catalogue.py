@@ -20,11 +20,11 @@ def ignore(_stage: str, _done: int, _total: int) -> None:
     """Show no progress."""
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give an empty folder for models."""
-    monkeypatch.setenv("AOBATCH_MODELS", str(tmp_path / "models"))
-    return tmp_path / "models"
+def imported(path: Path, name: str = "mine", precision: str = "fp32") -> ModelFolder:
+    """Import a file."""
+    return catalogue.import_model(
+        path, name, precision=precision, progress=ignore, scorer=score_texts
+    )
 
 
 @pytest.fixture
@@ -136,9 +136,7 @@ def test_folder_that_is_no_model_is_not_found(home: Path, tmp_path: Path) -> Non
 def test_imports_cannot_take_the_names_of_others(home: Path, tiny_gguf: Path, name: str) -> None:
     """An imported model's name is a plain one that no card has."""
     with pytest.raises(ModelError, match="cannot name an imported model"):
-        catalogue.import_model(
-            tiny_gguf, name, precision="fp32", progress=ignore, scorer=score_texts
-        )
+        imported(tiny_gguf, name)
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "file"])
@@ -159,9 +157,7 @@ def test_imports_delete_nothing_but_models(
         target.write_text("dear")
 
     with pytest.raises(OutputError, match=r"mine .*(letters\.txt|no folder of a model)"):
-        catalogue.import_model(
-            tiny_gguf, "mine", precision="fp32", progress=ignore, scorer=score_texts
-        )
+        imported(tiny_gguf)
     assert target.read_text() == "dear" if kind == "file" else (kept / "letters.txt").exists()
     assert target.is_symlink() == (kind == "link")
 
@@ -169,18 +165,14 @@ def test_imports_delete_nothing_but_models(
 def test_an_imported_model_replaces_one_of_its_name(home: Path, tiny_gguf: Path) -> None:
     """Another precision under the same name is that model from then on."""
     for precision in ("fp32", "int8"):
-        catalogue.import_model(
-            tiny_gguf, "mine", precision=precision, progress=ignore, scorer=score_texts
-        )
+        imported(tiny_gguf, precision=precision)
 
     assert catalogue.resolve("mine").manifest.precision == "int8"
 
 
 def test_an_imported_model_is_listed(home: Path, tiny_gguf: Path) -> None:
     """An imported GGUF is there under its name, behind the cards."""
-    folder: ModelFolder = catalogue.import_model(
-        tiny_gguf, "mine", precision="fp32", progress=ignore, scorer=score_texts
-    )
+    folder = imported(tiny_gguf)
     rows = catalogue.list_models()
 
     assert folder == catalogue.resolve("mine")

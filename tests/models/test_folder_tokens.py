@@ -4,16 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from family_files import change_config, published
+from family_files import change_config
 
 from aobatch.models.source.safetensors import read_safetensors
 from aobatch.models.source.tokenizer_json import SpecialTokens, read_fields, read_tokenizer
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Give a tiny llama as its author would publish it."""
-    return published("llama", tmp_path / "tiny")
 
 
 def change(path: Path, **values: object) -> None:

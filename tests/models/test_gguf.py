@@ -3,41 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
 from aobatch.errors import ModelError
-from aobatch.models.source.gguf_checkpoint import read_gguf
 from aobatch.models.store.folder import ModelFolder
 from aobatch.models.tokenizer import load_tokenizer
-from aobatch.runners import Chunk
-from aobatch.runners.onnx import OnnxRunner
-
-
-def test_fp32_logits_are_those_of_the_reference(tiny_fp32: ModelFolder, data: Path) -> None:
-    """The graph gives the reference implementation's logits at every position."""
-    expected = np.load(data / "tiny-llama/expected.npz")
-    runner = OnnxRunner(tiny_fp32.path / "model.onnx", 1)
-    runner.reserve(1, 256, [])
-    ids = expected["input_ids"]
-
-    logits = runner.prefill([Chunk(0, 0, ids, len(ids))])
-    np.testing.assert_allclose(expected["logits"], logits, atol=2e-4)
-
-
-def test_greedy_decoding_follows_the_reference(tiny_fp32: ModelFolder, data: Path) -> None:
-    """Prefill and decode together give the reference's greedy completion."""
-    expected = np.load(data / "tiny-llama/expected.npz")
-    runner = OnnxRunner(tiny_fp32.path / "model.onnx", 1)
-    runner.reserve(1, 256, [])
-    prompt, found = expected["greedy_prompt"], []
-    logits = runner.prefill([Chunk(0, 0, prompt, 1)])
-    for length in range(len(prompt), len(prompt) + 40):
-        found.append(int(logits[0].argmax()))
-        logits = runner.decode(np.array(found[-1:]), np.array([length]))
-
-    assert expected["greedy_completion"].tolist() == found
 
 
 @pytest.mark.parametrize(
@@ -74,15 +45,6 @@ def test_the_description_names_sizes_and_origin(tiny_int8: ModelFolder) -> None:
     assert manifest.eos_token_ids == (0,)
     assert manifest.quality is not None
     assert 0 < manifest.quality.kl < 0.02
-
-
-def test_a_file_that_is_no_gguf_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    """Anything else than GGUF is a ModelError that names the file."""
-    path = tmp_path / "not.gguf"
-    path.write_bytes(b"not a model at all, sorry" * 10)
-
-    with pytest.raises(ModelError, match=r"not\.gguf is not a readable GGUF file"):
-        read_gguf(path)
 
 
 def test_a_conversion_far_from_fp32_is_refused(

@@ -7,7 +7,6 @@ import pytest
 from block_reference import KINDS
 from gguf_writing import Tensor, small_llama
 
-from aobatch.errors import ModelError
 from aobatch.models.source.gguf_checkpoint import read_gguf
 
 WIDTH = 256
@@ -53,11 +52,3 @@ def test_floats_are_themselves(number: int, name: str, tmp_path: Path) -> None:
 
     weight = loaded(Tensor((ROWS, WIDTH), stored.tobytes(), number), tmp_path)
     np.testing.assert_array_equal(exact, weight)
-
-
-def test_integers_are_no_weights(tmp_path: Path) -> None:
-    """A weight of a type that stands for no real numbers is refused by name."""
-    data = np.ones((ROWS, WIDTH), np.int32).tobytes()
-
-    with pytest.raises(ModelError, match=r"'blk\.0\.ffn_up\.weight' has type I32, not supported"):
-        loaded(Tensor((ROWS, WIDTH), data, 26), tmp_path)

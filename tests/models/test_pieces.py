@@ -1,16 +1,13 @@
 """Laws of vocabularies of pieces: the best-scored merge first, bytes for what has no piece."""
 
 import random
-import struct
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from gguf_changes import Change, field
-from gguf_writing import F32, Gguf, array, texts
-from piece_files import BYTES, SPECIAL, WORDS, scores, small_pieces
+from gguf_writing import Gguf
+from piece_files import scores, small_pieces
 
-from aobatch.errors import ModelError
 from aobatch.models.source.gguf_checkpoint import read_gguf
 from aobatch.models.tokenizer import VocabularyTokenizer
 
@@ -75,47 +72,3 @@ def test_documents_begin_with_the_token_for_it(tmp_path: Path) -> None:
 
     assert (checkpoint.document_start_token_id, checkpoint.adds_document_start) == (1, True)
     assert checkpoint.eos_token_ids == (2,)
-
-
-KINDS = "tokenizer.ggml.token_type"
-REFUSED: dict[str, tuple[Change, str]] = {
-    "no scores": (lambda file: file.fields.pop("tokenizer.ggml.scores"), "scores' is missing"),
-    "few scores": (
-        field("tokenizer.ggml.scores", array(F32, [struct.pack("<f", 0)] * 3)),
-        "not as many scores as tokens",
-    ),
-    "score NaN": (
-        field("tokenizer.ggml.scores", array(F32, [struct.pack("<f", float("nan"))] * 274)),
-        r"scores\[0\]' has to be a finite number, and is nan",
-    ),
-    "charsmap": (
-        field("tokenizer.ggml.precompiled_charsmap", array(0, [b"x"] * 9)),
-        "changes texts before it splits them",
-    ),
-    "no byte": (
-        field(
-            "tokenizer.ggml.tokens",
-            texts([name for name, _ in (*SPECIAL, *BYTES[1:])] + ["x", *WORDS]),
-        ),
-        "no token for byte 0",
-    ),
-    "long piece": (
-        field(
-            "tokenizer.ggml.tokens",
-            texts([name for name, _ in (*SPECIAL, *BYTES)] + ["x" * 257, *WORDS[1:]]),
-        ),
-        "longer than 256 characters",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_contradicts_itself_is_refused(case: str, tmp_path: Path) -> None:
-    """Each contradiction gives one sentence with the file and the reason."""
-    change, reason = REFUSED[case]
-    file = small_pieces()
-    change(file)
-
-    with pytest.raises(ModelError, match=reason) as caught:
-        read_gguf(file.write(tmp_path / "bad.gguf"))
-    assert str(caught.value).startswith(f"{tmp_path / 'bad.gguf'}: ")

@@ -16,12 +16,6 @@ from aobatch.models.store.locate import read_checkpoint
 Tensors = dict[str, np.ndarray]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Give a tiny llama as its author would publish it."""
-    return published("llama", tmp_path / "tiny")
-
-
 def rewrite(folder: Path, change: Callable[[Tensors], Tensors]) -> Path:
     """Change the weights of a folder, and give it."""
     path = folder / "model.safetensors"
