@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -64,7 +63,11 @@ _ADD_STATISTIC = (
     "INSERT INTO statistics VALUES (?, ?) "
     "ON CONFLICT (name) DO UPDATE SET value = value + excluded.value"
 )
-_ADD_RESULT = "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_ADD_RESULT = """
+INSERT OR IGNORE INTO results (
+    key, status_code, body, model, prompt_tokens, completion_tokens, seconds, finish_reasons
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
 _ADD_LINE = "INSERT INTO lines VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_WALL_SECONDS = _ADD_STATISTIC.replace("?, ?", "'wall_seconds', ?")
 _ADD_DEATH = "INSERT INTO deaths VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET count = count + 1"
@@ -80,8 +83,7 @@ ORDER BY number
 SqlValue: TypeAlias = str | int | float | bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One finished request: a completion, or the error object it ended with, as JSON."""
 
     key: str
@@ -198,16 +200,7 @@ class Ledger:
 
     def add(self, record: Record) -> None:
         """Keep a result; it is durable after the next commit, a second from now at most."""
-        row = (
-            bytes.fromhex(record.key),
-            record.status_code,
-            record.prompt_tokens,
-            record.completion_tokens,
-            record.seconds,
-            record.model,
-            record.finish_reasons,
-            record.body,
-        )
+        row = (bytes.fromhex(record.key), *record[1:])
         self._add(_ADD_RESULT, row, len(record.body), counts=True)
 
     def begin_lines(self, total: int) -> None:
@@ -230,8 +223,8 @@ class Ledger:
 
     def prune(self) -> None:
         """Discard the results of lines that are no longer there."""
-        keys = "SELECT key FROM lines WHERE key IS NOT NULL"
-        if len(self) > int(self._rows(f"SELECT count(*) FROM ({keys})")[0][0]):
+        if len(self) > int(self._rows("SELECT count(key) FROM lines")[0][0]):
+            keys = "SELECT key FROM lines WHERE key IS NOT NULL"
             self._write(f"DELETE FROM results WHERE key NOT IN ({keys})")
             self.commit()
 

@@ -15,7 +15,8 @@ from aobatch.job.config import JobConfig, Shard
 from aobatch.job.events import stream_folder
 from aobatch.job.ledger import reading
 from aobatch.job.report.usage import Prices, UsageReport, UsageTally, joined, with_cost
-from aobatch.job.source import StateFolder, check_output, digest_file, open_state, state_path
+from aobatch.job.source import check_output, digest_file
+from aobatch.job.state import StateFolder, open_state, state_path
 from aobatch.job.status import FinishedJob, read_finished, write_report
 
 

@@ -21,14 +21,16 @@ from aobatch.job.context import Job
 from aobatch.job.ledger import Answer
 from aobatch.job.report.facts import finished_report
 from aobatch.job.report.usage import UsageReport, UsageTally
-from aobatch.job.source import StateFolder, digest_file
+from aobatch.job.source import digest_file
+from aobatch.job.state import StateFolder
 from aobatch.job.status import write_report
 from aobatch.text import escape
 
 
 def publish(job: Job) -> UsageReport:
     """Write the output and its usage report; InputError if an input changed meanwhile."""
-    job.source.check_unchanged()
+    for source in job.source.inputs:
+        source.check_unchanged()
     output, tally = job.config.output, UsageTally()
     lines = _output_lines(job, tally)
     if output == STREAM:

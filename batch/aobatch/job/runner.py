@@ -12,7 +12,8 @@ from aobatch.job.in_flight import noting_deaths
 from aobatch.job.ledger import Ledger
 from aobatch.job.publish import check_uploads, publish, upload_files
 from aobatch.job.report.usage import UsageReport, with_cost
-from aobatch.job.source import StateFolder, check_inputs, check_output, open_source, open_state
+from aobatch.job.source import check_inputs, check_output, open_source
+from aobatch.job.state import StateFolder, open_state
 from aobatch.job.status import FinishedJob, finish, read_finished
 
 
@@ -38,7 +39,8 @@ def run_job(config: JobConfig, backend: Backend, progress: Progress | None = Non
     check_uploads(config)
     with open_state(config) as state:
         source = open_source(config, state, num_rows)
-        source.identify(state)
+        for each in source.inputs:
+            each.identify(state)
         finished = _earlier_end(state, config, backend)
         was_finished = finished is not None and finished.is_current(source)
         if finished is not None and was_finished:

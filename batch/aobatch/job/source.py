@@ -1,4 +1,4 @@
-"""The inputs of a job as one sequence of lines, and the folder that keeps its state.
+"""The inputs of a job as one sequence of lines.
 
 A local input is opened three times: for its digest, to count its lines, and to read them. That it
 stayed the same is told by its size, time and inode, which are taken before the digest.
@@ -6,10 +6,7 @@ stayed the same is told by its size, time and inode, which are taken before the 
 
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from itertools import islice
@@ -20,99 +17,16 @@ from aobatch.errors import InputError, OutputError, RequestError, UsageError
 from aobatch.files import (
     check_name,
     file_digest,
-    hold_lock,
     replacing,
     storage_errors,
-    sync_folder,
 )
 from aobatch.formats import Row, find_format, read_rows, split_compression
 from aobatch.formats.compression import check_input, exists
 from aobatch.formats.parquet_fields import Columns
 from aobatch.formats.remote import Location, Remote, download, stated_identity
-from aobatch.job.config import STREAM, JobConfig, default_output, local_path
+from aobatch.job.config import STREAM, JobConfig
 from aobatch.job.report.usage import report_path
-
-
-@dataclass(frozen=True, slots=True)
-class StateFolder:
-    """The files of a state folder; the run that holds its lock owns them."""
-
-    path: Path
-
-    @property
-    def ledger(self) -> Path:
-        """The results of the job, also when it is finished, so that a longer input keeps them."""
-        return self.path / "ledger.sqlite3"
-
-    @property
-    def lock(self) -> Path:
-        """What the run that owns the folder has locked."""
-        return self.path / "lock"
-
-    @property
-    def in_flight(self) -> Path:
-        """The requests that a run has taken up."""
-        return self.path / "in-flight"
-
-    @property
-    def finished(self) -> Path:
-        """What a finished job was, so that running it again does nothing."""
-        return self.path / "done.json"
-
-    @property
-    def uploaded(self) -> Path:
-        """What a finished job has uploaded."""
-        return self.path / "uploaded.json"
-
-    def spool(self, stream_format: str) -> Path:
-        """Name the file that keeps standard input, so that it can be read twice."""
-        return self.path / f"input-stdin.{stream_format}"
-
-    def copy_of(self, remote: Remote, identity: object) -> Path:
-        """Name the copy of a remote input that is what its store says of it."""
-        digest = sha256(f"{remote.uri} {identity}".encode()).hexdigest()
-        plain, compression = split_compression(remote)
-        return self.path / f"input-{digest[:16]}{Path(plain).suffix}{compression}"
-
-    def reopen_job(self) -> None:
-        """Discard what is known of the end of an earlier job, and keep its results."""
-        self._drop(self.finished)
-
-    def forget_job(self) -> None:
-        """Discard the results of an earlier job and what is known of its end."""
-        # What is known of its end last: while it is there, the next run goes on discarding.
-        ledger = [self.ledger.with_name(self.ledger.name + end) for end in ("-wal", "-shm", "")]
-        self._drop(*ledger, self.in_flight, self.finished)
-
-    def drop_copies(self) -> None:
-        """Discard the copies of inputs, which a finished job no longer needs."""
-        self._drop(*self.path.glob("input-*"))
-
-    def _drop(self, *paths: Path) -> None:
-        """Remove files for good, in this order."""
-        with storage_errors(self.path):
-            for path in paths:
-                path.unlink(missing_ok=True)
-            sync_folder(self.path)
-
-
-@contextmanager
-def open_state(config: JobConfig) -> Iterator[StateFolder]:
-    """Own the state folder of a job while the block runs; BusyError if another run does."""
-    if config.output == STREAM and STREAM in config.inputs:
-        with tempfile.TemporaryDirectory(prefix="aobatch-") as folder:
-            yield StateFolder(Path(folder))
-        return
-    state = StateFolder(state_path(config))
-    with storage_errors(state.path):
-        if config.output == STREAM:
-            state.path.parent.mkdir(parents=True, exist_ok=True)
-        state.path.mkdir(mode=0o700, exist_ok=True)
-        sync_folder(state.path.parent)
-    with hold_lock(state.lock):
-        yield state
-        if config.output == STREAM:
-            shutil.rmtree(state.path)
+from aobatch.job.state import StateFolder
 
 
 def check_output(config: JobConfig) -> None:
@@ -150,14 +64,6 @@ def _check_file(path: Path, config: JobConfig, role: str) -> None:
         raise UsageError(message)
 
 
-def state_path(config: JobConfig) -> Path:
-    """Name the state folder of a job."""
-    if config.output == STREAM:
-        output = default_output(config.inputs[0], config.selection.shard)
-        return local_path(output, None).with_suffix(".stdout.aobatch")
-    return config.output.with_name(f"{config.output.name}.aobatch")
-
-
 class Input:
     """An input of a job: a file, or the copy of what can be read only once or is far away."""
 
@@ -181,7 +87,9 @@ class Input:
     def fetch(self, state: StateFolder) -> Path:
         """Copy a remote file, so that it is read from afar once, by later runs of the job too."""
         if isinstance(self.path, Remote):
-            copy = state.copy_of(self.path, self._stamp)
+            plain, compression = split_compression(self.path)
+            digest = sha256(f"{self.path.uri} {self._stamp}".encode()).hexdigest()
+            copy = state.copy(f"{digest[:16]}{Path(plain).suffix}{compression}")
             if self._stamp is None or not copy.exists():
                 with replacing(copy) as stream:
                     download(self.path, stream)
@@ -222,28 +130,18 @@ class Source:
 
     def __init__(self, config: JobConfig, inputs: Sequence[Input]) -> None:
         self.config = config
-        self._inputs = inputs
-
-    def identify(self, state: StateFolder) -> None:
-        """Take the digests of the inputs."""
-        for source in self._inputs:
-            source.identify(state)
+        self.inputs = inputs
 
     @property
     def digests(self) -> tuple[str, ...]:
         """What the inputs were when the job began."""
-        return tuple(source.digest for source in self._inputs)
+        return tuple(source.digest for source in self.inputs)
 
     def fetch(self, state: StateFolder) -> None:
         """Copy remote inputs, unless their first lines alone are asked for."""
         if self.config.selection.limit is None or self.config.selection.sample is not None:
-            for source in self._inputs:
+            for source in self.inputs:
                 source.fetch(state)
-
-    def check_unchanged(self) -> None:
-        """Refuse to go on if an input is not what it was when the job began."""
-        for source in self._inputs:
-            source.check_unchanged()
 
     def lines(self) -> Iterator[Request | FailedLine]:
         """Parse every line anew and yield those of the job; the same bytes give the same keys."""
@@ -263,7 +161,7 @@ class Source:
         if selection.sample is not None:
             return selection.count(self._sample[1])
         total = 0
-        for source in self._inputs:
+        for source in self.inputs:
             left = None if selection.limit is None else max(0, selection.limit - total)
             rows = islice(source.rows(self.config.table_columns), left)
             total += sum(1 for _ in rows) if source.num_rows is None else source.num_rows
@@ -275,7 +173,7 @@ class Source:
 
     def _rows(self) -> Iterator[Row]:
         first = 0
-        for source in self._inputs:
+        for source in self.inputs:
             number = 0
             for row in source.rows(self.config.table_columns):
                 number = row.number
@@ -323,7 +221,7 @@ def _check_input(path: Location, columns: Columns) -> int | None:
 
 def open_source(config: JobConfig, state: StateFolder, num_rows: Sequence[int | None]) -> Source:
     """Give the lines of checked inputs; standard input is kept as a file first."""
-    spool = state.spool(config.stream_format)
+    spool = state.copy(f"stdin.{config.stream_format}")
     if STREAM in config.inputs:
         with replacing(spool) as stream:
             shutil.copyfileobj(sys.stdin.buffer, stream)

@@ -13,7 +13,8 @@ from aobatch.job.config import JobConfig, Selection
 from aobatch.job.context import Job, result_settings
 from aobatch.job.ledger import is_begun, read_statistics, reading
 from aobatch.job.report.usage import UsageReport, report_json, report_path
-from aobatch.job.source import Source, StateFolder, digest_file, state_path
+from aobatch.job.source import Source, digest_file
+from aobatch.job.state import StateFolder, state_path
 
 
 class FinishedJob(msgspec.Struct, frozen=True):

@@ -24,7 +24,8 @@ from aobatch.job.config import JobConfig
 from aobatch.job.models import Vocabularies, Vocabulary
 from aobatch.job.plan import Plan, Speed
 from aobatch.job.report.usage import percentiles
-from aobatch.job.source import StateFolder, check_inputs, open_source
+from aobatch.job.source import check_inputs, open_source
+from aobatch.job.state import StateFolder
 from aobatch.text import counted, duration, printable
 
 BLOCK = 512

@@ -23,7 +23,7 @@ from aobatch.job.report.usage import (
     timeline,
     with_cost,
 )
-from aobatch.job.source import StateFolder, state_path
+from aobatch.job.state import StateFolder, state_path
 from aobatch.job.status import job_status, read_finished
 
 _NOT_SHOWN = {"results version", "created"}
