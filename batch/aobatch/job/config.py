@@ -24,11 +24,6 @@ class Shard:
     count: int = 1
 
     @property
-    def is_whole(self) -> bool:
-        """Whether it is the only one."""
-        return self.count == 1
-
-    @property
     def name(self) -> str:
         """The way in which files of shards are named, 00003-of-00008."""
         return f"{self.index:05d}-of-{self.count:05d}"
@@ -234,5 +229,5 @@ def default_output(source: Location, shard: Shard | None = None) -> Location:
         return STREAM
     name, compression = split_compression(source)
     plain = Path(name)
-    part = "" if shard is None or shard.is_whole else f"-{shard.name}"
+    part = "" if shard is None or shard.count == 1 else f"-{shard.name}"
     return source.with_name(f"{plain.stem}.out{part}{plain.suffix}{compression}")

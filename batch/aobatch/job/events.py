@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from aobatch.engine.streaming import Delta
 
 
-class Turns:
+class RoundRobin:
     """Pieces of one request's choices in an order that follows from the pieces alone.
 
     Choices take turns, a piece each, and one that has ended is passed over: when each piece was
-    computed hangs on other requests, and is not to be seen.
+    computed depends on other requests, and is not to be seen.
     """
 
     def __init__(self, num_choices: int) -> None:
@@ -66,14 +66,14 @@ class EventFiles:
         self._job = job
         self._model = model
         self._files: dict[int, BinaryIO] = {}
-        self._turns: dict[int, Turns] = {}
+        self._pieces: dict[int, RoundRobin] = {}
 
     def add(self, delta: "Delta") -> None:
         """Take in a piece of a choice, and write the chunks whose turn has come."""
         request = delta.request
-        if request.line not in self._turns:
-            self._turns[request.line] = Turns(len(request.body.prompts) * request.body.n)
-        for choice in self._turns[request.line].add(delta.choice):
+        if request.line not in self._pieces:
+            self._pieces[request.line] = RoundRobin(len(request.body.prompts) * request.body.n)
+        for choice in self._pieces[request.line].add(delta.choice):
             self._write(request, self._chunk(request, [choice], None))
 
     def end(self, result: Result) -> None:
@@ -81,7 +81,7 @@ class EventFiles:
         request = result.request
         if not request.body.stream:
             return
-        self._turns.pop(request.line, None)
+        self._pieces.pop(request.line, None)
         if result.error is not None:
             error = {"error": error_object(result.error)}
             self._write(request, msgspec.json.encode(error))

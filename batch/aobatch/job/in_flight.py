@@ -30,9 +30,8 @@ class InFlight:
     def left_behind(self) -> list[str]:
         """Give the keys that an earlier run had taken up when it died."""
         with storage_errors(self._path), self._path.open("rb") as stream:
-            return [
-                key.hex() for key in iter(lambda: stream.read(_KEY_BYTES), b"") if _is_whole(key)
-            ]
+            keys = iter(lambda: stream.read(_KEY_BYTES), b"")
+            return [key.hex() for key in keys if len(key) == _KEY_BYTES]
 
     def begin(self, key: str) -> None:
         """Note that a request is taken up; StorageError if there is no room for it."""
@@ -81,7 +80,3 @@ def noting_deaths(path: Path) -> Iterator[InFlight]:
         in_flight.clear()
     finally:
         in_flight.close()
-
-
-def _is_whole(key: bytes) -> bool:
-    return len(key) == _KEY_BYTES

@@ -25,10 +25,14 @@ _WRITTEN = re.compile(r"\.(out|errors)(-\d+-of-\d+)?\.")
 """In names of files that jobs write unless they are told others."""
 _STATE_FOLDER = ".aobatch"
 _SKIPPED_FOLDERS = (_STATE_FOLDER, ".stream")
+FIELDS = ("dir", "stem", "ext", "date", "shard", "shards")
+OF_INPUTS = frozenset({"dir", "stem", "ext"})
+"""Fields that give each input an output of its own."""
+DAYS_BACK = 30
 
 
 def expand_inputs(named: Sequence[Location], outputs: Sequence[Location]) -> tuple[Location, ...]:
-    """Give the files of all inputs; those of a pattern or folder in the order of their names.
+    """List the files of all inputs; those of a pattern or folder in the order of their names.
 
     Among several files, those that a job wrote are passed over: a shell's pattern finds them too.
     InputMissingError if nothing is left of an input.
@@ -39,7 +43,11 @@ def expand_inputs(named: Sequence[Location], outputs: Sequence[Location]) -> tup
             if len(named) == 1 or not _is_output(location, outputs):
                 files[location] = None
             continue
-        found = [file for file in _find(location) if not _is_written(file, outputs)]
+        found = [
+            file
+            for file in _find(location)
+            if not _WRITTEN.search(file.name) and not _is_output(file, outputs)
+        ]
         if not found:
             message = (
                 f"input {location} holds no file of requests; {known_suffixes()}; what jobs wrote "
@@ -54,32 +62,27 @@ def expand_inputs(named: Sequence[Location], outputs: Sequence[Location]) -> tup
 
 
 def _is_single(location: Location) -> bool:
-    if location == STREAM:
-        return True
     if isinstance(location, Remote):
         return not location.is_folder and "*" not in location.name
-    return location.is_file() or not (location.is_dir() or glob.has_magic(str(location)))
+    is_many = location.is_dir() or glob.has_magic(str(location))
+    return location == STREAM or location.is_file() or not is_many
 
 
 def _find(location: Location) -> list[Location]:
-    """Give the files of known formats that a folder or pattern holds, in order."""
+    """List the files of known formats that a folder or pattern holds, in order."""
     if isinstance(location, Remote):
-        return [file for file in _list(location) if is_known(file)]
-    if location.is_dir():
-        paths = _walk(location)
-    else:
-        # pathlib's own takes no absolute patterns.
-        paths = map(Path, glob.glob(str(location), recursive=True))  # noqa: PTH207
+        from aobatch.formats.remote import list_files
+
+        pattern = "*" if location.is_folder else location.name
+        found = list_files(location if location.is_folder else location.with_name(""))
+        return [file for file in found if fnmatchcase(file.name, pattern) and is_known(file)]
+    # pathlib's own glob takes no absolute patterns.
+    paths = (
+        _walk(location)
+        if location.is_dir()
+        else map(Path, glob.glob(str(location), recursive=True))  # noqa: PTH207
+    )
     return [path for path in sorted(paths) if is_known(path) and path.is_file()]
-
-
-def _list(location: Remote) -> list[Remote]:
-    from aobatch.formats.remote import list_files
-
-    if location.is_folder:
-        return list_files(location)
-    files = list_files(location.with_name(""))
-    return [file for file in files if fnmatchcase(file.name, location.name)]
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -90,27 +93,16 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names if name[0] != ".")
 
 
-def _is_written(file: Location, outputs: Sequence[Location]) -> bool:
-    return _WRITTEN.search(file.name) is not None or _is_output(file, outputs)
-
-
 def _is_output(file: Location, outputs: Sequence[Location]) -> bool:
     """Say whether a file is the output of this job or of another one, whose state is beside it."""
-    if isinstance(file, Remote) or file == STREAM:
-        return file in outputs and file != STREAM
-    if file.with_name(f"{file.name}{_STATE_FOLDER}").is_dir():
-        return True
-    return any(
+    if isinstance(file, Remote):
+        return file in outputs
+    if file == STREAM:
+        return False
+    return file.with_name(f"{file.name}{_STATE_FOLDER}").is_dir() or any(
         isinstance(output, Path) and output.exists() and file.exists() and output.samefile(file)
         for output in outputs
     )
-
-
-FIELDS = ("dir", "stem", "ext", "date", "shard", "shards")
-OF_INPUTS = frozenset({"dir", "stem", "ext"})
-"""Fields that give each input an output of its own."""
-
-DAYS_BACK = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +116,7 @@ class Targets:
 
 
 def plan_jobs(config: JobConfig, targets: Targets) -> list[JobConfig]:
-    """Give the jobs that answer the inputs of one: one for all, or one for each input.
+    """Make the jobs that answer the inputs of one: one for all, or one for each input.
 
     UsageError if a template has an unknown field, or two inputs would have one output.
     """
@@ -140,38 +132,35 @@ def plan_jobs(config: JobConfig, targets: Targets) -> list[JobConfig]:
         output = _literal(default_output(config.inputs[0], config.selection.shard))
     used = _fields_of(output) | (_fields_of(targets.errors) if targets.errors else set())
     groups = [(path,) for path in config.inputs] if used & OF_INPUTS else [config.inputs]
-    jobs = [
-        _plan(replace(config, inputs=group), replace(targets, output=output)) for group in groups
-    ]
+    jobs = [_plan(replace(config, inputs=group), output, targets) for group in groups]
     _check_distinct(jobs)
     return jobs
 
 
-def fill(template: Location, values: Mapping[str, str]) -> Location:
-    """Put values for the fields of a template."""
-    _fields_of(template)
-    if isinstance(template, Path):
-        return parse_location(str(template).format_map(values))
-    quoted = {name: quote(value, safe="/:%") for name, value in values.items()}
-    return Remote(template.uri.format_map(quoted))
-
-
-def _literal(name: Location) -> Location:
-    """Give the template of which a name comes out, whatever braces it has."""
-    if isinstance(name, Path):
-        return Path(str(name).replace("{", "{{").replace("}", "}}"))
-    return Remote(name.uri.replace("{", "{{").replace("}", "}}"))
-
-
-def _plan(config: JobConfig, targets: Targets) -> JobConfig:
-    assert targets.output is not None
-    values = _values_of(config)
-    values["date"] = _date_of(config, targets, values)
-    output = fill(targets.output, values)
-    errors = fill(targets.errors, values) if targets.errors else None
-    if isinstance(output, Path):
-        return replace(config, output=output, errors=_local_errors(output, errors, targets))
-    return _plan_remote(config, output, errors, targets.state_dir)
+def _plan(config: JobConfig, template: Location, targets: Targets) -> JobConfig:
+    source, shard = config.inputs[0], config.selection.shard
+    values = {"shard": f"{shard.index:05d}", "shards": f"{shard.count:05d}"}
+    if source == STREAM:
+        values |= {"dir": ".", "stem": "stdin", "ext": f".{config.stream_format}"}
+    else:
+        name, compression = split_compression(source)
+        plain = Path(name if isinstance(source, Path) else quote(name))
+        folder = str(source.parent) if isinstance(source, Path) else source.folder
+        values |= {"dir": folder, "stem": plain.stem, "ext": f"{plain.suffix}{compression}"}
+    values["date"] = _date_of(config, template, targets.state_dir, values)
+    output = _fill(template, values)
+    errors = _fill(targets.errors, values) if targets.errors else None
+    if isinstance(output, Remote):
+        return _plan_remote(config, output, errors, targets.state_dir)
+    if isinstance(errors, Remote):
+        message = f"--errors {errors} needs an --output that is a URI too"
+        raise UsageError(message)
+    if targets.state_dir is not None:
+        message = (
+            f"--state-dir is for an output that is a URI; the state of {output} stands beside it"
+        )
+        raise UsageError(message)
+    return replace(config, output=output, errors=errors)
 
 
 def _plan_remote(
@@ -188,18 +177,6 @@ def _plan_remote(
     return replace(config, output=local, errors=errors, uploads=tuple(uploads))
 
 
-def _local_errors(output: Path, errors: Location | None, targets: Targets) -> Path | None:
-    if isinstance(errors, Remote):
-        message = f"--errors {errors} needs an --output that is a URI too"
-        raise UsageError(message)
-    if targets.state_dir is not None:
-        message = (
-            f"--state-dir is for an output that is a URI; the state of {output} stands beside it"
-        )
-        raise UsageError(message)
-    return errors
-
-
 def _check_distinct(jobs: Sequence[JobConfig]) -> None:
     inputs: dict[Path, Location] = {}
     for job in jobs:
@@ -213,8 +190,22 @@ def _check_distinct(jobs: Sequence[JobConfig]) -> None:
             inputs[path] = job.inputs[0]
 
 
+def _literal(name: Location) -> Location:
+    """Make the template of which a name comes out, whatever braces it has."""
+    if isinstance(name, Path):
+        return Path(str(name).replace("{", "{{").replace("}", "}}"))
+    return Remote(name.uri.replace("{", "{{").replace("}", "}}"))
+
+
+def _fill(template: Location, values: Mapping[str, str]) -> Location:
+    if isinstance(template, Path):
+        return parse_location(str(template).format_map(values))
+    quoted = {name: quote(value, safe="/:%") for name, value in values.items()}
+    return Remote(template.uri.format_map(quoted))
+
+
 def _fields_of(template: Location) -> set[str]:
-    """Give the fields of a template; UsageError if one is unknown."""
+    """List the fields of a template; UsageError if one is unknown."""
     text = str(template) if isinstance(template, Path) else template.uri
     try:
         parts = list(Formatter().parse(text))
@@ -229,32 +220,22 @@ def _fields_of(template: Location) -> set[str]:
     return {name for _, name, _, _ in parts if name is not None}
 
 
-def _values_of(config: JobConfig) -> dict[str, str]:
-    source, shard = config.inputs[0], config.selection.shard
-    values = {"shard": f"{shard.index:05d}", "shards": f"{shard.count:05d}"}
-    if source == STREAM:
-        return values | {"dir": ".", "stem": "stdin", "ext": f".{config.stream_format}"}
-    name, compression = split_compression(source)
-    plain = Path(name if isinstance(source, Path) else quote(name))
-    folder = str(source.parent) if isinstance(source, Path) else source.folder
-    return values | {"dir": folder, "stem": plain.stem, "ext": f"{plain.suffix}{compression}"}
-
-
-def _date_of(config: JobConfig, targets: Targets, values: Mapping[str, str]) -> str:
-    """Give the day on which the job began: today, or that of an interrupted run of it.
+def _date_of(
+    config: JobConfig, template: Location, state_dir: Path | None, values: Mapping[str, str]
+) -> str:
+    """Find the day on which the job began: today, or that of an interrupted run of it.
 
     It is the same job if none of its inputs changed since.
     """
-    assert targets.output is not None
     epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
     if epoch.isdecimal():
         return datetime.fromtimestamp(int(epoch), UTC).date().isoformat()
     today = datetime.fromtimestamp(time.time(), UTC).astimezone().date()
-    if "date" in _fields_of(targets.output):
+    if "date" in _fields_of(template):
         for days in range(1, DAYS_BACK + 1):
             day = (today - timedelta(days)).isoformat()
-            output = fill(targets.output, {**values, "date": day})
-            began = began_at(local_path(output, targets.state_dir))
+            output = _fill(template, {**values, "date": day})
+            began = began_at(local_path(output, state_dir))
             if began is not None and all(_is_older(path, began) for path in config.inputs):
                 return day
     return today.isoformat()

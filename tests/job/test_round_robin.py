@@ -1,4 +1,4 @@
-"""Laws of streams of several choices: their order hangs on the pieces alone."""
+"""Laws of streams of several choices: their order depends on the pieces alone."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aobatch.api.response import Choice
-from aobatch.job.events import Turns
+from aobatch.job.events import RoundRobin
 
 LENGTHS = st.lists(st.integers(1, 5), min_size=1, max_size=5)
 
@@ -29,7 +29,7 @@ def in_turn(lengths: Sequence[int]) -> list[Choice]:
 def test_any_schedule_gives_one_order(lengths: list[int], data: st.DataObject) -> None:
     """However the choices' pieces come between one another, they leave in turn, and all of them."""
     left = pieces_of(lengths)
-    turns, found = Turns(len(lengths)), list[Choice]()
+    turns, found = RoundRobin(len(lengths)), list[Choice]()
     while waiting := [choice for choice in left if choice]:
         piece = data.draw(st.sampled_from(waiting)).pop(0)
         found += turns.add(piece)
@@ -39,7 +39,7 @@ def test_any_schedule_gives_one_order(lengths: list[int], data: st.DataObject) -
 
 def test_a_lone_choice_never_waits() -> None:
     """Each piece leaves as it comes."""
-    turns = Turns(1)
+    turns = RoundRobin(1)
 
     assert [list(turns.add(piece)) for piece in pieces_of([3])[0]] == [
         [piece] for piece in pieces_of([3])[0]
