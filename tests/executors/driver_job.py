@@ -52,9 +52,7 @@ class InstantEngine:
                 self._woken.wait()
                 self._woken.clear()
                 continue
-            choice = Choice(
-                "a text of some sixty characters, as a short answer would be.", 0, None, "stop"
-            )
+            choice = Choice(TEXT, 0, None, "stop")
             yield Result(request, (choice,), Usage(20, 16, 36), None, 0.5)
 
 
