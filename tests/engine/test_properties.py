@@ -1,6 +1,7 @@
 """Properties of responses, over random requests on a scripted model."""
 
 import json
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from aobatch.api.request import Limits, Parser, Request
 from aobatch.api.response import Choice, Logprobs
-from aobatch.engine.choices import Listing
+from aobatch.engine.choices import LogprobsBuilder
 from aobatch.engine.sequence import Result
 from aobatch.engine.streaming import Delta
 from aobatch.testing import VOCAB_SIZE, random_script, scripted_engine
@@ -109,7 +110,7 @@ def test_best_of_is_the_best_of_n(seed: int, num_returned: int) -> None:
 def test_any_tokens_are_valid_json(token_ids: list[int]) -> None:
     """Whatever bytes come, the arrays can be written and read again."""
     table = [*(bytes([value]) for value in range(256)), b"<end>"]
-    listing = Listing(table)
+    listing = LogprobsBuilder(SimpleNamespace(token_bytes=table))
     for place, token_id in enumerate(token_ids):
         top = (np.arange(3), np.array([-0.1, -np.inf, -2.0]))
         listing.add(token_id, -np.inf, top, place)
@@ -121,7 +122,7 @@ def test_any_tokens_are_valid_json(token_ids: list[int]) -> None:
 
 def test_two_tokens_of_the_same_bytes_keep_the_sampled_one() -> None:
     """Where two ids share their bytes, the sampled one's entry is kept, else the likelier one."""
-    listing = Listing([b"x", b"x", b"y"])
+    listing = LogprobsBuilder(SimpleNamespace(token_bytes=[b"x", b"x", b"y"]))
     listing.add(1, -3.0, (np.array([0, 2, 1]), np.array([-1.0, -2.0, -3.0])), 0)
     listing.add(2, -2.0, (np.array([0, 2, 1]), np.array([-1.0, -2.0, -3.0])), 1)
 

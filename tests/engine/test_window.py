@@ -7,7 +7,7 @@ from threading import Timer
 import pytest
 
 from aobatch.api.request import Request
-from aobatch.engine.engine import MAX_CHARACTERS, Equals
+from aobatch.engine.engine import MAX_CHARACTERS, Coalescer
 from aobatch.engine.scheduler import CHARACTERS_A_PROMPT, Window
 from aobatch.engine.sequence import Result
 from aobatch.errors import RequestError
@@ -48,7 +48,7 @@ def test_only_what_is_small_and_right_is_remembered(parse: Parse) -> None:
         {"prompt": "y", **fields},
         {"prompt": "x" * (MAX_CHARACTERS + 1), **fields},
     )
-    equals = Equals()
+    equals = Coalescer()
 
     for request, fault in ((small, None), (wrong, error), (long, None)):
         assert not equals.join(request)

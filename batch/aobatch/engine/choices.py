@@ -1,7 +1,7 @@
 """Finished sequences as the choices and usage of a response."""
 
-import collections.abc
-from collections.abc import Iterable
+from collections.abc import Iterator
+from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
@@ -21,11 +21,11 @@ Top: TypeAlias = tuple[TokenIds, Floats]
 NO_TOP: Top = (np.empty(0, np.int64), np.empty(0))
 
 
-class Listing:
+class LogprobsBuilder:
     """Collects tokens with their logprobs, alternatives and places."""
 
-    def __init__(self, token_bytes: collections.abc.Sequence[bytes]) -> None:
-        self._token_bytes = token_bytes
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._token_bytes = tokenizer.token_bytes
         self._arrays = Logprobs([], [], [], [])
 
     def __len__(self) -> int:
@@ -33,43 +33,37 @@ class Listing:
 
     def add(self, token_id: int, logprob: float, top: Top, place: int) -> None:
         """List a token that begins at code point `place`; its own entry comes first in its map."""
-        self._add(self._name(token_id), logprob, top, place)
-
-    def _add(self, name: str, logprob: float, top: Top, place: int) -> None:
-        arrays, logprob = self._arrays, _finite(logprob)
-        ranked = {name: logprob}
-        for other_id, other_logprob in zip(*top, strict=True):
-            # Two ids with the same bytes share a key: the more probable comes first and stays.
-            ranked.setdefault(self._name(int(other_id)), _finite(float(other_logprob)))
-        arrays.tokens.append(name)
-        arrays.token_logprobs.append(logprob)
-        arrays.top_logprobs.append(ranked)
-        arrays.text_offset.append(place)
+        self._add(token_name(self._token_bytes[token_id]), place, (logprob, top))
 
     def add_prompt(self, group: SequenceGroup) -> None:
         """List the prompt that was asked for, its first token with null."""
         ids = group.echoed_token_ids
-        if not len(ids):
-            return
         tokens = as_asked([self._token_bytes[token_id] for token_id in ids], group.prompt_text)
-        places = offsets(tokens, 0)
-        self._arrays.tokens.append(token_name(tokens[0]))
-        self._arrays.token_logprobs.append(None)
-        self._arrays.top_logprobs.append(None)
-        self._arrays.text_offset.append(0)
-        for token, place, row in zip(tokens[1:], places[1:], _prompt_rows(group), strict=False):
-            self._add(token_name(token), row[0], row[1], place)
+        rows = chain([None], _prompt_rows(group))
+        for token, place, row in zip(tokens, offsets(tokens, 0), rows, strict=False):
+            self._add(token_name(token), place, row)
 
     def take(self) -> Logprobs:
-        """Give what was listed since the last call."""
+        """Return what was listed since the last call."""
         arrays, self._arrays = self._arrays, Logprobs([], [], [], [])
         return arrays
 
-    def _name(self, token_id: int) -> str:
-        return token_name(self._token_bytes[token_id])
+    def _add(self, name: str, place: int, scored: tuple[float, Top] | None) -> None:
+        logprob, ranked = None, None
+        if scored is not None:
+            logprob = _finite(scored[0])
+            ranked = {name: logprob}
+            for other_id, other_logprob in zip(*scored[1], strict=True):
+                # Two ids with the same bytes share a key: the more probable comes first and stays.
+                other = token_name(self._token_bytes[int(other_id)])
+                ranked.setdefault(other, _finite(float(other_logprob)))
+        self._arrays.tokens.append(name)
+        self._arrays.token_logprobs.append(logprob)
+        self._arrays.top_logprobs.append(ranked)
+        self._arrays.text_offset.append(place)
 
 
-def _prompt_rows(group: SequenceGroup) -> Iterable[tuple[float, Top]]:
+def _prompt_rows(group: SequenceGroup) -> Iterator[tuple[float, Top]]:
     """Yield the scores of the echoed tokens but the first."""
     position = 0
     for scores in group.prompt_scores:
@@ -85,7 +79,7 @@ def _finite(logprob: float) -> float:
 
 
 def choices_of(state: RequestState, tokenizer: Tokenizer) -> tuple[Choice, ...]:
-    """Give the n best choices of every prompt, in the order of prompts and rank."""
+    """Write the n best choices of every prompt, in the order of prompts and rank."""
     num_choices = state.request.body.n
     return tuple(
         choice_of(sequence, group.index * num_choices + rank, tokenizer)
@@ -98,48 +92,38 @@ def usage_of(state: RequestState) -> Usage:
     """Count prompts once, and every token that was sampled for any candidate."""
     prompt_tokens = sum(len(group.prompt_token_ids) for group in state.groups)
     completion_tokens = sum(
-        len(sequence.token_ids) for group in state.groups for sequence in _candidates(group)
+        len(sequence.token_ids) for group in state.groups for sequence in group.candidates
     )
     return Usage(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens)
 
 
 def choice_of(sequence: Sequence, index: int, tokenizer: Tokenizer) -> Choice:
     """Write one finished sequence as a choice."""
-    group, body = sequence.group, sequence.group.state.request.body
+    group, body = sequence.group, sequence.group.body
     tokens = [tokenizer.token_bytes[token_id] for token_id in sequence.text_token_ids]
     cut = sequence.watcher.cut if sequence.watcher else None
     text = decode(tokens)[:cut]
     logprobs = None
     if body.logprobs is not None:
-        listing = Listing(tokenizer.token_bytes)
+        builder = LogprobsBuilder(tokenizer)
         if body.echo:
-            listing.add_prompt(group)
-        _list_completion(listing, sequence, tokens, cut)
-        logprobs = listing.take()
+            builder.add_prompt(group)
+        _add_completion(builder, sequence, tokens, cut)
+        logprobs = builder.take()
     return Choice(body.echo * group.prompt_text + text, index, logprobs, sequence.finish_reason)
 
 
-def _list_completion(
-    listing: Listing, sequence: Sequence, tokens: list[bytes], cut: int | None
+def _add_completion(
+    builder: LogprobsBuilder, sequence: Sequence, tokens: list[bytes], cut: int | None
 ) -> None:
-    """List the tokens up to the one in which the text ends."""
+    """List the tokens up to and including the one in which the text ends."""
     start = len(sequence.group.prompt_text)
-    places = offsets(tokens, start)
-    count = len(places) if cut is None else _tokens_to(start + cut, places)
-    for position, place in enumerate(places[:count]):
+    for position, place in enumerate(offsets(tokens, start)):
+        if cut is not None and position and place > start + cut:
+            break
         top = sequence.tops[position] if sequence.tops else NO_TOP
         token_id = int(sequence.token_ids[position])
-        listing.add(token_id, float(sequence.logprobs[position]), top, place)
-
-
-def _tokens_to(offset: int, places: list[int]) -> int:
-    """Count the tokens up to and including the one that the code point at offset belongs to."""
-    return next((i for i, place in enumerate(places[1:], start=1) if place > offset), len(places))
-
-
-def _candidates(group: SequenceGroup) -> list[Sequence]:
-    """Give all candidates; a greedy sequence stands for each, since all are equal."""
-    return group.sequences * group.num_copies
+        builder.add(token_id, float(sequence.logprobs[position]), top, place)
 
 
 def _ranked(group: SequenceGroup) -> list[Sequence]:
@@ -147,10 +131,9 @@ def _ranked(group: SequenceGroup) -> list[Sequence]:
 
     By the suffix's logprob where that decides, else by mean raw logprob a token.
     """
-    candidates = _candidates(group)
     if not group.is_ranked:
-        return candidates
-    return sorted(candidates, key=lambda sequence: -_worth(sequence))
+        return group.candidates
+    return sorted(group.candidates, key=lambda sequence: -_worth(sequence))
 
 
 def _worth(sequence: Sequence) -> float:

@@ -4,10 +4,9 @@ The caller's thread reads, tokenises and writes results; each lane's thread comp
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TypeAlias
@@ -18,7 +17,7 @@ from aobatch.api.request import CompletionBody, PromptLike, Request, requests_of
 from aobatch.api.response import Usage
 from aobatch.engine.choices import choices_of, usage_of
 from aobatch.engine.config import EngineConfig, EngineStatistics
-from aobatch.engine.lane import Lane, LaneParts
+from aobatch.engine.lane import Lane
 from aobatch.engine.preparation import ModelLimits, Preparation
 from aobatch.engine.scheduler import Scheduler, Window, ordered, slot_counts
 from aobatch.engine.sequence import RequestState, Result, Sequence
@@ -30,143 +29,8 @@ from aobatch.sampling.sampler import Sampler
 
 NUM_KEPT = 512
 """Results that are remembered for requests still to come."""
-
 MAX_CHARACTERS = 2**16
 """Requests with longer prompts are not remembered, so that memory is bounded."""
-
-
-class Equals:
-    """Remembers what is being computed and what was computed last."""
-
-    def __init__(self) -> None:
-        self.num_joined = 0
-        """Requests that wait for an equal one's result."""
-        self._open: dict[CompletionBody, list[Request]] = {}
-        self._known: OrderedDict[CompletionBody, Result] = OrderedDict()
-
-    def find(self, request: Request) -> Result | None:
-        """Give the result that a request shares with one before."""
-        name = request.body.decision()
-        known = None if name is None else self._known.get(name)
-        return None if known is None else replace(known, request=request)
-
-    def join(self, request: Request) -> bool:
-        """Say whether an equal request is being computed, whose result will serve this one too."""
-        name = request.body.decision()
-        if name is None:
-            return False
-        followers = self._open.get(name)
-        if followers is None:
-            self._open[name] = []
-            return False
-        followers.append(request)
-        self.num_joined += 1
-        return True
-
-    def finish(self, result: Result) -> list[Result]:
-        """Remember a result; give those of the requests that waited for it."""
-        name = result.request.body.decision()
-        if name is None:
-            return []
-        if result.error is None and sum(map(len, name.prompts)) <= MAX_CHARACTERS:
-            self._known[name] = result
-        if len(self._known) > NUM_KEPT:
-            self._known.popitem(last=False)
-        followers = self._open.pop(name)
-        self.num_joined -= len(followers)
-        return [replace(result, request=request) for request in followers]
-
-
-class Results:
-    """Knows all requests of a run that were read and not answered; the caller's thread's own."""
-
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        preparation: Preparation,
-        listener: Listener | None,
-        statistics: EngineStatistics,
-    ) -> None:
-        self.num_open = 0
-        """Requests that lanes have to compute."""
-        self._tokenizer = tokenizer
-        self._preparation = preparation
-        self._listener = listener
-        self._statistics = statistics
-        self._equals = Equals()
-        self._ready: list[Result] = []
-
-    @property
-    def num_joined(self) -> int:
-        """Requests that wait for the result of an equal one."""
-        return self._equals.num_joined
-
-    def admit(self, request: Request) -> RequestState | None:
-        """Prepare a request; None if it needs no computation or shares an equal one's."""
-        if known := self._equals.find(request):
-            self._statistics.requests_shared += 1
-            self._ready.append(known)
-            return None
-        if self._equals.join(request):
-            self._statistics.requests_shared += 1
-            return None
-        state = self._preparation.prepare(request)
-        if state.num_open:
-            self.num_open += 1
-            return state
-        self._stream_skipped(state)
-        self._answer(state)
-        return None
-
-    def take(self, event: Sequence | Delta | BaseException | None) -> Iterator[Result]:
-        """Take in what a lane tells; yield the results that it completes, raise its exception."""
-        if isinstance(event, BaseException):
-            raise event
-        if isinstance(event, Delta) and self._listener:
-            self._listener(event)
-        if isinstance(event, Sequence):
-            state = event.group.state
-            state.num_open -= 1
-            if not state.num_open:
-                self.num_open -= 1
-                self._answer(state)
-        yield from self.ready()
-
-    def ready(self) -> Iterator[Result]:
-        """Yield the results that are complete and were not yielded."""
-        ready, self._ready = self._ready, []
-        yield from ready
-
-    def _answer(self, state: RequestState) -> None:
-        result = self._result(state)
-        self._ready += [result, *self._equals.finish(result)]
-
-    def _result(self, state: RequestState) -> Result:
-        seconds = time.monotonic() - state.admitted
-        if state.error is not None:
-            return Result(state.request, (), Usage(0, 0, 0), state.error, seconds)
-        self._count_suffixes(state)
-        choices = choices_of(state, self._tokenizer)
-        if self._listener and state.request.body.stream:
-            for choice in choices:
-                if state.groups[choice.index // state.request.body.n].is_ranked:
-                    self._listener(Delta(state.request, choice))
-        return Result(state.request, choices, usage_of(state), None, seconds)
-
-    def _stream_skipped(self, state: RequestState) -> None:
-        """Send the streams of a request that needed no computation."""
-        if self._listener and state.request.body.stream:
-            for group in state.groups:
-                for sequence in () if group.is_ranked else group.sequences:
-                    ChoiceStream(sequence, self._tokenizer, self._listener).finish()
-
-    def _count_suffixes(self, state: RequestState) -> None:
-        if state.request.body.suffix:
-            is_resampled = [len(group.suffix_token_ids) > 0 for group in state.groups]
-            self._statistics.suffixes_resampled += sum(is_resampled)
-            self._statistics.suffixes_infilled += len(is_resampled) - sum(is_resampled)
-
-
 WATCH_SECONDS = 1.0
 """How often lanes are looked at that say nothing."""
 END_SECONDS = 5.0
@@ -214,19 +78,21 @@ class Engine:
         """
         events = self._events = SimpleQueue()
         scheduler = Scheduler(self._config, self._kv_bytes_per_token, lambda: events.put(None))
-        results = Results(self._tokenizer, self._preparation, listener, self._counted[0])
-        window = Window(iter(requests), results.admit, max(1, self._config.lookahead // 2))
+        opened = OpenRequests(self._tokenizer, self._preparation, listener, self._counted[0])
+        window = Window(iter(requests), opened.admit, max(1, self._config.lookahead // 2))
         with self._lanes(scheduler, events) as lanes:
             while True:
-                wants_more = scheduler.is_low and results.num_joined < self._config.lookahead
+                wants_more = (
+                    scheduler.is_low and opened.coalescer.num_joined < self._config.lookahead
+                )
                 if wants_more and not window.has_read_all and not window.is_dry:
                     states = window.read()
                     scheduler.add(ordered([g for state in states for g in state.groups_to_compute]))
-                    yield from results.ready()
-                elif results.num_open or window.is_dry:
+                    yield from opened.ready()
+                elif opened.num_computing or window.is_dry:
                     event = self._next_event(events, lanes)
                     window.is_dry = False
-                    yield from results.take(event)
+                    yield from opened.take(event)
                 else:
                     return
 
@@ -259,15 +125,21 @@ class Engine:
     @contextmanager
     def _lanes(self, scheduler: Scheduler, events: "SimpleQueue[Event]") -> Iterator[list[Lane]]:
         """Let the lanes work while the block runs; leaving it stops them within one step."""
-        parts = LaneParts(
-            scheduler,
-            self._tokenizer,
-            np.array(self._limits.eos_token_ids, np.int64),
-            self._config,
-            events.put,
-        )
+        end_token_ids = np.array(self._limits.eos_token_ids, np.int64)
         both = zip(self._runners, self._samplers, strict=True)
-        lanes = [Lane(index, *pair, parts) for index, pair in enumerate(both)]
+        lanes = [
+            Lane(
+                index=index,
+                runner=runner,
+                sampler=sampler,
+                scheduler=scheduler,
+                tokenizer=self._tokenizer,
+                end_token_ids=end_token_ids,
+                config=self._config,
+                emit=events.put,
+            )
+            for index, (runner, sampler) in enumerate(both)
+        ]
         threads = [
             Thread(target=_work, args=(lane, events), name=f"lane-{index}", daemon=True)
             for index, lane in enumerate(lanes)
@@ -285,6 +157,119 @@ class Engine:
             ended = self.statistics
             ended.run_seconds += time.perf_counter() - started
             self._counted = (ended, [])
+
+
+class Coalescer:
+    """Lets equal requests share one computation, while it goes on and for a time afterwards."""
+
+    def __init__(self) -> None:
+        self.num_joined = 0
+        """Requests that wait for an equal one's result."""
+        self._open: dict[CompletionBody, list[Request]] = {}
+        self._known: dict[CompletionBody, Result] = {}
+
+    def find(self, request: Request) -> Result | None:
+        """Find the result that a request shares with one before."""
+        name = request.body.decision()
+        known = None if name is None else self._known.get(name)
+        return None if known is None else replace(known, request=request)
+
+    def join(self, request: Request) -> bool:
+        """Say whether an equal request is being computed, whose result will serve this one too."""
+        name = request.body.decision()
+        if name is None:
+            return False
+        if name not in self._open:
+            self._open[name] = []
+            return False
+        self._open[name].append(request)
+        self.num_joined += 1
+        return True
+
+    def finish(self, result: Result) -> list[Result]:
+        """Remember a result; return those of the requests that waited for it."""
+        name = result.request.body.decision()
+        if name is None:
+            return []
+        if result.error is None and sum(map(len, name.prompts)) <= MAX_CHARACTERS:
+            self._known[name] = result
+        if len(self._known) > NUM_KEPT:
+            del self._known[next(iter(self._known))]
+        followers = self._open.pop(name)
+        self.num_joined -= len(followers)
+        return [replace(result, request=request) for request in followers]
+
+
+@dataclass(slots=True)
+class OpenRequests:
+    """All requests of a run that were read and not answered; the caller's thread's own."""
+
+    tokenizer: Tokenizer
+    preparation: Preparation
+    listener: Listener | None
+    statistics: EngineStatistics
+    num_computing: int = 0
+    """Requests that lanes have to compute."""
+    coalescer: Coalescer = field(default_factory=Coalescer)
+    answered: list[Result] = field(default_factory=list)
+    """Results that were not yielded."""
+
+    def admit(self, request: Request) -> RequestState | None:
+        """Prepare a request; None if it needs no computation or shares an equal one's."""
+        known = self.coalescer.find(request)
+        if known or self.coalescer.join(request):
+            self.statistics.requests_shared += 1
+            self.answered += [known] if known else []
+            return None
+        state = self.preparation.prepare(request)
+        if state.num_open:
+            self.num_computing += 1
+            return state
+        if self.listener and request.body.stream:
+            for group in state.groups:
+                for sequence in () if group.is_ranked else group.sequences:
+                    ChoiceStream(sequence, self.tokenizer, self.listener).finish()
+        self._answer(state)
+        return None
+
+    def take(self, event: Event) -> Iterator[Result]:
+        """Take in what a lane tells; yield the results that it completes, raise its exception."""
+        if isinstance(event, BaseException):
+            raise event
+        if isinstance(event, Delta) and self.listener:
+            self.listener(event)
+        if isinstance(event, Sequence):
+            state = event.group.state
+            state.num_open -= 1
+            if not state.num_open:
+                self.num_computing -= 1
+                self._answer(state)
+        yield from self.ready()
+
+    def ready(self) -> Iterator[Result]:
+        """Yield the results that are complete and were not yielded."""
+        ready, self.answered = self.answered, []
+        yield from ready
+
+    def _answer(self, state: RequestState) -> None:
+        result = self._result(state)
+        self.answered += [result, *self.coalescer.finish(result)]
+
+    def _result(self, state: RequestState) -> Result:
+        seconds = time.monotonic() - state.admitted
+        if state.error is not None:
+            return Result(state.request, (), Usage(0, 0, 0), state.error, seconds)
+        body = state.request.body
+        if body.suffix:
+            num_resampled = sum(len(group.suffix_token_ids) > 0 for group in state.groups)
+            self.statistics.suffixes_resampled += num_resampled
+            self.statistics.suffixes_infilled += len(state.groups) - num_resampled
+        choices = choices_of(state, self.tokenizer)
+        if self.listener and body.stream:
+            for choice in choices:
+                if state.groups[choice.index // body.n].is_ranked:
+                    self.listener(Delta(state.request, choice))
+        return Result(state.request, choices, usage_of(state), None, seconds)
 
 
 def _join(threads: list[Thread]) -> None:

@@ -12,8 +12,7 @@ import numpy as np
 
 from aobatch.arrays import Logits, TokenIds
 from aobatch.engine.config import EngineConfig, EngineStatistics
-from aobatch.engine.prefill import HeldPrompts, Placement, place, prefill
-from aobatch.engine.preparation import score_suffix
+from aobatch.engine.prefill import HeldPrompts, Placement, place, prefill, score_suffix
 from aobatch.engine.scheduler import Scheduler, capacity_for
 from aobatch.engine.sequence import Sequence, SequenceGroup
 from aobatch.engine.slots import Intake, Slots
@@ -24,36 +23,31 @@ from aobatch.sampling.draw import stream_key
 from aobatch.sampling.sampler import Sampler
 
 
-@dataclass(frozen=True, slots=True)
-class LaneParts:
-    """What a lane shares with the others."""
+@dataclass(eq=False)
+class Lane:
+    """Computes sequences of the scheduler until it is closed."""
 
+    index: int
+    runner: ModelRunner
+    sampler: Sampler
     scheduler: Scheduler
     tokenizer: Tokenizer
     end_token_ids: TokenIds
     config: EngineConfig
     emit: Callable[[Sequence | Delta], None]
 
-
-class Lane:
-    """Computes sequences of the scheduler until it is closed."""
-
-    def __init__(self, index: int, runner: ModelRunner, sampler: Sampler, parts: LaneParts) -> None:
+    def __post_init__(self) -> None:
         self.statistics = EngineStatistics()
-        self._index = index
-        self._runner = runner
-        self._sampler = sampler
-        self._parts = parts
         self._slots = Slots()
         self._held = HeldPrompts()
         self._last_logits: dict[SequenceGroup, Logits] = {}
-        self._intake = Intake(self._slots, parts.tokenizer, parts.end_token_ids, parts.emit)
+        self._intake = Intake(self._slots, self.tokenizer, self.end_token_ids, self.emit)
         self._reserved = (0, 0)
 
     @property
     def seconds_in_run(self) -> float:
         """How long it has been inside the model's present run; any thread may ask."""
-        return self._runner.seconds_in_run
+        return self.runner.seconds_in_run
 
     def work(self) -> None:
         """Compute until the scheduler is closed; sequences are handed over as they finish."""
@@ -66,7 +60,7 @@ class Lane:
         """Start sequences until the slots are full; False if there is no more to do."""
         while True:
             capacity = capacity_for(self._slots.num_tokens_at_most)
-            taken = self._parts.scheduler.take(self._index, len(self._slots), capacity)
+            taken = self.scheduler.take(self.index, len(self._slots), capacity)
             if taken is None:
                 return False
             if not taken:
@@ -80,9 +74,9 @@ class Lane:
     def _reserve(self, capacity: int) -> None:
         """Make slots large enough, and smaller again where that makes room for more of them."""
         num_slots, reserved = self._reserved
-        wanted = self._parts.scheduler.slots_for(self._index, capacity)
+        wanted = self.scheduler.slots_for(self.index, capacity)
         if capacity > reserved or wanted > num_slots:
-            self._runner.reserve(wanted, capacity, self._slots.cached.tolist())
+            self.runner.reserve(wanted, capacity, self._slots.cached.tolist())
             self._held.keep(len(self._slots))
             self._reserved = (wanted, capacity)
 
@@ -92,7 +86,7 @@ class Lane:
         groups = dict.fromkeys(sequence.group for sequence in sequences)
         fresh = [group for group in groups if not self._is_decoded(group)]
         placements = self._place(fresh, first)
-        prefill(self._runner, placements, self._reserved[1])
+        prefill(self.runner, placements, self._reserved[1])
         self._admit_all(sequences, placements)
         statistics = self.statistics
         statistics.prefix_tokens_shared += sum(p.start for p in placements)
@@ -104,13 +98,13 @@ class Lane:
         statistics.sampled_tokens += len(placed)
         for group in [group for group in self._last_logits if group.is_started]:
             del self._last_logits[group]
-        self._finish(self._intake.take_in(self._sampler.sample(logits, first), first))
+        self._finish(self._intake.take_in(self.sampler.sample(logits, first), first))
 
     def _place(self, groups: list[SequenceGroup], first: int) -> list[Placement]:
         """Give slots to prompts, sharing what they have in common if bits do not depend on it."""
-        if self._parts.config.shares_prefixes:
+        if self.config.shares_prefixes:
             placements = place(groups, self._held, first)
-            if all(p.start == 0 for p in placements) or self._runner.splits_freely:
+            if all(p.start == 0 for p in placements) or self.runner.splits_freely:
                 return placements
         return place(groups, None, first)
 
@@ -134,7 +128,7 @@ class Lane:
         for sequence in rest:
             group = sequence.group
             source = next(i for i, s in enumerate(self._slots.sequences) if s.group is group)
-            self._runner.copy(source, len(self._slots), len(group.prompt_token_ids))
+            self.runner.copy(source, len(self._slots), len(group.prompt_token_ids))
             self._admit_one(sequence)
 
     def _admit_one(self, sequence: Sequence) -> None:
@@ -142,13 +136,13 @@ class Lane:
         self._slots.admit(sequence)
         self._held.put(slot, group)
         self._intake.open(sequence)
-        self._sampler.admit(slot, group.params, self._key(sequence), group.prompt_token_ids)
+        self.sampler.admit(slot, group.params, self._key(sequence), group.prompt_token_ids)
 
     def _key(self, sequence: Sequence) -> bytes:
         """Give the key of a sequence's random numbers, which names nothing but its request."""
         request, group = sequence.group.state.request, sequence.group
         seed = request.body.seed
-        origin = (self._parts.config.seed, request.key) if seed is None else (seed,)
+        origin = (self.config.seed, request.key) if seed is None else (seed,)
         return stream_key(*origin, group.index, sequence.candidate)
 
     def _decode(self) -> None:
@@ -157,17 +151,17 @@ class Lane:
         if not len(slots):
             return
         started = time.perf_counter()
-        logits = self._runner.decode(slots.last_token, slots.cached)
+        logits = self.runner.decode(slots.last_token, slots.cached)
         decoded = time.perf_counter()
         slots.advance()
-        sampled = self._sampler.sample(logits)
+        sampled = self.sampler.sample(logits)
         statistics.decode_seconds += decoded - started
         statistics.sample_seconds += time.perf_counter() - decoded
         statistics.decode_steps += 1
         statistics.decode_rows += len(slots)
         statistics.decode_slots += self._reserved[0]
         statistics.sampled_tokens += len(slots)
-        if self._parts.scheduler.has_waiting:
+        if self.scheduler.has_waiting:
             statistics.busy_rows += len(slots)
             statistics.busy_slots += self._reserved[0]
         self._finish(self._intake.take_in(sampled, 0))
@@ -179,12 +173,12 @@ class Lane:
             self._slots.close(slot)
             last = self._slots.remove(slot)
             if last is not None:
-                self._runner.copy(last, slot, int(self._slots.cached[slot]))
-                self._sampler.move(last, slot)
+                self.runner.copy(last, slot, int(self._slots.cached[slot]))
+                self.sampler.move(last, slot)
                 self._held.move(last, slot)
             self._intake.close(sequence)
             if sequence.group.ranks_by_suffix:
                 free = len(self._slots)
                 self._held.forget(free)
-                score_suffix(self._runner, free, sequence, self._parts.tokenizer)
-            self._parts.emit(sequence)
+                score_suffix(self.runner, free, sequence, self.tokenizer)
+            self.emit(sequence)

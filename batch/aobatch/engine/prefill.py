@@ -1,6 +1,6 @@
 """Prompts into slots: several short ones in one run, long ones in chunks, shared ones once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
@@ -8,11 +8,16 @@ from typing import NamedTuple
 import numpy as np
 
 from aobatch.api import errors
-from aobatch.arrays import Floats, Logits, TokenIds
-from aobatch.engine.sequence import SequenceGroup
+from aobatch.arrays import Logits, TokenIds
+from aobatch.engine.sequence import Sequence, SequenceGroup
+from aobatch.models.tokenizer import Tokenizer
 from aobatch.runners import Chunk, ModelRunner
 from aobatch.sampling.logprobs import Scores, score
 
+CHUNK = 256
+"""Tokens that a prompt takes in at once."""
+MAX_RUN_TOKENS = 1024
+MAX_RUN_LOGITS = 256
 MIN_SHARED = 32
 """Fewer tokens are computed sooner than copied and waited for."""
 
@@ -52,43 +57,34 @@ class HeldPrompts:
 
     def __init__(self) -> None:
         self._groups: dict[int, SequenceGroup] = {}
-        self._latest: dict[bytes, int] = {}
+        """By slot, in the order in which slots took them."""
 
     def put(self, slot: int, group: SequenceGroup) -> None:
         """Note that a slot now holds the prompt of a group."""
         self.forget(slot)
-        if name := family(group.prompt_token_ids):
-            self._groups[slot] = group
-            self._latest[name] = slot
+        self._groups[slot] = group
 
     def forget(self, slot: int) -> None:
         """Note that what a slot held is overwritten."""
-        group = self._groups.pop(slot, None)
-        name = None if group is None else family(group.prompt_token_ids)
-        if name is not None and self._latest.get(name) == slot:
-            del self._latest[name]
+        self._groups.pop(slot, None)
 
     def move(self, source: int, target: int) -> None:
         """Note that slot target now holds what slot source does."""
-        group = self._groups.get(source)
         self.forget(target)
-        if group is not None:
-            self.put(target, group)
+        if source in self._groups:
+            self.put(target, self._groups[source])
 
     def keep(self, num_slots: int) -> None:
         """Note that only the first slots still hold anything."""
-        for slot in [slot for slot in self._groups if slot >= num_slots]:
-            self.forget(slot)
+        self._groups = {slot: group for slot, group in self._groups.items() if slot < num_slots}
 
     def find(self, group: SequenceGroup) -> Source | None:
         """Find the slot that last took a prompt of the same family."""
         name = family(group.prompt_token_ids)
-        slot = None if name is None else self._latest.get(name)
-        return None if slot is None else Source(self._groups[slot], slot)
-
-
-CHUNK = 256
-"""Tokens that a prompt takes in at once."""
+        for slot, held in reversed(self._groups.items()) if name else ():
+            if family(held.prompt_token_ids) == name:
+                return Source(held, slot)
+        return None
 
 
 def chunk_ends(length: int, start: int = 0) -> list[int]:
@@ -129,7 +125,7 @@ class Placement:
 
 
 def place(
-    groups: Sequence[SequenceGroup], held: HeldPrompts | None, first_slot: int
+    groups: list[SequenceGroup], held: HeldPrompts | None, first_slot: int
 ) -> list[Placement]:
     """Give groups slots from first_slot on; without `held` none shares.
 
@@ -143,7 +139,11 @@ def place(
         if held is not None:
             found = held.find(group)
             # One overwritten source can be copied ahead of all else; two might overwrite another.
-            if found and found.slot in targets and _uses_any(placements, targets):
+            if (
+                found
+                and found.slot in targets
+                and any(earlier.held and earlier.held.slot in targets for earlier in placements)
+            ):
                 found = None
             _share(placement, placements[-1] if placements else None, found)
         placements.append(placement)
@@ -152,7 +152,7 @@ def place(
     return placements
 
 
-def by_stage(placements: Sequence[Placement]) -> list[Placement]:
+def by_stage(placements: list[Placement]) -> list[Placement]:
     """Order placements by stage, those with the most chunks and tokens first."""
 
     def rank(placement: Placement) -> tuple[int, int, int]:
@@ -160,10 +160,6 @@ def by_stage(placements: Sequence[Placement]) -> list[Placement]:
         return placement.stage, -len(placement.ends), -num_tokens
 
     return sorted(placements, key=rank)
-
-
-def _uses_any(placements: Sequence[Placement], slots: range) -> bool:
-    return any(placement.held and placement.held.slot in slots for placement in placements)
 
 
 def _share(placement: Placement, neighbour: Placement | None, held: Source | None) -> None:
@@ -178,21 +174,7 @@ def _share(placement: Placement, neighbour: Placement | None, held: Source | Non
         placement.stage = neighbour.stage + (near > neighbour.start)
 
 
-MAX_RUN_TOKENS = 1024
-MAX_RUN_LOGITS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    placement: Placement
-    chunk: Chunk
-
-    @property
-    def end(self) -> int:
-        return self.chunk.start + len(self.chunk.token_ids)
-
-
-def prefill(runner: ModelRunner, placements: Sequence[Placement], capacity: int) -> None:
+def prefill(runner: ModelRunner, placements: list[Placement], capacity: int) -> None:
     """Compute prompts into the slots of their placements, which have room for `capacity` tokens.
 
     Sets every placement's last_logits, and its scores where they are asked for.
@@ -213,25 +195,29 @@ def prefill(runner: ModelRunner, placements: Sequence[Placement], capacity: int)
             placement.group.state.error = errors.numerical_error()
 
 
-def score_tail(runner: ModelRunner, slot: int, token_ids: TokenIds, first: int) -> Floats:
-    """Compute tokens in a free slot; the logprobs of those from position `first` > 0 on.
-
-    NaN where the model computed no usable number.
-    """
+def score_suffix(runner: ModelRunner, slot: int, sequence: Sequence, tokenizer: Tokenizer) -> None:
+    """Set the mean logprob of the suffix behind a finished candidate, computed in a free slot."""
+    group, watcher, middle = sequence.group, sequence.watcher, sequence.text_token_ids
+    if watcher is not None and watcher.cut is not None:
+        # The text's own tokens where a stop cut it; a slot has room for max_tokens of them.
+        middle = tokenizer.encode(watcher.text[: watcher.cut])[: group.max_tokens]
+    token_ids = np.concatenate([group.prompt_token_ids, middle, group.suffix_token_ids])
+    first = len(token_ids) - len(group.suffix_token_ids)
     start, logprobs = 0, []
     for end in chunk_ends(len(token_ids)):
         num_logits = max(0, end - max(start, first - 1))
-        chunk = Chunk(slot, start, token_ids[start:end], num_logits)
-        logits = runner.prefill([chunk])
+        logits = runner.prefill([Chunk(slot, start, token_ids[start:end], num_logits)])
         targets = token_ids[end - num_logits + 1 : end + 1]
         if len(targets):
             none = np.zeros(len(targets), np.int64)
             logprobs.append(_scores(logits[: len(targets)], targets, none).logprobs)
         start = end
-    return np.concatenate(logprobs)
+    sequence.suffix_logprob = float(np.concatenate(logprobs).mean())
+    if np.isnan(sequence.suffix_logprob):
+        group.state.error = errors.numerical_error()
 
 
-def _copy(runner: ModelRunner, placement: Placement, slot: int, scores: Sequence[Scores]) -> None:
+def _copy(runner: ModelRunner, placement: Placement, slot: int, scores: list[Scores]) -> None:
     """Take the first tokens from another slot, and the scores of those that follow them."""
     if slot != placement.slot:
         runner.copy(slot, placement.slot, placement.start)
@@ -242,45 +228,55 @@ def _copy(runner: ModelRunner, placement: Placement, slot: int, scores: Sequence
             left -= len(chunk.logprobs)
 
 
-def _compute(runner: ModelRunner, placements: Sequence[Placement], capacity: int) -> None:
+def _compute(runner: ModelRunner, placements: list[Placement], capacity: int) -> None:
     for run in _runs(placements, capacity):
-        logits = runner.prefill([part.chunk for part in run])
+        logits = runner.prefill([chunk for _, chunk in run])
         stop = 0
-        for part in run:
-            start, stop = stop, stop + part.chunk.num_logits
-            _keep(part, logits[start:stop])
+        for placement, chunk in run:
+            start, stop = stop, stop + chunk.num_logits
+            _keep(placement, chunk, logits[start:stop])
 
 
-def _runs(placements: Sequence[Placement], capacity: int) -> Iterator[list[_Part]]:
+def _runs(placements: list[Placement], capacity: int) -> Iterator[list[tuple[Placement, Chunk]]]:
     """Yield runs over neighbouring slots: all first chunks, then all second ones."""
     for index in range(len(placements[0].ends)):
-        run: list[_Part] = []
+        run: list[tuple[Placement, Chunk]] = []
         for placement in placements:
             if index >= len(placement.ends):
                 break  # placements are sorted, so all further ones are done too
-            part = _part(placement, index)
-            if run and not _fits([*run, part], capacity):
+            chunk = _chunk(placement, index)
+            if run and not _fits([*(c for _, c in run), chunk], capacity):
                 yield run
                 run = []
-            run.append(part)
+            run.append((placement, chunk))
         yield run
 
 
-def _part(placement: Placement, index: int) -> _Part:
+def _chunk(placement: Placement, index: int) -> Chunk:
     ends, group = placement.ends, placement.group
     start, end = ends[index - 1] if index else placement.start, ends[index]
     num_logits = end - start if group.scores_prompt else int(end == ends[-1])
-    chunk = Chunk(placement.slot, start, group.prompt_token_ids[start:end], num_logits)
-    return _Part(placement, chunk)
+    return Chunk(placement.slot, start, group.prompt_token_ids[start:end], num_logits)
 
 
-def _fits(run: list[_Part], capacity: int) -> bool:
+def _fits(chunks: list[Chunk], capacity: int) -> bool:
     """Say whether a run stays within memory, each row with room for the longest row's chunk."""
-    chunks = [part.chunk for part in run]
     sizes = [len(chunk.token_ids) for chunk in chunks]
-    logits = sum(chunk.num_logits for chunk in chunks)
     has_room = max(chunk.start for chunk in chunks) + max(sizes) <= capacity
-    return has_room and sum(sizes) <= MAX_RUN_TOKENS and logits <= MAX_RUN_LOGITS
+    num_logits = sum(chunk.num_logits for chunk in chunks)
+    return has_room and sum(sizes) <= MAX_RUN_TOKENS and num_logits <= MAX_RUN_LOGITS
+
+
+def _keep(placement: Placement, chunk: Chunk, logits: Logits) -> None:
+    """Copy what is still needed of a chunk's logits [R, V]; the runner will overwrite them."""
+    group = placement.group
+    prompt, end = group.prompt_token_ids, chunk.start + len(chunk.token_ids)
+    if group.scores_prompt:
+        targets = prompt[chunk.start + 1 : end + 1]
+        asked = np.full(len(targets), group.params.num_logprobs or 0)
+        placement.scores.append(_scores(logits[: len(targets)], targets, asked))
+    if end == len(prompt):
+        placement.last_logits = logits[-1].copy()
 
 
 def _scores(logits: Logits, targets: TokenIds, asked: TokenIds) -> Scores:
@@ -290,15 +286,3 @@ def _scores(logits: Logits, targets: TokenIds, asked: TokenIds) -> Scores:
     scores = score(logits, np.full(len(targets), np.nan), targets, asked)
     scores.logprobs[is_broken] = np.nan
     return scores
-
-
-def _keep(part: _Part, logits: Logits) -> None:
-    """Copy what is still needed of a chunk's logits [R, V]; the runner will overwrite them."""
-    placement, group = part.placement, part.placement.group
-    prompt = group.prompt_token_ids
-    if group.scores_prompt:
-        targets = prompt[part.chunk.start + 1 : part.end + 1]
-        asked = np.full(len(targets), group.params.num_logprobs or 0)
-        placement.scores.append(_scores(logits[: len(targets)], targets, asked))
-    if part.end == len(prompt):
-        placement.last_logits = logits[-1].copy()

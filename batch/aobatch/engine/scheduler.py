@@ -15,43 +15,35 @@ CHARACTERS_A_PROMPT = 2**16
 """A longer prompt counts as several, so that what waits is bounded in memory as well."""
 
 
+@dataclass(slots=True)
 class Window:
     """Reads requests as they are needed."""
 
-    def __init__(
-        self,
-        requests: Iterator[Request | None],
-        prepare: Callable[[Request], RequestState | None],
-        num_prompts: int,
-    ) -> None:
-        """`prepare` gives None for a request that needs no state of its own.
-
-        A None among the requests says that there are no more for now.
-        """
-        self._requests = requests
-        self._prepare = prepare
-        self._num_prompts = max(1, num_prompts)
-        self.has_read_all = False
-        self.is_dry = False
-        """Whether the last block ended because there were no more for now."""
+    requests: Iterator[Request | None]
+    """A None among them says that there are no more for now."""
+    prepare: Callable[[Request], RequestState | None]
+    """Gives None for a request that needs no state of its own."""
+    num_prompts: int
+    has_read_all: bool = False
+    is_dry: bool = False
+    """Whether the last block ended because there were no more for now."""
 
     def read(self) -> list[RequestState]:
         """Read the next block, about num_prompts prompts."""
         states: list[RequestState] = []
-        num_prompts = 0
+        num_read = 0
         self.is_dry = False
-        while num_prompts < self._num_prompts:
+        while num_read < self.num_prompts:
             try:
-                request = next(self._requests)
+                request = next(self.requests)
             except StopIteration:
                 self.has_read_all = True
                 break
             if request is None:
                 self.is_dry = True
                 break
-            num_prompts += weight(request)
-            state = self._prepare(request)
-            if state is not None:
+            num_read += weight(request)
+            if state := self.prepare(request):
                 states.append(state)
         return states
 
@@ -78,15 +70,6 @@ def ordered(groups: list[SequenceGroup]) -> list[SequenceGroup]:
     return [group for members in by_length for group in members]
 
 
-@dataclass(slots=True)
-class LaneLoad:
-    """What a lane has in its slots."""
-
-    num_slots: int
-    """Slots that it may have at most, its part of max_num_seqs."""
-    num_active: int = 0
-
-
 class Scheduler:
     """Starts waiting sequences in the lane that asks; any thread may call it.
 
@@ -101,7 +84,8 @@ class Scheduler:
         self._bytes_per_token = kv_bytes_per_token * lane_count(config)
         self._kv_cache_bytes = config.kv_cache_bytes
         self._on_low = on_low
-        self._loads = [LaneLoad(count) for count in slot_counts(config)]
+        self._num_slots = slot_counts(config)
+        self._num_active = [0] * len(self._num_slots)
         self._waiting: deque[SequenceGroup] = deque()
         self._num_pending = 0
         self._is_closed = False
@@ -138,7 +122,7 @@ class Scheduler:
         several, so while sequences are active, few free slots wait for more.
         """
         with self._changed:
-            self._loads[lane].num_active = num_active
+            self._num_active[lane] = num_active
             while not num_active and not self._waiting and not self._is_closed:
                 self._changed.wait()
             if self._is_closed:
@@ -152,32 +136,28 @@ class Scheduler:
     def slots_for(self, lane: int, capacity: int) -> int:
         """Say how many slots of a capacity the lane's part of the cache has room for."""
         affordable = self._kv_cache_bytes // (capacity * self._bytes_per_token)
-        return max(1, min(self._loads[lane].num_slots, affordable))
+        return max(1, min(self._num_slots[lane], affordable))
 
     def _take(self, lane: int, capacity: int) -> list[Sequence]:
-        load = self._loads[lane]
-        allowed = self._share() - load.num_active
+        num_active = self._num_active[lane]
+        # What each lane has when all that is left is shared out.
+        share = -(-(self._num_pending + sum(self._num_active)) // len(self._num_active))
         plan, total = [], 0
         for group in self._waiting:
             capacity = max(capacity, capacity_for(group.num_tokens_at_most))
-            room = self.slots_for(lane, capacity) - load.num_active - total
+            room = self.slots_for(lane, capacity) - num_active - total
             # A group is shared out as a whole, since each lane would read its prompt anew.
-            if room < 1 or total >= allowed:
+            if room < 1 or total >= share - num_active:
                 break
             pending = group.num_sequences - len(group.sequences)
             plan.append((group, min(room, pending)))
             total += min(room, pending)
             if pending > room:
                 break
-        if load.num_active and self._num_pending > total < max(1, load.num_slots // 8):
+        if num_active and self._num_pending > total < max(1, self._num_slots[lane] // 8):
             return []
-        load.num_active += total
+        self._num_active[lane] += total
         return [self._start(group) for group, count in plan for _ in range(count)]
-
-    def _share(self) -> int:
-        """Give the sequences that each lane has when all that is left is shared out."""
-        left = self._num_pending + sum(load.num_active for load in self._loads)
-        return -(-left // len(self._loads))
 
     def _start(self, group: SequenceGroup) -> Sequence:
         sequence = group.start_sequence()
@@ -199,5 +179,5 @@ def slot_counts(config: EngineConfig) -> list[int]:
 
 
 def capacity_for(num_tokens: int) -> int:
-    """Give the capacity of a slot that so many tokens fit into."""
+    """Round a number of tokens up to the capacity of a slot."""
     return -(-num_tokens // CAPACITY_STEP) * CAPACITY_STEP

@@ -1,12 +1,11 @@
 """What is computed: a request's prompts, and the candidates that continue them."""
 
-import collections.abc
 import time
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from aobatch.api.request import Request
+from aobatch.api.request import CompletionBody, Request
 from aobatch.api.response import Choice, Usage
 from aobatch.arrays import Floats, TokenIds
 from aobatch.engine.detokenizer import Detokenizer
@@ -30,7 +29,7 @@ class Result:
 class StopWatcher:
     """Finds the first stop string in a completion; it may begin and end inside tokens."""
 
-    def __init__(self, stop: collections.abc.Sequence[str], min_tokens: int = 0) -> None:
+    def __init__(self, stop: tuple[str, ...], min_tokens: int = 0) -> None:
         self._stop = stop
         self._min_tokens = min_tokens
         self._reach = max(map(len, stop)) - 1
@@ -103,10 +102,14 @@ class SequenceGroup:
     """Of each chunk's tokens, where the prompt's logprobs are asked for."""
 
     @property
+    def body(self) -> CompletionBody:
+        """What the request asks for."""
+        return self.state.request.body
+
+    @property
     def scores_prompt(self) -> bool:
         """Whether the response lists the prompt's logprobs."""
-        body = self.state.request.body
-        return body.echo and body.logprobs is not None
+        return self.body.echo and self.body.logprobs is not None
 
     @property
     def needs_model(self) -> bool:
@@ -126,7 +129,7 @@ class SequenceGroup:
     @property
     def is_ranked(self) -> bool:
         """Whether more candidates are computed than returned."""
-        return self.num_sequences > self.state.request.body.n
+        return self.num_sequences > self.body.n
 
     @property
     def is_started(self) -> bool:
@@ -141,11 +144,16 @@ class SequenceGroup:
     @property
     def num_copies(self) -> int:
         """How many equal candidates each sequence stands for."""
-        return self.state.request.body.best_of if self.params.is_greedy else 1
+        return self.body.best_of if self.params.is_greedy else 1
+
+    @property
+    def candidates(self) -> "list[Sequence]":
+        """All candidates; a greedy sequence stands for each, since all are equal."""
+        return self.sequences * self.num_copies
 
     def start_sequence(self) -> "Sequence":
         """Begin the next candidate."""
-        stop = self.state.request.body.stop
+        stop = self.body.stop
         watcher = StopWatcher(stop, self.params.min_tokens) if stop else None
         sequence = Sequence(self, len(self.sequences), watcher)
         self.sequences.append(sequence)
@@ -174,15 +182,10 @@ class Sequence:
     @property
     def is_watched(self) -> bool:
         """Whether each token must be looked at as it comes."""
-        body = self.group.state.request.body
+        body = self.group.body
         return bool(self.watcher or body.logprobs or body.stop_token_ids or body.stream)
 
     @property
     def text_token_ids(self) -> TokenIds:
         """The sampled tokens without the end token."""
         return self.token_ids[: len(self.token_ids) - self.ends_with_token]
-
-    @property
-    def end_token_ids(self) -> tuple[int, ...]:
-        """The tokens that end it."""
-        return self.group.params.end_token_ids

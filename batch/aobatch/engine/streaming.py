@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from msgspec import structs
+
 from aobatch.api.request import Request
 from aobatch.api.response import Choice, Logprobs
-from aobatch.engine.choices import Listing, Top, choice_of
+from aobatch.engine.choices import LogprobsBuilder, Top, choice_of
 from aobatch.engine.detokenizer import Detokenizer
 from aobatch.engine.sequence import Sequence
 from aobatch.models.tokenizer import Tokenizer
@@ -31,7 +33,7 @@ class ChoiceStream:
         self._sequence = sequence
         self._tokenizer = tokenizer
         self._listener = listener
-        self._body = group.state.request.body
+        self._body = group.body
         self._detokenizer = Detokenizer()
         self._echo = self._body.echo * group.prompt_text
         self._text = ""
@@ -55,24 +57,26 @@ class ChoiceStream:
     def finish(self) -> None:
         """Send what is left of the finished sequence, with its reason."""
         choice = choice_of(self._sequence, 0, self._tokenizer)
-        left = None if choice.logprobs is None else _tail(choice.logprobs, self._num_listed)
+        left = choice.logprobs
+        if left is not None:
+            left = Logprobs(*(array[self._num_listed :] for array in structs.astuple(left)))
         self._send(choice.text[self._num_sent :], left, choice.finish_reason)
 
     def _list_certain(self, certain: int) -> Logprobs | None:
         """List the tokens that lie within the certain text."""
         if self._body.logprobs is None:
             return None
-        listing = Listing(self._tokenizer.token_bytes)
+        builder = LogprobsBuilder(self._tokenizer)
         if self._echo and not self._num_listed:
-            listing.add_prompt(self._sequence.group)
+            builder.add_prompt(self._sequence.group)
         start = len(self._sequence.group.prompt_text)
         while self._pending:
             ends = self._pending[1][3] if len(self._pending) > 1 else start + len(self._text)
             if ends > start + certain:
                 break
-            listing.add(*self._pending.pop(0))
-        self._num_listed += len(listing)
-        return listing.take()
+            builder.add(*self._pending.pop(0))
+        self._num_listed += len(builder)
+        return builder.take()
 
     def _send(self, text: str, logprobs: Logprobs | None, finish_reason: str | None) -> None:
         self._num_sent += len(text)
@@ -81,12 +85,3 @@ class ChoiceStream:
         for index in range(first, first + (self._body.n if group.num_copies > 1 else 1)):
             choice = Choice(text, index, logprobs, finish_reason)
             self._listener(Delta(group.state.request, choice))
-
-
-def _tail(logprobs: Logprobs, start: int) -> Logprobs:
-    return Logprobs(
-        logprobs.tokens[start:],
-        logprobs.token_logprobs[start:],
-        logprobs.top_logprobs[start:],
-        logprobs.text_offset[start:],
-    )
