@@ -43,12 +43,3 @@ def test_numbers_that_are_none_fail_their_request_alone(
     assert failed.error is not None
     assert failed.error.code == "numerical_error"
     assert other.choices == expected.choices
-
-
-def test_prompt_that_cannot_fit_is_not_read(complete: Callable[..., list[Result]]) -> None:
-    """A prompt with more bytes than the context could hold fails without being tokenised."""
-    (result,) = complete({"prompt": "a" * 100_000})
-
-    assert result.error is not None
-    assert result.error.code == "context_length_exceeded"
-    assert "at least" in result.error.message
