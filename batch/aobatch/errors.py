@@ -1,19 +1,10 @@
 """Every error aobatch raises on purpose.
 
-AobatchError
-├── JobError              the job cannot go on; `exit_code` is the command's exit status
-│   ├── UsageError        2   the command line or a setting is wrong
-│   ├── InputError        65  an input file is not what it should be, or state of another job
-│   ├── InputMissingError 66  there is no such input
-│   ├── ModelError        69  a model is missing, broken, or cannot run here
-│   │   ├── UnavailableModelError  it is known, but was not pulled, or its terms not accepted
-│   │   └── ModelNotFoundError  there is none of that name, or what lies there is none
-│   ├── OutputError       73  an output cannot be created
-│   ├── StorageError      74  disk full or another I/O error while writing
-│   └── BusyError         75  another run holds the job, or the time limit came: run again
-└── RequestError          one line is wrong; it becomes that line's documented error object
+A JobError ends the command with its `exit_code`; a RequestError becomes the documented error object
+of one line.
 """
 
+from functools import partial
 from typing import Literal, TypeAlias
 
 ErrorCode: TypeAlias = Literal[
@@ -124,11 +115,8 @@ class RequestError(AobatchError):
         return "server_error" if self.status_code >= 500 else "invalid_request_error"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _restore, (self.message, self.code, self.param, self.status_code)
-
-
-def _restore(message: str, code: ErrorCode, param: str | None, status_code: int) -> RequestError:
-    return RequestError(message, code=code, param=param, status_code=status_code)
+        fields = {"code": self.code, "param": self.param, "status_code": self.status_code}
+        return partial(type(self), **fields), (self.message,)  # type: ignore[arg-type]
 
 
 def unwritable_output(error: OSError) -> StorageError:

@@ -16,7 +16,7 @@ from aobatch.api.response import Usage
 from aobatch.errors import InputError
 from aobatch.formats import Row
 from aobatch.formats.compression import check_input
-from aobatch.formats.parquet_fields import Columns, Field, plan_fields, read_fields
+from aobatch.formats.parquet_fields import Columns, plan_fields, read_fields
 from aobatch.formats.remote import Location, Remote, open_places
 
 is_table = True
@@ -89,8 +89,13 @@ def read_rows(path: Location, max_line_bytes: int, columns: Columns) -> Iterator
         fields = plan_fields(file.schema_arrow, path, columns)
         number = 0
         for batch in _read_batches(file, [field.column for field in fields]):
-            yield from _rows_of(batch, fields, number, max_line_bytes)
-            number += len(batch)
+            is_large = batch.nbytes > max_line_bytes
+            for values, error in read_fields(batch, fields):
+                number += 1
+                if is_large and _size(values) > max_line_bytes:
+                    error = errors.line_too_long("row", max_line_bytes)
+                    values = {"custom_id": values.get("custom_id")}
+                yield Row(number, b"", error, values)
 
 
 def read_records(path: Path) -> Iterator[bytes]:
@@ -144,18 +149,6 @@ def _row_of(line: _Line, index: int, record: bytes) -> tuple[Any, ...]:
         error and error.message,
         record,
     )
-
-
-def _rows_of(
-    batch: pa.RecordBatch, fields: list[Field], number: int, max_line_bytes: int
-) -> Iterator[Row]:
-    is_large = batch.nbytes > max_line_bytes
-    for values, error in read_fields(batch, fields):
-        number += 1
-        if is_large and _size(values) > max_line_bytes:
-            error = errors.line_too_long("row", max_line_bytes)
-            values = {"custom_id": values.get("custom_id")}
-        yield Row(number, b"", error, values)
 
 
 def _size(value: object) -> int:
