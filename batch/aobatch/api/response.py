@@ -22,6 +22,10 @@ class Logprobs(msgspec.Struct, frozen=True):
     text_offset: list[int]
     """Code points from the start of prompt and completion."""
 
+    def behind(self, count: int) -> "Logprobs":
+        """Leave the first entries out."""
+        return Logprobs(*(array[count:] for array in msgspec.structs.astuple(self)))
+
 
 class Choice(msgspec.Struct, frozen=True):
     """One completion of one prompt; the index is prompt * n + candidate."""

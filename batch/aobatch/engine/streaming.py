@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from msgspec import structs
-
 from aobatch.api.request import Request
 from aobatch.api.response import Choice, Logprobs
 from aobatch.engine.choices import LogprobsBuilder, Top, choice_of
@@ -57,9 +55,7 @@ class ChoiceStream:
     def finish(self) -> None:
         """Send what is left of the finished sequence, with its reason."""
         choice = choice_of(self._sequence, 0, self._tokenizer)
-        left = choice.logprobs
-        if left is not None:
-            left = Logprobs(*(array[self._num_listed :] for array in structs.astuple(left)))
+        left = choice.logprobs and choice.logprobs.behind(self._num_listed)
         self._send(choice.text[self._num_sent :], left, choice.finish_reason)
 
     def _list_certain(self, certain: int) -> Logprobs | None:
