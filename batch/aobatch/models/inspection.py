@@ -14,12 +14,12 @@ from aobatch.models.checks import printable, refusal, shown
 from aobatch.models.checks.graph import EXPORTED, OURS, GraphRules, check_graph
 from aobatch.models.checks.tokenizer import TokenizerFile, check_tokenizer
 from aobatch.models.foreign import ExportedFolder
-from aobatch.models.source.decoder import GGUF_KEYS, decoder_shapes
+from aobatch.models.source.decoder import SIZES, decoder_shapes
 from aobatch.models.source.fields import Fields
 from aobatch.models.source.gguf import check_gguf
 from aobatch.models.source.safetensors import find_weights
 from aobatch.models.source.tokenizer_json import read_fields
-from aobatch.models.spec import SIZES, TOKENS, Checkpoint, DecoderSpec
+from aobatch.models.spec import DESCRIBED_SIZES, DESCRIBED_TOKENS, Checkpoint, DecoderSpec
 from aobatch.models.store.folder import (
     CacheDtype,
     GraphSizes,
@@ -100,16 +100,6 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What it will take about after conversion, by precision; nothing if it is converted."""
 
 
-_CONFIG_KEYS = {
-    "hidden_size": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "num_kv_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "context_length": "max_position_embeddings",
-}
-"""What a config.json calls the sizes of a decoder."""
-
 _SAMPLED = ("embedding", "head", *(f"layers.0.{name}" for name in ("v", "o", "gate", "up", "down")))
 """Weights that are stored in all the ways that a file has."""
 
@@ -131,8 +121,8 @@ def inspect_source(path: Path) -> ModelFacts:
     file = msgspec.json.decode(checkpoint.tokenizer_json, type=TokenizerFile)
     return msgspec.structs.replace(
         facts,
-        **{name: getattr(spec, name) for name in ("family", *SIZES)},
-        **{name: getattr(checkpoint, name) for name in ("licence", *TOKENS)},
+        **{name: getattr(spec, name) for name in ("family", *DESCRIBED_SIZES)},
+        **{name: getattr(checkpoint, name) for name in ("licence", *DESCRIBED_TOKENS)},
         token_texts=_token_texts(file, checkpoint),
         kv_cache=_cache_facts(cache.kv_bytes_per_token, spec.context_length, ("fp32", "int8")),
         converted_bytes=converted_bytes(spec),
@@ -154,7 +144,7 @@ def _gguf_facts(path: Path) -> ModelFacts:
         licence=_text(fields, "general.license") or "unknown",
         source=path.name,
         vocab_size=len(vocabulary) if hasattr(vocabulary, "__len__") else None,
-        **_sizes(fields, {n: f"{family}.{GGUF_KEYS[key]}" for n, key in _CONFIG_KEYS.items()}),
+        **_sizes(fields, {name: f"{family}.{gguf}" for name, (_, gguf, _, _) in SIZES.items()}),
     )
 
 
@@ -169,7 +159,8 @@ def _folder_facts(path: Path) -> ModelFacts:
         size_bytes=sum(file.stat().st_size for file in {tensor.path for tensor in tensors}),
         dtypes=_added((tensor.dtype, tensor.num_bytes) for tensor in tensors),
         source=path.resolve().name,
-        **_sizes(fields, {"vocab_size": "vocab_size"} | _CONFIG_KEYS),
+        vocab_size=_whole(fields, "vocab_size"),
+        **_sizes(fields, {name: config for name, (config, _, _, _) in SIZES.items()}),
     )
 
 
@@ -178,9 +169,13 @@ def _text(fields: Fields, key: str) -> str:
     return printable(value) if isinstance(value, str) else ""
 
 
+def _whole(fields: Fields, key: str) -> int | None:
+    value = fields.get(key)
+    return value if type(value) is int else None
+
+
 def _sizes(fields: Fields, keys: Mapping[str, str]) -> dict[str, Any]:
-    values = {name: fields.get(key) for name, key in keys.items()}
-    return {name: value for name, value in values.items() if type(value) is int}
+    return {name: _whole(fields, key) for name, key in keys.items() if name in DESCRIBED_SIZES}
 
 
 def _added(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:

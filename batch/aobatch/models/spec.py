@@ -67,22 +67,13 @@ class DecoderSpec:
     """Whether what a block adds to the residual stream is normed."""
 
 
-SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "num_layers",
-    "num_heads",
-    "num_kv_heads",
-    "head_dim",
+DESCRIBED_SIZES = (
+    *("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim"),
     "context_length",
 )
 """The sizes of a decoder that a model's description and its facts have, too."""
-
-TOKENS = (
-    "eos_token_ids",
-    "document_start_token_id",
-    "adds_document_start",
-    "infill_token_ids",
+DESCRIBED_TOKENS = (
+    *("eos_token_ids", "document_start_token_id", "adds_document_start", "infill_token_ids"),
 )
 """What they have of a checkpoint's tokens."""
 

@@ -20,7 +20,7 @@ from aobatch.models.convert.precisions import (
     write_int8_cache_graph,
 )
 from aobatch.models.convert.quality import Scorer, affordable, measure, quality_chunks
-from aobatch.models.spec import SIZES, TOKENS, Checkpoint
+from aobatch.models.spec import DESCRIBED_SIZES, DESCRIBED_TOKENS, Checkpoint
 from aobatch.models.store.card import check_place
 from aobatch.models.store.folder import (
     DATA,
@@ -145,8 +145,11 @@ def _manifest(
     paths = [folder / name for name in FILES if (folder / name).exists()]
     files = {path.name: StoredFile(path.stat().st_size, file_digest(path)) for path in paths}
     return Manifest(
-        **{name: getattr(checkpoint.spec, name) for name in ("family", *SIZES)},
-        **{name: getattr(checkpoint, name) for name in ("name", "licence", "source", *TOKENS)},
+        **{name: getattr(checkpoint.spec, name) for name in ("family", *DESCRIBED_SIZES)},
+        **{
+            name: getattr(checkpoint, name)
+            for name in ("name", "licence", "source", *DESCRIBED_TOKENS)
+        },
         format=FORMAT,
         precision="",
         source_sha256=checkpoint.sha256,

@@ -29,21 +29,6 @@ class Linear:
 
 
 @dataclass(frozen=True, slots=True)
-class LayerWeights:
-    """One decoder layer after folding."""
-
-    qkv: Linear
-    o: Linear
-    gate: Linear
-    up: Linear
-    down: Linear
-    head_norms: tuple[Weight, Weight] | None
-    """Gains of q and k, [head_dim]."""
-    post_norms: tuple[Weight, Weight] | None
-    """Gains behind attention and the feed-forward block, [hidden]."""
-
-
-@dataclass(frozen=True, slots=True)
 class Table:
     """The embedding or the output head, [V, hidden], folded some rows at a time."""
 
@@ -92,69 +77,68 @@ def fold_head(checkpoint: Checkpoint, turn: Floats | None) -> Table:
     return Table(checkpoint, "head", turn, gain)
 
 
-def fold_layer(checkpoint: Checkpoint, index: int, turn: Floats | None) -> LayerWeights:
-    """Load one layer and fold the attention scale, and the rotation `turn`, into it."""
-    spec = checkpoint.spec
-    layer = _Layer(checkpoint, index, turn)
-    head_norms = post_norms = None
-    if spec.has_head_norms:
-        scaled = layer.load("q_norm") * spec.attention_scale
-        head_norms = _rounded(scaled), _rounded(layer.load("k_norm"))
-    if spec.has_post_norms:
-        post_norms = (
-            _rounded(layer.load("attention_post_norm")),
-            _rounded(layer.load("mlp_post_norm")),
-        )
-    return LayerWeights(
-        qkv=layer.qkv(),
-        o=layer.writes("o"),
-        gate=layer.reads(layer.load("gate"), "mlp_norm", layer.bias("gate")),
-        up=layer.reads(layer.load("up"), "mlp_norm", layer.bias("up")),
-        down=layer.writes("down"),
-        head_norms=head_norms,
-        post_norms=post_norms,
-    )
-
-
 @dataclass(frozen=True, slots=True)
-class _Layer:
-    """Where the weights of one layer come from, and how they read and write the stream."""
+class FoldedLayer:
+    """One decoder layer, each of whose weights is loaded and folded when it is asked for."""
 
     checkpoint: Checkpoint
     index: int
     turn: Floats | None
-
-    def load(self, name: str) -> Floats:
-        return self.checkpoint.load(f"layers.{self.index}.{name}").astype(np.float64)
-
-    def bias(self, name: str) -> Floats | None:
-        return self.load(f"{name}_bias") if name in self.checkpoint.spec.biases else None
+    """The rotation of the residual stream."""
 
     def qkv(self) -> Linear:
+        """Give queries, keys and values as one, the attention scale in it unless a norm has it."""
         spec = self.checkpoint.spec
         scale = 1.0 if spec.has_head_norms else spec.attention_scale
-        parts = [self.load("q") * scale, self.load("k"), self.load("v")]
-        bias = None
-        if spec.biases & {"q", "k", "v"}:
-            found = [self.bias(name) for name in "qkv"]
-            biases = [
-                np.zeros(len(part)) if own is None else own
-                for own, part in zip(found, parts, strict=True)
-            ]
-            bias = np.concatenate([biases[0] * scale, *biases[1:]])
-        return self.reads(np.concatenate(parts), "attention_norm", bias)
+        parts = [self._load("q") * scale, self._load("k"), self._load("v")]
+        if not spec.biases & {"q", "k", "v"}:
+            return self._reads(np.concatenate(parts), "attention_norm", None)
+        biases = [
+            self._load(f"{name}_bias") if name in spec.biases else np.zeros(len(part))
+            for name, part in zip("qkv", parts, strict=True)
+        ]
+        bias = np.concatenate([biases[0] * scale, *biases[1:]])
+        return self._reads(np.concatenate(parts), "attention_norm", bias)
 
-    def reads(self, weight: Floats, gain: str, bias: Floats | None) -> Linear:
-        if self.turn is not None:
-            weight = (weight * self.load(gain)) @ self.turn
-        return Linear(_rounded(weight), None if bias is None else _rounded(bias))
+    def mlp(self, name: str) -> Linear:
+        """Give the matrix of gate or up."""
+        return self._reads(self._load(name), "mlp_norm", self._bias(name))
 
-    def writes(self, name: str) -> Linear:
-        weight, bias = self.load(name), self.bias(name)
+    def out(self, name: str) -> Linear:
+        """Give the matrix of o or down, which writes into the residual stream."""
+        weight, bias = self._load(name), self._bias(name)
         if self.turn is not None:
             weight = self.turn.T @ weight
             bias = None if bias is None else bias @ self.turn
-        return Linear(_rounded(weight), None if bias is None else _rounded(bias))
+        return _linear(weight, bias)
+
+    def head_norms(self) -> tuple[Weight, Weight] | None:
+        """Give the gains of q, with the attention scale in it, and of k, [head_dim]."""
+        if not self.checkpoint.spec.has_head_norms:
+            return None
+        scaled = self._load("q_norm") * self.checkpoint.spec.attention_scale
+        return _rounded(scaled), _rounded(self._load("k_norm"))
+
+    def post_norm(self, name: str) -> Weight | None:
+        """Give the gain behind attention or the feed-forward block, [hidden], if there is one."""
+        if not self.checkpoint.spec.has_post_norms:
+            return None
+        return _rounded(self._load(f"{name}_post_norm"))
+
+    def _load(self, name: str) -> Floats:
+        return self.checkpoint.load(f"layers.{self.index}.{name}").astype(np.float64)
+
+    def _bias(self, name: str) -> Floats | None:
+        return self._load(f"{name}_bias") if name in self.checkpoint.spec.biases else None
+
+    def _reads(self, weight: Floats, gain: str, bias: Floats | None) -> Linear:
+        if self.turn is not None:
+            weight = (weight * self._load(gain)) @ self.turn
+        return _linear(weight, bias)
+
+
+def _linear(weight: Floats, bias: Floats | None) -> Linear:
+    return Linear(_rounded(weight), None if bias is None else _rounded(bias))
 
 
 def _rounded(weight: Floats) -> Weight:

@@ -16,11 +16,10 @@ import numpy as np
 import onnx_ir as ir
 
 from aobatch.models.convert.fold import (
-    LayerWeights,
+    FoldedLayer,
     Linear,
     fold_embedding,
     fold_head,
-    fold_layer,
     rotation,
 )
 from aobatch.models.convert.precisions import Multiply, Precision
@@ -57,8 +56,8 @@ class DecoderGraph:
         residual = self._precision.embed(graph, table, self._input_ids)
         normed = self._norm(residual, self._gain("layers.0.attention_norm"), "embedded")
         for index in range(spec.num_layers):
-            weights = fold_layer(self._checkpoint, index, self._turn)
-            residual, normed = self._layer(index, weights, residual, normed)
+            layer = FoldedLayer(self._checkpoint, index, self._turn)
+            residual, normed = self._layer(layer, residual, normed)
             advance(index + 1, spec.num_layers + 1)
         wanted = graph.node("Gather", normed, self._logits_index, name="wanted")
         multiply = self._precision.normed(graph, wanted, "head_input")
@@ -68,26 +67,27 @@ class DecoderGraph:
         return graph.model()
 
     def _layer(
-        self, index: int, weights: LayerWeights, residual: ir.Value, normed: ir.Value
+        self, layer: FoldedLayer, residual: ir.Value, normed: ir.Value
     ) -> tuple[ir.Value, ir.Value]:
-        graph, precision, name = self._graph, self._precision, f"layers.{index}"
-        attention_gain, mlp_gain = weights.post_norms or (None, None)
+        graph, precision, name = self._graph, self._precision, f"layers.{layer.index}"
         multiply = precision.normed(graph, normed, f"{name}.attention_input")
-        qkv = self._linear(multiply, weights.qkv, f"{name}.qkv")
-        attended = self._attend(index, qkv, weights.head_norms)
-        out = self._linear(precision.free(graph, attended, f"{name}.o"), weights.o, f"{name}.o")
-        out = self._post_norm(out, attention_gain, f"{name}.attention_output")
+        qkv = self._linear(multiply, layer.qkv(), f"{name}.qkv")
+        attended = self._attend(layer.index, qkv, layer.head_norms())
+        out = self._linear(
+            precision.free(graph, attended, f"{name}.o"), layer.out("o"), f"{name}.o"
+        )
+        out = self._post_norm(out, layer.post_norm("attention"), f"{name}.attention_output")
         gain = self._gain(f"{name}.mlp_norm")
         residual, normed = self._add_and_norm((residual, out), gain, f"{name}.mlp_input")
         multiply = precision.normed(graph, normed, f"{name}.mlp_input")
-        gate = self._linear(multiply, weights.gate, f"{name}.gate")
-        up = self._linear(multiply, weights.up, f"{name}.up")
+        gate = self._linear(multiply, layer.mlp("gate"), f"{name}.gate")
+        up = self._linear(multiply, layer.mlp("up"), f"{name}.up")
         gated = graph.node("Mul", self._activated(gate, name), up, name=f"{name}.gated")
         multiply = precision.spread(graph, gated, f"{name}.down")
-        out = self._linear(multiply, weights.down, f"{name}.down")
-        out = self._post_norm(out, mlp_gain, f"{name}.mlp_output")
-        is_last = index + 1 == self._spec.num_layers
-        gain = self._gain("final_norm" if is_last else f"layers.{index + 1}.attention_norm")
+        out = self._linear(multiply, layer.out("down"), f"{name}.down")
+        out = self._post_norm(out, layer.post_norm("mlp"), f"{name}.mlp_output")
+        is_last = layer.index + 1 == self._spec.num_layers
+        gain = self._gain("final_norm" if is_last else f"layers.{layer.index + 1}.attention_norm")
         return self._add_and_norm((residual, out), gain, f"{name}.output")
 
     def _activated(self, gate: ir.Value, name: str) -> ir.Value:

@@ -71,7 +71,6 @@ SIZES: Mapping[str, tuple[str, str, int, int]] = {
     "context_length": ("max_position_embeddings", "context_length", 1, 2**24),
 }
 """How a config.json and a GGUF file, there behind the family's name, call each size; its bounds."""
-GGUF_KEYS = {config: gguf for config, gguf, _, _ in SIZES.values()}
 
 _EPSILON = (1e-12, 1.0)
 _MAX_VOCABULARY = 2**21
