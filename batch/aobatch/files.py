@@ -169,9 +169,14 @@ def file_digest(path: Path) -> str:
 
 def files_digest(paths: Sequence[Path]) -> str:
     """Take the sha256 of one file, or of those of several in their order."""
-    if len(paths) == 1:
-        return file_digest(paths[0])
-    return hashlib.sha256("".join(map(file_digest, paths)).encode()).hexdigest()
+    return joined_digest([file_digest(path) for path in paths])
+
+
+def joined_digest(digests: Sequence[str]) -> str:
+    """Join the checksums of files, read before, to what `files_digest` gives for them."""
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    )
 
 
 def cache_folder() -> Path:

@@ -38,7 +38,6 @@ def test_a_file_is_converted_once(
     assert find_adopted(source) is None
     first, is_new = adopted(source)
     monkeypatch.setattr(adoption, "read_checkpoint", None)
-    monkeypatch.setattr(adoption, "files_digest", None)
 
     assert is_new
     assert adopted(source) == (first, False)

@@ -1,13 +1,14 @@
 """What one decoder is made of, whatever file it came from."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aobatch.files import files_digest
+from aobatch.files import file_digest, joined_digest
 
 Weight: TypeAlias = NDArray[np.floating]
 """A weight matrix [out, in], or a gain or bias [out]."""
@@ -86,7 +87,7 @@ class WeightLoader(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Checkpoint:
     """A decoder as its importer found it.
 
@@ -108,7 +109,12 @@ class Checkpoint:
     files: tuple[Path, ...]
     """Where the weights lie."""
 
+    @cached_property
+    def digests(self) -> tuple[str, ...]:
+        """The checksum of each file, which is read through for it, once."""
+        return tuple(map(file_digest, self.files))
+
     @property
     def sha256(self) -> str:
-        """The checksum of the files, which are read through for it."""
-        return files_digest(self.files)
+        """The checksum of all files."""
+        return joined_digest(self.digests)

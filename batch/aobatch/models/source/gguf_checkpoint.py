@@ -328,7 +328,6 @@ _BYTES: Mapping[str, Any] = {
     "trim_offsets": True,
     "use_regex": True,
 }
-_DIGITS = {"type": "Digits", "individual_digits": True}
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -341,14 +340,33 @@ _TEKKEN = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Splitting:
-    """What a tokenizer.json says of a rule."""
+_BPE: Mapping[str, Any] = {
+    "type": "BPE",
+    "dropout": None,
+    "unk_token": None,
+    "continuing_subword_prefix": None,
+    "end_of_word_suffix": None,
+    "fuse_unk": False,
+    "byte_fallback": False,
+    "ignore_merges": False,
+}
 
-    pre_tokenizers: tuple[Mapping[str, Any], ...]
-    normalizer: Mapping[str, Any] | None = None
-    ignores_merges: bool = False
-    """Whether a piece that is a token is taken as it is."""
+
+def _rule(
+    *pre_tokenizers: Mapping[str, Any],
+    normalizer: Mapping[str, Any] | None = None,
+    ignores_merges: bool = False,
+) -> Mapping[str, Any]:
+    """Say in the words of a tokenizer.json how texts are split.
+
+    A piece that is a token is taken as it is if merges are ignored.
+    """
+    return {
+        "normalizer": normalizer,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_tokenizers},
+        "decoder": _BYTES,
+        "model": {**_BPE, "ignore_merges": ignores_merges},
+    }
 
 
 def _by_regex(pattern: str) -> tuple[Mapping[str, Any], ...]:
@@ -358,15 +376,16 @@ def _by_regex(pattern: str) -> tuple[Mapping[str, Any], ...]:
 
 
 _RULES = {
-    "gpt-2 gpt2 phi-2": Splitting((_BYTES,)),
-    "smollm starcoder refact": Splitting((_DIGITS, _BYTES)),
-    "llama-bpe llama3 llama-v3 dbrx smaug-bpe": Splitting(_by_regex(_LLAMA3), ignores_merges=True),
-    "qwen2 deepseek-r1-qwen": Splitting(_by_regex(_QWEN2), normalizer={"type": "NFC"}),
-    "tekken": Splitting(_by_regex(_TEKKEN), ignores_merges=True),
+    "gpt-2 gpt2 phi-2": _rule(_BYTES),
+    "smollm starcoder refact": _rule({"type": "Digits", "individual_digits": True}, _BYTES),
+    "llama-bpe llama3 llama-v3 dbrx smaug-bpe": _rule(*_by_regex(_LLAMA3), ignores_merges=True),
+    "qwen2 deepseek-r1-qwen": _rule(*_by_regex(_QWEN2), normalizer={"type": "NFC"}),
+    "tekken": _rule(*_by_regex(_TEKKEN), ignores_merges=True),
 }
-SPLITTINGS: Mapping[str, Splitting] = {
-    name: splitting for names, splitting in _RULES.items() for name in names.split()
+SPLITTINGS: Mapping[str, Mapping[str, Any]] = {
+    name: rule for names, rule in _RULES.items() for name in names.split()
 }
+"""How texts are split, by the name that GGUF files have for it."""
 
 
 class _AddedToken(msgspec.Struct, frozen=True, gc=False):
@@ -384,7 +403,13 @@ def tokenizer_json(vocabulary: Vocabulary, source: str) -> bytes:
 
     Raises ModelError for an unknown splitting rule.
     """
-    parts = _byte_level(vocabulary, source) if vocabulary.splitting else _pieces(vocabulary)
+    rule = vocabulary.splitting
+    if rule and rule not in SPLITTINGS:
+        known = ", ".join(SPLITTINGS)
+        message = f"{source}: splitting rule {rule!r} is not supported ({known})"
+        raise ModelError(message)
+    parts = SPLITTINGS[rule] if rule else _pieces(vocabulary)
+    model = {**parts["model"], "vocab": vocabulary.tokens, "merges": vocabulary.merges}
     plain = {"version": "1.0", "truncation": None, "padding": None, "post_processor": None}
     # There may be many, so they are not all described at the same time.
     content = BytesIO()
@@ -393,7 +418,7 @@ def tokenizer_json(vocabulary: Vocabulary, source: str) -> bytes:
     for token in _added_tokens(vocabulary):
         content.write(separator + msgspec.json.encode(token))
         separator = b","
-    content.write(b"]," + msgspec.json.encode({**plain, **parts})[1:])
+    content.write(b"]," + msgspec.json.encode({**plain, **parts, "model": model})[1:])
     return content.getvalue()
 
 
@@ -404,44 +429,15 @@ def _added_tokens(vocabulary: Vocabulary) -> Iterator[_AddedToken]:
         yield _AddedToken(index, token, special=False)
 
 
-def _byte_level(vocabulary: Vocabulary, source: str) -> dict[str, Any]:
-    rule = vocabulary.splitting
-    if rule not in SPLITTINGS:
-        known = ", ".join(SPLITTINGS)
-        message = f"{source}: splitting rule {rule!r} is not supported ({known})"
-        raise ModelError(message)
-    splitting = SPLITTINGS[rule]
-    return {
-        "normalizer": splitting.normalizer,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": splitting.pre_tokenizers},
-        "decoder": _BYTES,
-        "model": _model(vocabulary, ignore_merges=splitting.ignores_merges),
-    }
-
-
-def _pieces(vocabulary: Vocabulary) -> dict[str, Any]:
+def _pieces(vocabulary: Vocabulary) -> Mapping[str, Any]:
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     ahead = [{"type": "Prepend", "prepend": SPACE}] if vocabulary.adds_space else []
     back = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
     decoders = [back, {"type": "ByteFallback"}, {"type": "Fuse"}]
-    model = _model(vocabulary, unk_token=vocabulary.unknown, fuse_unk=True, byte_fallback=True)
+    unknown = {"unk_token": vocabulary.unknown, "fuse_unk": True, "byte_fallback": True}
     return {
         "normalizer": {"type": "Sequence", "normalizers": [*ahead, spaces]},
         "pre_tokenizer": None,
         "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": model,
+        "model": {**_BPE, **unknown},
     }
-
-
-def _model(vocabulary: Vocabulary, **settings: object) -> Mapping[str, object]:
-    plain: dict[str, object] = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-    }
-    return plain | settings | {"vocab": vocabulary.tokens, "merges": vocabulary.merges}

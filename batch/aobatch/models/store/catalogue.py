@@ -13,10 +13,10 @@ import msgspec
 
 from aobatch.api.errors import shorten
 from aobatch.errors import ModelError, ModelNotFoundError, UnavailableModelError
-from aobatch.files import cache_folder, files_digest
+from aobatch.files import cache_folder, file_digest, joined_digest
 from aobatch.models import Progress
 from aobatch.models.store.card import Card, cards, check_accepted, check_name, checkout
-from aobatch.models.store.folder import MANIFEST, ModelFolder, has_file, open_folder
+from aobatch.models.store.folder import MANIFEST, Manifest, ModelFolder, has_file, open_folder
 from aobatch.models.store.locate import Place, locate_named, open_model, read_checkpoint, weights_at
 from aobatch.models.store.making import claim, download, workspace
 
@@ -68,40 +68,25 @@ def models_home() -> Path:
 def list_models() -> list[ModelRow]:
     """List the catalogue and every imported model, the default first."""
     home = models_home()
-    known = {card.name for card in cards()}
+    rows = [_row(card.name, card, _current(home / card.name)) for card in cards()]
+    known = {row.name for row in rows}
     others = (path.parent for path in sorted(home.glob("*/model.toml")))
     folders = ((path.name, _current(path)) for path in others if path.name not in known)
-    return [
-        *(_row_of_card(card, _current(home / card.name)) for card in cards()),
-        *(_row_of_folder(name, folder) for name, folder in folders if folder),
-    ]
+    return rows + [_row(name, folder.manifest, folder) for name, folder in folders if folder]
 
 
-def _row_of_card(card: Card, folder: ModelFolder | None) -> ModelRow:
-    size = folder.size_bytes if folder else sum(wheel.bytes for wheel in card.source.wheels)
-    return ModelRow(
-        name=card.name,
-        aliases=card.aliases,
-        is_default=card.default,
-        is_ready=folder is not None,
-        precision=card.precision,
-        licence=card.licence,
-        size_bytes=size,
-        description=card.description,
-    )
-
-
-def _row_of_folder(name: str, folder: ModelFolder) -> ModelRow:
-    manifest = folder.manifest
+def _row(name: str, described: Card | Manifest, folder: ModelFolder | None) -> ModelRow:
+    card = described if isinstance(described, Card) else None
+    wheels = card.source.wheels if card else ()
     return ModelRow(
         name=name,
-        aliases=(),
-        is_default=False,
-        is_ready=True,
-        precision=manifest.precision,
-        licence=manifest.licence,
-        size_bytes=folder.size_bytes,
-        description=f"imported from {manifest.source}",
+        aliases=card.aliases if card else (),
+        is_default=card is not None and card.default,
+        is_ready=folder is not None,
+        precision=described.precision,
+        licence=described.licence,
+        size_bytes=folder.size_bytes if folder else sum(wheel.bytes for wheel in wheels),
+        description=card.description if card else f"imported from {described.source}",
     )
 
 
@@ -306,7 +291,7 @@ def _adopted_folder(source: Path, checkpoint: "Checkpoint") -> Path:
     """Find the model that has the content of a file; without one, name a place by both."""
     base = re.sub(r"[^A-Za-z0-9._-]+", "-", source.resolve().name.removesuffix(".gguf"))
     descriptions = sorted(source.glob("*.json")) if source.is_dir() else []
-    digest = files_digest((*checkpoint.files, *descriptions))[:_DIGITS]
+    digest = joined_digest((*checkpoint.digests, *map(file_digest, descriptions)))[:_DIGITS]
     name = f"{base.strip('.-')[:_MAX_NAME] or 'model'}-{digest}"
     # The file may have had another name when it was converted.
     known = (path for path in sorted(models_home().glob(f"*-{digest}")) if _current(path))
