@@ -25,7 +25,7 @@ LIMITS = ModelLimits(
 )
 
 Script: TypeAlias = Callable[[tuple[int, ...]], Logits]
-"""Gives the logits [V] behind a sequence of token ids."""
+"""From the token ids of a sequence to the logits of the next one, [V]."""
 
 
 class ByteTokenizer:
@@ -34,12 +34,12 @@ class ByteTokenizer:
     token_bytes: Sequence[bytes] = (*(bytes([value]) for value in range(256)), b"<end>")
 
     def encode(self, text: str) -> TokenIds:
-        """Give the bytes of a text as ids, [N]."""
+        """Split a text into its bytes, whose values are their ids, [N]."""
         return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
 
 
 def random_script(token_ids: tuple[int, ...]) -> Logits:
-    """Give logits that look random and depend on every token."""
+    """Draw logits from a generator that all tokens seed."""
     digest = blake2b(np.array(token_ids, np.int64).tobytes(), digest_size=8).digest()
     generator = np.random.default_rng(int.from_bytes(digest, "little"))
     return (3 * generator.standard_normal(VOCAB_SIZE)).astype(np.float32)
@@ -73,7 +73,7 @@ class ScriptedRunner:
         self.num_prefilled_tokens = 0
 
     def sibling(self) -> "ScriptedRunner":
-        """Give other slots over the same script."""
+        """Make a runner with slots of its own over the same script."""
         return ScriptedRunner(self._script)
 
     def interrupted(self) -> AbstractContextManager[None]:

@@ -232,8 +232,7 @@ class Ending:
         if self.summary_file is not None:
             write_anywhere(self.summary_file, f"{summary_line(summary)}\n".encode())
         if self.metrics_file is not None:
-            from aobatch.job.report.summary import check_metrics_extra, write_metrics
+            from aobatch.job.report.summary import write_metrics
 
-            check_metrics_extra()
             (report,) = self.jobs.values() if len(self.jobs) == 1 else [None]
             write_metrics(self.metrics_file, summary, report)

@@ -1,10 +1,10 @@
-"""Where requests are computed: one module a place; what they all give, and what they count."""
+"""What executors share, each a module that computes requests in a place of its own."""
 
 import re
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -76,20 +76,15 @@ class Statistics:
         for name, value in numbers.items():
             if found := _WORKER.fullmatch(name):
                 workers.setdefault(int(found[1]), {})[found[2]] = value
-        return replace(
-            convert(numbers, cls),
-            engine=convert(numbers, EngineStatistics),
-            pool=convert(numbers, PoolStatistics),
-            workers=convert(workers, dict[int, WorkerStatistics]),
-        )
+        return convert({**numbers, "engine": numbers, "pool": numbers, "workers": workers}, cls)
 
     def numbers(self) -> dict[str, int | float]:
         """Give what was counted by name, as ledgers and reports keep it; parts without any lack."""
         own = asdict(self)
-        engine, pool, workers = own.pop("engine"), own.pop("pool"), own.pop("workers")
+        parts, workers = (own.pop("engine"), own.pop("pool")), own.pop("workers")
         numbers = {name: value for name, value in own.items() if value}
-        numbers |= engine if any(engine.values()) else {}
-        numbers |= pool if any(pool.values()) else {}
+        for part in parts:
+            numbers |= part if any(part.values()) else {}
         for number, worker in workers.items():
             numbers |= {f"worker_{number}_{name}": value for name, value in worker.items()}
         return numbers

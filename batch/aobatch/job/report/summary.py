@@ -201,6 +201,7 @@ def write_metrics(path: Path, summary: Summary, report: UsageReport | None) -> N
 
     All name the output of their job, so that files of several jobs do not clash.
     """
+    check_metrics_extra()
     from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
     registry = CollectorRegistry()
