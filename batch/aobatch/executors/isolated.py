@@ -8,11 +8,11 @@ nobody.
 import os
 import signal
 import threading
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import Connection, wait
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, TypeAlias
 
 from aobatch.api import errors
@@ -24,6 +24,9 @@ from aobatch.executors import Backend, ModelIdentity, Statistics
 
 if TYPE_CHECKING:
     from aobatch.engine.streaming import Delta, Listener
+
+PARENT_SECONDS = 0.5
+"""How often a process looks whether the one that has started it is there."""
 
 
 class IsolatedExecutor:
@@ -72,11 +75,12 @@ class IsolatedExecutor:
         if opened is not None:
             message = f"model {self._model.name} cannot be opened: a process that tried to died"
             raise ModelError(message)
-        while isinstance(said := _receive(connection), _Answer):
+        while isinstance(said := _receive(connection), tuple):
+            result, deltas = said
             if listener:
-                for delta in said.deltas:
+                for delta in deltas:
                     listener(delta)
-            yield said.result
+            yield result
         if not isinstance(said, Statistics):
             raise said if isinstance(said, RequestError) else errors.engine_crash()
         self._statistics += said
@@ -108,15 +112,9 @@ def find_culprits(
             waiting.extendleft(half for half in (left[middle:], left[:middle]) if half)
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """A result, and the pieces of its stream."""
-
-    result: Result
-    deltas: "tuple[Delta, ...]"
-
-
-_Message: TypeAlias = _Answer | Statistics | JobError | RequestError | None
+_Answer: TypeAlias = "tuple[Result, list[Delta]]"
+"""A result, and the pieces of its stream."""
+_Message: TypeAlias = "_Answer | Statistics | JobError | RequestError | None"
 """What a process says: None when its model is open, answers, and at last its statistics or what
 it failed with."""
 
@@ -133,7 +131,9 @@ def _work(
     connection: Connection, backend: Backend, model: ModelIdentity, requests: list[Request]
 ) -> None:
     """Compute requests in this process, which the parent has started, and end it."""
-    _obey_parent()
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # those that stop a run are the parent's
+    end_with_parent()
     try:
         connection.send(_compute(connection, backend, model, requests))
     except JobError as error:
@@ -153,18 +153,16 @@ def _compute(
     with backend.open(model) as executor:
         connection.send(None)
         for result in executor.run(requests, lambda delta: deltas[delta.request.key].append(delta)):
-            connection.send(_Answer(result, tuple(deltas.pop(result.request.key, ()))))
+            connection.send((result, deltas.pop(result.request.key, [])))
         return executor.statistics
 
 
-def _obey_parent() -> None:
-    """Leave signals that stop a run to the parent, and end when it does."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    if parent := parent_process():
-        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+def end_with_parent() -> None:
+    """End this process soon after the one that has started it."""
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
 
 
-def _follow(sentinel: int) -> None:
-    wait([sentinel])
+def _follow(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)
     os._exit(1)

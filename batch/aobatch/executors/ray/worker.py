@@ -19,6 +19,7 @@ from aobatch.api.response import Choice, Usage
 from aobatch.engine.config import EngineConfig, EngineStatistics
 from aobatch.errors import JobError, ModelError, RequestError
 from aobatch.executors import ModelIdentity, package_version
+from aobatch.executors.isolated import end_with_parent
 from aobatch.executors.local import LocalBackend, available_memory, fingerprint
 from aobatch.executors.ray.distribution import SentFile, find_model, receive_model, sent_place
 from aobatch.models.store.catalogue import models_home
@@ -28,9 +29,6 @@ from aobatch.runners import RunnerConfig
 if TYPE_CHECKING:
     from aobatch.engine.engine import Engine
     from aobatch.engine.streaming import Delta
-
-PARENT_SECONDS = 0.5
-"""How often a worker looks whether the process that started it is there."""
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True):
@@ -181,7 +179,7 @@ class Worker:
         self._buffer = Buffer()
         self._engine: Engine | None = None
         self._started = 0.0
-        Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+        end_with_parent()  # which may wait for the end of its workers for a minute otherwise
 
     def open(self, files: Sequence[SentFile] = ()) -> Ready | JobError | None:
         """Open the engine, or say why that cannot be done; None if the node has no such model."""
@@ -240,13 +238,6 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - the driver hears of it
             text = f"{type(error).__name__}: {error}"
             items.put(Failure(text, isinstance(error, MemoryError)))
-
-
-def _end_with_parent(parent: int) -> None:
-    """Let no worker outlive its node's Ray, which it may await for a minute otherwise."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_SECONDS)
-    os._exit(1)
 
 
 def first_line(error: BaseException) -> str:
