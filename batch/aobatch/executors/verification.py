@@ -27,6 +27,7 @@ from aobatch.models.tokenizer import load_tokenizer
 from aobatch.models.verification import Check, check_files
 from aobatch.runners import RunnerConfig
 from aobatch.runners.scoring import score_texts, self_test
+from aobatch.runners.session import first_line
 
 _AGAIN = "convert or import the model again"
 _NATS, _SHARE = 0.001, 0.1
@@ -77,8 +78,7 @@ def _self_test(folder: ModelFolder, cache: CacheDtype) -> Check:
     except ModelError as error:
         return Check(name, "failed", str(error))
     except Exception as error:  # noqa: BLE001 - the library raises half a dozen unrelated types
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return Check(name, "failed", f"it cannot be computed: {lines[0][:200]}", _AGAIN)
+        return Check(name, "failed", f"it cannot be computed: {first_line(error)[:200]}", _AGAIN)
     if wrong:
         return Check(name, "failed", wrong, _AGAIN)
     return Check(name, "ok", f"alone as in a batch, to the bit: {compared}")

@@ -58,7 +58,7 @@ def open_session(model: Path | bytes, threads: int, entries: Entries = ()) -> Se
         )
     except Exception as error:  # the library raises half a dozen unrelated types
         where = "a model" if isinstance(model, bytes) else str(model)
-        message = f"ONNX Runtime cannot open {where}: {_first_line(error)}"
+        message = f"ONNX Runtime cannot open {where}: {first_line(error)}"
         raise ModelError(message) from error
 
 
@@ -91,8 +91,8 @@ class Interruption:
             session.run_with_iobinding(binding, self._options)
         except Exception as error:  # the library raises half a dozen unrelated types
             if "allocate memory" in str(error) or "bad_alloc" in str(error):
-                raise MemoryError(_first_line(error)) from error
-            raise RunError(_first_line(error)) from error
+                raise MemoryError(first_line(error)) from error
+            raise RunError(first_line(error)) from error
 
 
 def integer_entries() -> Entries:
@@ -139,6 +139,7 @@ def _product_model(weight: np.ndarray) -> bytes:
     return bytes(ir.to_proto(graph.model()).SerializeToString())
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Shorten what ONNX Runtime says of an error, perhaps nothing."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

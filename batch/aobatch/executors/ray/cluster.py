@@ -16,7 +16,6 @@ from types import ModuleType
 
 from aobatch.errors import BusyError, UsageError
 from aobatch.executors.ray.reaper import session_folder
-from aobatch.executors.ray.worker import first_line
 
 ADDRESS = "RAY_ADDRESS"
 OBJECT_STORE_BYTES = 256 << 20
@@ -142,3 +141,9 @@ def _own_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+def first_line(error: BaseException) -> str:
+    """Say what an error of Ray is, which may explain itself at length."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"

@@ -16,6 +16,7 @@ from aobatch.engine.streaming import Delta, Listener
 from aobatch.errors import BusyError, JobError, ModelError
 from aobatch.executors import Statistics, WorkerStatistics, package_version
 from aobatch.executors.isolated import find_culprits
+from aobatch.executors.ray.cluster import first_line
 from aobatch.executors.ray.pool import CHECK_SECONDS, Event, Member, Pool
 from aobatch.executors.ray.worker import (
     Failure,
@@ -24,7 +25,6 @@ from aobatch.executors.ray.worker import (
     Piece,
     Ready,
     decode_reply,
-    first_line,
 )
 
 CHUNK = 64

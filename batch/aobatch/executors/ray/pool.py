@@ -14,8 +14,9 @@ from aobatch.engine.config import EngineStatistics
 from aobatch.engine.scheduler import weight
 from aobatch.errors import BusyError
 from aobatch.executors import ModelIdentity, PoolStatistics
+from aobatch.executors.ray.cluster import first_line
 from aobatch.executors.ray.distribution import SentFile, send_model
-from aobatch.executors.ray.worker import Opener, Order, Worker, encode, first_line
+from aobatch.executors.ray.worker import Opener, Order, Worker, encode
 
 CHECK_SECONDS = 1.0
 """How long the driver waits for workers before it looks after their health."""

@@ -238,9 +238,3 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - the driver hears of it
             text = f"{type(error).__name__}: {error}"
             items.put(Failure(text, isinstance(error, MemoryError)))
-
-
-def first_line(error: BaseException) -> str:
-    """Say what an error of Ray is, which may explain itself at length."""
-    lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
