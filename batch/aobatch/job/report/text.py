@@ -28,11 +28,11 @@ def report_lines(report: UsageReport) -> Iterator[tuple[LineKind, str]]:
     kinds = [kind for kind, _ in rows]
     yield from zip(kinds, aligned([cells for _, cells in rows], "<>"), strict=True)
     yield "gap", ""
-    codes = [(f"{n:,}", printable(code)) for code, n in report.requests.failed_by_code.items()]
-    width = max((len(number) for number, _ in codes), default=0)
-    for index, (number, code) in enumerate(codes):
+    failures = report.requests.failed_by_code.items()
+    width = max((len(f"{number:,}") for _, number in failures), default=0)
+    for index, (name, number) in enumerate(failures):
         label = "" if index else "failed"
-        yield "failure", f"{label:<23}  {number:>{width}} {code}"
+        yield "failure", f"{label:<23}  {number:>{width},} {printable(name)}"
     for label, text in details(report):
         yield "note", f"{label:<23}  {printable(text, 400)}"
 
