@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from fake_command import Invoke
 from fakes import FakeBackend
 
 from aobatch.cli import run as module
-from aobatch.cli.main import aobatch
 
 
 @pytest.fixture
@@ -25,9 +25,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[module.RunOptions]]:
     return options
 
 
-def run(runner: CliRunner, *arguments: str, **variables: str) -> Result:
+def run(invoke: Invoke, *arguments: str, code: int = 0, **variables: str) -> Result:
     """Run an empty job."""
-    return runner.invoke(aobatch, ["run", "-", "-o", "-", *arguments], input="", env=variables)
+    return invoke("run", "-", "-o", "-", *arguments, code=code, input="", env=variables)
 
 
 def write(text: str, name: str = "aobatch.toml") -> None:
@@ -36,20 +36,20 @@ def write(text: str, name: str = "aobatch.toml") -> None:
 
 
 def test_precedence_is_option_variable_file_default(
-    runner: CliRunner, seen: list[module.RunOptions]
+    invoke: Invoke, seen: list[module.RunOptions]
 ) -> None:
     """Each of the four is taken when those above it are silent."""
-    run(runner)
+    run(invoke)
     write("[run]\nseed = 1\n")
-    run(runner)
-    run(runner, AOBATCH_RUN_SEED="2")
-    run(runner, "--seed", "3", AOBATCH_RUN_SEED="2")
+    run(invoke)
+    run(invoke, AOBATCH_RUN_SEED="2")
+    run(invoke, "--seed", "3", AOBATCH_RUN_SEED="2")
 
     assert [options.seed for options in seen] == [0, 1, 2, 3]
 
 
 def test_every_kind_of_option_can_stand_in_a_file(
-    runner: CliRunner, seen: list[module.RunOptions]
+    invoke: Invoke, seen: list[module.RunOptions]
 ) -> None:
     """Flags, sizes, durations, choices and body fields are read; a body field by a table."""
     write(
@@ -71,9 +71,8 @@ stop = ["a", "b"]
 n = 2
 """
     )
-    result = run(runner, "--default", "n=1")
+    run(invoke, "--default", "n=1")
 
-    assert result.exit_code == 0, result.output
     (options,) = seen
     assert (options.model, options.threads, options.max_failures) == ("fake", 1, "3")
     assert (options.time_limit, options.step_timeout) == (7200, 90)
@@ -81,20 +80,20 @@ n = 2
     assert (options.prefix_sharing, options.clamp_max_tokens) == (False, True)
     assert options.default == (("n", 1),)
     assert options.override == (("n", 2),)
-    run(runner)
+    run(invoke)
     assert dict(seen[1].default) == {"temperature": 0.5, "stop": ["a", "b"]}
 
 
-def test_where_the_file_is_found(runner: CliRunner, seen: list[module.RunOptions]) -> None:
+def test_where_the_file_is_found(invoke: Invoke, seen: list[module.RunOptions]) -> None:
     """A named file, else aobatch.toml, else the table of pyproject.toml, and only one of them."""
     write("[tool.aobatch.run]\nseed = 1\nlimit = 9\n[tool.other]\nrun = 1\n", "pyproject.toml")
-    run(runner)
+    run(invoke)
     write("[run]\nseed = 2\n")
-    run(runner)
+    run(invoke)
     write("[run]\nseed = 3\n", "named.toml")
-    run(runner, "-C", "named.toml")
+    run(invoke, "-C", "named.toml")
     arguments = ["--config", "named.toml", "run", "-", "-o", "-"]
-    runner.invoke(aobatch, arguments, input="")
+    invoke(*arguments, input="")
 
     assert [options.seed for options in seen] == [1, 2, 3, 3]
     assert [options.limit for options in seen] == [9, None, None, None]
@@ -121,51 +120,46 @@ def test_where_the_file_is_found(runner: CliRunner, seen: list[module.RunOptions
         ("[run", "settings file aobatch.toml cannot be read"),
     ],
 )
-def test_slips_name_file_and_key(runner: CliRunner, text: str, words: str) -> None:
+def test_slips_name_file_and_key(invoke: Invoke, text: str, words: str) -> None:
     """Whatever is wrong anywhere in the file ends with code 2 and says where it stands."""
     write(text)
 
-    result = run(runner)
+    result = run(invoke, code=2)
 
-    assert result.exit_code == 2
     assert words in result.stderr
     assert result.stderr.count("\n") == 1
 
 
-def test_make_is_told_of_the_settings_file(
-    runner: CliRunner, seen: list[module.RunOptions]
-) -> None:
+def test_make_is_told_of_the_settings_file(invoke: Invoke, seen: list[module.RunOptions]) -> None:
     """The file that was found, or named, is among those that the output is made from."""
     Path("in.jsonl").write_text('{"prompt": "a"}\n')
     write("")
     write("", "other.toml")
     command = ["run", "in.jsonl", "--restart", "--depfile", "job.d"]
     for options, name in (([], "aobatch.toml"), (["--config", "other.toml"], "other.toml")):
-        result = runner.invoke(aobatch, [*command, *options])
-        assert result.exit_code == 0, result.output
+        invoke(*command, *options)
         rule = Path("job.d").read_text().partition("\n\n")[0]
         assert rule.split(" \\\n  ") == ["in.out.jsonl:", "in.jsonl", name]
 
 
-def test_make_follows_one_output_of_a_run(runner: CliRunner, seen: list[module.RunOptions]) -> None:
+def test_make_follows_one_output_of_a_run(invoke: Invoke, seen: list[module.RunOptions]) -> None:
     """A template that names several outputs, and an output elsewhere, have no dependency file."""
     for name in ("a", "b"):
         Path(f"{name}.jsonl").write_text('{"prompt": "a"}\n')
     several = ["run", "a.jsonl", "b.jsonl", "-o", "{stem}.new{ext}"]
     for command in (several, ["run", "a.jsonl", "-o", "s3://bucket/a.jsonl"]):
-        result = runner.invoke(aobatch, [*command, "--depfile", "job.d"])
-        assert result.exit_code == 2
+        result = invoke(*command, "--depfile", "job.d", code=2)
         assert "depfile" in result.stderr
         assert not Path("job.d").exists()
 
 
-def test_config_show_says_where_values_come_from(runner: CliRunner) -> None:
+def test_config_show_says_where_values_come_from(invoke: Invoke) -> None:
     """Default, file and variable are told apart, in the table and in the JSON."""
     write("quiet = true\n[run]\nlimit = 5\n[run.default]\nn = 2\n")
     variables = {"AOBATCH_RUN_SEED": "7"}
 
-    shown = runner.invoke(aobatch, ["config", "show", "--json"], env=variables)
-    table = runner.invoke(aobatch, ["config", "show"], env=variables).stdout
+    shown = invoke("config", "show", "--json", env=variables)
+    table = invoke("config", "show", env=variables).stdout
 
     found = json.loads(shown.stdout)
     rows = {(row["command"], row["name"]): row for row in found["settings"]}
@@ -186,9 +180,9 @@ def test_config_show_says_where_values_come_from(runner: CliRunner) -> None:
     assert line.split() == ["run", "seed", "7", "variable", "AOBATCH_RUN_SEED"]
 
 
-def test_version_comes_as_json(runner: CliRunner) -> None:
+def test_version_comes_as_json(invoke: Invoke) -> None:
     """The JSON names aobatch, Python and packages, in whatever order the options stand."""
     for arguments in (["--version", "--json"], ["--json", "--version"]):
-        facts = json.loads(runner.invoke(aobatch, arguments).stdout)
+        facts = json.loads(invoke(*arguments).stdout)
         assert {"aobatch", "python", "platform", "packages"} == set(facts)
         assert facts["packages"]["onnxruntime"].startswith("1.")

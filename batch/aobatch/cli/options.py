@@ -55,7 +55,8 @@ def options(group: str = "") -> Callable[[type[AnyOptions]], type[AnyOptions]]:
 
     def decorate(table: type[AnyOptions]) -> type[AnyOptions]:
         table.group = group
-        return dataclass(frozen=True, kw_only=True)(table)
+        # What is not generated costs no time at the start of each command.
+        return dataclass(frozen=True, kw_only=True, eq=False, repr=False)(table)
 
     return decorate
 
