@@ -10,7 +10,6 @@ from aobatch.models.convert.convert import convert
 from aobatch.models.inspection import converted_bytes, inspect_folder, inspect_source
 from aobatch.models.source.safetensors import read_safetensors
 from aobatch.models.store.folder import ModelFolder
-from aobatch.runners.onnx import OnnxRunner
 from aobatch.runners.scoring import score_texts
 
 SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim")
@@ -26,16 +25,6 @@ def test_tokens_have_their_texts(tiny_fp32: ModelFolder) -> None:
         2: "<|fim_suffix|>",
         3: "<|fim_middle|>",
     }
-
-
-@pytest.mark.parametrize("cache", ["fp32", "int8"])
-def test_cache_takes_what_the_runner_takes(tiny_int8: ModelFolder, cache: str) -> None:
-    """Bytes a token are those that the opened graph needs, a slot's those of the whole context."""
-    facts = inspect_folder(tiny_int8).kv_cache[cache]
-    runner = OnnxRunner(tiny_int8.graph(cache), 1)  # type: ignore[arg-type]
-
-    assert facts.bytes_per_token == runner.kv_bytes_per_token
-    assert facts.bytes_per_slot == tiny_int8.manifest.context_length * runner.kv_bytes_per_token
 
 
 def test_weights_are_counted_by_type(tiny_fp32: ModelFolder, tiny_int8: ModelFolder) -> None:

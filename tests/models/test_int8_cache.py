@@ -62,13 +62,6 @@ def test_the_cache_holds_rounded_keys_and_values(tiny_int8: ModelFolder) -> None
         assert np.abs(caches[1][name]).max() > 60
 
 
-def test_a_token_takes_a_quarter_of_the_bytes(tiny_int8: ModelFolder) -> None:
-    """2 × 3 layers × 2 heads × 16 channels: 192 bytes instead of 768."""
-    sizes = [OnnxRunner(tiny_int8.graph(d), 1).kv_bytes_per_token for d in ("fp32", "int8")]
-
-    assert sizes == [768, 192]
-
-
 def test_both_graphs_read_the_same_weights(tiny_int8: ModelFolder) -> None:
     """The second graph names the first one's weights, in its own folder, and is far smaller."""
     second = tiny_int8.graph("int8").read_bytes()
