@@ -44,7 +44,6 @@ MAX_GRAPH_BYTES = 2 << 30
 MAX_PARSED_BYTES = 256 << 20
 """Memory for a graph beside its weights; one of 80 layers takes 40 MB."""
 MAX_NESTING = 64
-MAX_ELEMENTS = 1 << 40
 MAX_RANK = 8
 MAX_STATIC_ELEMENTS = 1 << 26
 """Elements of a tensor whose size stands in an exported graph."""

@@ -268,7 +268,9 @@ def check_decoder(path: Path, expected: GraphSizes | None = None) -> GraphSizes:
         )
         raise ModelError(message)
     sizes = _sizes(inputs, outputs)
-    if sizes is None or (inputs, outputs) != _layout(sizes, inputs["past.0.key"][0]):
+    cache_type, _ = inputs.get("past.0.key", (0, ()))
+    layout = _layout(sizes, cache_type) if sizes and cache_type in _CACHE_TYPES else None
+    if sizes is None or (inputs, outputs) != layout:
         raise refusal(path, "its inputs and outputs are not those of one decoder")
     if expected not in (None, sizes):
         raise refusal(path, f"it has {sizes}, and model.toml says {expected}")
@@ -289,18 +291,14 @@ def _declared(values: Iterable[ValueInfoProto]) -> _Declared:
 
 def _sizes(inputs: _Declared, outputs: _Declared) -> GraphSizes | None:
     """Read the sizes where they are declared first; None if they are not there."""
-    if "past.0.key" not in inputs or "logits" not in outputs:
+    _, past = inputs.get("past.0.key", (0, ()))
+    _, logits = outputs.get("logits", (0, ()))
+    widths = [size for size in (*past[1::2], *logits[1:]) if size and 0 < size <= MAX_WIDTH]
+    num_layers = (len(inputs) - len(_RANKS)) // 2
+    if len(widths) != 3 or num_layers > MAX_LAYERS:
         return None
-    (cache_type, past), (_, logits) = inputs["past.0.key"], outputs["logits"]
-    match (cache_type, *past, *logits):
-        case (_, None, int(num_kv_heads), None, int(head_dim), None, int(vocab_size)):
-            num_layers = (len(inputs) - len(_RANKS)) // 2
-            sizes = GraphSizes(vocab_size, num_layers, num_kv_heads, head_dim)
-            is_possible = num_layers <= MAX_LAYERS and all(
-                0 < size <= MAX_WIDTH for size in (num_kv_heads, head_dim, vocab_size)
-            )
-            return sizes if is_possible and cache_type in _CACHE_TYPES else None
-    return None
+    num_kv_heads, head_dim, vocab_size = widths
+    return GraphSizes(vocab_size, num_layers, num_kv_heads, head_dim)
 
 
 def _layout(sizes: GraphSizes, cache_type: int) -> tuple[_Declared, _Declared]:
