@@ -47,14 +47,6 @@ def test_errors_are_objects(invoke: Invoke, backend: FakeBackend) -> None:
     assert "\x1b" not in result.stderr
 
 
-@pytest.mark.usefixtures("source", "backend")
-def test_quiet_success_says_nothing(invoke: Invoke) -> None:
-    """-q holds for JSON as well."""
-    arguments = ["run", "in.jsonl", "-q", "--log-format", "json", "--max-failures", "1"]
-
-    assert invoke(*arguments).output == ""
-
-
 def test_format_ends_with_its_block(capsys: pytest.CaptureFixture[str]) -> None:
     """Behind a run in JSON messages are text again."""
     with log_format("json"):

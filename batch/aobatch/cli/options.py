@@ -257,7 +257,6 @@ class LineOptions(Options):
         "Answer part I, from 0, of N; auto, auto/N: as Slurm or Kubernetes says.",
         metavar="I/N",
     )
-
     seed: int = option(0, "Seed of --sample.")
 
     def selection(self) -> "Selection":
