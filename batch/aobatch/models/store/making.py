@@ -1,7 +1,6 @@
 """One process at a time makes a model; what one that was killed left behind is swept away."""
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -10,11 +9,11 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from aobatch.errors import ModelError, StorageError
-from aobatch.files import file_digest, sync_folder
+from aobatch.errors import BusyError, ModelError, StorageError
+from aobatch.files import file_digest, hold_lock, sync_folder
 from aobatch.models import Progress
 from aobatch.models.store.card import Card, Wheel, home_errors
 
@@ -72,14 +71,17 @@ def claim(target: Path, progress: Progress) -> Iterator[None]:
     lock = target.parent / LOCKS / target.name
     with home_errors(target.parent):
         lock.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            stage = f"waiting for another process that makes {target.name}"
-            progress(stage, 0, 1)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock.touch(0o600)
+    with ExitStack() as held:
+        stage, has_waited = f"waiting for another process that makes {target.name}", False
+        while True:
+            try:
+                held.enter_context(hold_lock(lock))
+                break
+            except BusyError:
+                progress(stage, 0, 1)
+                has_waited = True
+        if has_waited:
             progress(stage, 1, 1)
         # The random part of tempfile's names; whoever else had the claim is dead.
         left = re.compile(rf"\.{re.escape(target.name)}~[a-z0-9_]{{8}}")
@@ -87,8 +89,6 @@ def claim(target: Path, progress: Progress) -> Iterator[None]:
             if left.fullmatch(path.name):
                 shutil.rmtree(path, ignore_errors=True)
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
