@@ -1,1 +1,1 @@
-"""Source."""
+"""Weights as their authors publish them, read as one kind of checkpoint."""

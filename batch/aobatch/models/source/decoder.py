@@ -202,7 +202,7 @@ Shape: TypeAlias = tuple[int, ...]
 
 
 def decoder_shapes(spec: DecoderSpec) -> dict[str, Shape]:
-    """Give the canonical names of a decoder's weights, and their shapes."""
+    """List the weights that a decoder has by their canonical names, with their shapes."""
     layer = _layer_shapes(spec)
     shapes: dict[str, Shape] = {
         "embedding": (spec.vocab_size, spec.hidden_size),

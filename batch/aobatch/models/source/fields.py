@@ -30,56 +30,56 @@ class Fields:
         return key in self._values
 
     def get(self, key: str, default: object = None) -> object:
-        """Give whatever a field holds."""
+        """Read a field, whatever it holds."""
         self._asked.add(key)
         value = self._values.get(key)
         return default if value is None else value
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
-        """Give an integer from low to high."""
+        """Read an integer from low to high."""
         value = self._value(key, default)
         if type(value) is not int or not low <= value <= high:
             self._refuse(key, _integer(low, high), value)
         return value
 
     def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
-        """Give a finite number from low to high."""
+        """Read a finite number from low to high."""
         value = self._value(key, default)
         if type(value) not in (int, float) or not low <= value <= high:
             self._refuse(key, f"a number from {low:g} to {high:g}", value)
         return float(value)
 
     def flag(self, key: str, default: bool | None = None) -> bool:
-        """Give a truth value."""
+        """Read a truth value."""
         value = self._value(key, default)
         if not isinstance(value, bool):
             self._refuse(key, "true or false", value)
         return value
 
     def text(self, key: str, default: str | None = None) -> str:
-        """Give a short text of one line that is safe to show."""
+        """Read a short text of one line that is safe to show."""
         value = self._value(key, default)
         if not isinstance(value, str) or len(value) > _TEXT or not value.isprintable():
             self._refuse(key, f"a printable text of at most {_TEXT} characters", value)
         return value
 
     def texts(self, key: str) -> Iterator[str]:
-        """Give the texts of an array one by one, however long."""
+        """Read the texts of an array one by one, however long."""
         return self._each(key, "a text", lambda item: isinstance(item, str))
 
     def integers(self, key: str, low: int, high: int) -> Iterator[int]:
-        """Give the integers of an array one by one, each from low to high."""
+        """Read the integers of an array one by one, each from low to high."""
         wanted = _integer(low, high)
         return self._each(key, wanted, lambda item: type(item) is int and low <= item <= high)
 
     def numbers(self, key: str) -> Iterator[float]:
-        """Give the finite numbers of an array one by one."""
+        """Read the finite numbers of an array one by one."""
         return self._each(
             key, "a finite number", lambda item: type(item) in (int, float) and isfinite(item)
         )
 
     def section(self, key: str) -> "Fields":
-        """Give the fields of an object."""
+        """Read the fields of an object."""
         value = self._value(key, None)
         if not isinstance(value, Mapping):
             self._refuse(key, "an object", value)

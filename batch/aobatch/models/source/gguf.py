@@ -57,7 +57,7 @@ class ByteReader:
         self._file.seek(self.position)
 
     def take(self, count: int, what: str) -> bytes:
-        """Give the next bytes."""
+        """Read the next bytes."""
         self._claim(count, what)
         data = self._file.read(count)
         if len(data) < count:
@@ -65,18 +65,18 @@ class ByteReader:
         return data
 
     def number(self, code: str, what: str) -> Any:  # noqa: ANN401 - as the code says
-        """Give a number or a truth value by its struct code."""
+        """Read a number or a truth value by its struct code."""
         data = self.take(struct.calcsize(f"<{code}"), what)
         if code == "?" and data not in (b"\0", b"\1"):
             self.refuse(f"{what} is neither true nor false")
         return struct.unpack(f"<{code}", data)[0]
 
     def text(self, what: str, max_bytes: int = _MAX_TEXT_BYTES) -> str:
-        """Give a text, which has its length ahead of it."""
+        """Read a text, which has its length ahead of it."""
         return self.decoded(self.text_length(what, max_bytes), what)
 
     def text_length(self, what: str, max_bytes: int = _MAX_TEXT_BYTES) -> int:
-        """Give the length that is ahead of a text."""
+        """Read the length that is ahead of a text."""
         length: int = self.number("Q", what)
         if length > max_bytes:
             self.refuse(f"{what} states {length} bytes, at most {max_bytes} are allowed")
@@ -86,7 +86,7 @@ class ByteReader:
         return length
 
     def decoded(self, count: int, what: str) -> str:
-        """Give the next bytes as a text."""
+        """Read the next bytes as a text."""
         try:
             return self.take(count, what).decode()
         except UnicodeDecodeError:

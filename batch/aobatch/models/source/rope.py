@@ -68,7 +68,7 @@ def with_divisors(rope: Rope, divisors: np.ndarray) -> Rope:
 
 
 def angles(rope: Rope, head_dim: int, num_positions: int) -> np.ndarray:
-    """Give the angle of each position and frequency, [positions, head_dim / 2]."""
+    """Compute the angle of each position and frequency, [positions, head_dim / 2]."""
     frequencies = _frequencies(rope.theta, head_dim)
     if rope.divisors:
         frequencies = frequencies / np.array(rope.divisors)

@@ -178,7 +178,7 @@ def is_as_written(path: Path) -> bool:
 
 
 def _seal(fields: Mapping[str, object]) -> str:
-    """Give the checksum of the fields beside the seal, in whatever order they stand."""
+    """Take the checksum of the fields beside the seal, in whatever order they stand."""
     sealed = {name: value for name, value in fields.items() if name != "seal"}
     return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
 
@@ -212,7 +212,7 @@ class ModelFolder:
         return self.manifest.graph_sizes.kv_bytes_per_token(cache_dtype)
 
     def graph(self, cache_dtype: CacheDtype = "fp32") -> Path:
-        """Give the graph over such a cache; ModelError if the model does not bear int8."""
+        """Find the graph over such a cache; ModelError if the model does not bear int8."""
         if cache_dtype == "fp32":
             return self.path / GRAPH
         int8 = self.manifest.int8_cache
@@ -254,7 +254,7 @@ def open_folder(path: Path) -> ModelFolder:
 
 
 def read_folder(path: Path) -> ModelFolder:
-    """Give a model folder as it describes itself, true or not; ModelError if it is none."""
+    """Read a model folder as it describes itself, true or not; ModelError if it is none."""
     path = path.resolve()
     for name in (GRAPH, TOKENIZER, MANIFEST):
         if not has_file(path, name):
@@ -271,6 +271,6 @@ def _size(path: Path, name: str) -> int | None:
 
 
 def folder_digest(files: Mapping[str, StoredFile]) -> str:
-    """Give the sha256 over the graph, its data and the tokenizer."""
+    """Take the sha256 over the graph, its data and the tokenizer."""
     parts = [bytes.fromhex(files[name].sha256) for name in (GRAPH, DATA, TOKENIZER)]
     return hashlib.sha256(b"".join(parts)).hexdigest()

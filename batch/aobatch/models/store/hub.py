@@ -108,7 +108,7 @@ def _weights(repository: str, names: Sequence[str]) -> list[str]:
 
 
 def _named(repository: str, names: Sequence[str], file: str) -> list[str]:
-    """Give a file of weights, behind it what a graph keeps in files of their own."""
+    """Choose a file of weights, behind it what a graph keeps in files of their own."""
     if PurePosixPath(file).suffix not in (_GGUF, _ONNX):
         message = f"--file takes a .gguf or .onnx file, and {file!r} is none"
         raise UsageError(message)
