@@ -93,7 +93,7 @@ def claim(target: Path, progress: Progress) -> Iterator[None]:
 
 @contextmanager
 def workspace(target: Path) -> Iterator[Path]:
-    """Make a folder beside a model folder for the time of the block; StorageError on a full disk."""
+    """Make a folder beside a model folder while the block runs; StorageError on a full disk."""
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}~") as name:
             yield Path(name)
