@@ -1,8 +1,12 @@
 """The files of a small job, for tests."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 from fakes import FakeBackend
 
 from aobatch.job.config import JobConfig
@@ -29,6 +33,30 @@ def run(folder: Path, backend: FakeBackend | None = None, **fields: object) -> J
     return run_job(config, backend or FakeBackend())
 
 
-def output(folder: Path) -> list[dict[str, object]]:
+def output(folder: Path) -> list[dict[str, Any]]:
     """Read the output lines."""
     return [json.loads(line) for line in (folder / "out.jsonl").read_bytes().splitlines()]
+
+
+def texts(folder: Path) -> list[str]:
+    """Read the text of every output line, none of which is an error."""
+    return [line["choices"][0]["text"] for line in output(folder)]
+
+
+def run_and_stop(folder: Path, num_results: int, **fields: object) -> FakeBackend:
+    """Run the job of a folder until it has so many results; give what computed them."""
+    backend = FakeBackend(explosion=KeyboardInterrupt(), explodes_at=num_results)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, backend, **fields)
+    return backend
+
+
+def measure(path: Path, warm_up: Path | None = None) -> dict[str, Any]:
+    """Run the job of an input in a process of its own, after a small one; say what it took."""
+    few = warm_up or path.with_name("warm_up.jsonl")
+    if warm_up is None:
+        write_input(few, [*requests(PROMPTS), b"nonsense"])
+    command = [sys.executable, Path(__file__).with_name("memory_job.py"), few, path]
+    result = subprocess.run(command, capture_output=True, check=False, timeout=3600)
+    assert (result.returncode, result.stderr) == (0, b"")
+    return json.loads(result.stdout)  # type: ignore[no-any-return]

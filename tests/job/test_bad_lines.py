@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from bad_lines import Bad, check_bad_lines
-from job_files import output, run
+from job_files import output, run, texts
 
 PROMPT = b'{"prompt": "a"}'
 
@@ -78,8 +78,7 @@ def test_line_feeds_alone_end_lines(tmp_path: Path) -> None:
     report = run(tmp_path).report
 
     assert (report.requests.total, report.requests.failed) == (4, 0)
-    texts = [line["choices"][0]["text"] for line in output(tmp_path)]  # type: ignore[index]
-    assert texts == ["[a]", f"[{separators}]", f"[{json.loads(escaped)}]", "[a]"]
+    assert texts(tmp_path) == ["[a]", f"[{separators}]", f"[{json.loads(escaped)}]", "[a]"]
 
 
 def test_raw_control_characters_are_no_json(tmp_path: Path) -> None:
@@ -98,7 +97,7 @@ def test_escaped_control_characters_are_text(tmp_path: Path) -> None:
     run(tmp_path)
 
     (line,) = output(tmp_path)
-    assert (line["choices"][0]["text"], line["custom_id"]) == (f"[{prompt}]", prompt)  # type: ignore[index]
+    assert (line["choices"][0]["text"], line["custom_id"]) == (f"[{prompt}]", prompt)
 
 
 def test_half_characters_anywhere(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_prompts_beyond_the_context(tmp_path: Path) -> None:
         ScriptedBackend(),
     )
 
-    message = output(tmp_path)[1]["error"]["message"]  # type: ignore[index]
+    message = output(tmp_path)[1]["error"]["message"]
     assert "2048 tokens" in message
     assert "2049 in your prompt" in message
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from fakes import FakeBackend
-from job_files import PROMPTS, output, requests, run, write_input
+from job_files import PROMPTS, output, requests, run, run_and_stop, texts, write_input
 
 from aobatch.api.request import Request
 from aobatch.job.ledger import Ledger
@@ -82,9 +82,7 @@ def test_retry_computes_failed_requests_alone(tmp_path: Path) -> None:
 
     assert len(backend.computed) == 1
     assert outcome.report.requests.failed == 0
-    assert [line["choices"][0]["text"] for line in output(tmp_path)] == [  # type: ignore[index]
-        f"[{prompt}]" for prompt in PROMPTS
-    ]
+    assert texts(tmp_path) == [f"[{prompt}]" for prompt in PROMPTS]
     assert run(tmp_path, Healed(), retries_failed=True).was_finished
 
 
@@ -92,9 +90,7 @@ def test_interrupted_retry_goes_on(tmp_path: Path) -> None:
     """A retry that was stopped is not taken for a finished job by the next run."""
     write_input(tmp_path / "in.jsonl", requests(PROMPTS))
     run(tmp_path)
-    explosive = FakeBackend(explosion=KeyboardInterrupt(), explodes_at=0)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, explosive, retries_failed=True)
+    run_and_stop(tmp_path, 0, retries_failed=True)
 
     assert run(tmp_path, Healed()).report.requests.failed == 0
 

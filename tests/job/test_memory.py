@@ -1,13 +1,9 @@
 """Laws of a job's memory: it does not grow with the number of lines."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
+from job_files import measure
 from many_lines import write_many_lines
-
-MEMORY_JOB = Path(__file__).with_name("memory_job.py")
 
 
 def test_ten_times_the_lines_take_the_same_memory(tmp_path: Path) -> None:
@@ -15,10 +11,8 @@ def test_ten_times_the_lines_take_the_same_memory(tmp_path: Path) -> None:
     few = write_many_lines(tmp_path / "few.jsonl", 3_000)
     many = write_many_lines(tmp_path / "many.jsonl", 30_000)
 
-    command = [sys.executable, MEMORY_JOB, few, many]
-    result = subprocess.run(command, capture_output=True, check=True, timeout=300)
+    taken = measure(many, few)
 
-    taken = json.loads(result.stdout)
     assert taken["total"] == 30_000
     assert taken["by_code"] == dict.fromkeys(
         ("invalid_json_line", "numerical_error", "model_not_found"), 1500

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fakes import FakeBackend
-from job_files import requests, run, write_input
+from job_files import requests, run, run_and_stop, write_input
 
 from aobatch.errors import InputError, InputMissingError, JobError, UsageError
 from aobatch.job.config import JobConfig, Selection, Shard
@@ -178,9 +178,7 @@ def test_unfinished_job_is_not_overwritten(tmp_path: Path) -> None:
     """Results of another job under the output's name are not lost."""
     write_input(tmp_path / "in.jsonl", LINES)
     paths = run_shards(tmp_path, 2)
-    backend = FakeBackend(explosion=KeyboardInterrupt(), explodes_at=4)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, backend)
+    run_and_stop(tmp_path, 4)
 
     with pytest.raises(UsageError, match="unfinished job"):
         merge_shards(paths, tmp_path / "out.jsonl")

@@ -50,6 +50,6 @@ def test_hostile_names_fail_their_line_alone(tmp_path: Path, name: str) -> None:
     run(tmp_path)
 
     bad, good = output(tmp_path)
-    assert (bad["status_code"], bad["error"]["code"]) == (404, "model_not_found")  # type: ignore[index]
-    assert len(bad["error"]["message"]) < 300  # type: ignore[index]
+    assert (bad["status_code"], bad["error"]["code"]) == (404, "model_not_found")
+    assert len(bad["error"]["message"]) < 300
     assert "choices" in good

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fakes import FakeBackend
-from job_files import PROMPTS, output, requests, run, write_input
+from job_files import PROMPTS, output, requests, run, run_and_stop, texts, write_input
 
 from aobatch.api.response import render_failure
 from aobatch.errors import BusyError, InputError, ModelError, StorageError
@@ -82,8 +82,7 @@ def test_results_of_other_settings_are_refused(
 ) -> None:
     """Results are not mixed; the message names the setting, and --restart discards them."""
     write_input(tmp_path / "in.jsonl", requests(PROMPTS))
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, FakeBackend(explosion=KeyboardInterrupt(), explodes_at=2))
+    run_and_stop(tmp_path, 2)
 
     with pytest.raises(InputError, match=rf"other settings: {name} \(was .*--restart"):
         run(tmp_path, FakeBackend(**change))  # type: ignore[arg-type]
@@ -96,8 +95,7 @@ def test_results_of_other_settings_are_refused(
 def test_other_defaults_are_refused(tmp_path: Path) -> None:
     """The body defaults of the job belong to its settings."""
     write_input(tmp_path / "in.jsonl", requests(PROMPTS))
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, FakeBackend(explosion=KeyboardInterrupt(), explodes_at=2))
+    run_and_stop(tmp_path, 2)
 
     with pytest.raises(InputError, match="of other settings: defaults"):
         run(tmp_path, defaults={"max_tokens": 3})
@@ -106,8 +104,7 @@ def test_other_defaults_are_refused(tmp_path: Path) -> None:
 def test_model_that_went_away_stops_the_job(tmp_path: Path) -> None:
     """Lines that an earlier run answered do not turn into errors because a model is gone."""
     write_input(tmp_path / "in.jsonl", requests(PROMPTS, model="other"))
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, FakeBackend(explosion=KeyboardInterrupt(), explodes_at=2))
+    run_and_stop(tmp_path, 2)
 
     with pytest.raises(ModelError, match="'other' answered lines in an earlier run and is gone"):
         run(tmp_path, FakeBackend(fingerprints={"fake": "fp_1"}))
@@ -116,9 +113,7 @@ def test_model_that_went_away_stops_the_job(tmp_path: Path) -> None:
 def test_lines_added_to_a_stopped_job_are_computed(tmp_path: Path) -> None:
     """Results hang on what a line says, so a longer input keeps those it has."""
     write_input(tmp_path / "in.jsonl", requests(PROMPTS))
-    first = FakeBackend(explosion=KeyboardInterrupt(), explodes_at=3)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, first)
+    run_and_stop(tmp_path, 3)
     write_input(tmp_path / "in.jsonl", requests(["new", *PROMPTS]))
 
     second = FakeBackend()
@@ -159,8 +154,7 @@ def test_killed_process_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     assert not (tmp_path / "out.jsonl").exists()
     before = _log(tmp_path)
     assert _start(tmp_path, delay=0).wait(20) == 0
-    texts = [line["choices"][0]["text"] for line in output(tmp_path)]  # type: ignore[index]
-    assert texts == [f"[{prompt}]" for prompt in prompts]
+    assert texts(tmp_path) == [f"[{prompt}]" for prompt in prompts]
     again = {*before} & {*_log(tmp_path)[len(before) :]}
     # SIGKILL may cost the group that was not committed yet; see the next test.
     assert number == signal.SIGKILL or not again

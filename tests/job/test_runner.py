@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fakes import FakeBackend
-from job_files import PROMPTS, output, requests, run, write_input
+from job_files import PROMPTS, output, requests, run, texts, write_input
 
 from aobatch.errors import InputError, JobError, ModelError, StorageError, UsageError
 from aobatch.executors import Executor, ModelIdentity
@@ -22,8 +22,7 @@ def test_output_keeps_input_order(tmp_path: Path) -> None:
 
     run(tmp_path)
 
-    texts = [line["choices"][0]["text"] for line in output(tmp_path)]  # type: ignore[index]
-    assert texts == [f"[p{i}]" for i in range(20)]
+    assert texts(tmp_path) == [f"[p{i}]" for i in range(20)]
 
 
 def test_blank_lines_have_no_output_line(tmp_path: Path) -> None:
@@ -33,7 +32,7 @@ def test_blank_lines_have_no_output_line(tmp_path: Path) -> None:
     run(tmp_path)
 
     first, bad, last = output(tmp_path)
-    assert (bad["line"], bad["error"]["code"]) == (4, "invalid_json_line")  # type: ignore[index]
+    assert (bad["line"], bad["error"]["code"]) == (4, "invalid_json_line")
     assert "choices" in first
     assert "choices" in last
 
@@ -62,7 +61,7 @@ def test_report_is_sum_of_lines(tmp_path: Path) -> None:
 
     usages = [line["usage"] for line in output(tmp_path) if "usage" in line]
     for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
-        assert getattr(report.usage, name) == sum(usage[name] for usage in usages)  # type: ignore[index]
+        assert getattr(report.usage, name) == sum(usage[name] for usage in usages)
     assert report.requests.failed_by_code == {"numerical_error": 1, "invalid_json_line": 1}
     assert report.requests.completed == len(usages)
     written = json.loads((tmp_path / "out.jsonl.usage.json").read_bytes())
@@ -138,7 +137,7 @@ def test_unknown_model_fails_its_lines_alone(tmp_path: Path) -> None:
     report = run(tmp_path).report
 
     bad, good = output(tmp_path)
-    assert (bad["status_code"], bad["error"]["code"]) == (404, "model_not_found")  # type: ignore[index]
+    assert (bad["status_code"], bad["error"]["code"]) == (404, "model_not_found")
     assert "choices" in good
     assert report.by_model[0].name == "gone"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from fakes import FakeBackend
-from job_files import output, requests, run, write_input
+from job_files import output, requests, run, texts, write_input
 
 from aobatch.errors import UsageError
 from aobatch.formats import Row
@@ -121,7 +121,7 @@ def test_overrides_replace_what_lines_say(tmp_path: Path) -> None:
 
     assert report.requests.failed == 0
     assert not again.was_finished
-    assert [line["choices"][0]["text"] for line in output(tmp_path)] == ["[other]"] * 3  # type: ignore[index]
+    assert texts(tmp_path) == ["[other]"] * 3
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_a_model_that_cannot_be_opened_fails_its_lines_alone(tmp_path: Path) -> 
     lines = output(tmp_path)
     assert ["error" in line for line in lines] == [True, False, False, True, True]
     error = lines[0]["error"]
-    assert (error["code"], error["message"]) == ("model_not_found", "its graph is broken")  # type: ignore[index]
+    assert (error["code"], error["message"]) == ("model_not_found", "its graph is broken")
     assert report.requests.failed == 3
 
 

@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fakes import FakeBackend
-from job_files import PROMPTS, requests, run, write_input
+from job_files import PROMPTS, requests, run, run_and_stop, write_input
 
 from aobatch.errors import InputMissingError
 from aobatch.files import hold_lock
@@ -31,8 +30,7 @@ def test_finished_job_says_so(tmp_path: Path) -> None:
 def test_interrupted_job_counts_what_it_has(tmp_path: Path) -> None:
     """Results and bad lines count as answered, and the rest of the time is guessed from them."""
     write_input(tmp_path / "in.jsonl", [b"nonsense", *requests(PROMPTS)])
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, FakeBackend(explosion=KeyboardInterrupt(), explodes_at=4))
+    run_and_stop(tmp_path, 4)
 
     found = job_status(tmp_path / "out.jsonl")
 

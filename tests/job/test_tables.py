@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fakes import FakeBackend
-from job_files import output, requests, run, write_input
+from job_files import texts
 
 from aobatch.errors import InputError, StorageError, UsageError
 from aobatch.executors import Executor, ModelIdentity
@@ -145,10 +145,10 @@ def test_columns_without_a_table_are_refused(tmp_path: Path) -> None:
 def test_other_columns_are_another_job(tmp_path: Path) -> None:
     """A finished job whose columns are chosen anew is run anew."""
     table = write_table(tmp_path / "in.parquet", q=["a"], r=["b"])
-    texts = []
+    found = []
     for column in ("q", "r"):
         config = job(table, tmp_path / "out.jsonl", columns={"prompt": column})
         assert not run_job(config, FakeBackend()).was_finished
-        texts += [line["choices"][0]["text"] for line in output(tmp_path)]  # type: ignore[index]
+        found += texts(tmp_path)
 
-    assert texts == ["[a]", "[b]"]
+    assert found == ["[a]", "[b]"]

@@ -1,14 +1,11 @@
 """Laws of a job of a million lines, which takes minutes: `pytest -m long tests/long`."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from job_files import measure
 from many_lines import write_many_lines
 
-MEMORY_JOB = Path(__file__).parents[1] / "job" / "memory_job.py"
 NUM_LINES = 1_000_000
 
 
@@ -18,10 +15,8 @@ def test_a_million_lines_take_250_megabytes(tmp_path: Path) -> None:
     few = write_many_lines(tmp_path / "few.jsonl", 3_000)
     many = write_many_lines(tmp_path / "many.jsonl", NUM_LINES)
 
-    command = [sys.executable, MEMORY_JOB, few, many]
-    result = subprocess.run(command, capture_output=True, check=True, timeout=3600)
+    taken = measure(many, few)
 
-    taken = json.loads(result.stdout)
     assert taken["total"] == NUM_LINES
     assert sum(taken["by_code"].values()) == 3 * NUM_LINES // 20
     assert taken["growth"] <= 250e6, taken
