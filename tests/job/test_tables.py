@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fakes import FakeBackend
-from job_files import texts
+from job_files import output, requests, run, texts, write_input
 
 from aobatch.errors import InputError, StorageError, UsageError
 from aobatch.executors import Executor, ModelIdentity
