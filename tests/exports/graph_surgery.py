@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 from export_files import exported
-from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx.helper import make_graph, make_node, make_tensor_value_info
 
 Change = Callable[[GraphProto], object]
 LAYERS = 3
@@ -29,7 +30,7 @@ def whole_numbers(graph: GraphProto) -> None:
     """Take 32-bit integers."""
     for name in ("input_ids", "attention_mask", "position_ids"):
         value = _named(graph.input, name)
-        _feed(graph, name, helper.make_node("Cast", [name], [f"{name}.in"], to=TensorProto.INT64))
+        _feed(graph, name, make_node("Cast", [name], [f"{name}.in"], to=TensorProto.INT64))
         value.type.tensor_type.elem_type = TensorProto.INT32
 
 
@@ -37,11 +38,11 @@ def half_precision_cache(graph: GraphProto) -> None:
     """Keep keys and values as float16, and give the logits as float16."""
     for value in _pasts(graph):
         name = value.name
-        _feed(graph, name, helper.make_node("Cast", [name], [f"{name}.in"], to=TensorProto.FLOAT))
+        _feed(graph, name, make_node("Cast", [name], [f"{name}.in"], to=TensorProto.FLOAT))
         value.type.tensor_type.elem_type = TensorProto.FLOAT16
     for value in graph.output:
         inner = _drain(graph, value.name)
-        graph.node.append(helper.make_node("Cast", [inner], [value.name], to=TensorProto.FLOAT16))
+        graph.node.append(make_node("Cast", [inner], [value.name], to=TensorProto.FLOAT16))
         value.type.tensor_type.elem_type = TensorProto.FLOAT16
 
 
@@ -52,33 +53,31 @@ def without_positions(graph: GraphProto) -> None:
     _feed(
         graph,
         "position_ids",
-        helper.make_node("Shape", [past], ["past.length"], start=2, end=3),
-        helper.make_node("Shape", ["input_ids"], ["new.length"], start=1, end=2),
-        helper.make_node("Add", ["past.length", "new.length"], ["all.length"]),
-        helper.make_node("Squeeze", ["past.length"], ["first"]),
-        helper.make_node("Squeeze", ["all.length"], ["stop"]),
-        helper.make_node("Range", ["first", "stop", _constant(graph, "one", 1)], ["places"]),
-        helper.make_node(
-            "Unsqueeze", ["places", _constant(graph, "axis", [0])], ["position_ids.row"]
-        ),
-        helper.make_node("Shape", ["input_ids"], ["ids.shape"]),
-        helper.make_node("Expand", ["position_ids.row", "ids.shape"], ["position_ids.in"]),
+        make_node("Shape", [past], ["past.length"], start=2, end=3),
+        make_node("Shape", ["input_ids"], ["new.length"], start=1, end=2),
+        make_node("Add", ["past.length", "new.length"], ["all.length"]),
+        make_node("Squeeze", ["past.length"], ["first"]),
+        make_node("Squeeze", ["all.length"], ["stop"]),
+        make_node("Range", ["first", "stop", _constant(graph, "one", 1)], ["places"]),
+        make_node("Unsqueeze", ["places", _constant(graph, "axis", [0])], ["position_ids.row"]),
+        make_node("Shape", ["input_ids"], ["ids.shape"]),
+        make_node("Expand", ["position_ids.row", "ids.shape"], ["position_ids.in"]),
     )
 
 
 def with_branches(graph: GraphProto) -> None:
     """Ignore the past unless `use_cache_branch` says that there is one, as merged exports do."""
-    flag = helper.make_tensor_value_info("use_cache_branch", TensorProto.BOOL, [1])
+    flag = make_tensor_value_info("use_cache_branch", TensorProto.BOOL, [1])
     for value in _pasts(graph):
         name = value.name
         ends = [_constant(graph, "zero", [0]), _constant(graph, "zero", [0])]
-        nothing = helper.make_node("Slice", [name, *ends, _constant(graph, "two", [2])], ["none"])
-        everything = helper.make_node("Identity", [name], ["all"])
+        nothing = make_node("Slice", [name, *ends, _constant(graph, "two", [2])], ["none"])
+        everything = make_node("Identity", [name], ["all"])
         branches = {
-            key: helper.make_graph([node], key, [], [_floats(node.output[0])])
+            key: make_graph([node], key, [], [_floats(node.output[0])])
             for key, node in (("then_branch", everything), ("else_branch", nothing))
         }
-        _feed(graph, name, helper.make_node("If", [flag.name], [f"{name}.in"], **branches))
+        _feed(graph, name, make_node("If", [flag.name], [f"{name}.in"], **branches))
     graph.input.append(flag)
 
 
@@ -86,18 +85,13 @@ def with_kept_logits(shape: Sequence[int]) -> Change:
     """Give only the last logits, as many as an input of that shape says, all if it says 0."""
 
     def change(graph: GraphProto) -> None:
-        keep = helper.make_tensor_value_info("num_logits_to_keep", TensorProto.INT64, shape)
+        keep = make_tensor_value_info("num_logits_to_keep", TensorProto.INT64, shape)
         graph.input.append(keep)
         inner, far = _drain(graph, "logits"), _constant(graph, "far", [2**62])
-        graph.node.extend(
-            [
-                helper.make_node("Neg", [keep.name], ["kept.from"]),
-                helper.make_node("Reshape", ["kept.from", _constant(graph, "flat", [1])], ["from"]),
-                helper.make_node(
-                    "Slice", [inner, "from", far, _constant(graph, "rows", [1])], ["logits"]
-                ),
-            ]
-        )
+        kept, rows = _constant(graph, "flat", [1]), _constant(graph, "rows", [1])
+        graph.node.append(make_node("Neg", [keep.name], ["kept.from"]))
+        graph.node.append(make_node("Reshape", ["kept.from", kept], ["from"]))
+        graph.node.append(make_node("Slice", [inner, "from", far, rows], ["logits"]))
 
     return change
 
@@ -111,18 +105,18 @@ def fused_cache(graph: GraphProto) -> None:
             old = _named(graph.input, name)
             graph.input.remove(old)
             index = _constant(graph, f"place.{place}", place)
-            _feed(graph, name, helper.make_node("Gather", [past, index], [f"{name}.in"], axis=0))
+            _feed(graph, name, make_node("Gather", [past, index], [f"{name}.in"], axis=0))
         made = [_drain(graph, f"present.{layer}.{part}") for _, part in _PARTS]
         for _, part in _PARTS:
             graph.output.remove(_named(graph.output, f"present.{layer}.{part}"))
         axis = _constant(graph, "axis", [0])
         stacked = [f"{name}.stacked" for name in made]
         for name, target in zip(made, stacked, strict=True):
-            graph.node.append(helper.make_node("Unsqueeze", [name, axis], [target]))
-        graph.node.append(helper.make_node("Concat", stacked, [present], axis=0))
+            graph.node.append(make_node("Unsqueeze", [name, axis], [target]))
+        graph.node.append(make_node("Concat", stacked, [present], axis=0))
         for values, name, length in ((graph.input, past, "P"), (graph.output, present, "T")):
             shape = [2, "batch", 2, length, 16]
-            values.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+            values.append(make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
 
 def legacy_names(graph: GraphProto) -> None:
@@ -149,8 +143,8 @@ def blind_to_padding(graph: GraphProto) -> None:
     _feed(
         graph,
         "attention_mask",
-        helper.make_node("Shape", ["attention_mask"], ["mask.shape"]),
-        helper.make_node("ConstantOfShape", ["mask.shape"], ["attention_mask.in"], value=one),
+        make_node("Shape", ["attention_mask"], ["mask.shape"]),
+        make_node("ConstantOfShape", ["mask.shape"], ["attention_mask.in"], value=one),
     )
 
 
@@ -158,13 +152,9 @@ def feeling_neighbours(graph: GraphProto) -> None:
     """Add a little of the batch's largest score to every score, as scales of a batch do."""
     inner = _drain(graph, "logits")
     small = _constant(graph, "small", 1e-3, np.float32)
-    graph.node.extend(
-        [
-            helper.make_node("ReduceMax", [inner], ["largest"], keepdims=0),
-            helper.make_node("Mul", ["largest", small], ["little"]),
-            helper.make_node("Add", [inner, "little"], ["logits"]),
-        ]
-    )
+    graph.node.append(make_node("ReduceMax", [inner], ["largest"], keepdims=0))
+    graph.node.append(make_node("Mul", ["largest", small], ["little"]))
+    graph.node.append(make_node("Add", [inner, "little"], ["logits"]))
 
 
 def mixed_up_cache(graph: GraphProto) -> None:
@@ -186,7 +176,7 @@ def _pasts(graph: GraphProto) -> list[ValueInfoProto]:
 
 
 def _floats(name: str) -> ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+    return make_tensor_value_info(name, TensorProto.FLOAT, None)
 
 
 def _constant(graph: GraphProto, name: str, value: object, dtype: type = np.int64) -> str:

@@ -1,90 +1,73 @@
 """Laws of what cannot run: one sentence each, before any session is opened."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
 from export_files import exported
 from graph_surgery import Change, changed
-from onnx import GraphProto, TensorProto, helper
+from onnx import TensorProto, ValueInfoProto, helper
 
 from aobatch.errors import ModelError
 from aobatch.models.foreign import open_export
 from aobatch.models.store import catalogue
 
 
-def with_input(name: str, dtype: int = TensorProto.FLOAT) -> Change:
-    """Ask for one more input."""
-    value = helper.make_tensor_value_info(name, dtype, ["batch", "any"])
-    return lambda graph: graph.input.append(value)
+def each(values: str, part: str, change: Callable[[ValueInfoProto], object]) -> Change:
+    """Change the inputs or outputs that have a part in their names, and nothing else."""
+    return lambda graph: [change(v) for v in getattr(graph, values) if part in v.name]
 
 
 def renamed(values: str, old: str, new: str) -> Change:
-    """Call an input or output by another name, and leave the rest of the graph alone."""
-
-    def change(graph: GraphProto) -> None:
-        for value in getattr(graph, values):
-            value.name = value.name.replace(old, new)
-
-    return change
+    """Call inputs or outputs by another name."""
+    return each(values, old, lambda v: setattr(v, "name", v.name.replace(old, new)))
 
 
-def fixed(values: str, axis: int, size: int) -> Change:
-    """Fix a dimension of the first input or output."""
-
-    def change(graph: GraphProto) -> None:
-        getattr(graph, values)[0].type.tensor_type.shape.dim[axis].dim_value = size
-
-    return change
+def fixed(values: str, name: str, axis: int, size: int) -> Change:
+    """Fix a dimension."""
+    dim = "dim_value"
+    return each(values, name, lambda v: setattr(v.type.tensor_type.shape.dim[axis], dim, size))
 
 
 def typed(values: str, part: str, dtype: int) -> Change:
     """Declare another type."""
-
-    def change(graph: GraphProto) -> None:
-        for value in getattr(graph, values):
-            if part in value.name:
-                value.type.tensor_type.elem_type = dtype
-
-    return change
+    return each(values, part, lambda v: setattr(v.type.tensor_type, "elem_type", dtype))
 
 
-def without(values: str, part: str) -> Change:
-    """Leave out inputs or outputs."""
-
-    def change(graph: GraphProto) -> None:
-        kept = [value for value in getattr(graph, values) if part not in value.name]
-        del getattr(graph, values)[:]
-        getattr(graph, values).extend(kept)
-
-    return change
+def asking_for(name: str) -> Change:
+    """Ask for one more input."""
+    value = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", "any"])
+    return lambda graph: graph.input.append(value)
 
 
-def custom_operator(graph: GraphProto) -> None:
-    """Use an operator of somebody's library."""
-    graph.node.add(op_type="Magic", domain="com.somebody", output=["x"])
-
-
-REFUSED = {
+REFUSED: dict[str, tuple[Change, str]] = {
     "embeddings": (renamed("input", "input_ids", "inputs_embeds"), "embeddings instead of token"),
-    "pictures": (with_input("pixel_values"), "pictures"),
-    "sound": (with_input("input_features"), "sound"),
-    "encoder": (with_input("encoder_hidden_states"), "reads an encoder"),
-    "paged": (with_input("block_table", TensorProto.INT32), "paged cache"),
-    "convolutions": (with_input("past_conv.0"), "other than keys and values"),
-    "state space": (with_input("past_ssm.0"), "other than keys and values"),
-    "unknown": (with_input("token_type_ids"), "'token_type_ids'"),
-    "no cache": (without("input", "past_key"), "no keys and values"),
-    "lost cache": (without("output", "present.1.key"), "layer 1 of its cache"),
+    "pictures": (asking_for("pixel_values"), "pictures"),
+    "sound": (asking_for("input_features"), "sound"),
+    "encoder": (asking_for("encoder_hidden_states"), "reads an encoder"),
+    "paged": (asking_for("block_table"), "paged cache"),
+    "convolutions": (asking_for("past_conv.0"), "other than keys and values"),
+    "state space": (asking_for("past_ssm.0"), "other than keys and values"),
+    "unknown": (asking_for("token_type_ids"), "'token_type_ids'"),
+    "no cache": (lambda graph: graph.input.__delitem__(slice(3, None)), "no keys and values"),
+    "lost cache": (lambda graph: graph.output.pop(), "layer 2 of its cache"),
     "no scores": (renamed("output", "logits", "last_hidden_state"), "no output named logits"),
-    "one score": (fixed("output", 1, 1), "scores of the last token alone"),
-    "fixed length": (fixed("input", 1, 128), "fixed sizes"),
-    "fixed batch": (fixed("input", 0, 4), "fixed sizes"),
+    "one score": (fixed("output", "logits", 1, 1), "scores of the last token alone"),
+    "fixed length": (fixed("input", "input_ids", 1, 128), "fixed sizes"),
+    "fixed batch": (fixed("input", "input_ids", 0, 4), "fixed sizes"),
     "8-bit cache": (typed("input", "past_key", TensorProto.INT8), "of type int8"),
     "odd logits": (typed("output", "logits", TensorProto.BFLOAT16), "of type bfloat16"),
     "odd ids": (typed("input", "input_ids", TensorProto.FLOAT), "of type float32"),
-    "custom operator": (custom_operator, "com.somebody"),
+    "flat mask": (
+        each("input", "attention_mask", lambda v: v.type.tensor_type.shape.dim.pop()),
+        "its attention_mask has 1 dimensions, not 2",
+    ),
+    "custom operator": (
+        lambda graph: graph.node.add(op_type="Magic", domain="com.somebody", output=["x"]),
+        "com.somebody",
+    ),
 }
 
 

@@ -54,7 +54,17 @@ LOCATIONS = {
     "hard-link": "hard.bin",
     "missing": "missing.bin",
     "short": "short.bin",
+    "pipe": "pipe.bin",
+    "folder": "sub",
+    "empty": "",
+    "itself": ".",
+    "hidden": ".hidden",
+    "newline": "own.bin\n",
+    "zero": "own.bin\0",
+    "memory-address": "*/_ORT_MEM_ADDR_/*",
+    "long": "x" * 129,
 }
+"""Ways out of the folder, names with a meaning of their own, and what is no file."""
 
 
 @pytest.fixture
@@ -109,32 +119,6 @@ def test_other_places_of_tensors_are_refused_altogether(
 
     with pytest.raises(ModelError, match=r"sparse|graphs within|functions|training"):
         check_decoder(path)
-
-
-@pytest.mark.parametrize(
-    "location",
-    [
-        pytest.param("pipe.bin", id="pipe"),
-        pytest.param("sub", id="folder"),
-        pytest.param("", id="empty"),
-        pytest.param(".", id="itself"),
-        pytest.param(".hidden", id="hidden"),
-        pytest.param("own.bin\n", id="newline"),
-        pytest.param("own.bin\0", id="zero"),
-        pytest.param("*/_ORT_MEM_ADDR_/*", id="memory-address"),
-        pytest.param("x" * 129, id="long"),
-    ],
-)
-def test_a_location_is_the_name_of_a_regular_file(
-    tiny_fp32: ModelFolder, folder: Path, sessions: list[object], location: str
-) -> None:
-    """Names with a meaning of their own, and what is no file, are refused."""
-    tensor = external(location, length="16")
-    path = changed_graph(tiny_fp32, folder, lambda model: model.graph.initializer.append(tensor))
-
-    with pytest.raises(ModelError, match="is refused"):
-        OnnxRunner(path, 1)
-    assert sessions == []
 
 
 @pytest.mark.parametrize(
