@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # a finished job is told so without loading numpy
 
 
 def package_version() -> str:
-    """Give the version of this package, empty if it is not installed."""
+    """The version of this package; empty if it is not installed."""
     try:
         return version("aobatch")
     except PackageNotFoundError:
@@ -79,7 +79,7 @@ class Statistics:
         return convert({**numbers, "engine": numbers, "pool": numbers, "workers": workers}, cls)
 
     def numbers(self) -> dict[str, int | float]:
-        """Give what was counted by name, as ledgers and reports keep it; parts without any lack."""
+        """What was counted by name, as ledgers and reports keep it, without parts that are 0."""
         own = asdict(self)
         parts, workers = (own.pop("engine"), own.pop("pool")), own.pop("workers")
         numbers = {name: value for name, value in own.items() if value}

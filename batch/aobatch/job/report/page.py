@@ -112,7 +112,7 @@ def _time_charts(timeline: Timeline) -> list["Chart"]:
 
 
 def _phases(statistics: Statistics) -> list[tuple[str, float, float]]:
-    """Say what lanes spent their time with: a name, seconds and the share."""
+    """What lanes spent their time with: a name, seconds and their share of all."""
     engine = statistics.engine
     spent = {
         "reading prompts": engine.prefill_seconds,
@@ -133,12 +133,12 @@ Series: TypeAlias = list[tuple[float, float, float | None]]
 
 
 def rates(timeline: Timeline, counts: Sequence[float]) -> Series:
-    """Give the growth a second of a column, in equal parts of the time."""
+    """The growth of a column per second, over equal parts of the time."""
     return [(begin, end, grown / (end - begin)) for begin, end, grown in _growth(timeline, counts)]
 
 
 def shares(timeline: Timeline, part: Sequence[float], whole: Sequence[float]) -> Series:
-    """Give the growth of a column as percentage of that of another one."""
+    """The growth of a column in percent of that of another one."""
     both = zip(_growth(timeline, part), _growth(timeline, whole), strict=True)
     return [
         (begin, end, 100 * some / every if every else None)
@@ -147,7 +147,7 @@ def shares(timeline: Timeline, part: Sequence[float], whole: Sequence[float]) ->
 
 
 def run_starts(timeline: Timeline) -> list[float]:
-    """Give the times at which the second and later runs began."""
+    """The times at which the second and later runs began."""
     runs = pairwise(timeline.run)
     times = timeline.seconds[1:]
     return [time for time, (before, run) in zip(times, runs, strict=True) if run != before]

@@ -73,7 +73,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 def summarise(
     exit_code: int, message: str | None, output: Path | None, report: UsageReport | None
 ) -> Summary:
-    """Say how a run ended; without a report what is known comes from the job's state."""
+    """Summarise a run; without a report what is known comes from the job's state."""
     stopped: Literal["interrupted", "failed"] = (
         "interrupted" if exit_code in INTERRUPTED else "failed"
     )
@@ -122,7 +122,7 @@ def _with_state(summary: Summary, output: Path) -> Summary:
 def summarise_all(
     exit_code: int, message: str | None, jobs: Sequence[tuple[Path, UsageReport | None]]
 ) -> Summary:
-    """Say how a run of any number of jobs ended: their sum, and each of several by itself."""
+    """Summarise a run of any number of jobs: their sum, and each of several by itself."""
     if len(jobs) < 2:
         output, report = jobs[0] if jobs else (None, None)
         return summarise(exit_code, message, output, report)
@@ -245,7 +245,7 @@ def _metrics(
 
 
 def _last_success(path: Path, summary: Summary) -> float | None:
-    """Give the time of the last success; that of an earlier run stands in the file it left."""
+    """The time of the last success; that of an earlier run stands in the file that it left."""
     from prometheus_client.parser import text_string_to_metric_families
 
     if summary.exit_code == 0:

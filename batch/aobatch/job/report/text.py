@@ -96,10 +96,7 @@ def _facts(report: UsageReport) -> Iterator[tuple[str, str]]:
 
 
 def details(report: UsageReport) -> Iterator[tuple[str, str]]:
-    """Say in words what the numbers of models and users leave out; names are as requests gave them.
-
-    Each detail is a label and a text.
-    """
+    """Yield label and text of all that is not told by model or user; names are not escaped."""
     job, counted = report.job, report.counted
     if job.state != "finished":
         yield "state", f"{job.state}: {report.requests.total:,} of {job.lines:,} lines answered"
@@ -134,9 +131,9 @@ def _counts(numbers: Mapping[str, int]) -> str:
 
 
 def percentiles_text(values: Percentiles, form: str) -> str:
-    """List percentiles."""
-    named = (("p50", values.p50), ("p90", values.p90), ("p99", values.p99))
-    return ", ".join(f"{name} {form.format(value)}" for name, value in named if value is not None)
+    """List percentiles that are known."""
+    names = values.__struct_fields__
+    return ", ".join(f"{name} {form.format(getattr(values, name))}" for name in names)
 
 
 def money(amount: float) -> str:
@@ -155,7 +152,7 @@ def shown_users(report: UsageReport, most: int) -> list[GroupUsage]:
 
 
 def savings(counted: Statistics) -> dict[str, int]:
-    """Say what was computed once for several."""
+    """What was computed once for several requests, with how much of it."""
     shared = {
         "prompt tokens of common beginnings": counted.engine.prefix_tokens_shared,
         "results of equal requests": counted.engine.requests_shared,
@@ -164,12 +161,12 @@ def savings(counted: Statistics) -> dict[str, int]:
 
 
 def occupancy(counted: Statistics) -> float | None:
-    """Say how full the slots were while requests waited, None if none had to."""
+    """The share of slots in use while requests waited; None if none had to."""
     engine = counted.engine
     return engine.busy_rows / engine.busy_slots if engine.busy_slots else None
 
 
 def worker_rates(counted: Statistics) -> dict[int, float]:
-    """Give the new tokens a second of each worker, if there were workers."""
+    """New tokens a second of each worker, by number."""
     workers = sorted(counted.workers.items())
     return {n: worker.sampled_tokens / worker.seconds for n, worker in workers if worker.seconds}

@@ -122,7 +122,7 @@ def histogram(values: Sequence[float], *, is_whole: bool) -> Histogram:
 
 
 def nice_step(width: float, smallest: float = 1e-9) -> float:
-    """Give the least of 1, 2, 5, 10, 20, 50 and so on that is at least a width."""
+    """Round a width up to one of 1, 2, 5, 10, 20, 50 and so on."""
     width = max(width, smallest)
     power = 10.0 ** math.floor(math.log10(width))
     # A quotient such as 2.0000000000000004 is a two.
@@ -186,7 +186,7 @@ def joined(timelines: Iterable[Timeline]) -> Timeline:
 
 
 def interval_after(seconds: float) -> float:
-    """Say how long after the last point the next one follows in a job of so many seconds."""
+    """The time from one point to the next in a job that was computed for so many seconds."""
     interval = FIRST_SECONDS
     while seconds > MAX_POINTS * interval:
         interval *= 2
@@ -382,7 +382,7 @@ class UsageTally:
     def report(
         self, statistics: Statistics, job: JobFacts, timeline: Timeline | None = None
     ) -> UsageReport:
-        """Give the sums, with what else is known of the job."""
+        """Make the report of the sums, with what else is known of the job."""
         total = sum_of(None, self._by_model.values())
         by_code = dict(self._failed_by_code.most_common())
         # What is sorted already is sorted again in no time.
