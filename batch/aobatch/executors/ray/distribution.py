@@ -1,6 +1,5 @@
 """A model on its way to nodes that do not have it: once a node, checked, for good."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,21 +90,14 @@ def sent_place(digest: str, path: Path) -> Path:
 
 
 def _send(ray: ModuleType, path: Path) -> SentFile:
-    digest, chunks = hashlib.sha256(), []
     with own_file(path).open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-            chunks.append(ray.put(chunk))
-    return SentFile(path.name, digest.hexdigest(), chunks)
+        chunks = [ray.put(chunk) for chunk in iter(lambda: file.read(CHUNK_BYTES), b"")]
+    return SentFile(path.name, file_digest(path), chunks)
 
 
 def _receive(ray: ModuleType, sent: SentFile, path: Path) -> None:
-    digest = hashlib.sha256()
     with path.open("wb") as file:
-        for reference in sent.chunks:
-            chunk = ray.get(reference)
-            digest.update(chunk)
-            file.write(chunk)
-    if digest.hexdigest() != sent.sha256:
+        file.writelines(map(ray.get, sent.chunks))
+    if file_digest(path) != sent.sha256:
         message = f"{sent.name} of the model did not arrive as it was sent; run again"
         raise ModelError(message)
