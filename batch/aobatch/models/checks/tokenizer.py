@@ -226,10 +226,15 @@ def why_unsafe(pattern: str) -> str:
     """
     own = {*re.findall(r"\w{2,9}", pattern), *pattern}
     runs = [*dict.fromkeys([*_RUNS, *sorted(own)])]
-    # Not from the working folder, which may have anything by the name of a library.
-    command = [sys.executable, "-P", "-c", _TRIAL]
+    # Not from the working folder, which may have anything by the name of a library; in a group of
+    # its own, so that who ends a job does not end the trial first, which would look like a refusal.
     tried = subprocess.run(
-        command, input=json.dumps([pattern, runs]), capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-c", _TRIAL],
+        input=json.dumps([pattern, runs]),
+        capture_output=True,
+        text=True,
+        check=False,
+        process_group=0,
     )
     if tried.returncode == -signal.SIGPROF:
         return "which could take forever"
