@@ -20,16 +20,8 @@ NAMES = [
     "stream", "stream_options", "metadata", "logit_bias", "best_of", "prompt ", "\ud800", "",
 ]  # fmt: skip
 BOUNDED = [
-    "n",
-    "best_of",
-    "max_tokens",
-    "temperature",
-    "top_p",
-    "logprobs",
-    "seed",
-    "top_k",
-    "min_p",
-]
+    "n", "best_of", "max_tokens", "temperature", "top_p", "logprobs", "seed", "top_k", "min_p",
+]  # fmt: skip
 ENCODINGS = ["utf-16", "utf-16-le", "utf-32", "utf-32-be", "latin-1", "utf-7", "utf-8-sig", "cp037"]
 
 
@@ -158,20 +150,8 @@ def _overwrite(source: random.Random, raw: bytes) -> bytes:
 def _insert(source: random.Random, raw: bytes) -> bytes:
     place = source.randrange(len(raw) + 1)
     signs = [
-        b'"',
-        b"{",
-        b"}",
-        b"[",
-        b"]",
-        b",",
-        b":",
-        b"\\",
-        b"\0",
-        b"\\u12",
-        b"\xff",
-        b"//",
-        b"e9",
-    ]
+        b'"', b"{", b"}", b"[", b"]", b",", b":", b"\\", b"\0", b"\\u12", b"\xff", b"//", b"e9",
+    ]  # fmt: skip
     return raw[:place] + source.choice(signs) + raw[place:]
 
 

@@ -13,6 +13,10 @@ from aobatch.formats.remote import Location, Remote
 from aobatch.job.report.usage import Prices
 
 AUTO = "auto"
+STREAM = Path("-")
+"""Standard input among the inputs, standard output as the output."""
+STATE_FOLDER = Path("aobatch-state")
+"""Where the state of jobs whose output is remote is kept, unless they are told another place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +84,13 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> Shard:
     also how many there are.
     """
     index, slash, count = text.strip().partition("/")
-    if index == AUTO:
-        shard = _automatic(int(count) if count.isdecimal() else None, environment)
-        is_given = bool(count.isdecimal()) == bool(slash)
+    if index == AUTO and (count.isdecimal() or not slash):
+        shard = _automatic(int(count) if slash else None, environment)
+    elif index.isdecimal() and count.isdecimal():
+        shard = Shard(int(index), int(count))
     else:
-        is_given = index.isdecimal() and count.isdecimal()
-        shard = Shard(int(index), int(count)) if is_given else Shard()
-    if not is_given or not 0 <= shard.index < shard.count:
+        shard = Shard(0, 0)
+    if not 0 <= shard.index < shard.count:
         message = (
             f"--shard {text!r} is no shard; write 0/4 for the first of four, 3/4 for the last one"
         )
@@ -122,14 +126,6 @@ def _rank(seed: int, line: int) -> int:
     """Give a number that follows from seed and line alone, so that no order of reading shows."""
     digest = blake2b(f"{seed} {line}".encode(), digest_size=16, person=b"aobatch-sample")
     return int.from_bytes(digest.digest())
-
-
-STREAM = Path("-")
-"""Standard input among the inputs, standard output as the output."""
-
-
-STATE_FOLDER = Path("aobatch-state")
-"""Where the state of jobs whose output is remote is kept, unless they are told another place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,26 +29,17 @@ class RoundRobin:
 
     def __init__(self, num_choices: int) -> None:
         self._waiting = [deque[Choice]() for _ in range(num_choices)]
-        self._open = list(range(num_choices))
-        self._turn = 0
+        self._turns = deque(self._waiting)
 
     def add(self, piece: Choice) -> Iterator[Choice]:
         """Take in a piece, and yield those whose turn has come."""
         self._waiting[piece.index].append(piece)
-        while self._open and (waiting := self._waiting[self._open[self._turn]]):
+        while self._turns and self._turns[0]:
+            waiting = self._turns.popleft()
             piece = waiting.popleft()
             if piece.finish_reason is None:
-                self._turn += 1
-            else:
-                del self._open[self._turn]
-            if self._turn == len(self._open):
-                self._turn = 0
+                self._turns.append(waiting)
             yield piece
-
-
-def stream_path(output: Path, line: int) -> Path:
-    """Name the event file of a line; nothing from the request itself enters the name."""
-    return stream_folder(output) / f"{line:06d}.sse"
 
 
 def stream_folder(output: Path) -> Path:
@@ -97,8 +88,8 @@ class EventFiles:
             self._files.popitem()[1].close()
 
     def _chunk(self, request: Request, choices: Sequence[Choice], usage: Usage | None) -> bytes:
-        none = Usage(0, 0, 0)
-        completion = completion_of(self._job, self._model, request, choices, usage or none)
+        counted = usage or Usage(0, 0, 0)
+        completion = completion_of(self._job, self._model, request, choices, counted)
         chunk = msgspec.structs.asdict(completion)
         if request.body.include_usage:
             chunk["usage"] = usage  # null in every chunk but the last
@@ -110,7 +101,8 @@ class EventFiles:
         output = self._job.config.output
         if output == STREAM:
             return  # standard output has no place beside it
-        path = stream_path(output, request.line)
+        # Nothing from the request itself enters the name.
+        path = stream_folder(output) / f"{request.line:06d}.sse"
         try:
             if request.line not in self._files:
                 path.parent.mkdir(exist_ok=True)
