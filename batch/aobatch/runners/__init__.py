@@ -105,17 +105,8 @@ def session_threads(threads: int, num_lanes: int) -> int:
 
 
 _CPUINFO = Path("/proc/cpuinfo")
-_FEATURES = (
-    "avx2",
-    "avx_vnni",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_int8",
-    "asimddp",
-    "i8mm",
-)
-"""Those that make 8-bit products fast, of x86 and of Arm."""
+_X86 = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
+_ARM = ("asimddp", "i8mm")
 
 
 def processor_name() -> str:
@@ -126,7 +117,7 @@ def processor_name() -> str:
 def processor_features() -> list[str]:
     """List what the processor has that makes 8-bit products fast."""
     flags = f"{_processor().get('flags', '')} {_processor().get('Features', '')}".split()
-    return [name for name in _FEATURES if name in flags]
+    return [name for name in _X86 + _ARM if name in flags]
 
 
 @cache
