@@ -291,10 +291,10 @@ def verify(options: NameOptions) -> None:
     agreement are measured against the model in full precision, if that is here too as NAME-fp32.
     """
     from aobatch.cli.progress import stage_progress
+    from aobatch.executors.verification import find_model
     from aobatch.executors.verification import verify as verify_model
-    from aobatch.models.verification import locate
 
-    path = locate(options.name)
+    path = find_model(options.name)
     with interruptible(), stage_progress(is_quiet=options.as_json) as progress:
         found = verify_model(path, progress)
     if options.as_json:

@@ -1,30 +1,40 @@
 """Whether a model is what it was, runs, and is as close to full precision as it says."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from aobatch.errors import ModelError
 from aobatch.executors.local import open_runner
+from aobatch.files import file_digest
 from aobatch.models import Progress
+from aobatch.models.checks.graph import check_decoder
+from aobatch.models.checks.tokenizer import check_tokenizer
 from aobatch.models.convert.quality import affordable, measure, quality_chunks
 from aobatch.models.foreign import open_export
-from aobatch.models.store.catalogue import find_card, models_home
+from aobatch.models.store.catalogue import find, find_card, list_models, models_home, not_found
 from aobatch.models.store.folder import (
+    DATA,
+    FILES,
     GRAPH,
     INT8_CACHE_GRAPH,
+    MANIFEST,
     MAX_KL,
+    TOKENIZER,
     CacheDtype,
     ModelFolder,
     Quality,
+    StoredFile,
+    folder_digest,
+    is_as_written,
     open_folder,
     read_folder,
 )
 from aobatch.models.store.locate import locate
 from aobatch.models.tokenizer import load_tokenizer
-from aobatch.models.verification import Check, check_files
 from aobatch.runners import RunnerConfig
 from aobatch.runners.scoring import score_texts, self_test
 from aobatch.runners.session import first_line
@@ -32,6 +42,19 @@ from aobatch.runners.session import first_line
 _AGAIN = "convert or import the model again"
 _NATS, _SHARE = 0.001, 0.1
 """How far a divergence may be from the recorded one, since processors round differently."""
+
+
+State: TypeAlias = Literal["ok", "failed", "not checked"]
+
+
+class Check(msgspec.Struct, frozen=True):
+    """Something that was looked at."""
+
+    name: str
+    state: State
+    found: str
+    advice: str = ""
+    """What to do if it failed, or so that it can be checked."""
 
 
 class Verification(msgspec.Struct, frozen=True):
@@ -42,6 +65,17 @@ class Verification(msgspec.Struct, frozen=True):
     is_right: bool
     """Whether nothing failed; what could not be checked is no failure."""
     checks: list[Check]
+
+
+def find_model(name: str) -> Path:
+    """Give the folder of a model by name, alias or path, or a graph, whatever state it is in.
+
+    ModelNotFoundError if there is none.
+    """
+    place = find(name)
+    if place.kind is None or place.is_source:
+        raise not_found(name, place, [row.name for row in list_models() if row.is_ready])
+    return place.path.resolve() if place.kind == "model" else place.path
 
 
 def verify(path: Path, progress: Progress) -> Verification:
@@ -55,7 +89,7 @@ def verify(path: Path, progress: Progress) -> Verification:
         checks = [Check("files and quality", "not checked", found), _self_test(folder, "fp32")]
     else:
         folder = read_folder(path)
-        checks = [*check_files(path), _self_test(folder, "fp32")]
+        checks = [*_check_files(folder), _self_test(folder, "fp32")]
         if folder.manifest.int8_cache.digest:
             checks.append(_self_test(folder, "int8"))
         if _is_right(checks):
@@ -68,6 +102,57 @@ def verify(path: Path, progress: Progress) -> Verification:
 
 def _is_right(checks: list[Check]) -> bool:
     return all(check.state != "failed" for check in checks)
+
+
+def _check_files(folder: ModelFolder) -> Iterator[Check]:
+    """Look at the description, at each file and at the graphs; nothing is computed."""
+    if is_as_written(folder.path / MANIFEST):
+        yield Check(MANIFEST, "ok", "as conversion wrote it")
+    else:
+        yield Check(MANIFEST, "failed", "it was edited since conversion", _AGAIN)
+    files = folder.manifest.files
+    for name in FILES:
+        if name in files:
+            yield _file(folder.path / name, files[name])
+    is_whole = {GRAPH, DATA, TOKENIZER} <= files.keys()
+    if not is_whole or folder_digest(files) != folder.manifest.digest:
+        yield Check("digest", "failed", f"{MANIFEST} contradicts itself", _AGAIN)
+    yield _attempted("graph", lambda: _graphs(folder))
+    yield _attempted("vocabulary", lambda: _vocabulary(folder))
+
+
+def _file(path: Path, stored: StoredFile) -> Check:
+    try:
+        size = path.stat().st_size
+        is_same = size == stored.bytes and file_digest(path) == stored.sha256
+    except OSError as error:
+        return Check(path.name, "failed", f"it cannot be read: {error.strerror}", _AGAIN)
+    if is_same:
+        return Check(path.name, "ok", f"sha256 {stored.sha256[:12]}…, {size:,} bytes")
+    found = f"{size:,} bytes, and not the {stored.bytes:,} that conversion wrote"
+    if size == stored.bytes:
+        found = f"as many bytes as conversion wrote, {size:,}, and others"
+    return Check(path.name, "failed", found, _AGAIN)
+
+
+def _graphs(folder: ModelFolder) -> str:
+    sizes = folder.manifest.graph_sizes
+    names = [GRAPH, *([INT8_CACHE_GRAPH] if folder.manifest.int8_cache.digest else [])]
+    for name in names:
+        check_decoder(folder.path / name, sizes)
+    return f"operators, weights and sizes of {' and '.join(names)} are in order"
+
+
+def _vocabulary(folder: ModelFolder) -> str:
+    file = check_tokenizer(folder.tokenizer, folder.manifest.vocab_size)
+    return f"{len(file.model.vocab):,} tokens and {len(file.added_tokens):,} added ones"
+
+
+def _attempted(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, "ok", look())
+    except ModelError as error:
+        return Check(name, "failed", str(error))
 
 
 def _self_test(folder: ModelFolder, cache: CacheDtype) -> Check:
