@@ -4,6 +4,9 @@ import json
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from line_strategies import BODIES, STEADY, THOROUGH, written
 
 from aobatch.api.request import HashSet, Limits, Parser, Request
 
@@ -25,21 +28,32 @@ def key_of(line: dict[str, object] | str, parser: Parser | None = None, number: 
     return parsed.key
 
 
-def test_key_is_32_hexadecimal_digits() -> None:
-    """A key has 16 bytes."""
-    key = key_of(FIELDS)
+@THOROUGH
+@given(BODIES, st.integers(0, 10**6))
+def test_key_does_not_depend_on_writing(fields: dict[str, object], seed: int) -> None:
+    """Order of keys, spacing, carriage returns, escapes and forms of numbers change no key."""
+    one, other = (written(fields, number).decode() for number in (seed, seed + 1))
 
-    assert len(bytes.fromhex(key)) == 16
-    assert len(key) == 32
+    assert key_of(one) == key_of(other, number=99) == key_of(other + "\r")
 
 
-def test_key_does_not_depend_on_writing() -> None:
-    """Spacing, order, escapes, number forms and line number leave the key as it is."""
-    key = key_of(FIELDS)
+@STEADY
+@given(st.lists(st.sampled_from("aabc"), min_size=1, max_size=8), st.randoms(use_true_random=False))
+def test_keys_do_not_depend_on_the_order_of_lines(
+    prompts: list[str], source: random.Random
+) -> None:
+    """Shuffled lines have the same keys; equal lines have different ones, in their order."""
+    shuffled = source.sample(prompts, len(prompts))
+    found: list[list[tuple[str, str]]] = []
+    for lines in (prompts, shuffled):
+        parser = Parser({}, Limits())
+        found.append([(prompt, key_of({"prompt": prompt}, parser)) for prompt in lines])
+        parser.parse(9, b'{"prompt": "a", "n": 0}')
 
-    assert key == key_of(' { "stop":["a","b"],\t"temperature":5e-1, "prompt":"\\u0068i" } ')
-    assert key == key_of(FIELDS, number=99)
-    assert key_of({"prompt": "", "temperature": 1}) == key_of({"prompt": "", "temperature": 1.0})
+    assert len({key for _, key in found[0]}) == len(prompts)
+    for prompt in {*prompts}:
+        own, others = ([key for name, key in keys if name == prompt] for keys in found)
+        assert own == others
 
 
 @pytest.mark.parametrize(
@@ -99,26 +113,6 @@ def test_prompt_kinds_do_not_meet() -> None:
     prompts: list[object] = [[1, 2], [[1], [2]], [[1, 2]], ["1", "2"], "12", ["12", ""], "[1, 2]"]
 
     assert len({key_of({"prompt": prompt}) for prompt in prompts}) == len(prompts) - 1
-
-
-def test_equal_requests_are_numbered() -> None:
-    """The first, second and third of equal lines differ, and are the same in the next run."""
-    runs = []
-    for _ in range(2):
-        parser = Parser({}, Limits())
-        runs.append([key_of(FIELDS, parser, number) for number in range(1, 4)])
-
-    assert len(set(runs[0])) == 3
-    assert runs[0] == runs[1]
-
-
-def test_other_lines_do_not_change_keys() -> None:
-    """A line put in between, good or bad, leaves the keys of the others as they are."""
-    parser = Parser({}, Limits())
-    key_of({"prompt": "another"}, parser)
-    parser.parse(2, b'{"prompt": "hi", "temperature": 0.5, "stop": ["a", "b"], "n": 0}')
-
-    assert key_of(FIELDS, parser) == key_of(FIELDS)
 
 
 def test_keys_stay_the_same() -> None:

@@ -62,15 +62,6 @@ def test_logprobs_have_the_legacy_arrays_in_order() -> None:
     )
 
 
-@pytest.mark.parametrize("value", [0.1, -1e-300, -0.12345678901234567, -1e22, -5e-324, -2.0])
-def test_floats_survive_json(value: float) -> None:
-    """A logprob reads back as the same number."""
-    logprobs = Logprobs(["a"], [value], [{"a": value}], [0])
-
-    assert json.loads(msgspec.json.encode(logprobs))["token_logprobs"] == [value]
-    assert msgspec.json.decode(msgspec.json.encode(logprobs), type=Logprobs) == logprobs
-
-
 @pytest.mark.parametrize("logprobs", [None, LOGPROBS], ids=["plain", "logprobs"])
 def test_completion_is_one_for_the_openai_client(logprobs: Logprobs | None) -> None:
     """The official client's model accepts the object and keeps every value."""

@@ -11,6 +11,10 @@ from aobatch.engine.config import EngineConfig
 from aobatch.engine.sequence import Result
 from aobatch.testing import END_TOKEN, random_script, scripted_engine
 
+Complete = Callable[..., list[Result]]
+
+Parse = Callable[..., list[Request]]
+
 MIXED: list[dict[str, object]] = [
     {"prompt": "greedy", "temperature": 0, "max_tokens": 30},
     {"prompt": "warm", "temperature": 1, "max_tokens": 25, "seed": 7},
@@ -41,7 +45,7 @@ def outcomes(results: list[Result]) -> list[object]:
 @pytest.mark.parametrize("num_lanes", [1, 2, 3])
 @pytest.mark.parametrize("max_num_seqs", [1, 2, 5, 16, 64])
 def test_batch_size_and_lanes_change_nothing(
-    complete: Callable[..., list[Result]], max_num_seqs: int, num_lanes: int
+    complete: Complete, max_num_seqs: int, num_lanes: int
 ) -> None:
     """Every batch size, on any number of threads, gives the same results."""
     reference = complete(*MIXED, config=EngineConfig(max_num_seqs=3, num_lanes=1))
@@ -50,7 +54,7 @@ def test_batch_size_and_lanes_change_nothing(
     assert outcomes(reference) == outcomes(found)
 
 
-def test_little_memory_changes_nothing(complete: Callable[..., list[Result]]) -> None:
+def test_little_memory_changes_nothing(complete: Complete) -> None:
     """A cache that holds one long or a few short sequences gives the same results."""
     reference = complete(*MIXED)
     found = complete(*MIXED, config=EngineConfig(kv_cache_bytes=1024))
@@ -58,7 +62,7 @@ def test_little_memory_changes_nothing(complete: Callable[..., list[Result]]) ->
     assert outcomes(reference) == outcomes(found)
 
 
-def test_order_and_neighbours_change_nothing(parse: Callable[..., list[Request]]) -> None:
+def test_order_and_neighbours_change_nothing(parse: Parse) -> None:
     """Shuffled requests, and requests computed alone, have the same results."""
     requests = parse(*MIXED)
     shuffled = random.Random(5).sample(requests, len(requests))
@@ -70,7 +74,7 @@ def test_order_and_neighbours_change_nothing(parse: Callable[..., list[Request]]
     assert outcomes(reference) == outcomes(alone)
 
 
-def test_greedy_is_argmax(complete: Callable[..., list[Result]]) -> None:
+def test_greedy_is_argmax(complete: Complete) -> None:
     """Temperature 0 follows the model's best token, one at a time."""
     tokens = list(b"follow me")
     expected = []
@@ -84,7 +88,7 @@ def test_greedy_is_argmax(complete: Callable[..., list[Result]]) -> None:
     assert b"".join(token_bytes).decode("utf-8", "replace") == result.choices[0].text
 
 
-def test_input_is_pulled_only_within_the_window(parse: Callable[..., list[Request]]) -> None:
+def test_input_is_pulled_only_within_the_window(parse: Parse) -> None:
     """The engine reads no further ahead than it was told."""
     pulled = []
 
@@ -108,7 +112,7 @@ def test_input_is_pulled_only_within_the_window(parse: Callable[..., list[Reques
     ],
 )
 def test_requests_that_end_at_once_do_not_end_the_run(
-    parse: Callable[..., list[Request]], body: dict[str, object]
+    parse: Parse, body: dict[str, object]
 ) -> None:
     """However many requests finish without a decode step, all behind the window are computed."""
     config = EngineConfig(max_num_seqs=4, lookahead=8)
@@ -117,7 +121,7 @@ def test_requests_that_end_at_once_do_not_end_the_run(
     assert [*range(1, 51)] == sorted(result.request.line for result in results)
 
 
-def test_one_prefill_serves_all_candidates(parse: Callable[..., list[Request]]) -> None:
+def test_one_prefill_serves_all_candidates(parse: Parse) -> None:
     """N candidates cost one reading of the prompt."""
     engine = scripted_engine()
     list(engine.run(parse({"prompt": "a" * 100, "n": 8, "max_tokens": 4})))
@@ -125,7 +129,7 @@ def test_one_prefill_serves_all_candidates(parse: Callable[..., list[Request]]) 
     assert engine.statistics.prefill_tokens == 100
 
 
-def test_duplicates_of_a_request_draw_differently(complete: Callable[..., list[Result]]) -> None:
+def test_duplicates_of_a_request_draw_differently(complete: Complete) -> None:
     """Equal requests without a seed are different draws; with a seed they are equal."""
     free = complete(*[{"prompt": "draw", "max_tokens": 20}] * 2)
     seeded = complete(*[{"prompt": "draw", "max_tokens": 20, "seed": 3}] * 2)

@@ -78,9 +78,7 @@ def request() -> Request:
     return parsed
 
 
-def test_closing_a_run_breaks_off_its_step(
-    slow: Callable[..., tuple[SlowRunner, Engine]],
-) -> None:
+def test_closing_a_run_breaks_off_its_step(slow: Callable[..., tuple[SlowRunner, Engine]]) -> None:
     """Whoever gives up does not wait for a long step to end."""
     runner, engine = slow(obeys=True)
 

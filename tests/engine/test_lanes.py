@@ -19,6 +19,8 @@ from aobatch.testing import (
     scripted_engine,
 )
 
+Parse = Callable[..., list[Request]]
+
 LINES: list[dict[str, object]] = [
     {"prompt": f"line {number}", "max_tokens": 30, "ignore_eos": True} for number in range(40)
 ]
@@ -29,7 +31,7 @@ def lane_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("lane")]
 
 
-def test_closing_a_run_ends_its_lanes(parse: Callable[..., list[Request]]) -> None:
+def test_closing_a_run_ends_its_lanes(parse: Parse) -> None:
     """A run that is given up leaves no thread behind, and the engine can run again."""
     engine = scripted_engine(config=EngineConfig(max_num_seqs=8, num_lanes=3))
     results = engine.run(parse(*LINES))
@@ -42,9 +44,7 @@ def test_closing_a_run_ends_its_lanes(parse: Callable[..., list[Request]]) -> No
 
 
 @pytest.mark.parametrize("num_lanes", [1, 2])
-def test_a_lane_that_fails_fails_the_run(
-    parse: Callable[..., list[Request]], num_lanes: int
-) -> None:
+def test_a_lane_that_fails_fails_the_run(parse: Parse, num_lanes: int) -> None:
     """An error inside a lane is raised where results are awaited, and the other lanes end."""
 
     def script(token_ids: tuple[int, ...]) -> np.ndarray:
@@ -59,7 +59,7 @@ def test_a_lane_that_fails_fails_the_run(
     assert lane_threads() == []
 
 
-def test_an_input_that_fails_ends_the_lanes(parse: Callable[..., list[Request]]) -> None:
+def test_an_input_that_fails_ends_the_lanes(parse: Parse) -> None:
     """An error of whoever gives the requests goes through, and no thread is left."""
 
     def source() -> object:
@@ -73,9 +73,7 @@ def test_an_input_that_fails_ends_the_lanes(parse: Callable[..., list[Request]])
     assert lane_threads() == []
 
 
-def test_order_keeps_every_prompt_and_puts_families_together(
-    parse: Callable[..., list[Request]],
-) -> None:
+def test_order_keeps_every_prompt_and_puts_families_together(parse: Parse) -> None:
     """Ordering loses nothing; common beginnings are neighbours; the longest work comes first."""
     prompts = [f"{'common beginning of prompts ' * 3}{n}" for n in range(5)]
     prompts += [
@@ -93,7 +91,7 @@ def test_order_keeps_every_prompt_and_puts_families_together(
     assert places == [*range(places[0], places[0] + 5)]
 
 
-def test_engines_of_several_lanes_fill_them_evenly(parse: Callable[..., list[Request]]) -> None:
+def test_engines_of_several_lanes_fill_them_evenly(parse: Parse) -> None:
     """Few requests are shared out, so that no lane is left without work."""
     busy: set[str] = set()
     both = threading.Barrier(2, timeout=20)
@@ -110,7 +108,7 @@ def test_engines_of_several_lanes_fill_them_evenly(parse: Callable[..., list[Req
     assert len(busy) == 2
 
 
-def test_slots_multiply_again_after_a_long_request(parse: Callable[..., list[Request]]) -> None:
+def test_slots_multiply_again_after_a_long_request(parse: Parse) -> None:
     """A request that fills the cache alone leaves no mark on those behind it."""
     reserved: list[tuple[int, int]] = []
 

@@ -12,6 +12,8 @@ from aobatch.engine.config import EngineConfig
 from aobatch.engine.sequence import Result
 from aobatch.testing import random_script, scripted_engine
 
+Parse = Callable[..., list[Request]]
+
 PREFIX = "Translate the following sentence into French, word by word, politely: "
 TREE = ["", "The cat", "The cat sat on the mat beside its friend the dog", "A", "A dog"]
 
@@ -53,9 +55,7 @@ def test_sharing_changes_nothing(
 
 
 @pytest.mark.parametrize("max_num_seqs", [1, 4, 64])
-def test_a_common_beginning_is_computed_once(
-    parse: Callable[..., list[Request]], max_num_seqs: int
-) -> None:
+def test_a_common_beginning_is_computed_once(parse: Parse, max_num_seqs: int) -> None:
     """Of prompts that begin alike only what differs is computed, however few run together."""
     prompts = [PREFIX * 3 + f"number {number:04}" for number in range(200)]
     engine = scripted_engine(config=EngineConfig(max_num_seqs=max_num_seqs, num_lanes=1))
@@ -67,7 +67,7 @@ def test_a_common_beginning_is_computed_once(
     assert engine.statistics.prefix_tokens_shared == total - engine.statistics.prefill_tokens
 
 
-def test_scored_prompts_share_their_beginning(parse: Callable[..., list[Request]]) -> None:
+def test_scored_prompts_share_their_beginning(parse: Parse) -> None:
     """Choices of one question are scored without reading the question again."""
     prompts = [PREFIX * 3 + word for word in ("first", "second", "third", "fourth")]
     line = {"max_tokens": 0, "echo": True, "logprobs": 1}
@@ -77,7 +77,7 @@ def test_scored_prompts_share_their_beginning(parse: Callable[..., list[Request]
     assert engine.statistics.prefill_tokens < len(PREFIX) * 3 + 40
 
 
-def test_sharing_can_be_turned_off(parse: Callable[..., list[Request]]) -> None:
+def test_sharing_can_be_turned_off(parse: Parse) -> None:
     """Without prefix sharing every token of every prompt is computed."""
     engine = scripted_engine(config=EngineConfig(shares_prefixes=False))
     list(engine.run(parse(*[{"prompt": PREFIX + word, "max_tokens": 1} for word in "abc"])))
@@ -86,9 +86,7 @@ def test_sharing_can_be_turned_off(parse: Callable[..., list[Request]]) -> None:
 
 
 @pytest.mark.parametrize("same", [{"temperature": 0}, {"seed": 4}])
-def test_equal_requests_are_computed_once(
-    parse: Callable[..., list[Request]], same: dict[str, object]
-) -> None:
+def test_equal_requests_are_computed_once(parse: Parse, same: dict[str, object]) -> None:
     """Requests that must have one result get it from one computation, whoever asks."""
     lines = [{"prompt": "again", "max_tokens": 5, "user": f"u{n % 3}", **same} for n in range(60)]
     engine = scripted_engine(config=EngineConfig(max_num_seqs=4, lookahead=8))
@@ -100,9 +98,7 @@ def test_equal_requests_are_computed_once(
     assert len({(result.choices, result.usage) for result in results}) == 1
 
 
-def test_equal_requests_are_read_only_within_the_window(
-    parse: Callable[..., list[Request]],
-) -> None:
+def test_equal_requests_are_read_only_within_the_window(parse: Parse) -> None:
     """However many equal requests follow, no more are pulled than the look-ahead allows."""
     pulled: list[Request] = []
     is_read = threading.Event()
@@ -124,7 +120,7 @@ def test_equal_requests_are_read_only_within_the_window(
     assert len([*results]) == 399
 
 
-def test_equal_draws_and_streams_are_computed_each(parse: Callable[..., list[Request]]) -> None:
+def test_equal_draws_and_streams_are_computed_each(parse: Parse) -> None:
     """A request without a seed is a draw of its own, and every stream is sent."""
     lines = [{"prompt": "x", "max_tokens": 3}] * 4
     lines += [{"prompt": "x", "max_tokens": 3, "temperature": 0, "stream": True}] * 4

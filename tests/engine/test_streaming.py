@@ -10,6 +10,8 @@ from aobatch.api.response import Choice, Logprobs
 from aobatch.engine.streaming import Delta
 from aobatch.testing import random_script, scripted_engine, speaking_script
 
+Parse = Callable[..., list[Request]]
+
 BODIES: list[dict[str, object]] = [
     {"prompt": "plain", "max_tokens": 20},
     {"prompt": "listed", "max_tokens": 12, "logprobs": 2, "echo": True},
@@ -42,9 +44,7 @@ def _join(index: int, choices: list[Choice]) -> Choice:
 
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: str(body["prompt"]))
-def test_joined_pieces_are_the_response(
-    parse: Callable[..., list[Request]], body: dict[str, object]
-) -> None:
+def test_joined_pieces_are_the_response(parse: Parse, body: dict[str, object]) -> None:
     """Text, arrays and reason of the pieces are those of the final choices."""
     deltas: list[Delta] = []
     (result,) = scripted_engine().run(parse(body | {"stream": True}), deltas.append)
@@ -52,7 +52,7 @@ def test_joined_pieces_are_the_response(
     assert {choice.index: choice for choice in result.choices} == joined(deltas)
 
 
-def test_pieces_come_while_tokens_come(parse: Callable[..., list[Request]]) -> None:
+def test_pieces_come_while_tokens_come(parse: Parse) -> None:
     """A completion of many tokens is sent in about as many pieces."""
     deltas: list[Delta] = []
     body = {"prompt": "say:", "max_tokens": 64, "temperature": 0, "stream": True}
@@ -61,7 +61,7 @@ def test_pieces_come_while_tokens_come(parse: Callable[..., list[Request]]) -> N
     assert [delta.choice.text for delta in deltas[:4]] == ["春", " ", "i", "s"]
 
 
-def test_what_may_become_a_stop_is_held_back(parse: Callable[..., list[Request]]) -> None:
+def test_what_may_become_a_stop_is_held_back(parse: Parse) -> None:
     """The beginning of a stop is sent only when it turned out to be none."""
     deltas: list[Delta] = []
     body = {"prompt": "say:", "temperature": 0, "max_tokens": 64, "stop": "END", "stream": True}
@@ -71,7 +71,7 @@ def test_what_may_become_a_stop_is_held_back(parse: Callable[..., list[Request]]
     assert [delta.choice.text for delta in deltas] == ["EN ", ""]
 
 
-def test_only_requests_that_ask_are_streamed(parse: Callable[..., list[Request]]) -> None:
+def test_only_requests_that_ask_are_streamed(parse: Parse) -> None:
     """A request without stream sends nothing."""
     deltas: list[Delta] = []
     requests = parse({"prompt": "a"}, {"prompt": "b", "stream": True})

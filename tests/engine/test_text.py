@@ -11,6 +11,8 @@ from aobatch.engine.detokenizer import Detokenizer, as_asked, decode, offsets, t
 from aobatch.engine.sequence import Result, StopWatcher
 from aobatch.testing import speaking_script
 
+Complete = Callable[..., list[Result]]
+
 # Beginnings, middles and ends of characters, some of which can never follow one another.
 LOST_PIECES = [b"A", b"\xc3", b"\xe2", b"\xed", b"\xf0", b"\xf4", b"\x80", b"\xa9", b"\xff"]
 
@@ -93,7 +95,7 @@ def test_watcher_finds_the_first_complete_stop(text: str, stop: list[str]) -> No
     ],
 )
 def test_stop_ends_the_text_before_it(
-    complete: Callable[..., list[Result]], text: str, stop: list[str], expected: str
+    complete: Complete, text: str, stop: list[str], expected: str
 ) -> None:
     """The text ends before the stop, which may lie across tokens, and the reason is stop."""
     body = {"prompt": "say:", "temperature": 0, "max_tokens": 64, "stop": stop}
@@ -102,7 +104,7 @@ def test_stop_ends_the_text_before_it(
     assert (expected, "stop") == (result.choices[0].text, result.choices[0].finish_reason)
 
 
-def test_stop_is_not_looked_for_in_the_prompt(complete: Callable[..., list[Result]]) -> None:
+def test_stop_is_not_looked_for_in_the_prompt(complete: Complete) -> None:
     """A stop that the prompt ends with, or begins, does not end the completion."""
     script = speaking_script("END EN", "D is not it")
     body = {"prompt": "END EN", "temperature": 0, "max_tokens": 64, "stop": "END", "echo": True}
@@ -111,7 +113,7 @@ def test_stop_is_not_looked_for_in_the_prompt(complete: Callable[..., list[Resul
     assert result.choices[0].text == "END END is not it"
 
 
-def test_half_a_character_at_the_end_is_replaced(complete: Callable[..., list[Result]]) -> None:
+def test_half_a_character_at_the_end_is_replaced(complete: Complete) -> None:
     """A completion cut by max_tokens inside a character ends with U+FFFD."""
     body = {"prompt": "p", "temperature": 0, "max_tokens": 4}
     (result,) = complete(body, script=speaking_script("p", "a春风"))

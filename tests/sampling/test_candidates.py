@@ -3,10 +3,10 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from sampling_reference import ranked
 from sampling_strategies import logit_rows, unhurried
 
+from aobatch.arrays import Logits
 from aobatch.sampling.nucleus import best_until, largest_bounds, pick, running_sums
 
 WEIGHTS = st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=8), min_size=1, max_size=5)
@@ -34,7 +34,7 @@ def test_running_sums_do_not_feel_other_rows(rows: list[list[float]]) -> None:
 
 @unhurried
 @given(logits=logit_rows(3), count=st.integers(1, 300))
-def test_enough_logits_reach_their_bound(logits: NDArray[np.float32], count: int) -> None:
+def test_enough_logits_reach_their_bound(logits: Logits, count: int) -> None:
     """At least as many logits as asked are at or above the bound, in every row."""
     bounds = largest_bounds(logits, np.array([count, 1, 300]))
 
@@ -54,9 +54,7 @@ def test_bound_is_close_in_a_large_vocabulary() -> None:
 
 @unhurried
 @given(logits=logit_rows(2), bound=st.floats(-3, 0, width=32), first=st.integers(0, 9))
-def test_pick_takes_what_reaches_the_bound(
-    logits: NDArray[np.float32], bound: float, first: int
-) -> None:
+def test_pick_takes_what_reaches_the_bound(logits: Logits, bound: float, first: int) -> None:
     """Exactly the finite logits at or above the bound, and the first ids, are picked."""
     peaks = logits.max(axis=1)
     found = pick(logits, np.float32(bound) + peaks, peaks, np.array([1.0, 0.5]), first)
@@ -72,9 +70,7 @@ def test_pick_takes_what_reaches_the_bound(
 
 @unhurried
 @given(logits=logit_rows(2), share=st.floats(0, 1.1))
-def test_best_until_is_the_shortest_sorted_prefix(
-    logits: NDArray[np.float32], share: float
-) -> None:
+def test_best_until_is_the_shortest_sorted_prefix(logits: Logits, share: float) -> None:
     """The marked tokens are the first of the sorted row whose sum reaches the target."""
     peaks = logits.max(axis=1)
     found = pick(logits, np.full(2, -np.inf, dtype=np.float32), peaks, np.ones(2))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from sampling_strategies import VOCAB_SIZE, any_params, logit_rows, seeds
 
+from aobatch.arrays import Logits
 from aobatch.sampling.draw import stream_key
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.sampler import Sampled, Sampler
@@ -35,7 +35,7 @@ def admit(sampler: Sampler, slot: int, row: int, params: SamplingParams) -> None
 
 
 def alone(
-    logits: Sequence[NDArray[np.float32]], row: int, params: SamplingParams, mode: str
+    logits: Sequence[Logits], row: int, params: SamplingParams, mode: str
 ) -> list[tuple[object, ...]]:
     """Sample one row by itself, over the steps' logits [ROWS, V]."""
     sampler = Sampler(1, logits[0].shape[1], mode)  # type: ignore[arg-type]
@@ -51,7 +51,7 @@ def alone(
     mode=st.sampled_from(["raw", "processed"]),
 )
 def test_row_among_others_is_the_row_alone(
-    logits: list[NDArray[np.float32]], params: list[SamplingParams], first_slot: int, mode: str
+    logits: list[Logits], params: list[SamplingParams], first_slot: int, mode: str
 ) -> None:
     """Any mixture of rows, in any slots, gives each row its own bits, step after step."""
     sampler = Sampler(ROWS + 3, VOCAB_SIZE, mode)  # type: ignore[arg-type]
@@ -93,7 +93,7 @@ def test_large_rows_among_others_are_the_rows_alone(seed: int, order: list[str])
 
 @settings(deadline=None, max_examples=30)
 @given(logits=logit_rows(3), params=st.lists(any_params, min_size=3, max_size=3))
-def test_move_keeps_the_law(logits: NDArray[np.float32], params: list[SamplingParams]) -> None:
+def test_move_keeps_the_law(logits: Logits, params: list[SamplingParams]) -> None:
     """A sequence that moves into a gap samples what it would have."""
     sampler = Sampler(3, VOCAB_SIZE)
     for row in range(3):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from sampling_reference import distribution, logprobs, processed, ranked
 from sampling_strategies import VOCAB_SIZE, any_params, logit_rows, unhurried
 
+from aobatch.arrays import Logits
 from aobatch.sampling.logprobs import score
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.sampler import Sampled, Sampler
@@ -19,7 +19,7 @@ KEY = bytes(range(16))
 NOTHING = np.array([], dtype=np.int64)
 
 
-def sample(logits: NDArray[np.float32], params: SamplingParams, mode: str) -> Sampled:
+def sample(logits: Logits, params: SamplingParams, mode: str) -> Sampled:
     """Sample one token."""
     sampler = Sampler(1, logits.shape[1], mode)  # type: ignore[arg-type]
     sampler.admit(0, params, KEY, NOTHING)
@@ -28,7 +28,7 @@ def sample(logits: NDArray[np.float32], params: SamplingParams, mode: str) -> Sa
 
 @unhurried
 @given(logits=logit_rows(2), count=st.integers(0, 20))
-def test_scores_agree_with_the_reference(logits: NDArray[np.float32], count: int) -> None:
+def test_scores_agree_with_the_reference(logits: Logits, count: int) -> None:
     """The logprobs of a token and of the best ones are log-softmax, ordered, ties by id."""
     scores = score(logits, np.full(2, np.nan), np.array([5, 7]), np.array([count, 20]))
 
@@ -43,9 +43,7 @@ def test_scores_agree_with_the_reference(logits: NDArray[np.float32], count: int
 
 @unhurried
 @given(logits=logit_rows(1), params=any_params)
-def test_raw_logprobs_ignore_all_parameters(
-    logits: NDArray[np.float32], params: SamplingParams
-) -> None:
+def test_raw_logprobs_ignore_all_parameters(logits: Logits, params: SamplingParams) -> None:
     """In raw mode the figures are those of the model's own distribution."""
     params = replace(params, num_logprobs=3)
     expected = logprobs(logits[0].tolist())
@@ -60,7 +58,7 @@ def test_raw_logprobs_ignore_all_parameters(
 @unhurried
 @given(logits=logit_rows(1), params=any_params)
 def test_processed_logprobs_are_the_drawn_distributions(
-    logits: NDArray[np.float32], params: SamplingParams
+    logits: Logits, params: SamplingParams
 ) -> None:
     """In processed mode they are the logs of the probabilities, -inf where removed."""
     params = replace(params, num_logprobs=9)

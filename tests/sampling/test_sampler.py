@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from sampling_reference import distribution, processed
 from sampling_strategies import VOCAB_SIZE, any_params, logit_rows, unhurried
 
+from aobatch.arrays import Logits
 from aobatch.sampling.draw import stream_key, uniforms_of
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.sampler import Sampler
@@ -26,7 +27,7 @@ def one(params: SamplingParams, vocab_size: int, prompt: NDArray[np.int64] = NOT
 @unhurried
 @given(logits=logit_rows(1), params=any_params, prompt=st.lists(st.integers(0, VOCAB_SIZE - 1)))
 def test_every_step_agrees_with_the_reference(
-    logits: NDArray[np.float32], params: SamplingParams, prompt: list[int]
+    logits: Logits, params: SamplingParams, prompt: list[int]
 ) -> None:
     """Over steps, with the history that they make, each token is the reference's."""
     sampler = one(params, VOCAB_SIZE, np.array(prompt, dtype=np.int64))
@@ -135,9 +136,7 @@ def test_bad_row_is_told_and_disturbs_no_other(name: str, mode: str) -> None:
 
 @unhurried
 @given(logits=logit_rows(3), params=st.lists(any_params, min_size=3, max_size=3))
-def test_logits_are_what_they_were(
-    logits: NDArray[np.float32], params: list[SamplingParams]
-) -> None:
+def test_logits_are_what_they_were(logits: Logits, params: list[SamplingParams]) -> None:
     """Sampling leaves its input's bits, in both modes."""
     for mode in ("raw", "processed"):
         sampler = Sampler(3, VOCAB_SIZE, mode)  # type: ignore[arg-type]
