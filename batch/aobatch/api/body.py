@@ -4,7 +4,7 @@ Adding a parameter is adding a field to CompletionBody and a row to PARAMETERS.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -71,19 +71,9 @@ class CompletionBody(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         self, end_token_ids: tuple[int, ...], num_logprobs: int | None
     ) -> SamplingParams:
         """Say what the sampler needs; end_token_ids are the model's, this body's own are added."""
-        return SamplingParams(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            repetition_penalty=self.repetition_penalty,
-            logit_bias=self.logit_bias,
-            num_logprobs=num_logprobs,
-            min_tokens=self.min_tokens,
-            end_token_ids=tuple(dict.fromkeys(end_token_ids + self.stop_token_ids)),
-        )
+        params = msgspec.convert(self, SamplingParams, from_attributes=True)
+        end_token_ids = tuple(dict.fromkeys(end_token_ids + self.stop_token_ids))
+        return replace(params, num_logprobs=num_logprobs, end_token_ids=end_token_ids)
 
 
 @dataclass(frozen=True, slots=True)

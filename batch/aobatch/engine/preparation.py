@@ -1,7 +1,7 @@
 """A parsed request as sequences to compute: tokenised, and held against the model's limits."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,16 +30,18 @@ class ModelLimits:
     """The tokens ahead of a prefix, a suffix and the middle between them, if there are any."""
 
 
+@dataclass(slots=True)
 class Preparation:
     """Turns requests into groups of sequences."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, limits: ModelLimits, *, clamp_max_tokens: bool
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._limits = limits
-        self._clamps = clamp_max_tokens
-        self._longest_token = max(map(len, tokenizer.token_bytes), default=1)
+    tokenizer: Tokenizer
+    limits: ModelLimits
+    clamp_max_tokens: bool = field(kw_only=True)
+    longest_token: int = field(init=False)
+    """In bytes; a text of more characters than the context times that cannot fit."""
+
+    def __post_init__(self) -> None:
+        self.longest_token = max(map(len, self.tokenizer.token_bytes), default=1)
 
     def prepare(self, request: Request) -> RequestState:
         """Tokenise all prompts; a request that the model cannot take gets its error set."""
@@ -62,16 +64,16 @@ class Preparation:
         text, token_ids, num_added = self._tokenise(body.prompts[index])
         num_echoed = len(token_ids) - num_added
         suffix = self._encode(body.suffix) if body.suffix else np.empty(0, np.int64)
-        if len(suffix) and self._limits.infill_token_ids:
+        if len(suffix) and self.limits.infill_token_ids:
             # Prefix, suffix, middle: the order in which such models were trained.
-            before, between, middle = ([token_id] for token_id in self._limits.infill_token_ids)
+            before, between, middle = ([token_id] for token_id in self.limits.infill_token_ids)
             prefix = token_ids[num_added:]
             token_ids = np.concatenate([before, prefix, between, suffix, middle])
             num_added, suffix = 1, suffix[:0]
         num_logprobs = body.logprobs
         if num_logprobs is None and body.best_of > body.n:
             num_logprobs = 0  # ranking needs the logprobs of the sampled tokens
-        end = () if body.ignore_eos else self._limits.eos_token_ids
+        end = () if body.ignore_eos else self.limits.eos_token_ids
         params = body.sampling_params(end, num_logprobs)
         num_drawn = max(body.best_of, MIN_CANDIDATES) if len(suffix) else body.best_of
         return SequenceGroup(
@@ -92,34 +94,34 @@ class Preparation:
         if isinstance(prompt, tuple):
             self._check_range(prompt, "prompt")
             self._check_fits(len(prompt))
-            text = decode(self._tokenizer.token_bytes[token_id] for token_id in prompt)
+            text = decode(self.tokenizer.token_bytes[token_id] for token_id in prompt)
             return text, np.array(prompt, np.int64), 0
         ids = self._encode(prompt)
-        if not self._limits.adds_document_start and len(ids):
+        if not self.limits.adds_document_start and len(ids):
             return prompt, ids, 0
-        return prompt, np.concatenate([[self._limits.document_start_token_id], ids]), 1
+        return prompt, np.concatenate([[self.limits.document_start_token_id], ids]), 1
 
     def _encode(self, text: str) -> TokenIds:
         # Tokenising takes a hundred times the memory of a text: not for one that cannot fit.
-        self._check_fits(-(-len(text) // self._longest_token))
-        return self._tokenizer.encode(text)
+        self._check_fits(-(-len(text) // self.longest_token))
+        return self.tokenizer.encode(text)
 
     def _check_fits(self, min_tokens: int) -> None:
-        if min_tokens > self._limits.context_length:
-            raise errors.prompt_too_long(self._limits.context_length, min_tokens)
+        if min_tokens > self.limits.context_length:
+            raise errors.prompt_too_long(self.limits.context_length, min_tokens)
 
     def _max_tokens(self, num_prompt_tokens: int, max_tokens: int) -> int:
-        room = self._limits.context_length - num_prompt_tokens
+        room = self.limits.context_length - num_prompt_tokens
         if max_tokens <= room:
             return max_tokens
-        if self._clamps and room > 0:
+        if self.clamp_max_tokens and room > 0:
             return room
         raise errors.context_length_exceeded(
-            self._limits.context_length, num_prompt_tokens, max_tokens
+            self.limits.context_length, num_prompt_tokens, max_tokens
         )
 
     def _check_range(self, token_ids: Iterable[int], name: str) -> None:
-        size = self._limits.vocab_size
+        size = self.limits.vocab_size
         outside = [token_id for token_id in token_ids if not 0 <= token_id < size]
         if outside:
             reason = f"token id {outside[0]} is outside the model's vocabulary of {size} tokens."

@@ -112,17 +112,13 @@ def write_records(records: Iterable[bytes], stream: BinaryIO, path: Path) -> Non
         pa.PythonFile(stream, "w"), SCHEMA, compression="zstd", use_dictionary=_REPEATED
     ) as writer:
         for rows in _groups(records):
-            columns = zip(*rows, strict=True)
-            arrays = [
-                pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)
-            ]
-            batch = pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+            batch = pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
             writer.write_batch(batch, row_group_size=GROUP_ROWS)
 
 
-def _groups(records: Iterable[bytes]) -> Iterator[list[tuple[Any, ...]]]:
+def _groups(records: Iterable[bytes]) -> Iterator[list[dict[str, Any]]]:
     decoder = msgspec.json.Decoder(_Line)
-    rows: list[tuple[Any, ...]] = []
+    rows: list[dict[str, Any]] = []
     num_bytes = 0
     for index, record in enumerate(records):
         rows.append(_row_of(decoder.decode(record), index, record))
@@ -134,21 +130,21 @@ def _groups(records: Iterable[bytes]) -> Iterator[list[tuple[Any, ...]]]:
         yield rows
 
 
-def _row_of(line: _Line, index: int, record: bytes) -> tuple[Any, ...]:
+def _row_of(line: _Line, index: int, record: bytes) -> dict[str, Any]:
     body = line if line.response is None else line.response.body
     error = body.error or line.error
     choice = body.choices[0] if body.choices else None
-    return (
-        line.custom_id,
-        index,
-        choice and choice.text,
-        choice and choice.finish_reason,
-        body.usage and body.usage.prompt_tokens,
-        body.usage and body.usage.completion_tokens,
-        error and error.code,
-        error and error.message,
-        record,
-    )
+    return {
+        "custom_id": line.custom_id,
+        "index": index,
+        "text": choice and choice.text,
+        "finish_reason": choice and choice.finish_reason,
+        "prompt_tokens": body.usage and body.usage.prompt_tokens,
+        "completion_tokens": body.usage and body.usage.completion_tokens,
+        "error_code": error and error.code,
+        "error_message": error and error.message,
+        RESPONSE: record,
+    }
 
 
 def _size(value: object) -> int:
