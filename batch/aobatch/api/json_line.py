@@ -126,7 +126,7 @@ def is_too_deep(raw: bytes) -> bool:
 
 
 def _nesting(raw: bytes) -> memoryview:
-    """Give 1 for each bracket that opens outside of strings, -1 for each that closes."""
+    """Write 1 for each bracket that opens outside of strings, -1 for each that closes."""
     return memoryview(_STRING.sub(b"", raw).translate(_STEPS, _NO_BRACKETS)).cast("b")
 
 

@@ -13,7 +13,7 @@ class Detokenizer:
         self._decoder = _new_decoder("replace")
 
     def push(self, token: bytes) -> str:
-        """Give the text that this token completes."""
+        """Take in a token; return the text that it completes."""
         return self._decoder.decode(token)
 
     def gap(self, token: bytes) -> int:
@@ -26,7 +26,7 @@ class Detokenizer:
         return len(decode([unfinished, token[:1]])) - 1 if unfinished else 0
 
     def flush(self) -> str:
-        """Give what is left: U+FFFD for half a character."""
+        """Return what is left: U+FFFD for half a character."""
         return self._decoder.decode(b"", final=True)
 
 
@@ -36,7 +36,7 @@ def decode(tokens: Iterable[bytes]) -> str:
 
 
 def offsets(tokens: Iterable[bytes], start: int) -> list[int]:
-    """Give for each token the code point at which it begins, counting from start.
+    """Find the code point at which each token begins, counting from start.
 
     Tokens that share a character all begin where the character does.
     """

@@ -101,7 +101,7 @@ class Lane:
         self._finish(self._intake.take_in(self.sampler.sample(logits, first), first))
 
     def _place(self, groups: list[SequenceGroup], first: int) -> list[Placement]:
-        """Give slots to prompts, sharing what they have in common if bits do not depend on it."""
+        """Assign slots to prompts, sharing what they have in common if bits do not depend on it."""
         if self.config.shares_prefixes:
             placements = place(groups, self._held, first)
             if all(p.start == 0 for p in placements) or self.runner.splits_freely:
@@ -139,7 +139,7 @@ class Lane:
         self.sampler.admit(slot, group.params, self._key(sequence), group.prompt_token_ids)
 
     def _key(self, sequence: Sequence) -> bytes:
-        """Give the key of a sequence's random numbers, which names nothing but its request."""
+        """Derive the key of a sequence's random numbers from nothing but its request."""
         request, group = sequence.group.state.request, sequence.group
         seed = request.body.seed
         origin = (self.config.seed, request.key) if seed is None else (seed,)

@@ -127,7 +127,7 @@ class Placement:
 def place(
     groups: list[SequenceGroup], held: HeldPrompts | None, first_slot: int
 ) -> list[Placement]:
-    """Give groups slots from first_slot on; without `held` none shares.
+    """Assign slots from first_slot on to groups; without `held` none shares.
 
     The order is that of the groups; a placement's neighbour comes before it. Slots rise by stage,
     and within a stage fall by work, so that what is computed together lies together.

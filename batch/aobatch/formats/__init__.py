@@ -76,7 +76,7 @@ def read_records(path: Path) -> Iterator[bytes]:
 
 
 def find_format(path: Location) -> Format:
-    """Give the module for a file's suffix; UsageError names the known suffixes."""
+    """Find the module for a file's suffix; UsageError names the known suffixes."""
     name, compression = split_compression(path)
     suffix = Path(name).suffix.lower()
     if suffix not in FORMATS:

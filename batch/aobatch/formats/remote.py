@@ -47,7 +47,7 @@ class Remote:
         return urlunsplit((*parts[:2], parts.path.rpartition("/")[0], "", ""))
 
     def with_name(self, name: str) -> "Remote":
-        """Give the file of another name in the same folder."""
+        """Name another file of the same folder."""
         parts = urlsplit(self.uri)
         folder = parts.path.rpartition("/")[0]
         return Remote(urlunsplit(parts._replace(path=f"{folder}/{quote(name)}")))

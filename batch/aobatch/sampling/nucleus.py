@@ -290,7 +290,7 @@ def _pick(rows: Rows, bounds: Logits) -> Candidates:
 
 
 def _is_short(rows: Rows, found: Candidates) -> NDArray[np.bool_]:
-    """Tell where the candidates [n] end before the nucleus does."""
+    """Find the rows [n] whose candidates end before their nucleus does."""
     targets = rows.table["top_p"] * rows.totals
     return np.asarray(rows.is_nucleus & (found.totals(found.weights) < targets))
 
