@@ -1,10 +1,11 @@
 """JSON Lines: one request a line, bytes split on line feeds alone."""
 
-import io
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from aobatch.api import errors
 from aobatch.formats import Row
@@ -57,30 +58,21 @@ def split_lines(stream: BinaryIO, max_line_bytes: int) -> Iterator[tuple[int, by
     Only a line feed ends a line: U+2028 and a lone carriage return may stand inside a JSON string.
     A carriage return before the line feed and one byte-order mark at the very start are dropped.
     """
-    lines = cast("BinaryIO", io.BufferedReader(cast("io.RawIOBase", stream), CHUNK_BYTES))
-    number = 1
-    while (line := _read_line(lines, max_line_bytes + len(BYTE_ORDER_MARK + b"\n"))) != b"":
-        if line is not None:
-            line = line.removesuffix(b"\n")
-            line = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
-        if line is None or len(line) > max_line_bytes:
-            yield number, None
-        elif line and not line.isspace():
-            yield number, line.removesuffix(b"\r")
-        number += 1
-
-
-def _read_line(lines: BinaryIO, max_bytes: int) -> bytes | None:
-    """Read a line with its end, b"" behind the last one; None for a longer one."""
-    pieces: list[bytes] = []
-    length = 0
-    while piece := lines.readline(CHUNK_BYTES):
-        length += len(piece)
+    number, length = 1, 0
+    begun: list[bytes] = []
+    chunks = chain(iter(partial(stream.read, CHUNK_BYTES), b""), [b"\n"])
+    for index, chunk in enumerate(chunks):
+        *ends, last = (chunk if index else chunk.removeprefix(BYTE_ORDER_MARK)).split(b"\n")
+        # A small file can hold so many blank lines that a call for each would take hours.
+        for end in ends:
+            is_long = length + len(end) > max_line_bytes
+            line = b"".join([*begun, end]) if begun and not is_long else end
+            begun, length = [], 0
+            if is_long:
+                yield number, None
+            elif line and not line.isspace():
+                yield number, line.removesuffix(b"\r")
+            number += 1
+        length += len(last)
         # Nothing is kept of a line that is too long.
-        if length <= max_bytes:
-            pieces.append(piece)
-        else:
-            pieces.clear()
-        if piece.endswith(b"\n"):
-            break
-    return b"".join(pieces) if length <= max_bytes else None
+        begun = [*begun, last] if length <= max_line_bytes else []
