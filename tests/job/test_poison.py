@@ -1,6 +1,7 @@
 """Laws of requests that kill their process, or at which the engine fails."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from aobatch.errors import ModelError
 from aobatch.executors import ModelIdentity
 from aobatch.job.config import JobConfig
 from aobatch.job.context import Progress
-from aobatch.job.in_flight import InFlight, noting_deaths
+from aobatch.job.in_flight import InFlight
 from aobatch.job.runner import run_job
 
 FAKE_JOB = Path(__file__).with_name("fake_job.py")
@@ -138,9 +139,9 @@ def test_requests_under_way_outlive_the_process(tmp_path: Path) -> None:
     dead = InFlight(tmp_path / "in-flight")
     for key in keys:
         dead.begin(key)
-    dead.close()
+    os.close(dead._descriptor)
 
-    with noting_deaths(tmp_path / "in-flight") as in_flight:
+    with InFlight(tmp_path / "in-flight") as in_flight:
         assert in_flight.left_behind() == keys
 
     assert (tmp_path / "in-flight").read_bytes() == b""

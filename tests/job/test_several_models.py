@@ -131,19 +131,6 @@ def test_a_folder_without_numbers_stops_nothing(tmp_path: Path) -> None:
     assert codes == ["numerical_error"] * 9 + [None]
 
 
-def test_the_jobs_own_model_that_cannot_be_opened_stops_it(tmp_path: Path) -> None:
-    """Whoever runs the job has to mend it; nothing is published, and what was done is kept."""
-    write_input(tmp_path / "in.jsonl", [{"prompt": "a"}, {"prompt": "b", "model": "fake"}])
-
-    with pytest.raises(ModelError, match="broken"):
-        run(tmp_path, Unopenable(), model="other")
-
-    assert not (tmp_path / "out.jsonl").exists()
-    backend = FakeBackend()
-    run(tmp_path, backend, model="other")
-    assert len(backend.computed) == 2
-
-
 def test_a_broken_graph_in_a_folder_that_a_line_names_stops_nothing(
     tmp_path: Path, tiny_int8: ModelFolder
 ) -> None:

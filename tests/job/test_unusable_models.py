@@ -95,6 +95,8 @@ def test_the_jobs_own_model_stops_it(tmp_path: Path, fault: str) -> None:
         run(tmp_path, Backend(**{fault: ("other",)}), model="other")  # type: ignore[arg-type]
     assert not (tmp_path / "out.jsonl").exists()
 
+    assert run(tmp_path, Backend(), model="other").report.requests.completed == 13
+
 
 @pytest.mark.parametrize("fault", ["absent", "broken"])
 def test_the_only_model_stops_the_job(tmp_path: Path, fault: str) -> None:

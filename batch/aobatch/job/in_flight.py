@@ -5,9 +5,8 @@ run finds in it, and has no result, is what the process was at when it died.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from aobatch.errors import JobError, StorageError
 from aobatch.files import storage_errors
@@ -16,7 +15,11 @@ _KEY_BYTES = 16
 
 
 class InFlight:
-    """The requests that a run has taken up and not answered."""
+    """The requests that a run has taken up and not answered; a context that a run works in.
+
+    What is left if the process dies stays noted. So it does when the block fails in a way that
+    nobody meant, exit code 70, which may be due to a request as well.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open the file of a job's state folder; OutputError or StorageError if that fails."""
@@ -27,8 +30,22 @@ class InFlight:
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._descriptor = os.open(path, flags, 0o600)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            if isinstance(error, JobError):
+                is_meant = error.exit_code != JobError.exit_code
+            else:
+                is_meant = error is None or isinstance(error, KeyboardInterrupt)
+            if is_meant:
+                self.clear()
+        finally:
+            os.close(self._descriptor)
+
     def left_behind(self) -> list[str]:
-        """Give the keys that an earlier run had taken up when it died."""
+        """Read the keys that an earlier run had taken up when it died."""
         with storage_errors(self._path), self._path.open("rb") as stream:
             keys = iter(lambda: stream.read(_KEY_BYTES), b"")
             return [key.hex() for key in keys if len(key) == _KEY_BYTES]
@@ -47,7 +64,7 @@ class InFlight:
         self._open.discard(key)
 
     def take_open(self) -> list[str]:
-        """Give the requests that are taken up and not answered, and forget them."""
+        """Forget the requests that are taken up and not answered, and give them."""
         taken, self._open = sorted(self._open), set()
         return taken
 
@@ -56,27 +73,3 @@ class InFlight:
         with storage_errors(self._path):
             os.ftruncate(self._descriptor, 0)
         self._open.clear()
-
-    def close(self) -> None:
-        """Let go of the file."""
-        os.close(self._descriptor)
-
-
-@contextmanager
-def noting_deaths(path: Path) -> Iterator[InFlight]:
-    """Note what is under way while the block runs; what is left if the process dies stays noted.
-
-    So it does when the block fails in a way that nobody meant, exit code 70, which may be due to a
-    request as well.
-    """
-    in_flight = InFlight(path)
-    try:
-        yield in_flight
-    except (JobError, KeyboardInterrupt) as error:
-        if not isinstance(error, JobError) or error.exit_code != JobError.exit_code:
-            in_flight.clear()
-        raise
-    else:
-        in_flight.clear()
-    finally:
-        in_flight.close()

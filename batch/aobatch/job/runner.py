@@ -8,7 +8,7 @@ from aobatch.job.compute import compute
 from aobatch.job.config import STREAM, JobConfig
 from aobatch.job.context import Job, Progress, begin_job
 from aobatch.job.depfile import check_depfile, write_depfile
-from aobatch.job.in_flight import noting_deaths
+from aobatch.job.in_flight import InFlight
 from aobatch.job.ledger import Ledger
 from aobatch.job.publish import check_uploads, publish, upload_files
 from aobatch.job.report.usage import UsageReport, with_cost
@@ -51,10 +51,7 @@ def run_job(config: JobConfig, backend: Backend, progress: Progress | None = Non
         else:
             state.reopen_job()
             source.fetch(state)
-            with (
-                closing(Ledger(state.ledger)) as ledger,
-                noting_deaths(state.in_flight) as in_flight,
-            ):
+            with closing(Ledger(state.ledger)) as ledger, InFlight(state.in_flight) as in_flight:
                 job = begin_job(source, backend, ledger, in_flight, progress or Progress())
                 report = _compute_and_publish(job)
             if config.output != STREAM:
