@@ -114,7 +114,7 @@ class Terminal:
             start_new_session=True,
         )
 
-    def watch(self, is_enough: Callable[["Terminal"], bool], seconds: float = 60) -> None:
+    def watch(self, is_enough: Callable[["Terminal"], bool], seconds: float = 300) -> None:
         """Watch the screen until it shows what is waited for."""
         deadline = time.monotonic() + seconds
         while not is_enough(self):

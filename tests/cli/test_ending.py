@@ -1,10 +1,8 @@
 """Laws of what a run of one job or several tells at its end, whichever way it ends."""
 
 import json
-import os
 import signal
 import subprocess
-import threading
 from pathlib import Path
 
 import pytest
@@ -84,32 +82,18 @@ def test_failures_are_told_in_all_forms(
 def test_stopped_run_tells_how_far_it_came(source: Path) -> None:
     """A signal leaves a summary with what is done, and the process still dies by it."""
     target = source.with_name("s.json")
-    command = [*COMMAND, "0.01", "run", str(source), "--summary=json", "--summary-file", target]
+    command = [*COMMAND, "held 9", "run", source, "--summary=json", "--summary-file", target]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert process.stderr.readline() == "400 lines\n"
-    threading.Timer(0.5, process.send_signal, [signal.SIGTERM]).start()
-    _, text = process.communicate(timeout=10)
+    process.send_signal(signal.SIGTERM)
+    _, text = process.communicate()
     found = json.loads(text.splitlines()[-1])
 
     assert process.returncode == -signal.SIGTERM
     assert (found["state"], found["exit_code"], found["lines"]) == ("interrupted", 143, 400)
-    assert found["answered"] < 400
+    assert found["answered"] < 10
     assert json.loads(target.read_text()) == found
-
-
-def test_reader_that_left_is_told(source: Path) -> None:
-    """A broken pipe leaves a summary as well."""
-    read_end, write_end = os.pipe()
-    os.close(read_end)
-    target = source.with_name("s.json")
-    command = [*COMMAND, "0", "run", str(source), "-q", "-o", "-", "--summary-file", str(target)]
-
-    result = subprocess.run(command, stdout=write_end, check=False)
-
-    os.close(write_end)
-    assert result.returncode == -signal.SIGPIPE
-    assert json.loads(target.read_text())["exit_code"] == 141
 
 
 @pytest.mark.usefixtures("source")
@@ -223,21 +207,21 @@ def test_one_job_has_no_list(invoke: Invoke, inputs: list[str]) -> None:
 
 def test_stopped_run_says_how_far_each_job_is(tmp_path: Path) -> None:
     """Jobs that were not begun are listed, without numbers."""
-    for name in ("a", "b", "c"):
-        lines = "".join(f'{{"prompt":"{name}{number}"}}\n' for number in range(100))
+    for name, count in (("a", 10), ("b", 30), ("c", 1)):
+        lines = "".join(f'{{"prompt":"{name}{number}"}}\n' for number in range(count))
         (tmp_path / f"{name}.jsonl").write_text(lines)
-    command = [*COMMAND, "0.01", "run", "a.jsonl", "b.jsonl", "c.jsonl", *TEMPLATE]
+    command = [*COMMAND, "held 20", "run", "a.jsonl", "b.jsonl", "c.jsonl", *TEMPLATE]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "b.out.jsonl.aobatch").exists():
         assert process.poll() is None
 
     process.send_signal(signal.SIGTERM)
-    found = json.loads(process.communicate(timeout=30)[1].splitlines()[-1])
+    found = json.loads(process.communicate()[1].splitlines()[-1])
 
     assert process.returncode == -signal.SIGTERM
     first, second, third = found["jobs"]
-    assert (first["answered"], third["answered"]) == (100, None)
-    assert found["answered"] == 100 + (second["answered"] or 0) < 200
+    assert (first["answered"], third["answered"]) == (10, None)
+    assert found["answered"] == 10 + (second["answered"] or 0) < 31
 
 
 def test_dry_run_computes_and_writes_nothing(

@@ -31,7 +31,7 @@ def on_terminal(*arguments: str, text: bytes = b"") -> tuple[str, str]:
     ours, theirs = os.openpty()
     command = [*COMMAND, *arguments]
     pipes = {"input": text, "stderr": subprocess.PIPE}
-    result = subprocess.run(command, stdout=theirs, check=True, timeout=60, **pipes)  # type: ignore[call-overload]
+    result = subprocess.run(command, stdout=theirs, check=True, **pipes)  # type: ignore[call-overload]
     os.close(theirs)
     shown = b""
     try:

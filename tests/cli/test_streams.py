@@ -155,7 +155,6 @@ def run_all(
             cwd=folder,
             env=environment | variables,
             capture_output=True,
-            timeout=60,
             check=False,
         )
         assert result.returncode == code, (arguments, result.stderr)

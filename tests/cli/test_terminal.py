@@ -51,7 +51,7 @@ def test_interrupted_bar_leaves_a_sentence_and_the_next_run_goes_on(
     on_terminal: Opener, source: Path, columns: int
 ) -> None:
     """The bar moves on one line, Ctrl-C takes it away, and the same command ends the job."""
-    first = on_terminal("0.01", "run", "in.jsonl", columns=columns)
+    first = on_terminal("0.05", "run", "in.jsonl", columns=columns)
     first.watch(lambda terminal: answered(terminal) >= 6)
     seen = answered(first)
     first.watch(lambda terminal: answered(terminal) > seen)
@@ -141,7 +141,7 @@ class Session:
         """Run a command of tmux; give what it prints."""
         command = [*self._tmux, *arguments]
         return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=20
+            command, capture_output=True, text=True, check=True, timeout=300
         ).stdout
 
     def type(self, *keys: str) -> None:
@@ -154,7 +154,7 @@ class Session:
 
     def wait(self, pattern: str) -> str:
         """Watch the screen until a pattern is to be seen; give it."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while (found := re.search(pattern, self.screen())) is None:
             assert time.monotonic() < deadline, self.screen()
             time.sleep(0.02)
@@ -176,7 +176,7 @@ def test_bar_moves_stops_and_goes_on(session: Session, source: Path) -> None:
     """Ctrl-C ends the bar with a sentence and code 130; the same command answers every line."""
     command = [*COMMAND, "{delay}", "run", str(source)]
 
-    session.type(shlex.join(command).format(delay=0.02), "Enter")
+    session.type(shlex.join(command).format(delay=0.05), "Enter")
     first = session.wait(r"\d+/400")
     session.wait(rf"(?!{first})\b[1-9]\d*/400")
     session.type("C-c")
