@@ -7,7 +7,8 @@ import pytest
 from family_files import change_config
 
 from aobatch.models.source.safetensors import read_safetensors
-from aobatch.models.source.tokenizer_json import SpecialTokens, read_fields, read_tokenizer
+from aobatch.models.source.tokenizer_json import read_fields, read_tokenizer
+from aobatch.models.spec import SpecialTokens
 
 
 def change(path: Path, **values: object) -> None:
@@ -20,13 +21,19 @@ def tokens(folder: Path) -> SpecialTokens:
     return read_tokenizer(folder, read_fields(folder / "config.json"), 512)[1]
 
 
+def start(folder: Path) -> tuple[int, bool]:
+    """Read what starts a document, and whether it is added to prompts."""
+    found = tokens(folder)
+    return found.document_start_token_id, found.adds_document_start
+
+
 def test_every_file_may_name_ends(folder: Path) -> None:
     """Ids of the generation's settings, of the model's and of the tokenizer's are all ends."""
     change(folder / "generation_config.json", eos_token_id=[7, 9])
     change_config(folder, eos_token_id=11)
     change(folder / "tokenizer_config.json", eos_token={"content": "<|fim_middle|>"})
 
-    assert tokens(folder).end == (0, 3, 7, 9, 11)
+    assert tokens(folder).eos_token_ids == (0, 3, 7, 9, 11)
 
 
 def test_ends_of_turns_are_ends(folder: Path) -> None:
@@ -34,8 +41,8 @@ def test_ends_of_turns_are_ends(folder: Path) -> None:
     path = folder / "tokenizer.json"
     path.write_text(path.read_text().replace("<|fim_suffix|>", "<|im_end|>"))
 
-    assert tokens(folder).end == (0, 2)
-    assert tokens(folder).infill == ()
+    assert tokens(folder).eos_token_ids == (0, 2)
+    assert tokens(folder).infill_token_ids == ()
 
 
 @pytest.mark.parametrize(
@@ -62,7 +69,7 @@ def test_ends_of_turns_go_by_their_names(
     content["model"]["vocab"][name] = 2
     (folder / "tokenizer.json").write_text(json.dumps(content))
 
-    assert tokens(folder).end == ((0, 2) if ends else (0,))
+    assert tokens(folder).eos_token_ids == ((0, 2) if ends else (0,))
 
 
 def test_the_map_of_special_tokens_names_ends_and_starts(folder: Path) -> None:
@@ -73,8 +80,8 @@ def test_the_map_of_special_tokens_names_ends_and_starts(folder: Path) -> None:
     change(folder / "generation_config.json", bos_token_id=None)
     change_config(folder, bos_token_id=None)
 
-    assert tokens(folder).end == (0, 3)
-    assert (tokens(folder).document_start, tokens(folder).adds_document_start) == (1, True)
+    assert tokens(folder).eos_token_ids == (0, 3)
+    assert start(folder) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +99,7 @@ def test_infill_tokens_go_by_their_names(folder: Path, names: tuple[str, str, st
         text = text.replace(f"<|fim_{role}|>", name)
     (folder / "tokenizer.json").write_text(text)
 
-    assert tokens(folder).infill == (1, 2, 3)
+    assert tokens(folder).infill_token_ids == (1, 2, 3)
 
 
 @pytest.mark.parametrize("wrong", [-1, 512, 1.5, "0", True, None, [[0]]])
@@ -100,7 +107,7 @@ def test_ids_that_are_none_are_passed_by(wrong: object, folder: Path) -> None:
     """What is no id of the vocabulary ends nothing."""
     change(folder / "generation_config.json", eos_token_id=wrong)
 
-    assert tokens(folder).end == (0,)
+    assert tokens(folder).eos_token_ids == (0,)
 
 
 def test_the_post_processor_begins_documents(folder: Path) -> None:
@@ -120,7 +127,7 @@ def test_the_post_processor_begins_documents(folder: Path) -> None:
         post_processor={"type": "Sequence", "processors": [first, template]},
     )
 
-    assert (tokens(folder).document_start, tokens(folder).adds_document_start) == (1, True)
+    assert start(folder) == (1, True)
 
 
 def test_the_tokenizers_settings_may_begin_documents(folder: Path) -> None:
@@ -129,14 +136,17 @@ def test_the_tokenizers_settings_may_begin_documents(folder: Path) -> None:
     change(folder / "generation_config.json", bos_token_id=None)
     change_config(folder, bos_token_id=None)
 
-    assert (tokens(folder).document_start, tokens(folder).adds_document_start) == (2, True)
+    assert start(folder) == (2, True)
 
 
 def test_nothing_is_added_where_nobody_says_so(folder: Path) -> None:
     """An empty prompt begins with the token between documents, others with themselves."""
     change(folder / "generation_config.json", bos_token_id=5)
 
-    assert (tokens(folder).document_start, tokens(folder).adds_document_start) == (0, False)
+    assert start(folder) == (
+        0,
+        False,
+    )
 
 
 def test_templates_are_never_read(folder: Path) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -338,10 +338,7 @@ def _manifest(folder: Path, graph: Path, layout: "Layout", facts: _Facts, digest
         num_kv_heads=layout.num_kv_heads,
         head_dim=layout.head_dim,
         context_length=facts.context_length,
-        eos_token_ids=tokens.end,
-        document_start_token_id=tokens.document_start,
-        adds_document_start=tokens.adds_document_start,
-        infill_token_ids=tokens.infill,
+        **asdict(tokens),
         digest=digest,
         int8_cache=Int8Cache(Quality(kl=0.0, top1_agreement=0.0, num_tokens=0), digest=""),
     )

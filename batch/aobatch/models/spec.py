@@ -88,7 +88,18 @@ class WeightLoader(Protocol):
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class SpecialTokens:
+    """The ids that end a completion, start a document, and mark an infill."""
+
+    eos_token_ids: tuple[int, ...]
+    document_start_token_id: int
+    adds_document_start: bool
+    infill_token_ids: tuple[int, ...]
+    """Ahead of a prefix, a suffix and the middle; empty if there are no such tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(SpecialTokens):
     """A decoder as its importer found it.
 
     `load(name)` gives a weight by its canonical name (`embedding`, `final_norm`, `head`,
@@ -98,11 +109,6 @@ class Checkpoint:
     spec: DecoderSpec
     load: WeightLoader
     tokenizer_json: bytes
-    eos_token_ids: tuple[int, ...]
-    document_start_token_id: int
-    adds_document_start: bool
-    infill_token_ids: tuple[int, ...]
-    """Ahead of a prefix, a suffix and the middle; empty if there are no such tokens."""
     name: str
     licence: str
     source: str

@@ -1,6 +1,6 @@
 """A decoder's sizes out of either kind of file, and the weights that it then has to have."""
 
-from collections.abc import Callable, Collection, Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
 from math import sqrt
 from typing import Any, TypeAlias
@@ -236,17 +236,24 @@ def _layer_shapes(spec: DecoderSpec) -> dict[str, Shape]:
     return shapes
 
 
-def check_shapes(
-    expected: Mapping[str, Shape],
-    stored: Mapping[str, Shape],
+def stored_names(
+    spec: DecoderSpec,
+    name_of: Callable[[str], str],
     fields: Fields,
-    unneeded: Collection[str] = (),
-) -> None:
-    """Raise ModelError if a weight is missing, has another shape, or is none of the decoder's.
+    stored: Mapping[str, Shape],
+    further: Mapping[str, Shape],
+    unneeded: tuple[str, ...] = (),
+) -> dict[str, str]:
+    """Say under which name each canonical weight is stored.
 
-    A weight that nothing reads would be left out of the model without a word; `unneeded` ends the
-    names of those that a model does not need.
+    Raises ModelError if one is missing, has another shape, or is none of the decoder's nor further:
+    it would be left out of the model without a word, as those may be whose names `unneeded` ends.
     """
+    shapes = decoder_shapes(spec)
+    names = {name: name_of(name) for name in shapes}
+    if spec.is_tied:
+        names["head"] = names["embedding"]
+    expected = {names[name]: shape for name, shape in shapes.items()} | dict(further)
     for name, shape in expected.items():
         check_presence(name, stored, fields)
         if stored[name] != shape:
@@ -254,10 +261,10 @@ def check_shapes(
                 f"weight {name!r} has shape {stored[name]}, and by the sizes that the file states "
                 f"it has to be {shape}"
             )
-    ends = tuple(unneeded)
-    others = [name for name in stored if name not in expected and not name.endswith(ends)]
+    others = [name for name in stored if name not in expected and not name.endswith(unneeded)]
     if others:
         fields.refuse(f"weight {shown(others[0])} belongs to no model that is supported here")
+    return names
 
 
 def check_presence(name: str, stored: Container[str], fields: Fields) -> None:

@@ -1,7 +1,7 @@
 """A GGUF file as a checkpoint: dequantised weights, and its vocabulary as a tokenizer.json."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from itertools import islice
 from math import prod
@@ -16,12 +16,11 @@ from aobatch.errors import ModelError
 from aobatch.models.checks import shown
 from aobatch.models.source.decoder import (
     check_presence,
-    check_shapes,
     check_spec,
-    decoder_shapes,
     gguf_biases,
     gguf_name,
     memory_budget,
+    stored_names,
 )
 from aobatch.models.source.families import find, spec_from_gguf
 from aobatch.models.source.fields import Fields
@@ -31,10 +30,9 @@ from aobatch.models.source.tokenizer_json import (
     DOCUMENT_SEPARATOR,
     INFILL_KEYS,
     INFILL_NAMES,
-    SpecialTokens,
     is_end,
 )
-from aobatch.models.spec import Checkpoint, DecoderSpec, Weight
+from aobatch.models.spec import Checkpoint, DecoderSpec, SpecialTokens, Weight
 from aobatch.models.tokenizer import SPACE, byte_level_alphabet
 
 _CHUNK = 2**22
@@ -66,7 +64,9 @@ def read_gguf(path: Path) -> Checkpoint:
     fields.require(f"{name}.attention.causal", value=True)
     fields.check_all_read(f"{name}.", {f"{name}.{key}" for key in _INERT})
     check_spec(spec, fields, memory_budget(file.size))
-    stored = _stored_names(file, spec)
+    shapes = {tensor.name: tensor.shape for tensor in file.tensors.values()}
+    divisors = {_DIVISORS: (spec.head_dim // 2,)} if _DIVISORS in shapes else {}
+    stored = stored_names(spec, gguf_name, fields, shapes, divisors)
     spec = _with_divisors(file, spec)
     vocabulary = read_vocabulary(fields, spec.vocab_size)
 
@@ -76,31 +76,15 @@ def read_gguf(path: Path) -> Checkpoint:
 
     tokens = special_tokens(fields, vocabulary)
     return Checkpoint(
+        **asdict(tokens),
         spec=spec,
         load=load,
         tokenizer_json=tokenizer_json(vocabulary, str(path)),
-        eos_token_ids=tokens.end,
-        document_start_token_id=tokens.document_start,
-        adds_document_start=tokens.adds_document_start,
-        infill_token_ids=tokens.infill,
         name=fields.text("general.name", path.stem),
         licence=fields.text("general.license", "unknown"),
         source=path.name,
         files=(path,),
     )
-
-
-def _stored_names(file: GgufFile, spec: DecoderSpec) -> dict[str, str]:
-    """Say where each canonical weight is; ModelError if one is missing or has another shape."""
-    shapes = decoder_shapes(spec)
-    stored = {name: gguf_name(name) for name in shapes}
-    if spec.is_tied:
-        stored["head"] = stored["embedding"]
-    expected = {stored[name]: shape for name, shape in shapes.items()}
-    if _DIVISORS in file.tensors:
-        expected[_DIVISORS] = (spec.head_dim // 2,)
-    check_shapes(expected, {x.name: x.shape for x in file.tensors.values()}, file.fields)
-    return stored
 
 
 def _with_divisors(file: GgufFile, spec: DecoderSpec) -> DecoderSpec:

@@ -6,7 +6,8 @@ file that becomes shorter would end the process.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Annotated
@@ -31,15 +32,14 @@ from aobatch.models.checks import (
 from aobatch.models.source.decoder import (
     check_config,
     check_presence,
-    check_shapes,
     check_spec,
-    decoder_shapes,
     memory_budget,
     safetensors_name,
+    stored_names,
 )
 from aobatch.models.source.families import find, spec_from_config
 from aobatch.models.source.tokenizer_json import read_fields, read_licence, read_tokenizer
-from aobatch.models.spec import Checkpoint, DecoderSpec, Weight
+from aobatch.models.spec import Checkpoint, Weight
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _MAX_NAME = 1024
@@ -177,11 +177,9 @@ def read_safetensors(folder: Path) -> Checkpoint:
     check_config(config)
     files = sorted({tensor.path for tensor in stored.values()})
     check_spec(spec, config, memory_budget(sum(path.stat().st_size for path in files)))
-    names = _stored_names(spec)
-    expected = {names[name]: shape for name, shape in decoder_shapes(spec).items()}
     unneeded = (*_UNNEEDED, *((_HEAD,) if spec.is_tied else ()))
     shapes = {name: tensor.shape for name, tensor in stored.items()}
-    check_shapes(expected, shapes, config, unneeded)
+    names = stored_names(spec, partial(safetensors_name, spec=spec), config, shapes, {}, unneeded)
     tokenizer, tokens = read_tokenizer(folder, config, spec.vocab_size)
 
     def load(name: str, start: int = 0, stop: int | None = None) -> Weight:
@@ -189,20 +187,12 @@ def read_safetensors(folder: Path) -> Checkpoint:
         return weight + family.gain_offset if name.endswith("norm") else weight
 
     return Checkpoint(
+        **asdict(tokens),
         spec=spec,
         load=load,
         tokenizer_json=tokenizer,
-        eos_token_ids=tokens.end,
-        document_start_token_id=tokens.document_start,
-        adds_document_start=tokens.adds_document_start,
-        infill_token_ids=tokens.infill,
         name=folder.resolve().name,
         licence=read_licence(folder),
         source=folder.resolve().name,
         files=tuple(files),
     )
-
-
-def _stored_names(spec: DecoderSpec) -> dict[str, str]:
-    names = {name: safetensors_name(name, spec) for name in decoder_shapes(spec)}
-    return names | ({"head": names["embedding"]} if spec.is_tied else {})

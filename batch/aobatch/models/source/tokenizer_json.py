@@ -5,7 +5,6 @@ Chat templates are programs; nothing here runs or even reads them.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -14,6 +13,7 @@ from aobatch.errors import ModelError
 from aobatch.models.checks import MAX_TOKENIZER_BYTES, open_regular, printable, read_regular
 from aobatch.models.checks.tokenizer import check_tokenizer
 from aobatch.models.source.fields import Fields
+from aobatch.models.spec import SpecialTokens
 
 _MAX_BYTES = 16 * 2**20
 
@@ -67,17 +67,6 @@ INFILL_KEYS: Mapping[str, str] = {"fim_pre": "prefix", "fim_suf": "suffix", "fim
 def is_end(name: str, *, is_special: bool) -> bool:
     """Say whether an added token ends a text, by its name."""
     return name in END_NAMES and (is_special or name not in _ALSO_MARKUP)
-
-
-@dataclass(frozen=True, slots=True)
-class SpecialTokens:
-    """The ids that end a completion, start a document, and mark an infill."""
-
-    end: tuple[int, ...]
-    document_start: int
-    adds_document_start: bool
-    infill: tuple[int, ...]
-    """Ahead of a prefix, a suffix and the middle; empty if the model has no such tokens."""
 
 
 UNKNOWN = "unknown"
