@@ -23,10 +23,12 @@ from aobatch.cli.command import command, exit_codes
 from aobatch.cli.console import show, show_json, show_table
 from aobatch.cli.ending import interruptible
 from aobatch.cli.options import ThreadsOption, option, options
+from aobatch.cli.progress import stage_progress
 from aobatch.cli.values import AT_LEAST_1, model_names
 from aobatch.engine.config import EngineConfig
-from aobatch.executors.local import LocalBackend, default_kv_cache_bytes, open_runner
+from aobatch.executors.local import LocalBackend, default_kv_cache_bytes, open_runner, pull
 from aobatch.job.plan import Speed as MachineSpeed
+from aobatch.job.plan import note_speed
 from aobatch.models.foreign import ExportedFolder
 from aobatch.models.store.folder import ModelFolder
 from aobatch.runners import RunnerConfig
@@ -160,7 +162,6 @@ def bench(options: BenchOptions) -> None:
 
 def _bench_files(*, as_json: bool) -> None:
     from aobatch.bench.jobs import benchmark_files
-    from aobatch.cli.progress import stage_progress
 
     with interruptible(), stage_progress(is_quiet=as_json) as stages:
         speeds = benchmark_files(stages)
@@ -175,10 +176,6 @@ def _bench_files(*, as_json: bool) -> None:
 
 
 def _bench_model(options: BenchOptions) -> None:
-    from aobatch.cli.progress import stage_progress
-    from aobatch.executors.local import pull
-    from aobatch.job.plan import note_speed
-
     with interruptible(), stage_progress(is_quiet=options.as_json) as stages:
         folder = pull(options.model, stages)
         figures = measure(folder, options.num_threads, options.rounds, options.job, stages)
