@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from aobatch.models.convert.quality import chunks_of, quality_text
+from aobatch.models.convert.quality import quality_chunks, quality_text
 from aobatch.models.store.catalogue import ensure
 from aobatch.models.store.folder import CacheDtype, ModelFolder
 from aobatch.models.tokenizer import load_tokenizer
@@ -66,7 +66,7 @@ def test_fp32_gives_the_references_logprobs(
 def test_int8_is_close_to_fp32(folders: dict[str, ModelFolder]) -> None:
     """KL against fp32 is at most 0.015, as conversion measured and as measured here again."""
     quality = folders["int8"].manifest.quality
-    chunks = chunks_of(load_tokenizer(folders["int8"]).encode(quality_text()))[::5]
+    chunks = quality_chunks(load_tokenizer(folders["int8"]))[::5]
     divergences = []
     for reference, found in zip(
         score_texts(folders["fp32"].path / "model.onnx", chunks),

@@ -143,7 +143,7 @@ def _parse(path: Path) -> ModelProto:
     try:
         check_growth(content, ModelProto.DESCRIPTOR)
         model: ModelProto = ModelProto.FromString(content)
-    except (WireError, DecodeError) as error:
+    except DecodeError as error:
         raise refusal(path, f"it is no ONNX graph, or a broken one ({error})") from error
     size = model.ByteSize()
     model.DiscardUnknownFields()
@@ -327,12 +327,8 @@ _UNPACKED = {
 """Types that take as many bytes in memory as in a file."""
 
 
-class WireError(ValueError):
-    """The bytes are no protobuf, or would take too much memory."""
-
-
 def check_growth(content: bytes, kind: Descriptor) -> None:
-    """Raise WireError if bytes parse to more memory than the limit, or to nothing.
+    """Raise DecodeError if bytes parse to more memory than the limit, or to nothing.
 
     Two bytes can be a message, which takes a hundred in memory.
     """
@@ -349,7 +345,7 @@ def check_growth(content: bytes, kind: Descriptor) -> None:
         position, length = _extent(content, position, tag & 7)
         if position + length > end or len(within) > MAX_NESTING:
             message = "a field is longer than the message that it is in, or nests too deep"
-            raise WireError(message)
+            raise DecodeError(message)
         if isinstance(cost, int):
             position += length
             left -= _FIELD_COST + cost * length
@@ -358,7 +354,7 @@ def check_growth(content: bytes, kind: Descriptor) -> None:
             left -= _MESSAGE_COST
         if left < 0:
             message = f"reading it would take more than {MAX_PARSED_BYTES} bytes of memory"
-            raise WireError(message)
+            raise DecodeError(message)
 
 
 def _extent(content: bytes, position: int, wire_type: int) -> tuple[int, int]:
@@ -371,7 +367,7 @@ def _extent(content: bytes, position: int, wire_type: int) -> tuple[int, int]:
     if wire_type in (_FIXED32, _FIXED64):
         return position, 8 if wire_type == _FIXED64 else 4
     message = f"a field has the unknown wire type {wire_type}"
-    raise WireError(message)
+    raise DecodeError(message)
 
 
 def _varint(content: bytes, position: int) -> tuple[int, int]:
@@ -382,7 +378,7 @@ def _varint(content: bytes, position: int) -> tuple[int, int]:
         if byte < 128:
             return value, position + place + 1
     message = "a number has more than 64 bits, or no end"
-    raise WireError(message)
+    raise DecodeError(message)
 
 
 @cache

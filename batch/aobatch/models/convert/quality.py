@@ -68,27 +68,22 @@ def measure(
     ]
 
 
-def chunks_of(
-    token_ids: TokenIds, context_length: int = CHUNK, start: TokenIds | None = None
+def quality_chunks(
+    tokenizer: Tokenizer, context_length: int = CHUNK, start: int | None = None
 ) -> list[TokenIds]:
-    """Cut a text into whole chunks that the context holds; what is left over is not used.
+    """Cut the shipped text into whole chunks that the context holds; what is left over is not used.
 
-    Each has `start` ahead, the tokens that begin every document of a model. Raises ModelError if
+    Each has `start` ahead, the token that begins every document of a model. Raises ModelError if
     there is nothing to cut.
     """
+    token_ids = tokenizer.encode(quality_text())
     if not len(token_ids):
         message = "the vocabulary has no token for any letter of English; it cannot be used"
         raise ModelError(message)
-    ahead = np.empty(0, np.int64) if start is None else start
+    ahead = np.array([] if start is None else [start], np.int64)
     length = max(1, min(CHUNK, context_length, len(token_ids) + len(ahead)) - len(ahead))
     chunks = token_ids[: len(token_ids) // length * length].reshape(-1, length)
     return [np.concatenate([ahead, chunk]) for chunk in chunks]
-
-
-def quality_chunks(tokenizer: Tokenizer, context_length: int, start: int | None) -> list[TokenIds]:
-    """Cut the shipped text into chunks, each behind the token with which documents start if any."""
-    ahead = None if start is None else np.array([start])
-    return chunks_of(tokenizer.encode(quality_text()), context_length, ahead)
 
 
 def affordable(chunks: Sequence[TokenIds], vocab_size: int) -> list[TokenIds]:
