@@ -123,6 +123,17 @@ def test_wrong_fields_in_a_body_are_refused(tmp_path: Path) -> None:
         rows_of(path)
 
 
+def test_bodies_without_a_known_field_keep_their_rows(tmp_path: Path) -> None:
+    """Where unknown fields are ignored, a body of nothing else is a body that lacks its prompt."""
+    head = {"custom_id": ["1", "2"], "method": ["POST"] * 2, "url": ["/v1/completions"] * 2}
+    body = pa.array([{"x": 1}, None])
+    path = write_table(tmp_path / "in.parquet", {**head, "body": body})
+
+    rows = rows_of(path, Columns(ignores_unknown=True))
+
+    assert [row.fields and row.fields["body"] for row in rows] == [{}, None]
+
+
 def test_null_rows_are_lines_without_values(tmp_path: Path) -> None:
     """A null is left out, a null prompt is the documented null prompt, a null body is wrong."""
     path = write_table(tmp_path / "in.parquet", {"prompt": [None], "max_tokens": [None]})

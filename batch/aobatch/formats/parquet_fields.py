@@ -10,20 +10,9 @@ import msgspec
 import pyarrow as pa
 from pyarrow import types
 
-from aobatch.api import errors
+from aobatch.api import errors, kinds
 from aobatch.api.body import PARAMETERS
 from aobatch.api.json_line import decode_line
-from aobatch.api.kinds import (
-    Boolean,
-    Integer,
-    LogitBias,
-    Number,
-    Prompts,
-    StreamOptions,
-    Text,
-    TokenIdList,
-)
-from aobatch.api.kinds import Texts as TextList
 from aobatch.api.request import ENVELOPE_FIELDS
 from aobatch.api.validation import IGNORED
 from aobatch.errors import InputError, RequestError, UsageError
@@ -249,8 +238,7 @@ def _body_reader(fields: list[Field]) -> Reader:
     def read(_name: str, array: pa.Array) -> Cells:
         # Flattened, children are null where the struct is.
         children = dict(zip((f.name for f in array.type), array.flatten(), strict=True))
-        names = [field.column for field in fields]
-        batch = pa.RecordBatch.from_arrays([children[name] for name in names], names)
+        batch = pa.RecordBatch.from_arrays(list(children.values()), list(children))
         rows = zip(read_fields(batch, fields), array.is_valid().to_pylist(), strict=True)
         return [(error or body) if is_valid else None for (body, error), is_valid in rows]
 
@@ -261,23 +249,23 @@ _TEXT: tuple[str, Reader, str] = ("t", _read_values, "strings")
 _ACCEPTED: dict[object, list[tuple[str, Reader, str]]] = {
     "custom_id": [_TEXT, ("i", _read_identifiers, "integers")],
     "body": [("t", _read_json, "structs, or strings of JSON")],
-    Text: [_TEXT],
-    Integer: [("i", _read_values, "integers")],
-    Number: [("[in]", _read_values, "numbers")],
-    Boolean: [("b", _read_values, "booleans")],
-    Prompts: [
+    kinds.Text: [_TEXT],
+    kinds.Integer: [("i", _read_values, "integers")],
+    kinds.Number: [("[in]", _read_values, "numbers")],
+    kinds.Boolean: [("b", _read_values, "booleans")],
+    kinds.Prompts: [
         _TEXT,
         (r"\[[t0]\]", _read_values, "lists of strings"),
         (r"\[i\]", _read_values, "lists of token ids"),
         (r"\[\[[i0]\]\]", _read_values, "lists of lists of token ids"),
     ],
-    TextList: [_TEXT, (r"\[[t0]\]", _read_values, "lists of strings")],
-    TokenIdList: [(r"\[[i0]\]", _read_values, "lists of token ids")],
-    LogitBias: [
+    kinds.Texts: [_TEXT, (r"\[[t0]\]", _read_values, "lists of strings")],
+    kinds.TokenIdList: [(r"\[[i0]\]", _read_values, "lists of token ids")],
+    kinds.LogitBias: [
         (r"<[in]>|\{[in0]+\}", _read_mappings, "maps or structs of numbers"),
         ("t", _read_json, "strings of JSON"),
     ],
-    StreamOptions: [
+    kinds.StreamOptions: [
         (r"<b>|\{[b0]+\}", _read_mappings, "structs of booleans"),
         ("t", _read_json, "strings of JSON"),
     ],
