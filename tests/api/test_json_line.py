@@ -13,73 +13,66 @@ from aobatch.api.request import FailedLine, Parser, Request
 Refuse = Callable[[bytes], ErrorObject]
 
 
+NO_JSON: dict[str, bytes] = {
+    "empty": b"",
+    "blank": b"   ",
+    "truncated": b'{"prompt": "a"',
+    "truncated-in-string": b'{"prompt": "a',
+    "two-objects": b'{"prompt": "a"} {"prompt": "b"}',
+    "trailing-comma": b'{"prompt": "a"},',
+    "single-quotes": b"{'prompt': 'a'}",
+    "comma-before-end": b'{"prompt": "a",}',
+    "comment": b'{"prompt": "a" /* b */}',
+    "raw-nul": b'{"prompt": "a\x00b"}',
+    "raw-vertical-tab": b'{"prompt": "a\x0bb"}',
+    "raw-carriage-return": b'{"prompt": "a\rb"}',
+    "unknown-escape": b'{"prompt": "\\x41"}',
+    "short-escape": b'{"prompt": "\\u12"}',
+    "byte-order-mark": codecs.BOM_UTF8 + b'{"prompt": "a"}',
+    "utf-16-without-mark": '{"prompt": "a"}'.encode("utf-16-le"),
+    "nan": b'{"temperature": NaN}',
+    "infinity": b'{"temperature": Infinity}',
+    "minus-infinity": b'{"temperature": -Infinity}',
+    "beyond-double": b'{"temperature": 1e999}',
+    "beyond-double-in-ignored": b'{"metadata": [-1e999]}',
+    "no-leading-digit": b'{"temperature": .5}',
+    "leading-zero": b'{"temperature": 01}',
+    "plus": b'{"temperature": +1}',
+    "hexadecimal": b'{"max_tokens": 0x10}',
+    "five-thousand-digits": b'{"seed": ' + b"1" * 5000 + b"}",
+    "arabic-digit": '{"max_tokens": ٣}'.encode(),
+    "word": b"undefined",
+}
+NO_UTF8: dict[str, bytes] = {
+    "stray-byte": b'{"prompt": "\xff"}',
+    "cut-character": b'{"prompt": "\xc3"}',
+    "overlong": b'{"prompt": "\xc0\x80"}',
+    "encoded-surrogate": b'{"prompt": "\xed\xa0\x80"}',
+    "latin-1": '{"prompt": "é"}'.encode("latin-1"),
+    "utf-16": '{"prompt": "a"}'.encode("utf-16"),
+    "utf-32": '{"prompt": "a"}'.encode("utf-32"),
+}
+NO_OBJECT = {raw.decode(): raw for raw in (b"[]", b'"prompt"', b"5", b"null", b"true", b"[[1]]")}
+REFUSED = {
+    "invalid_json_line": (NO_JSON, "This line is not valid JSON: "),
+    "invalid_utf8": (NO_UTF8, "This line is not UTF-8: byte "),
+    "invalid_type": (NO_OBJECT, "Invalid type for 'line': expected an object, but got "),
+}
+
+
 @pytest.mark.parametrize(
-    "raw",
-    [
-        pytest.param(b"", id="empty"),
-        pytest.param(b"   ", id="blank"),
-        pytest.param(b'{"prompt": "a"', id="truncated"),
-        pytest.param(b'{"prompt": "a', id="truncated-in-string"),
-        pytest.param(b'{"prompt": "a"} {"prompt": "b"}', id="two-objects"),
-        pytest.param(b'{"prompt": "a"},', id="trailing-comma"),
-        pytest.param(b"{'prompt': 'a'}", id="single-quotes"),
-        pytest.param(b'{"prompt": "a",}', id="comma-before-end"),
-        pytest.param(b'{"prompt": "a" /* b */}', id="comment"),
-        pytest.param(b'{"prompt": "a\x00b"}', id="raw-nul"),
-        pytest.param(b'{"prompt": "a\x0bb"}', id="raw-vertical-tab"),
-        pytest.param(b'{"prompt": "a\rb"}', id="raw-carriage-return"),
-        pytest.param(b'{"prompt": "\\x41"}', id="unknown-escape"),
-        pytest.param(b'{"prompt": "\\u12"}', id="short-escape"),
-        pytest.param(codecs.BOM_UTF8 + b'{"prompt": "a"}', id="byte-order-mark"),
-        pytest.param('{"prompt": "a"}'.encode("utf-16-le"), id="utf-16-without-mark"),
-        pytest.param(b'{"temperature": NaN}', id="nan"),
-        pytest.param(b'{"temperature": Infinity}', id="infinity"),
-        pytest.param(b'{"temperature": -Infinity}', id="minus-infinity"),
-        pytest.param(b'{"temperature": 1e999}', id="beyond-double"),
-        pytest.param(b'{"metadata": [-1e999]}', id="beyond-double-in-ignored"),
-        pytest.param(b'{"temperature": .5}', id="no-leading-digit"),
-        pytest.param(b'{"temperature": 01}', id="leading-zero"),
-        pytest.param(b'{"temperature": +1}', id="plus"),
-        pytest.param(b'{"max_tokens": 0x10}', id="hexadecimal"),
-        pytest.param(b'{"seed": ' + b"1" * 5000 + b"}", id="five-thousand-digits"),
-        pytest.param('{"max_tokens": ٣}'.encode(), id="arabic-digit"),
-        pytest.param(b"undefined", id="word"),
-    ],
+    ("code", "name"), [(code, name) for code, (raws, _) in REFUSED.items() for name in raws]
 )
-def test_what_is_not_json_is_refused(parser: Parser, raw: bytes) -> None:
-    """A line that RFC 8259 does not allow has no style and no custom_id."""
-    failed = parser.parse(3, raw)
+def test_what_is_no_object_of_json_is_refused(parser: Parser, code: str, name: str) -> None:
+    """A line that RFC 8259 does not allow, in UTF-8 alone, has no style and no custom_id."""
+    raws, words = REFUSED[code]
+
+    failed = parser.parse(3, raws[name])
 
     assert isinstance(failed, FailedLine)
     assert (failed.line, failed.custom_id, failed.is_envelope) == (3, None, False)
-    assert (failed.error.code, failed.error.param) == ("invalid_json_line", None)
-    assert failed.error.message.startswith("This line is not valid JSON: ")
-
-
-@pytest.mark.parametrize("raw", [b"[]", b'"prompt"', b"5", b"null", b"true", b"[[1]]"])
-def test_json_other_than_an_object_is_refused(refuse: Refuse, raw: bytes) -> None:
-    """A request is an object."""
-    error = refuse(raw)
-
-    assert (error.code, error.param) == ("invalid_type", None)
-    assert "expected an object" in error.message
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [
-        pytest.param(b'{"prompt": "\xff"}', id="stray-byte"),
-        pytest.param(b'{"prompt": "\xc3"}', id="cut-character"),
-        pytest.param(b'{"prompt": "\xc0\x80"}', id="overlong"),
-        pytest.param(b'{"prompt": "\xed\xa0\x80"}', id="encoded-surrogate"),
-        pytest.param('{"prompt": "é"}'.encode("latin-1"), id="latin-1"),
-        pytest.param('{"prompt": "a"}'.encode("utf-16"), id="utf-16"),
-        pytest.param('{"prompt": "a"}'.encode("utf-32"), id="utf-32"),
-    ],
-)
-def test_what_is_not_utf8_is_refused(refuse: Refuse, raw: bytes) -> None:
-    """Encodings are not guessed."""
-    assert refuse(raw).code == "invalid_utf8"
+    assert (failed.error.code, failed.error.param) == (code, None)
+    assert failed.error.message.startswith(words)
 
 
 @pytest.mark.parametrize(
