@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from family_files import change_config
 
+from aobatch.models import SpecialTokens
 from aobatch.models.source.safetensors import read_safetensors
 from aobatch.models.source.tokenizer_json import read_fields, read_tokenizer
-from aobatch.models.spec import SpecialTokens
 
 
 def change(path: Path, **values: object) -> None:

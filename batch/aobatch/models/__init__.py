@@ -1,6 +1,7 @@
 """Models: found by name or path, fetched, converted, checked and described."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 PRECISIONS = ("int8", "nbits8", "fp32")
@@ -8,3 +9,14 @@ PRECISIONS = ("int8", "nbits8", "fp32")
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with a stage, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The ids that end a completion, start a document, and mark an infill."""
+
+    eos_token_ids: tuple[int, ...]
+    document_start_token_id: int
+    adds_document_start: bool
+    infill_token_ids: tuple[int, ...]
+    """Ahead of a prefix, a suffix and the middle; empty if there are no such tokens."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aobatch.files import file_digest, joined_digest
+from aobatch.models import SpecialTokens
 
 Weight: TypeAlias = NDArray[np.floating]
 """A weight matrix [out, in], or a gain or bias [out]."""
@@ -85,17 +86,6 @@ class WeightLoader(Protocol):
     def __call__(self, name: str, start: int = 0, stop: int | None = None) -> Weight:
         """Give rows start to stop of a weight as float32."""
         ...
-
-
-@dataclass(frozen=True)
-class SpecialTokens:
-    """The ids that end a completion, start a document, and mark an infill."""
-
-    eos_token_ids: tuple[int, ...]
-    document_start_token_id: int
-    adds_document_start: bool
-    infill_token_ids: tuple[int, ...]
-    """Ahead of a prefix, a suffix and the middle; empty if there are no such tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)

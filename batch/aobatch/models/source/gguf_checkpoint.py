@@ -13,6 +13,7 @@ import numpy as np
 from gguf import dequantize
 
 from aobatch.errors import ModelError
+from aobatch.models import SpecialTokens
 from aobatch.models.checks import shown
 from aobatch.models.source.decoder import (
     check_presence,
@@ -32,7 +33,7 @@ from aobatch.models.source.tokenizer_json import (
     INFILL_NAMES,
     is_end,
 )
-from aobatch.models.spec import Checkpoint, DecoderSpec, SpecialTokens, Weight
+from aobatch.models.spec import Checkpoint, DecoderSpec, Weight
 from aobatch.models.tokenizer import SPACE, byte_level_alphabet
 
 _CHUNK = 2**22

@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 
 from aobatch.errors import ModelError
+from aobatch.models import SpecialTokens
 from aobatch.models.checks import MAX_TOKENIZER_BYTES, open_regular, printable, read_regular
 from aobatch.models.checks.tokenizer import check_tokenizer
 from aobatch.models.source.fields import Fields
-from aobatch.models.spec import SpecialTokens
 
 _MAX_BYTES = 16 * 2**20
 
