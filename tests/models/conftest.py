@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from aobatch.arrays import Logits, TokenIds
-from aobatch.models.convert.convert import convert
 from aobatch.models.source.gguf_checkpoint import read_gguf
 from aobatch.models.store.folder import ModelFolder
 from aobatch.runners.scoring import TextScorer
@@ -68,17 +67,11 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def convert_distorted(tiny_gguf: Path, tmp_path: Path) -> Distorted:
     """Give a conversion of the tiny model to int8 that finds the graph of a name far away."""
+    from family_files import converted  # beside this file, where it is found only now
 
-    def converted(graph_name: str) -> ModelFolder:
-        return convert(
-            read_gguf(tiny_gguf),
-            tmp_path / "far",
-            precision="int8",
-            scorer=DistortingScorer(graph_name),
-            progress=lambda *_: None,
-        )
-
-    return converted
+    return lambda graph_name: converted(
+        read_gguf(tiny_gguf), tmp_path / "far", "int8", DistortingScorer(graph_name)
+    )
 
 
 @pytest.fixture

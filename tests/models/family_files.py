@@ -9,6 +9,12 @@ import gguf
 import numpy as np
 from safetensors.numpy import load_file
 
+from aobatch.models.convert.convert import convert
+from aobatch.models.convert.quality import Scorer
+from aobatch.models.spec import Checkpoint
+from aobatch.models.store.folder import ModelFolder
+from aobatch.runners.scoring import score_texts
+
 FAMILIES = ("llama", "llama3-rope", "mistral", "qwen2", "qwen3", "gemma3")
 DATA = Path(__file__).parents[1] / "data"
 
@@ -43,6 +49,13 @@ def published(family: str, folder: Path) -> Path:
     for name in ("tokenizer.json", "generation_config.json", "tokenizer_config.json"):
         shutil.copy(DATA / "tiny-llama" / name, folder)
     return folder
+
+
+def converted(
+    checkpoint: Checkpoint, folder: Path, precision: str = "fp32", scorer: Scorer = score_texts
+) -> ModelFolder:
+    """Convert a checkpoint, and show nothing."""
+    return convert(checkpoint, folder, precision=precision, scorer=scorer, progress=lambda *_: None)
 
 
 def config_of(folder: Path) -> dict[str, Any]:

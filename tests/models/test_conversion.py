@@ -3,27 +3,20 @@
 from pathlib import Path
 
 import pytest
+from family_files import converted
 from gguf_writing import Gguf, i32s, small_llama, texts, u32
 
 from aobatch.engine.config import EngineConfig
 from aobatch.errors import ModelError
 from aobatch.executors.local import open_engine
-from aobatch.models.convert.convert import convert
 from aobatch.models.source.gguf_checkpoint import read_gguf
 from aobatch.models.store.folder import ModelFolder
 from aobatch.runners import RunnerConfig
-from aobatch.runners.scoring import score_texts
 
 
-def converted(file: Gguf, folder: Path) -> ModelFolder:
+def converted_file(file: Gguf, folder: Path) -> ModelFolder:
     """Convert a file to fp32."""
-    return convert(
-        read_gguf(file.write(folder / "file.gguf")),
-        folder / "model",
-        precision="fp32",
-        scorer=score_texts,
-        progress=lambda *_: None,
-    )
+    return converted(read_gguf(file.write(folder / "file.gguf")), folder / "model")
 
 
 @pytest.mark.parametrize("context_length", [16, 64])
@@ -31,7 +24,7 @@ def test_a_short_context_is_measured_in_short_pieces(context_length: int, tmp_pa
     """A context shorter than the pieces that the shipped text is cut into is no obstacle."""
     file = small_llama()
     file.fields["llama.context_length"] = u32(context_length)
-    manifest = converted(file, tmp_path).manifest
+    manifest = converted_file(file, tmp_path).manifest
 
     assert manifest.context_length == context_length
     assert manifest.int8_cache.quality.num_tokens % context_length == 0
@@ -42,7 +35,7 @@ def test_a_context_of_any_length_can_be_filled(context_length: int, tmp_path: Pa
     """A model computes up to its last place, also where slots have more places than it has."""
     file = small_llama()
     file.fields["llama.context_length"] = u32(context_length)
-    folder = converted(file, tmp_path)
+    folder = converted_file(file, tmp_path)
     num_new = min(context_length - 1, 9)
     prompt = [1 + place % 8 for place in range(context_length - num_new)]
 
@@ -61,5 +54,5 @@ def test_a_vocabulary_without_letters_is_refused(tmp_path: Path) -> None:
     file.fields["tokenizer.ggml.merges"] = texts([])
 
     with pytest.raises(ModelError, match="no token for any letter"):
-        converted(file, tmp_path)
+        converted_file(file, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file.gguf"]

@@ -3,14 +3,12 @@
 from pathlib import Path
 
 import pytest
-from family_files import FAMILIES, change_config, published, write_gguf
+from family_files import FAMILIES, change_config, converted, published, write_gguf
 
 from aobatch.errors import ModelError
-from aobatch.models.convert.convert import convert
 from aobatch.models.inspection import converted_bytes, inspect_folder, inspect_source
 from aobatch.models.source.safetensors import read_safetensors
 from aobatch.models.store.folder import ModelFolder
-from aobatch.runners.scoring import score_texts
 
 SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim")
 
@@ -65,13 +63,7 @@ def test_files_say_what_conversion_finds(family: str, tmp_path: Path) -> None:
 def test_size_after_conversion_is_foretold(family: str, precision: str, tmp_path: Path) -> None:
     """The estimate is within a tenth of what the tensors of the converted graph take."""
     checkpoint = read_safetensors(published(family, tmp_path / "tiny"))
-    folder = convert(
-        checkpoint,
-        tmp_path / "model",
-        precision=precision,
-        scorer=score_texts,
-        progress=lambda *_: None,
-    )
+    folder = converted(checkpoint, tmp_path / "model", precision)
 
     taken = sum(inspect_folder(folder).dtypes.values())
     way = "nbits8" if folder.manifest.recipe == "blocks of 32" else precision

@@ -4,6 +4,7 @@ import json
 from itertools import pairwise
 
 import pytest
+from family_files import converted
 from piece_files import small_pieces
 
 from aobatch.api.request import Limits, Parser
@@ -11,10 +12,8 @@ from aobatch.api.response import Choice
 from aobatch.engine.config import EngineConfig
 from aobatch.engine.engine import Engine
 from aobatch.executors.local import open_engine
-from aobatch.models.convert.convert import convert
 from aobatch.models.source.gguf_checkpoint import read_gguf
 from aobatch.runners import RunnerConfig
-from aobatch.runners.scoring import score_texts
 
 PROMPTS = ["abc b", " abc b", "  a", "a", " ", "春 a", "b\nca", "<tool>ab", "a<tool> b", ""]
 
@@ -24,13 +23,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """Open a model with a vocabulary of pieces."""
     folder = tmp_path_factory.mktemp("pieces")
     path = small_pieces(adds_space=request.param).write(folder / "pieces.gguf")
-    model = convert(
-        read_gguf(path),
-        folder / "model",
-        precision="fp32",
-        scorer=score_texts,
-        progress=lambda *_: None,
-    )
+    model = converted(read_gguf(path), folder / "model")
     return open_engine(model, EngineConfig(), RunnerConfig(1))
 
 

@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from family_files import published
+from family_files import converted, published
 
 from aobatch.arrays import Logits, TokenIds
 from aobatch.bench.parts import products_of
 from aobatch.errors import ModelError
-from aobatch.models.convert.convert import convert
 from aobatch.models.convert.precisions import recipes
 from aobatch.models.store.locate import read_checkpoint
 from aobatch.runners.scoring import TextScorer
@@ -32,13 +31,8 @@ class DoubtfulScorer(TextScorer):
 @pytest.mark.parametrize("family", ["qwen2", "gemma3"])
 def test_a_way_that_is_too_far_gives_way_to_the_next(family: str, tmp_path: Path) -> None:
     """Where both ways of whole integers fail, int8 means blocks of 32."""
-    folder = convert(
-        read_checkpoint(published(family, tmp_path / "tiny")),
-        tmp_path / "model",
-        precision="int8",
-        scorer=DoubtfulScorer(),
-        progress=lambda *_: None,
-    )
+    checkpoint = read_checkpoint(published(family, tmp_path / "tiny"))
+    folder = converted(checkpoint, tmp_path / "model", "int8", DoubtfulScorer())
 
     assert (folder.manifest.precision, folder.manifest.recipe) == ("int8", "blocks of 32")
     assert folder.manifest.quality is not None
