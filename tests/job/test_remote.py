@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -21,7 +22,7 @@ from aobatch.errors import BusyError, InputError, InputMissingError, OutputError
 from aobatch.executors import Executor, ModelIdentity
 from aobatch.formats import remote
 from aobatch.formats.remote import parse_location
-from aobatch.job.config import JobConfig
+from aobatch.job.config import JobConfig, Selection
 from aobatch.job.paths import Targets, expand_inputs, plan_jobs
 from aobatch.job.runner import JobOutcome, run_job
 
@@ -102,6 +103,18 @@ def test_remote_input_is_downloaded_once(store: Store, name: str) -> None:
 
     assert store.requests.count(f"GET /{BUCKET}/{name}") == 1
     assert not list(config.output.parent.rglob("input-*"))
+
+
+def test_first_lines_alone_are_not_copied(store: Store) -> None:
+    """A limit on a large input that is far away reads no more of it than it needs."""
+    config = plan([store.put("in.jsonl", LINES)], store.uri("x.jsonl"))
+    config = replace(config, selection=Selection(limit=2))
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, FakeBackend(explosion=KeyboardInterrupt(), explodes_at=1))
+
+    assert not list(config.output.parent.rglob("input-*"))
+    assert run(config).report.requests.total == 2
 
 
 def test_lost_output_is_uploaded_again(store: Store) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fakes import FakeBackend
-from job_files import PROMPTS, output, requests, run, run_and_stop, texts, write_input
+from job_files import PROMPTS, output, requests, run, run_and_stop, write_input
 
 from aobatch.api.response import render_failure
 from aobatch.errors import BusyError, InputError, ModelError, StorageError
@@ -138,26 +138,6 @@ def test_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out.jsonl").exists()
     run(tmp_path)
     assert len(output(tmp_path)) == len(PROMPTS)
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_killed_process_goes_on(tmp_path: Path, number: signal.Signals) -> None:
-    """A process dies by its signal, and the next one gives an uninterrupted job's bytes."""
-    prompts = [f"p{i}" for i in range(60)]
-    write_input(tmp_path / "in.jsonl", requests(prompts))
-    process = _start(tmp_path, delay=0.05)
-    _wait_for_results(tmp_path, 3)
-
-    process.send_signal(number)
-
-    assert process.wait(5) == -number
-    assert not (tmp_path / "out.jsonl").exists()
-    before = _log(tmp_path)
-    assert _start(tmp_path, delay=0).wait(20) == 0
-    assert texts(tmp_path) == [f"[{prompt}]" for prompt in prompts]
-    again = {*before} & {*_log(tmp_path)[len(before) :]}
-    # SIGKILL may cost the group that was not committed yet; see the next test.
-    assert number == signal.SIGKILL or not again
 
 
 def test_killed_process_keeps_committed_results(tmp_path: Path) -> None:
