@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -89,8 +90,8 @@ def test_scoring_is_teacher_forcing(prompt: str, num_logprobs: int) -> None:
 def test_best_of_is_the_best_of_n(seed: int, num_returned: int) -> None:
     """The n of best_of 5 are the n best of five candidates with the same seed."""
     body = {"prompt": "rank", "max_tokens": 5, "seed": seed}
-    every = computed(body | {"n": 5, "logprobs": 0}).choices
-    kept = computed(body | {"n": num_returned, "best_of": 5}).choices
+    five = computed(body | {"n": 5, "logprobs": 0})
+    best = computed(body | {"n": num_returned, "best_of": 5})
     end = {"stop": 1, "length": 0}
 
     def mean(choice: Choice) -> float:
@@ -102,8 +103,9 @@ def test_best_of_is_the_best_of_n(seed: int, num_returned: int) -> None:
             total, count = total + scores[256] - np.log(np.exp(scores).sum()), count + 1
         return total / count
 
-    ranked = sorted(every, key=mean, reverse=True)[:num_returned]
-    assert [choice.text for choice in ranked] == [choice.text for choice in kept]
+    ranked = sorted(five.choices, key=mean, reverse=True)[:num_returned]
+    assert [choice.text for choice in ranked] == [choice.text for choice in best.choices]
+    assert five.usage == best.usage
 
 
 @given(st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=20))
@@ -129,17 +131,47 @@ def test_two_tokens_of_the_same_bytes_keep_the_sampled_one() -> None:
     assert listing.take().top_logprobs == [{"x": -3.0, "y": -2.0}, {"y": -2.0, "x": -1.0}]
 
 
-@settings(max_examples=80, deadline=None)
-@given(BODIES)
-def test_a_joined_stream_is_the_response(body: dict[str, object]) -> None:
-    """The pieces of every choice, joined, are its text, arrays and reason."""
+STREAMED: list[dict[str, object]] = [
+    {"prompt": "plain", "max_tokens": 20},
+    {"prompt": "listed", "max_tokens": 12, "logprobs": 2, "echo": True},
+    {"prompt": ["two", "prompts"], "n": 2, "max_tokens": 9, "logprobs": 0},
+    {"prompt": "equal", "n": 3, "temperature": 0, "max_tokens": 5},
+    {"prompt": "stopped", "stop": ["ab", "b", "\ufffd"], "max_tokens": 60, "logprobs": 1},
+    {"prompt": "fitted", "suffix": " end", "n": 2, "max_tokens": 6, "logprobs": 1},
+    {"prompt": "idle", "suffix": " end", "max_tokens": 0},
+    {"prompt": "nothing", "max_tokens": 0, "echo": True},
+    {"prompt": "scored", "max_tokens": 0, "echo": True, "logprobs": 1},
+]
+
+
+def check_stream(body: dict[str, object]) -> None:
+    """See that the pieces of every choice, joined, are its text, arrays and reason."""
     request = Parser({}, Limits()).parse(1, json.dumps(body | {"stream": True}).encode())
     deltas: list[Delta] = []
     (result,) = scripted_engine().run([request], deltas.append)
+
+    assert {delta.choice.index for delta in deltas} == {c.index for c in result.choices}
     for choice in result.choices:
         pieces = [delta.choice for delta in deltas if delta.choice.index == choice.index]
         assert choice.text == "".join(piece.text for piece in pieces)
-        assert choice.finish_reason == pieces[-1].finish_reason
-        columns = zip(*(msgspec.structs.astuple(piece.logprobs) for piece in pieces), strict=True)
-        joined = [[item for part in column for item in part] for column in columns]
-        assert list(msgspec.structs.astuple(choice.logprobs)) == joined
+        reasons = [piece.finish_reason for piece in pieces]
+        assert reasons == [None] * (len(pieces) - 1) + [choice.finish_reason]
+        arrays = [msgspec.structs.astuple(p.logprobs) for p in pieces if p.logprobs]
+        joined = [
+            [item for part in column for item in part] for column in zip(*arrays, strict=True)
+        ]
+        assert joined == (list(msgspec.structs.astuple(choice.logprobs)) if arrays else [])
+        assert bool(arrays) == (choice.logprobs is not None)
+
+
+@settings(max_examples=80, deadline=None)
+@given(BODIES)
+def test_a_joined_stream_is_the_response(body: dict[str, object]) -> None:
+    """Whatever is asked for, a stream is the response in pieces."""
+    check_stream(body)
+
+
+@pytest.mark.parametrize("body", STREAMED, ids=lambda body: str(body["prompt"]))
+def test_joined_pieces_are_the_response(body: dict[str, object]) -> None:
+    """So are those of several prompts, equal choices, suffixes, and of no token at all."""
+    check_stream(body)
