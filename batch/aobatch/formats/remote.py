@@ -16,6 +16,8 @@ from pyarrow import fs
 from aobatch.api.errors import shorten
 from aobatch.errors import BusyError, InputError, InputMissingError, JobError, OutputError
 
+CHUNK_BYTES = 8 * 2**20
+_BUCKET_STORES = {"s3", "gcs"}
 _URI = re.compile(r"[a-z][a-z0-9.+-]+://", re.IGNORECASE)
 
 
@@ -66,10 +68,6 @@ def parse_location(text: str) -> Location:
     if text.startswith("file://"):
         return Path(unquote(urlsplit(text).path))
     return Remote(text) if _URI.match(text) else Path(text)
-
-
-CHUNK_BYTES = 8 * 2**20
-_BUCKET_STORES = {"s3", "gcs"}
 
 
 class GuardedFile:
