@@ -1,13 +1,14 @@
 """The command with --executor ray as a process whose descendants can be found."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import uuid
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+from ray_jobs import Product, read_product
 from waiting import HANG_SECONDS, wait_until
 
 
@@ -36,18 +37,20 @@ class RayCommand:
         printed = self.process.communicate(timeout=HANG_SECONDS)
         return self.process.returncode, *printed
 
+    def kill(self) -> None:
+        """End it as nobody expects, once there are results."""
+        self.wait_for_results()
+        self.process.kill()
+        self.finish()
+
     def processes(self) -> list[int]:
         """Give all processes that the run has started and itself."""
         return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if self._is_own(folder)]
 
-    def wait_until(self, has_come: Callable[[], bool]) -> None:
-        """Wait for something to happen while the run lasts."""
-        wait_until(has_come, self.process)
-
     def wait_for_results(self) -> None:
         """Wait until this run has added results to the ledger."""
         before = self._count_results()
-        self.wait_until(lambda: self._count_results() > before)
+        wait_until(lambda: self._count_results() > before, self.process)
         self.session = self._find_session()
 
     def wait_for_processes_to_end(self) -> None:
@@ -81,3 +84,11 @@ class RayCommand:
         links = [str(link.readlink()) for link in Path(f"/proc/{self.process.pid}/fd").iterdir()]
         found = {"/".join(link.split("/")[:3]) for link in links if "/aobatch-ray-" in link}
         return found.pop() if found else ""
+
+
+def computed_locally(command: Path, folder: Path, *options: str) -> Product:
+    """Run the same command without Ray in a folder of its own."""
+    (folder / "local").mkdir()
+    shutil.copy(folder / "in.jsonl", folder / "local")
+    assert RayCommand(command, folder / "local", "local", *options).finish()[0] == 0
+    return read_product(folder / "local/out.jsonl")
