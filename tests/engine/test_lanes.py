@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from waiting import HANG_SECONDS
 
 from aobatch.api.request import Request
 from aobatch.engine.config import EngineConfig
@@ -94,7 +95,7 @@ def test_order_keeps_every_prompt_and_puts_families_together(parse: Parse) -> No
 def test_engines_of_several_lanes_fill_them_evenly(parse: Parse) -> None:
     """Few requests are shared out, so that no lane is left without work."""
     busy: set[str] = set()
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=HANG_SECONDS)
 
     def script(token_ids: tuple[int, ...]) -> np.ndarray:
         if threading.current_thread().name not in busy:

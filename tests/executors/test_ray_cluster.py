@@ -19,13 +19,15 @@ def test_an_address_at_which_nothing_listens_is_told_at_once(
     host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message names the address and the way out, before Ray begins to wait for it."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    taken = socket.socket()  # by somebody who does not listen
+    taken.bind(("127.0.0.1", 0))
+    port = taken.getsockname()[1]
     monkeypatch.setenv("RAY_ADDRESS", f"{host}:{port}")
     module = SimpleNamespace(init=never, is_initialized=lambda: False)
     monkeypatch.setattr(cluster, "_imported", lambda: module)
 
     with (
+        taken,
         pytest.raises(BusyError, match=rf"no Ray cluster answers at RAY_ADDRESS={host}:{port} "),
         cluster.connected(1),
     ):

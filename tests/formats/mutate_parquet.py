@@ -1,7 +1,6 @@
 """A process that reads damaged Parquet files one after the other, and dies of what goes wrong."""
 
 import random
-import signal
 import sys
 from io import BytesIO
 from pathlib import Path
@@ -144,7 +143,7 @@ def main(folder: str, first: str, count: str) -> None:
         path.write_bytes(file)
         assert attempt(path) == "read"  # and loads what is imported late
     # Time of the processor, which the suite may have to share.
-    try_seeds(int(first), int(count), attempt_seed, signal.ITIMER_PROF)
+    try_seeds(int(first), int(count), attempt_seed)
 
 
 if __name__ == "__main__":

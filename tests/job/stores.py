@@ -1,5 +1,6 @@
 """Stores for tests: a server that speaks S3, on this machine alone."""
 
+import socket
 import threading
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,10 +16,18 @@ BUCKET = "bucket"
 class Store:
     """A server with one bucket; it may be stopped, and started again with what it holds."""
 
-    port: int = 0
+    port: int = field(default=0, init=False)
     requests: list[str] = field(default_factory=list)
     """Method and path of each request."""
     _server: Any = None
+    _holder: socket.socket = field(default_factory=socket.socket)
+    """Keeps the port from others while nobody listens there."""
+
+    def __post_init__(self) -> None:
+        """Take a port."""
+        self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._holder.bind(("127.0.0.1", 0))
+        self.port = self._holder.getsockname()[1]
 
     def start(self) -> None:
         """Listen."""
@@ -29,13 +38,17 @@ class Store:
             return application(environment, respond)
 
         self._server = make_server("127.0.0.1", self.port, count, threaded=True)
-        self.port = self._server.port
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
         """Refuse connections from now on."""
         self._server.shutdown()
         self._server.server_close()
+
+    def close(self) -> None:
+        """Stop for good."""
+        self.stop()
+        self._holder.close()
 
     @property
     def client(self) -> Any:  # noqa: ANN401 - made by boto3

@@ -4,16 +4,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from fakes import FakeBackend
 from job_files import PROMPTS, output, requests, run, run_and_stop, write_input
+from waiting import HANG_SECONDS, wait_until
 
 from aobatch.api.response import render_failure
 from aobatch.errors import BusyError, InputError, ModelError, StorageError
 from aobatch.files import hold_lock
+from aobatch.job.ledger import reading
 
 FAKE_JOB = Path(__file__).with_name("fake_job.py")
 
@@ -141,19 +142,18 @@ def test_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
 
 
 def test_killed_process_keeps_committed_results(tmp_path: Path) -> None:
-    """SIGKILL costs at most the results of the last second."""
+    """SIGKILL costs no result that has become durable, as each does within a second."""
     write_input(tmp_path / "in.jsonl", requests([f"p{i}" for i in range(60)]))
-    process = _start(tmp_path, delay=0.08)
-    time.sleep(0.1)
-    _wait_for_results(tmp_path, 2)
+    process = _start(tmp_path, "held 12")
+    state = tmp_path / "out.jsonl.aobatch"
+    wait_until(lambda: len(_log(tmp_path)) == 12 and _num_durable(state) == 12, process)
     early = {*_log(tmp_path)}
-    time.sleep(1.6)
 
     process.kill()
 
-    process.wait(5)
+    process.wait(HANG_SECONDS)
     before = len(_log(tmp_path))
-    assert _start(tmp_path, delay=0).wait(20) == 0
+    assert _start(tmp_path, "0").wait(HANG_SECONDS) == 0
     assert not early & {*_log(tmp_path)[before:]}
     assert len(output(tmp_path)) == 60
 
@@ -161,12 +161,14 @@ def test_killed_process_keeps_committed_results(tmp_path: Path) -> None:
 def test_ignored_signal_stays_ignored(tmp_path: Path) -> None:
     """A job under nohup outlives its terminal."""
     write_input(tmp_path / "in.jsonl", requests([f"p{i}" for i in range(10)]))
-    process = _start(tmp_path, delay=0.05, before=("nohup",))
-    _wait_for_results(tmp_path, 2)
+    gate = tmp_path / "gate"
+    process = _start(tmp_path, f"held 3 {gate}", before=("nohup",))
+    wait_until(lambda: len(_log(tmp_path)) >= 2, process)
 
     process.send_signal(signal.SIGHUP)
+    gate.touch()
 
-    assert process.wait(20) == 0
+    assert process.wait(HANG_SECONDS) == 0
     assert len(output(tmp_path)) == 10
 
 
@@ -174,8 +176,8 @@ def _interrupt(*_: object) -> bytes:
     raise KeyboardInterrupt
 
 
-def _start(folder: Path, *, delay: float, before: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
-    names = (folder / "in.jsonl", folder / "out.jsonl", delay, folder / "log")
+def _start(folder: Path, pace: str, before: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+    names = (folder / "in.jsonl", folder / "out.jsonl", pace, folder / "log")
     command = [*before, sys.executable, FAKE_JOB, *map(str, names)]
     return subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
@@ -185,8 +187,6 @@ def _log(folder: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
-def _wait_for_results(folder: Path, count: int) -> None:
-    deadline = time.monotonic() + 20
-    while len(_log(folder)) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def _num_durable(state: Path) -> int:
+    with reading(state / "ledger.sqlite3") as connection:
+        return int(connection.execute("SELECT count(*) FROM results").fetchone()[0])

@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from job_files import PROMPTS, requests, run, run_and_stop, write_input
+from waiting import HANG_SECONDS, wait_until
 
 from aobatch.errors import InputMissingError
 from aobatch.files import hold_lock
@@ -41,17 +41,17 @@ def test_interrupted_job_counts_what_it_has(tmp_path: Path) -> None:
 def test_running_job_names_its_process(tmp_path: Path) -> None:
     """While a run is at work the status names it and does not disturb it."""
     write_input(tmp_path / "in.jsonl", requests([f"p{i}" for i in range(40)]))
-    names = (tmp_path / "in.jsonl", tmp_path / "out.jsonl", "0.1", tmp_path / "log")
+    gate = tmp_path / "gate"
+    names = (tmp_path / "in.jsonl", tmp_path / "out.jsonl", f"held 3 {gate}", tmp_path / "log")
     process = subprocess.Popen([sys.executable, FAKE_JOB, *map(str, names)])
-    deadline = time.monotonic() + 20
-    while not (tmp_path / "log").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until((tmp_path / "log").exists, process)
 
     found = job_status(tmp_path / "out.jsonl")
 
     assert (found.state, found.lines) == ("running", 40)
     assert f"process {process.pid} " in str(found.holder)
-    assert process.wait(20) == 0
+    gate.touch()
+    assert process.wait(HANG_SECONDS) == 0
 
 
 def test_asking_does_not_keep_a_run_from_starting(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-HANG_SECONDS = 600
+HANG_SECONDS = 300
 """Nothing in the tests lasts that long on any machine; what does hangs."""
 
 
