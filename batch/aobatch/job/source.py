@@ -93,6 +93,7 @@ class Input:
             if self._stamp is None or not copy.exists():
                 with replacing(copy) as stream:
                     download(self.path, stream)
+                    self.check_unchanged()
             self.path = copy
         return self.path
 
