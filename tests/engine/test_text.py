@@ -23,9 +23,11 @@ def test_pieces_join_to_the_whole_text(data: bytes, cuts: list[int]) -> None:
     edges = [0, *sorted(cut for cut in cuts if cut <= len(data)), len(data)]
     tokens = [data[a:b] for a, b in pairwise(edges)]
     detokenizer = Detokenizer()
-    text = "".join([*map(detokenizer.push, tokens), detokenizer.flush()])
+    text = "".join(map(detokenizer.push, tokens))
+    whole = data.decode("utf-8", "replace")
 
-    assert data.decode("utf-8", "replace") == text == decode(tokens)
+    assert whole == decode(tokens)
+    assert whole in (text, text + "\ufffd")
 
 
 @given(st.text(max_size=20))

@@ -25,10 +25,6 @@ class Detokenizer:
         unfinished, _ = self._decoder.getstate()
         return len(decode([unfinished, token[:1]])) - 1 if unfinished else 0
 
-    def flush(self) -> str:
-        """Return what is left: U+FFFD for half a character."""
-        return self._decoder.decode(b"", final=True)
-
 
 def decode(tokens: Iterable[bytes]) -> str:
     """Decode whole bytes; what is not UTF-8 becomes U+FFFD."""
