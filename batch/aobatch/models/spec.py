@@ -93,13 +93,12 @@ class Checkpoint(SpecialTokens):
     """A decoder as its importer found it.
 
     `load(name)` gives a weight by its canonical name (`embedding`, `final_norm`, `head`,
-    `layers.0.q`, …; see `shapes`) as float32 [out, in].
+    `layers.0.q`, …; see `decoder_shapes`) as float32 [out, in].
     """
 
     spec: DecoderSpec
     load: WeightLoader
     tokenizer_json: bytes
-    name: str
     licence: str
     source: str
     files: tuple[Path, ...]

@@ -3,9 +3,9 @@
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
-from msgspec.structs import replace
 
 from aobatch.arrays import Floats, TokenIds
 from aobatch.errors import ModelError
@@ -72,9 +72,9 @@ def convert(
             write_graph(checkpoint, folder, way, progress)
             own, int8_cache = _measure(checkpoint, folder, reference, scorer, progress)
             if own is None or own.is_close:
-                manifest = _manifest(checkpoint, folder, own, int8_cache)
                 names = {"name": target.name, "precision": precision, "recipe": recipe}
-                write_manifest(folder / MANIFEST, replace(manifest, **names))
+                manifest = _manifest(checkpoint, folder, names, (own, int8_cache))
+                write_manifest(folder / MANIFEST, manifest)
                 open_folder(folder)  # a model that would be refused replaces none
                 put_in_place(folder, target)
                 return open_folder(target)
@@ -140,21 +140,21 @@ def _write_int8_cache_graph(
 
 
 def _manifest(
-    checkpoint: Checkpoint, folder: Path, own: Quality | None, int8_cache: Int8Cache
+    checkpoint: Checkpoint,
+    folder: Path,
+    names: Mapping[str, Any],
+    measured: tuple[Quality | None, Int8Cache],
 ) -> Manifest:
     paths = [folder / name for name in FILES if (folder / name).exists()]
     files = {path.name: StoredFile(path.stat().st_size, file_digest(path)) for path in paths}
     return Manifest(
         **{name: getattr(checkpoint.spec, name) for name in ("family", *DESCRIBED_SIZES)},
-        **{
-            name: getattr(checkpoint, name)
-            for name in ("name", "licence", "source", *DESCRIBED_TOKENS)
-        },
+        **{name: getattr(checkpoint, name) for name in ("licence", "source", *DESCRIBED_TOKENS)},
+        **names,
         format=FORMAT,
-        precision="",
         source_sha256=checkpoint.sha256,
         digest=folder_digest(files),
-        quality=own,
-        int8_cache=int8_cache,
+        quality=measured[0],
+        int8_cache=measured[1],
         files=files,
     )

@@ -81,7 +81,6 @@ def read_gguf(path: Path) -> Checkpoint:
         spec=spec,
         load=load,
         tokenizer_json=tokenizer_json(vocabulary, str(path)),
-        name=fields.text("general.name", path.stem),
         licence=fields.text("general.license", "unknown"),
         source=path.name,
         files=(path,),

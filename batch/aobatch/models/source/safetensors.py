@@ -191,7 +191,6 @@ def read_safetensors(folder: Path) -> Checkpoint:
         spec=spec,
         load=load,
         tokenizer_json=tokenizer,
-        name=folder.resolve().name,
         licence=read_licence(folder),
         source=folder.resolve().name,
         files=tuple(files),
