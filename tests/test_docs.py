@@ -63,9 +63,9 @@ def test_make_targets_of_the_readme_exist() -> None:
 
 
 def test_the_architecture_fits_on_a_page() -> None:
-    """ARCHITECTURE.md has at most 60 lines and names every folder of the package."""
+    """ARCHITECTURE.md has at most 80 lines and names every folder of the package."""
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     folders = [path.name for path in (ROOT / "batch/aobatch").iterdir() if path.is_dir()]
 
-    assert len(text.splitlines()) <= 60
+    assert len(text.splitlines()) <= 80
     assert [name for name in folders if name != "__pycache__" and f"{name}/" not in text] == []
