@@ -59,7 +59,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(source: str, output: str, **fields: object) -> None:
-    """Run the job of a file of requests, made newer than everything it hangs on."""
+    """Run the job of a file of requests, made newer than everything it depends on."""
     for path in (source, output):
         Path(path).parent.mkdir(exist_ok=True)
     if not Path(source).exists():

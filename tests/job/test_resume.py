@@ -112,7 +112,7 @@ def test_model_that_went_away_stops_the_job(tmp_path: Path) -> None:
 
 
 def test_lines_added_to_a_stopped_job_are_computed(tmp_path: Path) -> None:
-    """Results hang on what a line says, so a longer input keeps those it has."""
+    """Results depend on what a line says, so a longer input keeps those it has."""
     write_input(tmp_path / "in.jsonl", requests(PROMPTS))
     run_and_stop(tmp_path, 3)
     write_input(tmp_path / "in.jsonl", requests(["new", *PROMPTS]))

@@ -75,7 +75,7 @@ def test_sample_of_more_than_there_is_takes_all(tmp_path: Path, whole: list[byte
     assert (tmp_path / "out.jsonl").read_bytes().splitlines() == whole
 
 
-def test_sample_hangs_on_line_numbers_alone() -> None:
+def test_sample_depends_on_line_numbers_alone() -> None:
     """The order in which rows are read changes nothing, and each is drawn about as often."""
     rows = [Row(number, b"") for number in range(1, 201)]
     shuffled = random.Random(5).sample(rows, len(rows))

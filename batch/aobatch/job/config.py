@@ -52,7 +52,7 @@ class Selection:
         return self.limit is not None or self.sample is not None
 
     def bounds(self, rows: Iterable[Row]) -> tuple[int, int]:
-        """Give the rank up to which rows belong to the sample, and how many of them do."""
+        """Find the rank up to which rows belong to the sample, and how many of them do."""
         if self.sample is None:
             return 0, 0
         ranks = heapq.nsmallest(self.sample, (_rank(self.seed, row.number) for row in rows))
@@ -123,7 +123,7 @@ def _automatic(count: int | None, environment: Mapping[str, str]) -> Shard:
 
 
 def _rank(seed: int, line: int) -> int:
-    """Give a number that follows from seed and line alone, so that no order of reading shows."""
+    """Derive a number that follows from seed and line alone, so that no order of reading shows."""
     digest = blake2b(f"{seed} {line}".encode(), digest_size=16, person=b"aobatch-sample")
     return int.from_bytes(digest.digest())
 

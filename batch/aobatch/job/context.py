@@ -115,7 +115,7 @@ def _canonical(value: object) -> str:
 
 
 def record_of(job: Job, model: ModelIdentity, result: Result) -> Record:
-    """Give the record of a result: the whole completion object, or the error object."""
+    """Make the record of a result: the whole completion object, or the error object."""
     request, error, usage = result.request, result.error, result.usage
     name = job.models.asked_name(request.body.model) or model.name
     if error is not None:

@@ -244,7 +244,7 @@ class Ledger:
         self._write(_ADD_STATISTIC, statistics.numbers().items())
 
     def points(self) -> list[Point]:
-        """Give the points of the timeline, in their order."""
+        """Read the points of the timeline, in their order."""
         return [Point(*row) for row in self._rows("SELECT * FROM points ORDER BY rowid")]
 
     def add_point(self, point: Point) -> None:
@@ -262,7 +262,7 @@ class Ledger:
         self.commit()
 
     def suspects(self, num_deaths: int) -> set[str]:
-        """Give the requests that so many processes died of, perhaps."""
+        """Find the requests that so many processes died of, perhaps."""
         query = "SELECT key FROM deaths WHERE count >= ? AND key NOT IN (SELECT key FROM results)"
         return {key.hex() for (key,) in self._rows(query, num_deaths)}
 
@@ -360,7 +360,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def read_statistics(connection: sqlite3.Connection) -> Statistics:
-    """Give what all runs of a job counted so far."""
+    """Read what all runs of a job counted so far."""
     return Statistics.of(dict(connection.execute(_STATISTICS)))
 
 

@@ -137,7 +137,7 @@ def _in_order(paths: Sequence[Path]) -> Iterator[bytes]:
 
 
 def _measures(shards: Sequence[ShardOutput]) -> Iterator[tuple[int, int, float]]:
-    """Give the tokens and seconds of every completed request."""
+    """Read the tokens and seconds of every completed request."""
     columns = "prompt_tokens, completion_tokens, seconds"
     for shard in shards:
         with reading(shard.ledger) as connection:

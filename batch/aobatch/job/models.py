@@ -177,7 +177,7 @@ class Vocabulary:
         self._tokenizer.hold(known)
 
     def check(self, request: Request) -> RequestError | None:
-        """Give the error that the request would end with, or add it to the load."""
+        """Return the error that the request would end with, or add it to the load."""
         state = self._preparation.prepare(request)
         if state.error is None:
             self.load.requests += 1

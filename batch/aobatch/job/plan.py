@@ -36,7 +36,7 @@ _REFERENCE_BYTES = 194e6
 
 
 def known_speed(folder: ModelFolder, cache_dtype: CacheDtype, threads: int) -> Speed:
-    """Give the last measured speed, else one that follows from the size of the model."""
+    """Look up the last measured speed, else one that follows from the size of the model."""
     known = _read().get(_key(folder, cache_dtype, threads))
     if known is not None:
         return known
@@ -65,7 +65,7 @@ def note_run(report: UsageReport, cache_dtype: CacheDtype, threads: int) -> None
 
 
 def speed_of_run(seen: EngineStatistics) -> Speed | None:
-    """Give the speed of a job by what its engine counted, None if it was too short to tell."""
+    """Work out the speed of a job by what its engine counted, None if it was too short to tell."""
     tokens, read, seconds = seen.decode_rows, seen.prefill_tokens, seen.run_seconds
     is_long = min(tokens, read) >= MIN_TOKENS and seconds >= MIN_SECONDS
     if not is_long or not 0 < seen.prefill_seconds < seen.lane_seconds:

@@ -183,7 +183,7 @@ class Source:
 
 
 def new_parser(config: JobConfig) -> Parser:
-    """Give a parser at the first line; UsageError if a default of the job is wrong."""
+    """Make a parser at the first line; UsageError if a default of the job is wrong."""
     try:
         return Parser(config.defaults, Limits(), config.ignore_unknown, config.overrides)
     except RequestError as error:
@@ -221,7 +221,7 @@ def _check_input(path: Location, columns: Columns) -> int | None:
 
 
 def open_source(config: JobConfig, state: StateFolder, num_rows: Sequence[int | None]) -> Source:
-    """Give the lines of checked inputs; standard input is kept as a file first."""
+    """Open checked inputs; standard input is kept as a file first."""
     spool = state.copy(f"stdin.{config.stream_format}")
     if STREAM in config.inputs:
         with replacing(spool) as stream:
@@ -231,7 +231,7 @@ def open_source(config: JobConfig, state: StateFolder, num_rows: Sequence[int | 
 
 
 def digest_file(path: Path) -> str:
-    """Give the sha256 of a file in hexadecimal; InputError if it cannot be read."""
+    """Take the sha256 of a file, in hexadecimal; InputError if it cannot be read."""
     try:
         return file_digest(path)
     except OSError as error:
