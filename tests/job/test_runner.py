@@ -119,7 +119,7 @@ def test_changed_job_begins_anew(tmp_path: Path, damage: str) -> None:
 
 
 def test_state_folder_holds_no_surprise(tmp_path: Path) -> None:
-    """A published job keeps its results, the note of its end and its lock, and nothing under way."""
+    """A published job keeps its results, the note of its end and its lock; nothing is under way."""
     write_input(tmp_path / "in.jsonl", requests(PROMPTS))
 
     run(tmp_path)
