@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import gguf
@@ -22,7 +23,7 @@ from aobatch.runners.scoring import score_texts
 
 sys.path.insert(0, str(Path(__file__).parent / "shared"))
 
-from forking import ForkServer
+from forking import FORKS, ForkServer
 
 DATA = Path(__file__).parent / "data"
 _GGUF_NAMES = {
@@ -39,6 +40,14 @@ _GGUF_NAMES = {
     "mlp.down_proj": "ffn_down",
 }
 FIGURES = pytest.StashKey[list[str]]()
+
+
+def pytest_configure() -> None:
+    """Let coverage.py say nothing in the processes of tests, which look at all that is said."""
+    if any(name.startswith(("COVERAGE_", "COV_CORE_")) for name in os.environ):
+        modules = ("core", "control", "collector", "inorout", "sqldata")
+        quiet = ",".join(f"ignore:::coverage.{module}" for module in modules)
+        os.environ["PYTHONWARNINGS"] = quiet
 
 
 @pytest.fixture
@@ -126,14 +135,16 @@ def fork_server(_heard_signals: None) -> Iterator[ForkServer]:
     """Fork the commands of tests; the process that does it starts when it is needed."""
     with tempfile.TemporaryDirectory(prefix="aobatch-") as folder:
         server = ForkServer(Path(folder))
-        with server.installed():
+        with server.installed() if FORKS else nullcontext():
             yield server
         server.close()
 
 
 @pytest.fixture(scope="session")
-def command(fork_server: ForkServer) -> Path:
+def command(fork_server: ForkServer, real_command: Path) -> Path:
     """Give the command `aobatch` as shells start it: a file that needs nothing of the caller."""
+    if not FORKS:
+        return real_command
     fork_server.start()
     return fork_server.command
 

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,8 @@ from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner
 from aobatch.runners.scoring import score_texts
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.xdist_group("model")]
+Opened = Callable[[Path], OnnxRunner]
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +30,12 @@ def folders() -> dict[str, ModelFolder]:
         precision: ensure(None, lambda *_: None, score_texts, precision)
         for precision in ("int8", "fp32")
     }
+
+
+@pytest.fixture(scope="session")
+def opened() -> Opened:
+    """Give a function that opens each graph once; tests reserve what they need."""
+    return cache(lambda graph: OnnxRunner(graph, 2))
 
 
 @pytest.fixture(scope="session")
@@ -46,10 +55,10 @@ def test_prompts_have_the_references_tokens(
 
 
 def test_fp32_gives_the_references_logprobs(
-    folders: dict[str, ModelFolder], golden: list[dict[str, list[float]]]
+    folders: dict[str, ModelFolder], opened: Opened, golden: list[dict[str, list[float]]]
 ) -> None:
     """Prompt logprobs are within 2e-3, greedy tokens equal wherever the margin exceeds 0.02."""
-    runner = OnnxRunner(folders["fp32"].path / "model.onnx", 2)
+    runner = opened(folders["fp32"].graph())
     runner.reserve(1, 1024, [])
     for case in golden:
         ids, completion = np.array(case["prompt_token_ids"]), case["completion_token_ids"]
@@ -66,7 +75,7 @@ def test_fp32_gives_the_references_logprobs(
 def test_int8_is_close_to_fp32(folders: dict[str, ModelFolder]) -> None:
     """KL against fp32 is at most 0.015, as conversion measured and as measured here again."""
     quality = folders["int8"].manifest.quality
-    chunks = quality_chunks(load_tokenizer(folders["int8"]))[::5]
+    chunks = quality_chunks(load_tokenizer(folders["int8"]))[::10]
     divergences = []
     for reference, found in zip(
         score_texts(folders["fp32"].path / "model.onnx", chunks),
@@ -83,7 +92,9 @@ def test_int8_is_close_to_fp32(folders: dict[str, ModelFolder]) -> None:
     assert np.concatenate(divergences).mean() <= 0.015
 
 
-def test_an_int8_cache_stays_close_far_into_a_text(folders: dict[str, ModelFolder]) -> None:
+def test_an_int8_cache_stays_close_far_into_a_text(
+    folders: dict[str, ModelFolder], opened: Opened
+) -> None:
     """Between tokens 1,024 and 1,280 the KL against fp32 is at most 0.02.
 
     Scales that are the largest values of short texts pass the gate at 0.010 and give 0.07 here.
@@ -91,7 +102,7 @@ def test_an_int8_cache_stays_close_far_into_a_text(folders: dict[str, ModelFolde
     tokens = load_tokenizer(folders["int8"]).encode(quality_text())[:1280]
 
     def logits(graph: Path) -> np.ndarray:
-        runner = OnnxRunner(graph, 2)
+        runner = opened(graph)
         runner.reserve(1, 1280, [])
         for start in range(0, 1024, 256):
             runner.prefill([Chunk(0, start, tokens[start : start + 256], 1)])
@@ -105,11 +116,11 @@ def test_an_int8_cache_stays_close_far_into_a_text(folders: dict[str, ModelFolde
 
 @pytest.mark.parametrize("cache_dtype", ["fp32", "int8"])
 def test_prompts_may_be_cut_anywhere(
-    folders: dict[str, ModelFolder], cache_dtype: CacheDtype
+    folders: dict[str, ModelFolder], opened: Opened, cache_dtype: CacheDtype
 ) -> None:
     """Chunks of two or more tokens leave the same bits as the whole prompt, as copies need."""
     tokens = np.random.default_rng(3).integers(17, 49152, 280)
-    runner = OnnxRunner(folders["int8"].graph(cache_dtype), 2)
+    runner = opened(folders["int8"].graph(cache_dtype))
     runner.reserve(1, 512, [])
 
     def computed(*ends: int) -> list[np.ndarray]:
@@ -119,7 +130,7 @@ def test_prompts_may_be_cut_anywhere(
         return [logits.copy(), *map(np.copy, runner.keys_and_values(0, 280).values())]
 
     whole = computed(280)
-    for ends in ((2, 280), (13, 256, 280), (131, 280), (255, 257, 280), (278, 280)):
+    for ends in ((2, 280), (255, 257, 280), (278, 280)):
         for expected, found in zip(whole, computed(*ends), strict=True):
             np.testing.assert_array_equal(expected, found)
 
@@ -128,14 +139,13 @@ def test_prompts_may_be_cut_anywhere(
     ("precision", "cache_dtype"), [("int8", "fp32"), ("int8", "int8"), ("fp32", "fp32")]
 )
 def test_a_row_alone_is_the_row_in_a_batch(
-    folders: dict[str, ModelFolder], precision: str, cache_dtype: CacheDtype
+    folders: dict[str, ModelFolder], opened: Opened, precision: str, cache_dtype: CacheDtype
 ) -> None:
     """Alone, among 7 and among 64 ragged rows, at 1 and 2 threads: the same bits."""
     graph = folders[precision].graph(cache_dtype)
     tokens = np.random.default_rng(0).integers(17, 49152, (64, 20))
 
-    def computed(rows: list[int], threads: int) -> np.ndarray:
-        runner = OnnxRunner(graph, threads)
+    def computed(rows: list[int], runner: OnnxRunner) -> np.ndarray:
         runner.reserve(len(rows), 256, [])
         sizes = np.array([6 + row % 9 for row in rows])
         chunks = [Chunk(i, 0, tokens[row, : sizes[i]], 1) for i, row in enumerate(rows)]
@@ -143,9 +153,10 @@ def test_a_row_alone_is_the_row_in_a_batch(
         second = runner.decode(tokens[rows, 19], sizes)[rows.index(5)].copy()
         return np.stack([first, second])
 
-    alone = computed([5], 2)
-    for rows, threads in ((range(1, 8), 2), (range(64), 2), (range(1, 8), 1)):
-        np.testing.assert_array_equal(alone, computed([*rows], threads))
+    alone = computed([5], opened(graph))
+    for rows in (range(1, 8), range(64)):
+        np.testing.assert_array_equal(alone, computed([*rows], opened(graph)))
+    np.testing.assert_array_equal(alone, computed([*range(1, 8)], OnnxRunner(graph, 1)))
 
 
 @pytest.mark.usefixtures("folders")

@@ -12,7 +12,7 @@ from aobatch.job.config import JobConfig
 from aobatch.job.runner import run_job
 from aobatch.runners import RunnerConfig
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.xdist_group("model")]
 
 LINES: list[dict[str, object]] = [
     {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 12},

@@ -17,7 +17,7 @@ from aobatch.models.tokenizer import load_tokenizer
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.xdist_group("model")]
 
 JOBS = Path(__file__).parents[1] / "jobs"
 Row = dict[str, object]

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from select import select
 
+from forking import FORKS
+
 _CONTROL = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|[\r\n\b]|[^\x00-\x1f\x7f]")
 _ADOPT = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
     "os.execvp(sys.argv[1], sys.argv[1:])"
 )
-"""Makes the terminal that of the process, so that Ctrl-C reaches it."""
+"""Makes the terminal that of the process, so that Ctrl-C reaches it, as the fork server does."""
 
 
 @dataclass
@@ -104,8 +106,9 @@ class Terminal:
         for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
             if name not in variables:
                 environment.pop(name, None)
+        adopt = [] if FORKS else [sys.executable, "-c", _ADOPT]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _ADOPT, *command],
+            [*adopt, *command],
             stdin=self._theirs,
             stdout=self._theirs,
             stderr=self._theirs,

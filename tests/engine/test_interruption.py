@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
+from waiting import HANG_SECONDS
 
 from aobatch.api.request import Limits, Parser, Request
 from aobatch.arrays import Logits, TokenIds
@@ -82,9 +83,10 @@ def test_closing_a_run_breaks_off_its_step(slow: Callable[..., tuple[SlowRunner,
     """Whoever gives up does not wait for a long step to end."""
     runner, engine = slow(obeys=True)
 
-    def interrupt() -> Iterator[Request]:
+    def interrupt() -> Iterator[Request | None]:
         yield request()
-        runner.began.wait()
+        yield None  # so that the engine begins, and asks again when it could take more
+        assert runner.began.wait(HANG_SECONDS)
         raise KeyboardInterrupt
 
     with suppress(KeyboardInterrupt):

@@ -5,10 +5,10 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
+from waiting import HANG_SECONDS, wait_until
 
 from aobatch.errors import InputMissingError
 from aobatch.job.status import job_status
@@ -59,7 +59,7 @@ class Make:
     def __call__(self, *arguments: str, code: int = 0) -> str:
         """Run make to its end; give what it says."""
         process = self.start(*arguments)
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=HANG_SECONDS)
         assert process.returncode == code, said
         return said
 
@@ -133,10 +133,10 @@ def test_ctrl_c_in_the_middle_loses_nothing(start: Make, folder: Path) -> None:
     outputs = [folder / f"answers/{name}.jsonl" for name in "ab"]
     with start.start("-j2") as process:
         try:
-            _wait_for_results(outputs, process)
+            wait_until(lambda: _is_at_work(outputs), process)
         finally:
             os.killpg(process.pid, signal.SIGINT)
-        process.communicate(timeout=20)
+        process.communicate(timeout=HANG_SECONDS)
 
     assert process.returncode != 0
     assert not any(output.exists() for output in outputs)
@@ -175,15 +175,10 @@ def test_a_failing_recipe_leaves_no_half_target(start: Make, folder: Path) -> No
     assert all(start.translation("market")[:3])
 
 
-def _wait_for_results(outputs: list[Path], process: "subprocess.Popen[str]") -> None:
-    """Wait until both jobs are at work and one has results on the disk."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            states = [job_status(output) for output in outputs]
-        except InputMissingError:
-            states = []
-        if any(status.answered for status in states) and all(s.lines for s in states):
-            return
-        time.sleep(0.02)
-    pytest.fail("the jobs did not come to work")
+def _is_at_work(outputs: list[Path]) -> bool:
+    """Say whether both jobs are at work and one has results on the disk."""
+    try:
+        states = [job_status(output) for output in outputs]
+    except InputMissingError:
+        return False
+    return any(status.answered for status in states) and all(s.lines for s in states)

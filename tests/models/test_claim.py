@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from waiting import HANG_SECONDS
 
 from aobatch.errors import OutputError
 from aobatch.models.store.making import claim, put_in_place, workspace
@@ -17,7 +18,7 @@ from aobatch.models.store.making import claim, workspace
 with claim(Path(sys.argv[1]), lambda *_: None), workspace(Path(sys.argv[1])) as work:
     (work / "half").write_bytes(b"x")
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(300)
 """
 
 
@@ -36,9 +37,9 @@ def test_second_process_waits_for_the_first(tmp_path: Path) -> None:
     with claim(target, ignore):
         thread = threading.Thread(target=second)
         thread.start()
-        assert heard.wait(10)
+        assert heard.wait(HANG_SECONDS)
         order.append("first")
-    thread.join(10)
+    thread.join(HANG_SECONDS)
 
     assert [word for word in order if word in ("first", "second")] == ["first", "second"]
     assert "another process that makes m" in order[0]
@@ -93,7 +94,7 @@ def test_a_full_disk_is_told_with_the_place_of_the_model(
     command = f"ulimit -f 100; trap '' XFSZ; exec {sys.executable} -m aobatch models import"
 
     result = subprocess.run(
-        ["bash", "-c", f"{command} {tiny_gguf} large"], capture_output=True, text=True, timeout=100
+        ["bash", "-c", f"{command} {tiny_gguf} large"], capture_output=True, text=True
     )
 
     assert result.returncode == 74, result.stderr

@@ -64,7 +64,6 @@ def pull(hub: Hub, tmp_path: Path) -> Pull:
             env=environment | variables,
             capture_output=True,
             text=True,
-            timeout=60,
             check=False,
         )
 

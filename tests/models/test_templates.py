@@ -50,7 +50,6 @@ def test_a_hostile_template_is_never_rendered(kind: str, tmp_path: Path) -> None
         env={"PYTHONPATH": ":".join(sys.path), "AOBATCH_MODELS": str(tmp_path / "models")},
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
 

@@ -5,6 +5,7 @@ the interpreter, folder, environment, and whether a session begins) and three de
 answer is the process id, and for clients that are no parent also how the process ended.
 """
 
+import fcntl
 import gc
 import json
 import os
@@ -13,6 +14,7 @@ import runpy
 import signal
 import socket
 import sys
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -92,6 +94,8 @@ def begin(connection: socket.socket, request: dict[str, object], descriptors: li
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    if request["begins_session"] and os.isatty(0):
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     open_streams()
     become(request["arguments"])
 

@@ -31,6 +31,8 @@ FORMS = {
     )
 }
 """Scripts that may be forked; those that measure their memory may not."""
+FORKS = sys.platform == "linux"
+"""Whether commands are forked at all: elsewhere nobody can adopt them."""
 _PACKAGE = str(TESTS.parent / "batch")
 _PR_SET_CHILD_SUBREAPER = 36
 
