@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from tqdm import tqdm
 
 from aobatch.cli.console import say, shows_bars
-from aobatch.job.context import Progress
+from aobatch.job.context import Progress, Unwatched
 from aobatch.text import counted, escape
 
 LINE_SECONDS = 30.0
@@ -147,7 +147,7 @@ class StageBars:
 def job_progress(*, is_quiet: bool) -> Progress:
     """Choose how to show a job."""
     if is_quiet:
-        return Progress()
+        return Unwatched()
     return Bar() if shows_bars() else Lines()
 
 

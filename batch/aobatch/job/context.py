@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
@@ -22,8 +23,8 @@ from aobatch.job.models import ModelDirectory
 from aobatch.job.source import Source
 
 
-class Progress:
-    """Someone who watches a job; this one hears of everything and does nothing."""
+class Progress(Protocol):
+    """Someone who watches a job."""
 
     def start(self, total: int, known: int) -> None:
         """Hear how many lines there are, and how many an earlier run has answered."""
@@ -36,6 +37,10 @@ class Progress:
 
     def close(self) -> None:
         """Hear that nothing more will be computed."""
+
+
+class Unwatched(Progress):
+    """Hears of everything and does nothing."""
 
 
 RESULTS_VERSION = 1

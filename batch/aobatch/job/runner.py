@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from aobatch.executors import Backend
 from aobatch.job.compute import compute
 from aobatch.job.config import STREAM, JobConfig
-from aobatch.job.context import Job, Progress, begin_job
+from aobatch.job.context import Job, Progress, Unwatched, begin_job
 from aobatch.job.depfile import check_depfile, write_depfile
 from aobatch.job.in_flight import InFlight
 from aobatch.job.ledger import Ledger
@@ -52,7 +52,7 @@ def run_job(config: JobConfig, backend: Backend, progress: Progress | None = Non
             state.reopen_job()
             source.fetch(state)
             with closing(Ledger(state.ledger)) as ledger, InFlight(state.in_flight) as in_flight:
-                job = begin_job(source, backend, ledger, in_flight, progress or Progress())
+                job = begin_job(source, backend, ledger, in_flight, progress or Unwatched())
                 report = _compute_and_publish(job)
             if config.output != STREAM:
                 finish(state, job, report)
