@@ -39,8 +39,13 @@ class Progress(Protocol):
         """Hear that nothing more will be computed."""
 
 
-class Unwatched(Progress):
+class Unwatched:
     """Hears of everything and does nothing."""
+
+    def warn(self, *_: object) -> None:
+        """Hear of something."""
+
+    start = advance = close = warn
 
 
 RESULTS_VERSION = 1
