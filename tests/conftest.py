@@ -21,7 +21,7 @@ from aobatch.models.source.gguf_checkpoint import read_gguf
 from aobatch.models.store.folder import ModelFolder
 from aobatch.runners.scoring import score_texts
 
-sys.path.insert(0, str(Path(__file__).parent / "shared"))
+sys.path.extend(str(path) for path in sorted(Path(__file__).parent.iterdir()) if path.is_dir())
 
 from forking import FORKS, ForkServer
 

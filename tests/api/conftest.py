@@ -1,17 +1,13 @@
 """Short ways to parse one body."""
 
 import json
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from aobatch.api.body import CompletionBody
 from aobatch.api.errors import ErrorObject
 from aobatch.api.request import FailedLine, Limits, Parser, Request
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 Fields = dict[str, object]
 

@@ -1,14 +1,9 @@
 """Fixtures of the command line's tests: the fake backend in place of a model."""
 
-import sys
 from pathlib import Path
 
 import click.testing
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent.parent / "job"))
-
 from fake_command import Invoke
 from fakes import FakeBackend
 

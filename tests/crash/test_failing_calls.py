@@ -12,9 +12,6 @@ from pathlib import Path
 import pytest
 from crash_job import CrashJob
 from failing_calls import KINDS, FailingCall
-
-sys.path.append(str(Path(__file__).parents[1] / "job"))
-
 from fakes import FakeBackend
 from job_files import PROMPTS, requests, write_input
 

@@ -1,6 +1,5 @@
 """A Ray for the tests of executors, and jobs that it computes."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,9 +15,6 @@ from aobatch.models.store.folder import ModelFolder
 
 if TYPE_CHECKING:
     from ray_jobs import Place
-
-TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS / name) for name in ("executors", "crash", "job")]
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from crash_laws import REPORT_PARTS
 from request_mix import mixed_lines
 
 from aobatch.engine.config import EngineConfig
@@ -15,9 +16,6 @@ from aobatch.job.config import JobConfig
 from aobatch.job.context import Progress
 from aobatch.job.runner import run_job
 from aobatch.runners import RunnerConfig
-
-REPORT_PARTS = ("requests", "usage", "finish_reasons", "by_model", "by_user", "completion_tokens")
-"""What a report counts; the rest is time."""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,6 @@
 """Fixtures of the job tests."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parent.parent / "api"))
 
 
 @pytest.fixture(autouse=True)

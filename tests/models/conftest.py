@@ -1,7 +1,6 @@
 """Fixtures of the models' tests: a measurement that finds one graph far from its reference."""
 
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from aobatch.arrays import Logits, TokenIds
 from aobatch.models.source.gguf_checkpoint import read_gguf
 from aobatch.models.store.folder import ModelFolder
 from aobatch.runners.scoring import TextScorer
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "damage")]
 
 Distorted = Callable[[str], ModelFolder]
 

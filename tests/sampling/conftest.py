@@ -1,13 +1,10 @@
 """Make the slow reference importable, and share what several files of tests use."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 DATA = Path(__file__).parent.parent / "data"
 

@@ -1,6 +1,0 @@
-"""Make what the tests of jobs share importable."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "job"))
