@@ -26,7 +26,7 @@ RAWS = (
     | MUTATED
     | st.binary(min_size=1, max_size=30)
 ).map(lambda raw: raw.replace(b"\n", b"\r"))
-FEW = settings(STEADY, max_examples=40, derandomize=True, database=None)
+FEW = settings(STEADY, max_examples=20, derandomize=True, database=None)
 
 
 @pytest.fixture(scope="module")
