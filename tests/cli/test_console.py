@@ -123,7 +123,7 @@ def test_stages_have_a_bar_each(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("is_quiet", "is_terminal", "kind"),
-    [(True, True, "Progress"), (False, True, "Bar"), (False, False, "Lines")],
+    [(True, True, "Unwatched"), (False, True, "Bar"), (False, False, "Lines")],
 )
 def test_bar_is_for_terminals(
     monkeypatch: pytest.MonkeyPatch, is_quiet: bool, is_terminal: bool, kind: str
