@@ -85,6 +85,8 @@ def begin(connection: socket.socket, request: dict[str, object], descriptors: li
             tell_end(connection, process)
         os._exit(0)
     connection.close()
+    # Whoever started the server may have ignored or blocked what a command is to hear.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if request["begins_session"]:
         os.setsid()

@@ -142,4 +142,4 @@ def _product_model(weight: np.ndarray) -> bytes:
 def first_line(error: Exception) -> str:
     """Shorten what ONNX Runtime says of an error, perhaps nothing."""
     lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return lines[0][:300].rstrip() if lines else type(error).__name__
