@@ -36,11 +36,14 @@ class CacheTensor:
     """0 stands for the batch and for the tokens."""
     batch_axis: int
     token_axis: int
+    tokens_each: int = 1
+    """How many tokens an entry of the token axis holds."""
 
     def shape(self, num_rows: int, num_tokens: int) -> tuple[int, ...]:
         """Give the shape for so many rows of so many tokens."""
         sizes = list(self.dimensions)
-        sizes[self.batch_axis], sizes[self.token_axis] = num_rows, num_tokens
+        sizes[self.batch_axis] = num_rows
+        sizes[self.token_axis] = -(-num_tokens // self.tokens_each)
         return tuple(sizes)
 
 

@@ -64,7 +64,8 @@ class SlotCache:
 def tokens_of(tensor: CacheTensor, start: int, stop: int) -> tuple[slice, ...]:
     """Select tokens of one row of a cache tensor."""
     axis = tensor.token_axis - (tensor.batch_axis < tensor.token_axis)
-    return (slice(None),) * axis + (slice(start, stop),)
+    each = tensor.tokens_each
+    return (slice(None),) * axis + (slice(start // each, -(-stop // each)),)
 
 
 class Binding:

@@ -31,11 +31,13 @@ SLEEPING = ("session.intra_op.allow_spinning", "0")
 _SLOW_BUT_RIGHT = ("session.x64quantprecision", "1")
 
 
-def open_session(model: Path | bytes, threads: int, entries: Entries = ()) -> Session:
+def open_session(
+    model: Path | bytes, threads: int, entries: Entries = (), operators: Path | None = None
+) -> Session:
     """Open a session on the CPU; ModelError if ONNX Runtime refuses the model.
 
     Nothing that comes with a model configures it: no settings out of its metadata, no other format
-    than ONNX, no library of operators.
+    than ONNX, no library of operators. `operators` is our own library of them.
     """
     os.environ["ORT_LOAD_CONFIG_FROM_MODEL"] = "0"
     # The tiled attention loops over ragged rows one by one; the plain one measured twice as fast.
@@ -52,6 +54,8 @@ def open_session(model: Path | bytes, threads: int, entries: Entries = ()) -> Se
         settings.add_session_config_entry(name, value)
     source = model if isinstance(model, bytes) else str(model)
     try:
+        if operators is not None:
+            settings.register_custom_ops_library(str(operators))
         # A fallback would announce itself on standard output, and be the same provider again.
         return onnxruntime.InferenceSession(
             source, settings, providers=["CPUExecutionProvider"], enable_fallback=0

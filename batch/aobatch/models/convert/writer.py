@@ -1,6 +1,6 @@
 """A thin pen for ONNX graphs: inputs, weights and nodes with readable names."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -23,10 +23,15 @@ _SMALL = 1024
 class GraphWriter:
     """Writes one graph, node by node."""
 
-    def __init__(self, name: str, file: BinaryIO | None = None) -> None:
-        """Begin a graph; large weights go into the file, so that none has to stay in memory."""
+    def __init__(
+        self, name: str, file: BinaryIO | None = None, opsets: Mapping[str, int] | None = None
+    ) -> None:
+        """Begin a graph; large weights go into the file, so that none has to stay in memory.
+
+        `opsets` are the versions of domains beside ONNX and ONNX Runtime's own.
+        """
         self._file = file
-        opsets = {"": 20, MICROSOFT: 1}
+        opsets = {"": 20, MICROSOFT: 1, **(opsets or {})}
         self._graph = ir.Graph([], [], nodes=[], opset_imports=opsets, name=name)
         self._tape = Tape(self._graph)
         self._shared: dict[str, ir.Value] = {}
@@ -55,6 +60,10 @@ class GraphWriter:
         if self._file is None:
             return self.weight(name, np.concatenate([*blocks]))
         return self._tape.initializer(append_tensor(self._file, name, shape, blocks))
+
+    def stored(self, tensor: ir.TensorProtocol) -> ir.Value:
+        """Take a constant over from another graph, where it lies."""
+        return self._tape.initializer(tensor)
 
     def shared(self, name: str, array: NDArray[Any]) -> ir.Value:
         """Store a constant array that several nodes read, once."""

@@ -27,7 +27,7 @@ MAX_KL = 0.02
 """What is further from fp32 than this, in nats a token, is refused."""
 
 Width: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_WIDTH)]
-CacheDtype: TypeAlias = Literal["fp32", "int8"]
+CacheDtype: TypeAlias = Literal["fp32", "bf16", "int8"]
 """How keys and values are kept."""
 TokenId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=MAX_WIDTH)]
 

@@ -1,0 +1,60 @@
+/* A tile of queries over one head of one slot, as the two kinds of cache compute it. */
+#pragma once
+#include "lanes.h"
+#include "operators.h"
+
+#define MAX_HEAD 256
+#define MAX_ROWS 12
+/* Tokens whose scores are kept at a time; sums are rescaled from one segment to the next. */
+#define SEGMENT 1024
+#define NEVER -1e30f
+
+typedef struct {
+    const uint8_t *blocks;
+    int64_t block_bytes;
+    int head_dim, count;
+    int32_t first[MAX_ROWS], last[MAX_ROWS]; /* tokens that a row sees */
+    const uint8_t *queries[MAX_ROWS];
+    float *out[MAX_ROWS];
+} Rows;
+
+/* What stands behind a query of bytes. */
+typedef struct {
+    float scale;
+    int32_t offset; /* takes back that keys are stored 128 too large */
+} QueryEnd;
+
+/* What a row has seen so far of its scores. */
+typedef struct {
+    float peak;
+    f32x16 sums;
+} Seen;
+
+HIDDEN void attend_bytes(Rows *rows);
+HIDDEN void attend_floats(Rows *rows, int is_half);
+
+/* Tokens of a block of 16 that a row sees. */
+INLINE mask16 visible(const Rows *rows, int row, int64_t block) {
+    return within(LANE + (int32_t)(block * LANES), rows->first[row], rows->last[row]);
+}
+
+/* The range of blocks that any row sees. */
+INLINE void range_of(const Rows *rows, int64_t *start, int64_t *stop) {
+    int32_t first = rows->first[0], last = rows->last[0];
+    for (int r = 1; r < rows->count; r++) {
+        if (rows->first[r] < first) first = rows->first[r];
+        if (rows->last[r] > last) last = rows->last[r];
+    }
+    *start = first / LANES;
+    *stop = last / LANES + 1;
+}
+
+/* Note a segment's largest score; the factor by which what was summed before is rescaled. */
+INLINE float rescale(Seen *seen, float peak) {
+    float most = peak > seen->peak ? peak : seen->peak;
+    float factor = exponential(all(seen->peak - most))[0];
+    seen->peak = most;
+    seen->sums *= factor;
+    SETTLE();
+    return factor;
+}

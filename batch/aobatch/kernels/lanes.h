@@ -1,0 +1,184 @@
+/* Sixteen lanes of numbers, and the few functions of them that every operator is made of.
+ *
+ * All operators compute over exactly sixteen lanes, in one order of additions, with fused
+ * multiply-add wherever a product is added (-ffp-contract=fast) and with the exponential below. So
+ * they give the same bits on every processor and from every compiler. A product that must be
+ * rounded before it is added goes through memory (SETTLE) or a choice of bits first,
+ * which compilers keep. */
+#pragma once
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#define LANES 16
+#define INLINE static inline __attribute__((always_inline))
+#define HIDDEN __attribute__((visibility("hidden")))
+/* Everything computed so far is rounded and stored. */
+#define SETTLE() __asm__ volatile("" : : : "memory")
+
+typedef float f32x16 __attribute__((vector_size(64)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+typedef uint32_t u32x16 __attribute__((vector_size(64)));
+typedef uint16_t u16x16 __attribute__((vector_size(32)));
+
+#ifdef __clang__
+#define SHUFFLE(x, ...) __builtin_shufflevector(x, x, __VA_ARGS__)
+#else
+#define SHUFFLE(x, ...) __builtin_shuffle(x, (i32x16){__VA_ARGS__})
+#endif
+#define SWAP_1(x) SHUFFLE(x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)
+#define SWAP_2(x) SHUFFLE(x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)
+#define SWAP_4(x) SHUFFLE(x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)
+#define SWAP_8(x) SHUFFLE(x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)
+
+static const i32x16 LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+INLINE f32x16 load(const float *p) {
+    f32x16 x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+INLINE void store(float *p, f32x16 x) { memcpy(p, &x, sizeof x); }
+
+INLINE i32x16 load_bytes(const void *p) {
+    i32x16 x;
+    memcpy(&x, p, sizeof x);
+    return x;
+}
+
+INLINE f32x16 all(float x) { return (f32x16){0} + x; }
+
+INLINE i32x16 all_int(int32_t x) { return (i32x16){0} + x; }
+
+/* A choice a lane; on AVX-512 compilers do not find the masks of the processor by themselves. */
+#ifdef __AVX512F__
+typedef __mmask16 mask16;
+INLINE mask16 within(i32x16 x, int32_t low, int32_t high) {
+    return _mm512_cmp_epi32_mask((__m512i)x, _mm512_set1_epi32(low), _MM_CMPINT_NLT) &
+           _mm512_cmp_epi32_mask((__m512i)x, _mm512_set1_epi32(high), _MM_CMPINT_LE);
+}
+INLINE f32x16 blend(mask16 mask, f32x16 a, f32x16 b) {
+    return (f32x16)_mm512_mask_blend_ps(mask, (__m512)b, (__m512)a);
+}
+INLINE f32x16 larger(f32x16 a, f32x16 b) { return (f32x16)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE f32x16 smaller(f32x16 a, f32x16 b) { return (f32x16)_mm512_min_ps((__m512)a, (__m512)b); }
+#else
+typedef i32x16 mask16;
+INLINE mask16 within(i32x16 x, int32_t low, int32_t high) { return (x >= low) & (x <= high); }
+INLINE f32x16 blend(mask16 mask, f32x16 a, f32x16 b) {
+    return (f32x16)(((i32x16)a & mask) | ((i32x16)b & ~mask));
+}
+INLINE f32x16 larger(f32x16 a, f32x16 b) { return blend(a > b, a, b); }
+INLINE f32x16 smaller(f32x16 a, f32x16 b) { return blend(a < b, a, b); }
+#endif
+
+INLINE f32x16 absolute(f32x16 x) { return (f32x16)((i32x16)x & 0x7FFFFFFF); }
+
+INLINE f32x16 to_float(i32x16 x) { return __builtin_convertvector(x, f32x16); }
+
+/* x itself, rounded: a product that no addition may be fused with. */
+INLINE f32x16 settled(f32x16 x) {
+#ifdef __AVX512F__
+    __asm__("" : "+v"(x));
+#else
+    __asm__ volatile("" : "+m"(x));
+#endif
+    return x;
+}
+
+/* Round to the nearest integer, ties to even; |x| < 2^22. */
+INLINE i32x16 rounded(f32x16 x) {
+#ifdef __AVX512F__
+    return (i32x16)_mm512_cvtps_epi32((__m512)x);
+#else
+    return (i32x16)(settled(x) + 12582912.0f) - 0x4B400000;
+#endif
+}
+
+INLINE f32x16 clamped(f32x16 x, float low, float high) {
+    return smaller(larger(x, all(low)), all(high));
+}
+
+/* Store the lowest byte of each lane. */
+INLINE void store_bytes(uint8_t *p, i32x16 x) {
+#ifdef __AVX512F__
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8((__m512i)x));
+#else
+    for (int i = 0; i < LANES; i++) p[i] = (uint8_t)x[i];
+#endif
+}
+
+INLINE float sum(f32x16 x) {
+    x += SWAP_8(x);
+    x += SWAP_4(x);
+    x += SWAP_2(x);
+    x += SWAP_1(x);
+    return x[0];
+}
+
+INLINE float largest(f32x16 x) {
+    x = larger(x, SWAP_8(x));
+    x = larger(x, SWAP_4(x));
+    x = larger(x, SWAP_2(x));
+    x = larger(x, SWAP_1(x));
+    return x[0];
+}
+
+/* e^x for x <= 88, within 2e-7 of itself; 2^-126 where it would be smaller. */
+INLINE f32x16 exponential(f32x16 x) {
+    f32x16 scaled = larger(x * 1.44269504f, all(-126.0f));
+    f32x16 shifted = scaled + 12582912.0f;
+    i32x16 whole = (i32x16)shifted - 0x4B400000;
+    f32x16 part = scaled - (shifted - 12582912.0f);
+    f32x16 power = part * 1.535336188319500e-4f + 1.339887440266574e-3f;
+    power = power * part + 9.618437357674640e-3f;
+    power = power * part + 5.550332471162809e-2f;
+    power = power * part + 2.402264791363012e-1f;
+    power = power * part + 6.931472028550421e-1f;
+    power = power * part + 1.0f;
+    return power * (f32x16)((whole + 127) << 23);
+}
+
+/* Add to each lane the product of its four unsigned and four signed bytes. */
+INLINE i32x16 dot(i32x16 sums, i32x16 bytes_unsigned, i32x16 bytes_signed) {
+#if defined(__AVX512VNNI__)
+    return (i32x16)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)bytes_unsigned,
+                                       (__m512i)bytes_signed);
+#elif defined(__AVX2__)
+    __m256i a[2], b[2], c[2];
+    memcpy(a, &bytes_unsigned, 64);
+    memcpy(b, &bytes_signed, 64);
+    memcpy(c, &sums, 64);
+    for (int i = 0; i < 2; i++) {
+        /* Bytes are widened first: pairs of products do not fit into 16 bits. */
+        __m256i even = _mm256_madd_epi16(_mm256_and_si256(a[i], _mm256_set1_epi16(255)),
+                                         _mm256_srai_epi16(_mm256_slli_epi16(b[i], 8), 8));
+        __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(a[i], 8), _mm256_srai_epi16(b[i], 8));
+        c[i] = _mm256_add_epi32(c[i], _mm256_add_epi32(even, odd));
+    }
+    memcpy(&sums, c, 64);
+    return sums;
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+    uint8x16_t a[4];
+    int8x16_t b[4];
+    int32x4_t c[4];
+    memcpy(a, &bytes_unsigned, 64);
+    memcpy(b, &bytes_signed, 64);
+    memcpy(c, &sums, 64);
+    for (int i = 0; i < 4; i++) c[i] = vusdotq_s32(c[i], a[i], b[i]);
+    memcpy(&sums, c, 64);
+    return sums;
+#else
+    for (int i = 0; i < 32; i += 8) {
+        sums += ((bytes_unsigned >> i) & 255) * ((bytes_signed << (24 - i)) >> 24);
+    }
+    return sums;
+#endif
+}
