@@ -136,14 +136,21 @@ def _build(compiler: tuple[str, ...], flags: tuple[str, ...], target: Path) -> N
 def _output(command: tuple[str, ...]) -> str:
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False,
-            stdin=subprocess.DEVNULL, errors="replace",
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_BUILD_SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            errors="replace",
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         message = f"the C compiler {command[0]} cannot be run: {error}"
         raise KernelsError(message) from error
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line] or ["no reason given"]
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or [
+            "no reason given"
+        ]
         message = f"the C compiler {command[0]} failed: {lines[0].strip()[:300]}"
         raise KernelsError(message)
     return done.stdout

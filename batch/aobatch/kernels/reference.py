@@ -68,16 +68,14 @@ class Heads:
 
 
 def turned(x: Floats, cosines: Floats, sines: Floats) -> Floats:
-    """Turn pairs (i, half + i) of heads [N, heads, D] by angles [N, half] (RoPE, Su et al. 2021)."""
+    """Turn pairs (i, half + i) of heads [N, H, D] by angles [N, half] (RoPE, Su et al. 2021)."""
     half = cosines.shape[1]
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     c, s = cosines[:, None], sines[:, None]
     return np.concatenate([first * c - second * s, second * c + first * s, rest], axis=-1)
 
 
-def attended(
-    q: Floats, k: Floats, v: Floats, window: int = 0, *, first: int = 0
-) -> Floats:
+def attended(q: Floats, k: Floats, v: Floats, window: int = 0, *, first: int = 0) -> Floats:
     """Attend causally from queries [N, H, D], the tokens from `first` on, to [T, K, D]."""
     group = q.shape[1] // k.shape[1]
     out = np.empty_like(q)

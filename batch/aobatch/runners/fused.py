@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aobatch.arrays import Logits, TokenIds
-from aobatch.kernels import library
 from aobatch.kernels.reference import BLOCK, CacheDtype, block_bytes
 from aobatch.models.foreign_layout import CacheTensor
 from aobatch.models.store.folder import GraphSizes
 from aobatch.runners import Chunk
 from aobatch.runners.cached import Arrays, Binding, CachedRunner
+from aobatch.runners.operators import operators
 from aobatch.runners.session import Entries, integer_entries, open_session
 
 
@@ -30,8 +30,8 @@ class FusedRunner(CachedRunner):
         entries: Entries = (),
     ) -> None:
         """Open a graph; ModelError if it cannot be, KernelsError if the operators cannot be had."""
-        operators = library().path
-        session = open_session(graph, threads, (*integer_entries(), *entries), operators)
+        entries = (*integer_entries(), *entries)
+        session = open_session(graph, threads, entries, operators().path)
         size = block_bytes(cache_dtype, sizes.head_dim)
         tensors = [
             CacheTensor(
@@ -93,9 +93,7 @@ class FusedRunner(CachedRunner):
         self._steps = {}
         self._logits = self._logits[:0]
 
-    def _bound(
-        self, slots: NDArray[Any], positions: NDArray[Any], wanted: NDArray[Any]
-    ) -> "_Step":
+    def _bound(self, slots: NDArray[Any], positions: NDArray[Any], wanted: NDArray[Any]) -> "_Step":
         if len(self._logits) < len(wanted):
             self._steps.clear()  # they write into the smaller array
             self._logits = np.empty((len(wanted), self.vocab_size), np.float32)
@@ -107,7 +105,9 @@ class FusedRunner(CachedRunner):
             "logits_index": wanted.astype(np.int64),
         }
         cache, _ = self._cache.rows(0, len(self._cache.arrays[0]))
-        return _Step(inputs, logits, Binding(self._session, {**inputs, **cache}, {"logits": logits}))
+        return _Step(
+            inputs, logits, Binding(self._session, {**inputs, **cache}, {"logits": logits})
+        )
 
 
 class _Step(NamedTuple):

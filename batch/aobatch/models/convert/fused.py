@@ -1,14 +1,14 @@
 """The same decoder over operators of our own (`aobatch.kernels`), beside the stock int8 graph.
 
 Both graphs read the same weights. Tokens stay packed all the way, each with its slot and position:
-    input_ids [N], slots [N], positions [N], logits_index [R] (positions in N whose logits are wanted),
+    input_ids [N], slots [N], positions [N],
+    logits_index [R] (positions in N whose logits are wanted),
     cache.L [B, kv_heads, C / 16, block bytes] of layer L, written in place.
 Output: logits [R, V].
 """
 
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from aobatch.models.convert.writer import MICROSOFT, GraphWriter
@@ -54,7 +54,9 @@ class _FusedGraph:
         spec, graph = self._spec, self._graph
         half = graph.node("Gather", self._weight("embedding"), self._ids, name="embedded.half")
         residual = graph.node("Cast", half, name="embedded", to=ir.DataType.FLOAT)
-        rows, peaks, _ = self._norm((residual, None, None), "layers.0.attention_norm", "embedded.norm")
+        rows, peaks, _ = self._norm(
+            (residual, None, None), "layers.0.attention_norm", "embedded.norm"
+        )
         for index in range(spec.num_layers):
             residual, rows, peaks = self._layer(index, residual, rows, peaks)
         logits = self._product(rows, "logits")
@@ -147,7 +149,13 @@ class _FusedGraph:
         self, inputs: list[ir.Value | None], name: str, *, activation: int, block: int
     ) -> tuple[ir.Value, ir.Value]:
         rows, scale = self._graph.node_with_outputs(
-            "ActivateQuantise", inputs, 2, name=f"{name}.q", domain=DOMAIN, activation=activation, block=block
+            "ActivateQuantise",
+            inputs,
+            2,
+            name=f"{name}.q",
+            domain=DOMAIN,
+            activation=activation,
+            block=block,
         )
         return rows, scale
 
