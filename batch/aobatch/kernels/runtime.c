@@ -50,7 +50,8 @@ static float number(const void *info, const char *name) {
 }
 
 typedef struct {
-    void *data;
+    void *data; /* may be null where there are no numbers */
+    int given;
     int64_t sizes[4];
     size_t rank;
 } Tensor;
@@ -61,7 +62,7 @@ static void *data_of(const Value *value) {
     return data;
 }
 
-/* An input; no data where it is left out. */
+/* An input; not given where it is left out. */
 static Tensor input(Context *context, size_t index) {
     Tensor tensor = {0};
     size_t count = 0;
@@ -70,6 +71,7 @@ static Tensor input(Context *context, size_t index) {
     if (index < count)
         CALL(INPUT, Status * (*)(Context *, size_t, const Value **), context, index, &value);
     if (!value) return tensor;
+    tensor.given = 1;
     void *shape = NULL;
     CALL(TYPE_AND_SHAPE, Status * (*)(const Value *, void **), value, &shape);
     CALL(DIMENSIONS_COUNT, Status * (*)(void *, size_t *), shape, &tensor.rank);
@@ -101,7 +103,7 @@ static void in_parallel(Context *context, void (*work)(void *, size_t), size_t t
 static int holds(const Tensor *tensor, int64_t count) {
     int64_t size = 1;
     for (size_t i = 0; i < tensor->rank; i++) size *= tensor->sizes[i];
-    return !tensor->data || size == count;
+    return !tensor->given || size == count;
 }
 
 #define ROWS_EACH 8
@@ -142,7 +144,7 @@ static Status *compute_norm(void *state, Context *context) {
                       .bias = in[3].data, .post_gain = in[4].data, .gain = in[5].data}, rows};
     work.norm.quantiser.width = width;
     work.norm.bytes = output(context, 0, rows, width);
-    work.norm.sum = in[1].data ? output(context, 1, rows, width) : NULL;
+    work.norm.sum = in[1].given ? output(context, 1, rows, width) : NULL;
     work.norm.peaks = kernel->quantiser.clip > 0 ? NULL : output(context, 2, rows, 1);
     if (rows) in_parallel(context, norm_part, parts_of(rows), &work);
     return NULL;
