@@ -27,7 +27,7 @@ def hadamard(x: Floats, block: int) -> Floats:
     matrix = np.ones((1, 1))
     while len(matrix) < block:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    turned = x.reshape(*x.shape[:-1], -1, block) @ (matrix / np.sqrt(block))
+    turned = x.reshape(*x.shape[:-1], x.shape[-1] // block, block) @ (matrix / np.sqrt(block))
     return np.asarray(turned.reshape(x.shape))
 
 
