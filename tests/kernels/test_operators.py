@@ -9,9 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from aobatch.kernels import reference
+from aobatch.kernels import KernelsError, library, reference
 from aobatch.kernels.reference import BLOCK, CacheDtype, block_bytes
 from aobatch.runners.operators import compute
+
+try:
+    library()
+except KernelsError as error:
+    pytest.skip(str(error), allow_module_level=True)
 
 EPSILON = 1e-5
 WIDTHS = st.integers(1, 20).map(lambda count: 16 * count)

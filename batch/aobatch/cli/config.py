@@ -1,4 +1,4 @@
-"""`aobatch config`: every setting, its value, and where that comes from."""
+"""`aobatch config` and `aobatch completion`: settings and where they come from, shells' scripts."""
 
 import json
 from collections.abc import Iterator
@@ -7,10 +7,11 @@ from typing import Literal
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import get_completion_class
 
 from aobatch.cli.command import Group, command, settings_file
 from aobatch.cli.console import show, show_json, show_table
-from aobatch.cli.options import JsonOption
+from aobatch.cli.options import JsonOption, Options, options
 from aobatch.cli.settings import Settings, defaults_for, find_settings, leaves, options_of, path_of
 
 
@@ -87,3 +88,27 @@ def show_all(options: JsonOption) -> None:
 
 
 config.add_command(show_all)
+
+
+@options()
+class ShellOptions(Options):
+    """What the command line gives."""
+
+    shell: Literal["bash", "zsh", "fish"]
+
+
+@command(ShellOptions)
+def completion(options: ShellOptions) -> None:
+    """Print the script by which a shell completes commands.
+
+    Examples:
+      eval "$(aobatch completion bash)"       # in ~/.bashrc
+      eval "$(aobatch completion zsh)"        # in ~/.zshrc, behind compinit
+      aobatch completion fish > ~/.config/fish/completions/aobatch.fish
+    """
+    kind = get_completion_class(options.shell)
+    assert kind is not None
+    program = click.get_current_context().find_root().command
+    script = kind(program, {}, "aobatch", "_AOBATCH_COMPLETE")
+    # Not source(), which asks the bash that is installed here whether it is new enough.
+    show(script.source_template % script.source_vars())

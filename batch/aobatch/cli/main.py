@@ -18,7 +18,7 @@ COMMANDS = {
     "complete": ("complete", "Complete one prompt; - reads it from standard input."),
     "bench": ("bench", "Measure jobs, decode steps and prefill, or files alone."),
     "doctor": ("doctor", "Say whether this machine can run jobs."),
-    "completion": ("completion", "Print the script by which a shell completes commands."),
+    "completion": ("config", "Print the script by which a shell completes commands."),
     "config": ("config", "Show settings and where they come from."),
 }
 """The module and the first sentence of each command, which the help shows importing none."""

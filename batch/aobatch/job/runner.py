@@ -7,10 +7,9 @@ from aobatch.executors import Backend
 from aobatch.job.compute import compute
 from aobatch.job.config import STREAM, JobConfig
 from aobatch.job.context import Job, Progress, Unwatched, begin_job
-from aobatch.job.depfile import check_depfile, write_depfile
 from aobatch.job.in_flight import InFlight
 from aobatch.job.ledger import Ledger
-from aobatch.job.publish import check_uploads, publish, upload_files
+from aobatch.job.publish import check_depfile, check_uploads, publish, upload_files, write_depfile
 from aobatch.job.report.usage import UsageReport, with_cost
 from aobatch.job.source import check_inputs, check_output, open_source
 from aobatch.job.state import StateFolder, open_state
