@@ -193,3 +193,28 @@ except KeyboardInterrupt as stop:
     process.send_signal(signal.SIGINT)
 
     assert process.communicate() == ("Interrupted\n", "")
+
+
+STOPPED_IN_NATIVE_CODE = """
+import atexit, signal, sys, time
+from aobatch.cli import main
+from aobatch.executors.local import interruptible
+
+def command(prog_name):
+    signal.signal(signal.SIGALRM, lambda *_: sys.exit(75))
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    interruptible(lambda: time.sleep(600))
+
+atexit.register(print, "libraries are unloaded")
+main.aobatch = command
+main.main()
+"""
+
+
+def test_native_code_that_is_left_at_work_ends_with_the_process() -> None:
+    """No library is unloaded under a thread that opens a model, which would abort the process."""
+    command = [sys.executable, "-c", STOPPED_IN_NATIVE_CODE]
+
+    result = subprocess.run(command, capture_output=True, check=False)
+
+    assert (result.returncode, result.stdout, result.stderr) == (75, b"", b"")

@@ -1,11 +1,14 @@
 """The command `aobatch`."""
 
+import os
+import threading
+from contextlib import suppress
 from importlib import import_module
 
 import click
 
 from aobatch.cli.command import CONFIG_OPTION, Helpful
-from aobatch.cli.console import show, show_json
+from aobatch.cli.console import flush_results, show, show_json
 from aobatch.cli.ending import reported_failures
 
 COMMANDS = {
@@ -106,4 +109,16 @@ aobatch.params.append(CONFIG_OPTION)
 
 def main() -> None:
     """Run the command line."""
-    aobatch(prog_name="aobatch")
+    try:
+        aobatch(prog_name="aobatch")
+    except SystemExit as end:
+        if threading.active_count() > 1:
+            from aobatch.executors.local import NATIVE
+
+            # A library that is unloaded under a thread at work, as when the time limit came while a
+            # model was opened, would abort the process.
+            if any(thread.name == NATIVE for thread in threading.enumerate()):
+                with suppress(Exception):
+                    flush_results()
+                os._exit(end.code if isinstance(end.code, int) else 1)
+        raise

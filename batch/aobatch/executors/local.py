@@ -174,6 +174,8 @@ def fingerprint(folder: ModelFolder, cache_dtype: CacheDtype = "fp32") -> str:
 
 
 T = TypeVar("T")
+NATIVE = "native"
+"""The name of threads that may be left to themselves in native code."""
 
 
 def interruptible(function: Callable[[], T]) -> T:
@@ -190,7 +192,7 @@ def interruptible(function: Callable[[], T]) -> T:
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             outcome.set_exception(error)
 
-    Thread(target=work, name="waiting", daemon=True).start()
+    Thread(target=work, name=NATIVE, daemon=True).start()
     return outcome.result()
 
 
