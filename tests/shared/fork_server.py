@@ -5,6 +5,7 @@ the interpreter, folder, environment, and whether a session begins) and three de
 answer is the process id, and for clients that are no parent also how the process ended.
 """
 
+import atexit
 import fcntl
 import gc
 import json
@@ -15,6 +16,7 @@ import signal
 import socket
 import sys
 import termios
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -99,7 +101,29 @@ def begin(connection: socket.socket, request: dict[str, object], descriptors: li
     if request["begins_session"] and os.isatty(0):
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     open_streams()
-    become(request["arguments"])
+    try:
+        become(request["arguments"])
+    except SystemExit as stop:
+        if not isinstance(stop.code, int | None):
+            raise
+        end_at_once(stop.code or 0)
+    else:
+        end_at_once(0)
+
+
+def end_at_once(code: int) -> None:
+    """Do what Python does at its end, but for taking apart all that this process has imported.
+
+    That would need more time than most commands. If a stream takes nothing, it is for Python.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    with suppress(OSError, ValueError):
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        os._exit(code & 0xFF)
+    sys.exit(code)
 
 
 def tell_end(connection: socket.socket, process: int) -> None:

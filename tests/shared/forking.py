@@ -140,5 +140,5 @@ def _settings_of_interpreter(environment: Mapping[str, str]) -> dict[str, str]:
         if name.startswith(("PYTHON", "LC_", "LANG", "TZ"))
     }
     if found.get("PYTHONPATH") in {_PACKAGE, os.environ.get("PYTHONPATH")}:
-        del found["PYTHONPATH"]
+        found.pop("PYTHONPATH", None)
     return found
