@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import aobatch
+from aobatch.models.convert import quality
 from aobatch.models.convert.convert import convert
 from aobatch.models.source.gguf_checkpoint import read_gguf
 from aobatch.models.store.folder import ModelFolder
@@ -133,6 +134,15 @@ def tiny_fp32(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Mode
 def tiny_int8(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelFolder]:
     """Convert the tiny model to int8."""
     return _converted(tiny_gguf, tmp_path_factory.mktemp("models") / "tiny-int8", "int8")
+
+
+@pytest.fixture(scope="module")
+def little_text() -> Iterator[None]:
+    """Measure conversions here by 2,000 characters of the shipped text: two pieces or three."""
+    text = quality.quality_text()[:2000]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quality, "quality_text", lambda: text)
+        yield
 
 
 @pytest.fixture(scope="session")

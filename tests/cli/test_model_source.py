@@ -11,6 +11,7 @@ from fake_command import Invoke
 from aobatch.models.store.catalogue import adopt
 from aobatch.runners.scoring import score_texts
 
+pytestmark = pytest.mark.usefixtures("little_text")
 PROMPTS = ["Once upon a time", "def f(x):"]
 
 
@@ -25,7 +26,7 @@ def folder(tmp_path: Path, tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture(scope="module")
-def converted(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def converted(little_text: None, tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a folder of models that has the one of the GGUF file."""
     folder = tmp_path_factory.mktemp("adopted")
     shutil.copy(tiny_gguf, folder / "story.gguf")

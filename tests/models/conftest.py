@@ -31,6 +31,11 @@ class DistortingScorer(TextScorer):
             yield logits * (3 if is_distorted else 1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _little_text(little_text: None) -> None:
+    """Measure by little text: the tiny models of `tests/conftest.py` were measured by all of it."""
+
+
 @pytest.fixture
 def _no_hang() -> Iterator[None]:
     """Fail a test that takes more than two seconds of processor time."""

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from family_files import published
 from gguf_changes import field
 from gguf_writing import small_llama, string
@@ -16,36 +15,42 @@ HOSTILE = (
 PROGRAM = """
 import sys
 from pathlib import Path
+from aobatch.models.convert import quality
 from aobatch.models.store.catalogue import import_model
 from aobatch.runners.scoring import score_texts
-import_model(
-    Path(sys.argv[1]), "mine", precision="fp32", progress=lambda *_: None, scorer=score_texts
-)
+text = quality.quality_text()[:2000]
+quality.quality_text = lambda: text
+for path in map(Path, sys.argv[1:]):
+    name = path.stem
+    import_model(path, name, precision="fp32", progress=lambda *_: None, scorer=score_texts)
 print([name for name in sys.modules if "jinja" in name.lower()])
 """
 
 
-@pytest.mark.parametrize("kind", ["folder", "gguf"])
-def test_a_hostile_template_is_never_rendered(kind: str, tmp_path: Path) -> None:
-    """The model is imported without a library of templates, and nothing was touched."""
-    source = tmp_path / "tiny.gguf"
-    if kind == "folder":
-        source = published("llama", tmp_path / "tiny")
-        path = source / "tokenizer_config.json"
-        named = [
-            {"name": "default", "template": HOSTILE},
-            {"name": "tool_use", "template": HOSTILE},
-        ]
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": named}))
-        for name in ("chat_template.jinja", "chat_template.json"):
-            (source / name).write_text(HOSTILE)
-    else:
-        file = small_llama()
-        field("tokenizer.chat_template", string(HOSTILE))(file)
-        file.write(source)
+def hostile_folder(path: Path) -> Path:
+    """Lay out a model with templates in all places that they may have."""
+    published("llama", path)
+    config = path / "tokenizer_config.json"
+    named = [{"name": name, "template": HOSTILE} for name in ("default", "tool_use")]
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"chat_template": named}))
+    for name in ("chat_template.jinja", "chat_template.json"):
+        (path / name).write_text(HOSTILE)
+    return path
+
+
+def hostile_file(path: Path) -> Path:
+    """Write a GGUF file with a template."""
+    file = small_llama()
+    field("tokenizer.chat_template", string(HOSTILE))(file)
+    return file.write(path)
+
+
+def test_a_hostile_template_is_never_rendered(tmp_path: Path) -> None:
+    """A folder and a file are imported without a library of templates; nothing was touched."""
+    sources = [hostile_folder(tmp_path / "folder"), hostile_file(tmp_path / "file.gguf")]
 
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(source)],
+        [sys.executable, "-c", PROGRAM, *map(str, sources)],
         cwd=tmp_path,
         env={"PYTHONPATH": ":".join(sys.path), "AOBATCH_MODELS": str(tmp_path / "models")},
         capture_output=True,
@@ -55,6 +60,8 @@ def test_a_hostile_template_is_never_rendered(kind: str, tmp_path: Path) -> None
 
     assert (result.returncode, result.stdout) == (0, "[]\n"), result.stderr
     assert not (tmp_path / "owned").exists()
-    assert (tmp_path / "models/mine/model.toml").is_file()
-    texts = [path.read_bytes() for path in (tmp_path / "models/mine").iterdir() if path.is_file()]
-    assert not any(b"cycler" in text for text in texts)
+    for name in ("folder", "file"):
+        model = tmp_path / "models" / name
+        assert (model / "model.toml").is_file()
+        texts = [path.read_bytes() for path in model.iterdir() if path.is_file()]
+        assert not any(b"cycler" in text for text in texts)

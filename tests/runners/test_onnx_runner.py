@@ -21,17 +21,28 @@ TOKENS = np.random.default_rng(4).integers(4, 512, (64, 100))
 STEPS = 3
 
 
-@pytest.fixture(params=MODELS)
-def graph(request: pytest.FixtureRequest) -> Path:
-    """Give the tiny model's graph in each precision, over a cache of each type."""
+class Runners:
+    """Runners of one graph, by their numbers of threads; tests reserve slots of their own."""
+
+    def __init__(self, graph: Path) -> None:
+        self._runners = {threads: OnnxRunner(graph, threads) for threads in (1, 2)}
+        self.alone = computed(self[1], [3])
+
+    def __getitem__(self, threads: int) -> OnnxRunner:
+        return self._runners[threads].sibling()
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def runners(request: pytest.FixtureRequest) -> Runners:
+    """Give runners of the tiny model in each precision, over a cache of each type."""
     model, cache_dtype = request.param
     folder: ModelFolder = request.getfixturevalue(model)
-    return folder.graph(cache_dtype)
+    return Runners(folder.graph(cache_dtype))
 
 
 @pytest.fixture(scope="module", params=[*WAYS, ("llama", "blocks")])
-def family_graph(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give each family's tiny model in each precision; prompts are longer than its windows."""
+def of_family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runners:
+    """Give those of each family in each precision; prompts are longer than its windows."""
     family, name = request.param
     folder = tmp_path_factory.mktemp("law")
     checkpoint = read_checkpoint(published(family, folder / "tiny"))
@@ -39,14 +50,11 @@ def family_graph(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     if name != "blocks":
         way = next(iter(recipes(name, checkpoint.spec).values()))
     write_graph(checkpoint, folder / "graph", way, lambda *_: None)
-    return folder / "graph/model.onnx"
+    return Runners(folder / "graph/model.onnx")
 
 
-def computed(
-    graph: Path, rows: list[int], threads: int, capacity: int = 256, cut: int = 0
-) -> np.ndarray:
+def computed(runner: OnnxRunner, rows: list[int], capacity: int = 256, cut: int = 0) -> np.ndarray:
     """Prefill ragged prompts, decode some steps; give the logits of row 3 throughout."""
-    runner = OnnxRunner(graph, threads)
     runner.reserve(len(rows), capacity, [])
     sizes = np.array([40 + (row * 17) % 55 for row in rows])
     if cut:
@@ -68,34 +76,34 @@ def computed(
     ],
 )
 def test_a_row_alone_is_the_row_in_a_batch(
-    graph: Path, rows: list[int], threads: int, capacity: int
+    runners: Runners, rows: list[int], threads: int, capacity: int
 ) -> None:
     """Neighbours, threads and the size of the cache change no bit."""
-    np.testing.assert_array_equal(computed(graph, [3], 1), computed(graph, rows, threads, capacity))
+    np.testing.assert_array_equal(runners.alone, computed(runners[threads], rows, capacity))
 
 
-def test_neighbours_threads_and_chunks_change_no_bit(family_graph: Path) -> None:
-    """Of any family alone, among 30 ragged rows, on two threads and in two chunks: the same bits.
+def test_neighbours_threads_and_chunks_change_no_bit(of_family: Runners) -> None:
+    """Of any family alone, among 20 ragged rows, on two threads and in two chunks: the same bits.
 
     The trial that the engine makes before it shares prefixes succeeds.
     """
-    alone = computed(family_graph, [3], 1)
+    alone = of_family.alone
 
-    np.testing.assert_array_equal(alone, computed(family_graph, [*range(30)], 1))
-    np.testing.assert_array_equal(alone, computed(family_graph, [2, 3, 7], 2))
-    np.testing.assert_array_equal(alone, computed(family_graph, [3], 1, cut=33))
-    np.testing.assert_array_equal(alone, computed(family_graph, [1, 3], 2, cut=2))
-    assert OnnxRunner(family_graph, 1).splits_freely
+    np.testing.assert_array_equal(alone, computed(of_family[1], [*range(20)]))
+    np.testing.assert_array_equal(alone, computed(of_family[2], [2, 3, 7]))
+    np.testing.assert_array_equal(alone, computed(of_family[1], [3], cut=33))
+    np.testing.assert_array_equal(alone, computed(of_family[2], [1, 3], cut=2))
+    assert of_family[1].splits_freely
 
 
-def test_chunks_change_nothing(graph: Path) -> None:
+def test_chunks_change_nothing(runners: Runners) -> None:
     """A prompt in chunks of two or more tokens gives the bits of the prompt at once."""
-    np.testing.assert_array_equal(computed(graph, [3], 1), computed(graph, [3], 1, cut=17))
+    np.testing.assert_array_equal(runners.alone, computed(runners[1], [3], cut=17))
 
 
-def test_copies_and_growth_keep_what_a_slot_holds(graph: Path) -> None:
+def test_copies_and_growth_keep_what_a_slot_holds(runners: Runners) -> None:
     """A copied slot, in a cache that was made larger, goes on as the original would."""
-    runner = OnnxRunner(graph, 1)
+    runner = runners[1]
     runner.reserve(1, 256, [])
     runner.prefill([Chunk(0, 0, TOKENS[0, :40], 1)])
     expected = runner.decode(TOKENS[1, :1], np.array([40])).copy()
@@ -107,9 +115,9 @@ def test_copies_and_growth_keep_what_a_slot_holds(graph: Path) -> None:
     np.testing.assert_array_equal(expected[0], found[1])
 
 
-def test_wanted_logits_are_the_last_ones(graph: Path) -> None:
+def test_wanted_logits_are_the_last_ones(runners: Runners) -> None:
     """num_logits picks the last positions of each chunk, in the order of the chunks."""
-    runner = OnnxRunner(graph, 1)
+    runner = runners[1]
     runner.reserve(2, 256, [])
     first, second = TOKENS[0, :40], TOKENS[1, :9]
     every = runner.prefill([Chunk(0, 0, first, 40), Chunk(1, 0, second, 9)]).copy()
