@@ -53,10 +53,15 @@ def run_and_stop(folder: Path, num_results: int, **fields: object) -> FakeBacken
 
 def measure(path: Path, warm_up: Path | None = None) -> dict[str, Any]:
     """Run the job of an input in a process of its own, after a small one; say what it took."""
-    few = warm_up or path.with_name("warm_up.jsonl")
+    return measure_all([path], warm_up)[0]
+
+
+def measure_all(paths: list[Path], warm_up: Path | None = None) -> list[dict[str, Any]]:
+    """Do so with several inputs; the growth is that of the process since the small job."""
+    few = warm_up or paths[0].with_name("warm_up.jsonl")
     if warm_up is None:
         write_input(few, [*requests(PROMPTS), b"nonsense"])
-    command = [sys.executable, Path(__file__).with_name("memory_job.py"), few, path]
+    command = [sys.executable, Path(__file__).with_name("memory_job.py"), few, *paths]
     result = subprocess.run(command, capture_output=True, check=False, timeout=3600)
     assert (result.returncode, result.stderr) == (0, b"")
     return json.loads(result.stdout)  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
-"""A job as a process of its own that says what it took: memory_job.py WARM_UP INPUT.
+"""A job as a process of its own that says what it took: memory_job.py WARM_UP INPUT...
 
-A small job comes first, so that what is measured is not what every job loads. The name of the
-input's output is printed with the growth of the largest resident set, as JSON.
+A small job comes first, so that what is measured is not what every job loads. For each input
+its counts are printed as JSON, with what the largest resident set had grown by since the small one.
 """
 
 import json
@@ -47,14 +47,16 @@ def run(source: Path) -> dict[str, object]:
     return {"total": counts.total, "by_code": counts.failed_by_code}
 
 
-def main(warm_up: str, source: str) -> None:
-    """Run both jobs and print what the second one took beyond the first."""
+def main(warm_up: str, *sources: str) -> None:
+    """Run all jobs and print what each had taken beyond the first."""
     run(Path(warm_up))
-    before, started = peak_bytes(), time.perf_counter()
-    counts = run(Path(source))
-    seconds = time.perf_counter() - started
-    growth = peak_bytes() - before
-    sys.stdout.write(json.dumps({**counts, "growth": growth, "seconds": seconds}))
+    before, taken = peak_bytes(), []
+    for source in sources:
+        started = time.perf_counter()
+        counts = run(Path(source))
+        seconds = time.perf_counter() - started
+        taken.append({**counts, "growth": peak_bytes() - before, "seconds": seconds})
+    sys.stdout.write(json.dumps(taken))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import socket
 import threading
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import boto3
@@ -38,7 +39,7 @@ class Store:
             return application(environment, respond)
 
         self._server = make_server("127.0.0.1", self.port, count, threaded=True)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
         """Refuse connections from now on."""
@@ -50,7 +51,7 @@ class Store:
         self.stop()
         self._holder.close()
 
-    @property
+    @cached_property
     def client(self) -> Any:  # noqa: ANN401 - made by boto3
         """Give a client that is not the one under test."""
         url = f"http://127.0.0.1:{self.port}"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from fakes import FakeBackend
-from job_files import PROMPTS, measure, output, requests
+from job_files import PROMPTS, measure_all, output, requests
 
 from aobatch.errors import InputError
 from aobatch.formats import COMPRESSIONS
@@ -31,16 +31,15 @@ def compress(path: Path, *parts: bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", COMPRESSIONS)
-def test_bomb_of_one_line_is_one_error(tmp_path: Path, suffix: str) -> None:
+def test_bomb_of_one_line_is_one_error(tmp_path: Path) -> None:
     """A few KB that hold a line of 100 MiB between two good ones take no more than two limits."""
-    path = compress(tmp_path / f"in.jsonl{suffix}", GOOD, *[b"[" * MIB] * 100, b"\n" + GOOD)
+    parts = (GOOD, *[b"[" * MIB] * 100, b"\n" + GOOD)
+    paths = [compress(tmp_path / f"in{suffix}.jsonl{suffix}", *parts) for suffix in COMPRESSIONS]
 
-    taken = measure(path)
-
-    assert path.stat().st_size < MIB
-    assert (taken["total"], taken["by_code"]) == (3, {"line_too_long": 1})
-    assert taken["growth"] <= 32 * MIB
+    for path, taken in zip(paths, measure_all(paths), strict=True):
+        assert path.stat().st_size < MIB
+        assert (taken["total"], taken["by_code"]) == (3, {"line_too_long": 1}), path.name
+        assert taken["growth"] <= 32 * MIB, path.name
 
 
 def test_line_of_100_mebibytes_is_one_error(tmp_path: Path) -> None:
@@ -50,52 +49,54 @@ def test_line_of_100_mebibytes_is_one_error(tmp_path: Path) -> None:
         stream.write(GOOD)
         stream.truncate(100 * MIB)
 
-    taken = measure(path)
+    (taken,) = measure_all([path])
 
     assert (taken["total"], taken["by_code"]) == (2, {"line_too_long": 1})
     assert taken["growth"] <= 32 * MIB
 
 
-@pytest.mark.parametrize("end", [b"\n", b"\r\n", b" \t\n"], ids=["lf", "crlf", "spaces"])
-def test_bomb_of_blank_lines_is_nothing(tmp_path: Path, end: bytes) -> None:
+def test_bomb_of_blank_lines_is_nothing(tmp_path: Path) -> None:
     """Millions of blank lines take neither memory nor output lines."""
-    path = compress(tmp_path / "in.jsonl.zst", *[end * (MIB // len(end))] * 4, GOOD)
+    paths = [
+        compress(tmp_path / f"{name}.jsonl.zst", *[end * (MIB // len(end))] * size, GOOD)
+        for name, end, size in (("lf", b"\n", 4), ("crlf", b"\r\n", 1), ("spaces", b" \t\n", 1))
+    ]
 
-    taken = measure(path)
+    for path, taken in zip(paths, measure_all(paths), strict=True):
+        assert (taken["total"], taken["by_code"]) == (1, {}), path.name
+        assert taken["growth"] <= 32 * MIB, path.name
 
-    assert (taken["total"], taken["by_code"]) == (1, {})
-    assert taken["growth"] <= 32 * MIB
 
+@pytest.mark.parametrize("count", [60_000, pytest.param(100_000, marks=pytest.mark.long)])
+def test_bomb_of_tiny_lines_is_as_many_errors(tmp_path: Path, count: int) -> None:
+    """Many thousand lines of one byte are as many errors, none of which is kept in memory."""
+    path = compress(tmp_path / "in.jsonl.gz", b"x\n" * count)
 
-def test_bomb_of_tiny_lines_is_as_many_errors(tmp_path: Path) -> None:
-    """A hundred thousand lines of one byte are as many errors, none of which is kept in memory."""
-    path = compress(tmp_path / "in.jsonl.gz", b"x\n" * 100_000)
+    (taken,) = measure_all([path])
 
-    taken = measure(path)
-
-    assert taken["by_code"] == {"invalid_json_line": 100_000}
+    assert taken["by_code"] == {"invalid_json_line": count}
     assert taken["growth"] <= 16 * MIB
 
 
-@pytest.mark.parametrize(
-    ("part", "code"),
-    [
-        pytest.param(b"[],", "line_too_long", id="arrays"),
-        pytest.param(b'"ab",', "line_too_long", id="strings"),
-        pytest.param(b"[", "too_deep", id="brackets"),
-        pytest.param(b"\xff", "invalid_utf8", id="bytes"),
-        pytest.param(b"1", "invalid_json_line", id="digits"),
-    ],
-)
-def test_longest_line_takes_bounded_memory(tmp_path: Path, part: bytes, code: str) -> None:
+LONGEST = {
+    "arrays": (b"[],", "line_too_long"),
+    "strings": (b'"ab",', "line_too_long"),
+    "brackets": (b"[", "too_deep"),
+    "bytes": (b"\xff", "invalid_utf8"),
+    "digits": (b"1", "invalid_json_line"),
+}
+
+
+def test_longest_line_takes_bounded_memory(tmp_path: Path) -> None:
     """A line just below the limit does not take many times its length, whatever it is made of."""
-    line = b'{"prompt":[' + part * ((16 * MIB - 20) // len(part)) + b'""]}\n'
-    path = compress(tmp_path / "in.jsonl.zst", line)
+    paths = []
+    for name, (part, _) in LONGEST.items():
+        line = b'{"prompt":[' + part * ((16 * MIB - 20) // len(part)) + b'""]}\n'
+        paths.append(compress(tmp_path / f"{name}.jsonl.zst", line))
 
-    taken = measure(path)
-
-    assert taken["by_code"] == {code: 1}
-    assert taken["growth"] <= 100 * MIB
+    for (_, code), path, taken in zip(LONGEST.values(), paths, measure_all(paths), strict=True):
+        assert taken["by_code"] == {code: 1}, path.name
+        assert taken["growth"] <= 100 * MIB, path.name
 
 
 @pytest.mark.parametrize("suffix", COMPRESSIONS)

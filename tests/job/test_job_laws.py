@@ -26,7 +26,8 @@ RAWS = (
     | MUTATED
     | st.binary(min_size=1, max_size=30)
 ).map(lambda raw: raw.replace(b"\n", b"\r"))
-FEW = settings(STEADY, max_examples=20, derandomize=True, database=None)
+FEW = settings(STEADY, max_examples=10, derandomize=True, database=None)
+MANY = settings(THOROUGH, max_examples=150)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def count_expected(lines: list[bytes]) -> int:
     return sum(1 for line in [first.removeprefix(b"\xef\xbb\xbf"), *others] if line.split())
 
 
-@THOROUGH
+@MANY
 @given(st.lists(RAWS, min_size=1, max_size=3))
 def test_any_lines_are_one_line_each(path: Path, lines: list[bytes]) -> None:
     """Whatever the bytes are, every line is a request or an error that can be written, in order."""

@@ -35,18 +35,10 @@ def codes(folder: Path) -> list[str | None]:
 
 
 def test_request_that_kills_its_process_gets_an_error(tmp_path: Path) -> None:
-    """Two runs die, the third one isolates what they were at and answers everything else."""
-    prompts = ["a", "b", "c", "d", "die now", "e", "f", "g", "h"]
-    write_input(tmp_path / "in.jsonl", requests(prompts))
+    """Two runs die, the third one isolates what they were at and answers everything else.
 
-    ends = [process(tmp_path) for _ in range(3)]
-
-    assert ends == [-signal.SIGKILL, -signal.SIGKILL, 0]
-    assert codes(tmp_path) == [None] * 4 + ["engine_crash"] + [None] * 4
-
-
-def test_requests_that_may_have_killed_are_announced_once(tmp_path: Path) -> None:
-    """Who watches hears how many of them are computed apart, and of an ordinary run nothing."""
+    Who watches hears how many of them are computed apart, and of a further run nothing.
+    """
     write_input(tmp_path / "in.jsonl", requests(["a", "die now", "b", "c", "d"]))
     assert [process(tmp_path) for _ in range(2)] == [-signal.SIGKILL] * 2
 
@@ -58,6 +50,7 @@ def test_requests_that_may_have_killed_are_announced_once(tmp_path: Path) -> Non
             Warned(warnings),
         )
 
+    assert codes(tmp_path) == [None, "engine_crash", None, None, None]
     # The fake takes up three requests at a time.
     assert warnings == [
         "3 requests that may have killed earlier runs are computed in a process of their own"
@@ -91,22 +84,18 @@ def test_deaths_from_outside_convict_nobody(tmp_path: Path) -> None:
     assert codes(tmp_path) == [None, None]
 
 
-@pytest.mark.parametrize(
-    ("prompt", "code"), [("raise now", "engine_crash"), ("memory now", "insufficient_memory")]
-)
-def test_request_at_which_the_engine_fails_stops_no_other(
-    tmp_path: Path, prompt: str, code: str
-) -> None:
-    """One run answers all other lines; a retry tries the failed one again."""
-    write_input(tmp_path / "in.jsonl", requests(["a", "b", prompt, "c", "d"]))
+def test_request_at_which_the_engine_fails_stops_no_other(tmp_path: Path) -> None:
+    """One run answers all other lines; a retry tries the failed ones again."""
+    write_input(tmp_path / "in.jsonl", requests(["a", "raise now", "b", "c", "memory now"]))
 
     report = run(tmp_path).report
 
-    assert codes(tmp_path) == [None, None, code, None, None]
-    assert report.requests.failed_by_code == {code: 1}
+    expected = [None, "engine_crash", None, None, "insufficient_memory"]
+    assert codes(tmp_path) == expected
+    assert report.requests.failed_by_code == {"engine_crash": 1, "insufficient_memory": 1}
     assert run(tmp_path).was_finished
     assert not run(tmp_path, retries_failed=True).was_finished
-    assert codes(tmp_path)[2] == code
+    assert codes(tmp_path) == expected
 
 
 def test_stream_of_a_suspect_is_whole(tmp_path: Path) -> None:

@@ -29,18 +29,23 @@ from aobatch.job.runner import JobOutcome, run_job
 LINES = b'{"prompt":"a"}\n{"prompt":"b"}\nnonsense\n'
 
 
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
-    """Run a store; the working folder is empty."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def server() -> Iterator[Store]:
+    """Run a store."""
     store = Store()
     store.start()
     store.client.create_bucket(Bucket=BUCKET)
     yield store
-    for key in store.names():
-        store.client.delete_object(Bucket=BUCKET, Key=key)
-    store.client.delete_bucket(Bucket=BUCKET)
     store.close()
+
+
+@pytest.fixture
+def store(server: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """Give the store, which holds nothing; the working folder is empty."""
+    monkeypatch.chdir(tmp_path)
+    yield server
+    for key in server.names():
+        server.client.delete_object(Bucket=BUCKET, Key=key)
 
 
 def plan(inputs: list[str], output: str | None = None, errors: str | None = None) -> JobConfig:
@@ -154,10 +159,13 @@ def test_changed_remote_input_is_noticed(store: Store) -> None:
     assert store.get("x.jsonl") == before
 
 
-def test_unreachable_store_is_to_be_tried_again(store: Store) -> None:
+def test_unreachable_store_is_to_be_tried_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When it goes away before the upload, the next run uploads and computes nothing."""
     config = plan([store.put("in.jsonl", LINES)], store.uri("x.jsonl"))
     finished: list[Path] = []
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
 
     def leave(path: Path, target: object) -> None:
         finished.append(path)

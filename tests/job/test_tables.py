@@ -17,6 +17,8 @@ from aobatch.job.paths import Targets, plan_jobs
 from aobatch.job.runner import run_job
 
 PROMPTS = ["one", "two", "fail now", "three", "four"]
+LONG_PROMPTS = [f"{number:0200}" for number in range(1_500)]
+"""So many that what comes first is computed before the end is read."""
 
 
 def write_table(path: Path, **columns: object) -> Path:
@@ -89,7 +91,7 @@ def test_wrong_table_stops_the_job_before_it_begins(tmp_path: Path) -> None:
 def test_damaged_table_keeps_the_results(tmp_path: Path) -> None:
     """What was computed stays, nothing is published, and the job goes on once it is whole again."""
     table = tmp_path / "in.parquet"
-    prompts = pa.table({"prompt": [f"{i:09}" for i in range(20_000)]})
+    prompts = pa.table({"prompt": LONG_PROMPTS})
     pq.write_table(prompts, table, write_page_checksum=True)
     whole = table.read_bytes()
     target = tmp_path / "out.jsonl"
@@ -107,13 +109,13 @@ def test_damaged_table_keeps_the_results(tmp_path: Path) -> None:
     assert not target.exists()
     table.write_bytes(whole)
     run_job(job(table, target), backend)
-    assert len(backend.computed) == 20_000 - 50
-    assert len(output(tmp_path)) == 20_000
+    assert len(backend.computed) == len(LONG_PROMPTS) - 50
+    assert len(output(tmp_path)) == len(LONG_PROMPTS)
 
 
 def test_table_damaged_under_way_is_not_published(tmp_path: Path) -> None:
     """A file that becomes unreadable while it is read ends the job, and what is done is kept."""
-    table = write_table(tmp_path / "in.parquet", prompt=[f"{i:09}" for i in range(20_000)])
+    table = write_table(tmp_path / "in.parquet", prompt=LONG_PROMPTS)
     whole = table.read_bytes()
 
     class Meddler(FakeBackend):
@@ -131,7 +133,7 @@ def test_table_damaged_under_way_is_not_published(tmp_path: Path) -> None:
     run_job(job(table, tmp_path / "out.jsonl"), backend)
     assert len(meddler.computed) > 0
     assert not set(backend.computed) & set(meddler.computed[:-3])
-    assert len(output(tmp_path)) == 20_000
+    assert len(output(tmp_path)) == len(LONG_PROMPTS)
 
 
 def test_columns_without_a_table_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""20,000 draws of each kind against the reference's distribution, with fixed seeds."""
+"""Thousands of draws of each kind against the reference's distribution, with fixed seeds."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from aobatch.sampling.draw import stream_key
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.sampler import Sampler
 
-NUM_DRAWS = 20_000
+NUM_DRAWS = [4_000, pytest.param(20_000, marks=pytest.mark.long)]
 NUM_SLOTS = 1000
 VOCAB_SIZE = 203
 PROMPT = np.arange(0, 20)
@@ -29,14 +29,16 @@ def p_value(tokens: NDArray[np.int64], probabilities: NDArray[np.float64]) -> fl
     )
 
 
-def draws(logits: NDArray[np.float32], params: SamplingParams, history: int) -> NDArray[np.int64]:
+def draws(
+    logits: NDArray[np.float32], params: SamplingParams, history: int, num_draws: int
+) -> NDArray[np.int64]:
     """Draw second tokens of sequences whose first one was forced."""
     first = np.full((NUM_SLOTS, len(logits)), -np.inf, dtype=np.float32)
     first[:, history] = 1.0
     second = np.tile(logits, (NUM_SLOTS, 1))
     sampler = Sampler(NUM_SLOTS, len(logits))
     tokens = []
-    for part in range(NUM_DRAWS // NUM_SLOTS):
+    for part in range(num_draws // NUM_SLOTS):
         for slot in range(NUM_SLOTS):
             sampler.admit(slot, params, stream_key(part, slot), PROMPT)
         sampler.sample(first)
@@ -44,6 +46,7 @@ def draws(logits: NDArray[np.float32], params: SamplingParams, history: int) -> 
     return np.concatenate(tokens)
 
 
+@pytest.mark.parametrize("num_draws", NUM_DRAWS)
 @pytest.mark.parametrize(
     "params",
     [
@@ -61,26 +64,26 @@ def draws(logits: NDArray[np.float32], params: SamplingParams, history: int) -> 
         ),
     ],
 )
-def test_draws_follow_the_distribution(params: SamplingParams) -> None:
-    """The counts of 20,000 independent draws fit the reference's probabilities."""
+def test_draws_follow_the_distribution(params: SamplingParams, num_draws: int) -> None:
+    """The counts of independent draws fit the reference's probabilities."""
     logits = np.random.default_rng(1).normal(0, 1.5, VOCAB_SIZE).astype(np.float32)
     history = int(logits.argmax())
     values = processed(logits.tolist(), params, PROMPT.tolist(), [history])
     probabilities, _ = distribution(values, params)
 
-    assert p_value(draws(logits, params, history), np.array(probabilities)) > 0.001
+    assert p_value(draws(logits, params, history, num_draws), np.array(probabilities)) > 0.001
 
 
+@pytest.mark.parametrize("num_draws", [2_000, *NUM_DRAWS[1:]])
 @pytest.mark.parametrize("top_p", [1.0, 0.97])
-def test_draws_follow_the_distribution_of_a_large_vocabulary(top_p: float) -> None:
+def test_draws_follow_the_distribution_of_a_large_vocabulary(top_p: float, num_draws: int) -> None:
     """Successive numbers of 50 streams over 49,152 tokens fit too, filtered and not."""
     row = np.random.default_rng(6).normal(0, 3, 49_152).astype(np.float32)
     logits = np.tile(row, (50, 1))
     sampler = Sampler(*logits.shape)
     for slot in range(50):
         sampler.admit(slot, SamplingParams(top_p=top_p), stream_key("large", slot), PROMPT)
-    num_steps = NUM_DRAWS // 50 if top_p == 1.0 else 80
-    tokens = np.concatenate([sampler.sample(logits).token_ids for _ in range(num_steps)])
+    tokens = np.concatenate([sampler.sample(logits).token_ids for _ in range(num_draws // 50)])
 
     probabilities, _ = distribution(row.tolist(), SamplingParams(top_p=top_p))
 
@@ -92,4 +95,4 @@ def test_chi_square_rejects_a_wrong_distribution() -> None:
     logits = np.random.default_rng(50).normal(0, 1.5, 50).astype(np.float32)
     wrong, _ = distribution(logits.tolist(), SamplingParams(temperature=1.1))
 
-    assert p_value(draws(logits, SamplingParams(), 0), np.array(wrong)) < 0.001
+    assert p_value(draws(logits, SamplingParams(), 0, 4_000), np.array(wrong)) < 0.001
