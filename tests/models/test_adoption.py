@@ -84,11 +84,11 @@ def test_a_lost_model_is_made_again(home: Path, source: Path) -> None:
     assert adopted(source) == (first, True)
 
 
-@pytest.mark.parametrize("note", [b"", b"[]", b'{"stamps": {}, "name": "../../etc"}'])
-def test_a_damaged_note_leads_nowhere(home: Path, source: Path, note: bytes) -> None:
+def test_a_damaged_note_leads_nowhere(home: Path, source: Path) -> None:
     """A note is a hint: what it says is held against the file and the folder of models."""
     first, _ = adopted(source)
-    adoption._note_path(source).write_bytes(note)
+    for note in (b"", b"[]", b'{"stamps": {}, "name": "../../etc"}'):
+        adoption._note_path(source).write_bytes(note)
 
-    assert find_adopted(source) is None
-    assert adopted(source) == (first, False)
+        assert find_adopted(source) is None
+        assert adopted(source) == (first, False)

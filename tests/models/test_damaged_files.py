@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from safetensors.numpy import load_file
 
 from aobatch.errors import ModelError
@@ -12,6 +13,9 @@ from aobatch.models.checks.graph import check_decoder
 from aobatch.models.source.safetensors import read_header
 from aobatch.models.store.folder import ModelFolder, read_manifest
 from aobatch.models.tokenizer import VocabularyTokenizer
+
+SHARE = pytest.mark.parametrize("share", [4, pytest.param(1, marks=pytest.mark.long)])
+"""Try a quarter of the damage, or in `make crash-test` all of it."""
 
 
 def damaged(content: bytes, count: int) -> Iterator[bytes]:
@@ -39,14 +43,16 @@ def refusals(path: Path, count: int, read: Callable[[Path], object]) -> int:
     return len(messages)
 
 
-def test_damaged_graphs(tiny_int8: ModelFolder, tmp_path: Path) -> None:
+@SHARE
+def test_damaged_graphs(tiny_int8: ModelFolder, tmp_path: Path, share: int) -> None:
     """400 graphs; most are refused, since most of a graph is names and numbers that matter."""
     shutil.copytree(tiny_int8.path, tmp_path, dirs_exist_ok=True)
 
-    assert 200 < refusals(tmp_path / "model.onnx", 400, check_decoder) < 400
+    assert 200 < share * refusals(tmp_path / "model.onnx", 400 // share, check_decoder) < 400
 
 
-def test_damaged_tokenizers(tiny_int8: ModelFolder, tmp_path: Path) -> None:
+@SHARE
+def test_damaged_tokenizers(tiny_int8: ModelFolder, tmp_path: Path, share: int) -> None:
     """400 tokenizers, each of which splits a text if it is not refused."""
     path = tmp_path / "tokenizer.json"
     shutil.copy(tiny_int8.path / "tokenizer.json", path)
@@ -54,18 +60,20 @@ def test_damaged_tokenizers(tiny_int8: ModelFolder, tmp_path: Path) -> None:
     def read(path: Path) -> None:
         VocabularyTokenizer(path, 512).encode("What is left of it?")
 
-    assert 200 < refusals(path, 400, read) <= 400
+    assert 200 < share * refusals(path, 400 // share, read) <= 400
 
 
-def test_damaged_descriptions(tiny_int8: ModelFolder, tmp_path: Path) -> None:
+@SHARE
+def test_damaged_descriptions(tiny_int8: ModelFolder, tmp_path: Path, share: int) -> None:
     """400 descriptions."""
     path = tmp_path / "model.toml"
     shutil.copy(tiny_int8.path / "model.toml", path)
 
-    assert 200 < refusals(path, 400, read_manifest) <= 400
+    assert 200 < share * refusals(path, 400 // share, read_manifest) <= 400
 
 
-def test_damaged_safetensors(data: Path, tmp_path: Path) -> None:
+@SHARE
+def test_damaged_safetensors(data: Path, tmp_path: Path, share: int) -> None:
     """1,000 headers; one that is not refused is one that the format's own library reads, too."""
     path = tmp_path / "model.safetensors"
     content = (data / "tiny-llama/model.safetensors").read_bytes()
@@ -77,4 +85,4 @@ def test_damaged_safetensors(data: Path, tmp_path: Path) -> None:
         tensors = read_header(path)
         assert tensors.keys() == load_file(path).keys()
 
-    assert 800 < refusals(path, 1000, read) < 1000
+    assert 800 < share * refusals(path, 1000 // share, read) < 1000

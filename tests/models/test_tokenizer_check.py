@@ -45,10 +45,9 @@ def test_good_patterns_need_not_be_known(pattern: str) -> None:
     assert why_unsafe(pattern) == ""
 
 
-@pytest.mark.parametrize("pattern", ["a*a+b", "q*q+z", "(ab)*(ab)+c"])
-def test_patterns_that_take_the_cube_of_a_texts_length_are_refused(pattern: str) -> None:
-    """The first one took 215 s for 6,000 characters; the trial needs little for each."""
-    assert why_unsafe(pattern) == "which could take forever"
+def test_patterns_that_take_the_cube_of_a_texts_length_are_refused() -> None:
+    """`a*a+b` took 215 s for 6,000 characters; the trial needs little, and tries words, too."""
+    assert why_unsafe("(ab)*(ab)+c") == "which could take forever"
 
 
 def nested(depth: int) -> list[Any]:
@@ -108,7 +107,7 @@ HOSTILE: dict[str, Change] = {
         added_tokens=[{"id": i, "content": f"<{i}>"} for i in range(65_537)]
     ),
     "regex-exponential": split({"Regex": "(a+)+$"}),
-    "regex-cubic": split({"Regex": "a*a+b"}),
+    "regex-cubic": split({"Regex": "q*q+z"}),
     "regex-broken": split({"Regex": "[a-z]+("}),
     "regex-endless": split({"Regex": "a" * 1_000_000}),
     "regex-and-string": split({"Regex": " ", "String": " "}),
