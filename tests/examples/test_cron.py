@@ -23,18 +23,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def night(folder: Path, real_command: Path, tiny_home: Path) -> subprocess.CompletedProcess[str]:
-    """Run the first night."""
-    return run_night(folder, real_command, tiny_home)
-
-
-def run_night(folder: Path, real_command: Path, home: Path) -> subprocess.CompletedProcess[str]:
+def run_night(folder: Path, command: Path, home: Path) -> subprocess.CompletedProcess[str]:
     """Run the line as cron does: a shell, the variables of the file, and next to nothing else."""
     variables = dict(re.findall(r"^([A-Z_]+)=(.*)$", CRONTAB, re.MULTILINE))
     assert {"AOBATCH", "AOBATCH_MODELS", "FOLDER", "METRICS"} <= variables.keys()
     variables |= {
-        "AOBATCH": str(real_command),
+        "AOBATCH": str(command),
         "AOBATCH_MODELS": str(home),
         "FOLDER": str(folder),
         "METRICS": str(folder / "aobatch.prom"),
@@ -54,45 +48,44 @@ def run_night(folder: Path, real_command: Path, home: Path) -> subprocess.Comple
     )
 
 
-def test_a_good_night_is_silent(night: subprocess.CompletedProcess[str], folder: Path) -> None:
+def test_a_good_night_is_silent(
+    folder: Path, real_command: Path, command: Path, tiny_home: Path
+) -> None:
     """Without a home, a language or a terminal all is answered, and nothing is there to be mailed.
 
-    The metrics say when that was.
+    The metrics say when that was. A night that overlaps ends with code 75 and one line, which names
+    the process at work, and leaves the output of the other one alone.
     """
+    night = run_night(folder, real_command, tiny_home)
+
     assert (night.returncode, night.stdout, night.stderr) == (0, "", "")
     assert len((folder / "requests.out.jsonl").read_bytes().splitlines()) == 5
     assert "\naobatch_last_success_timestamp_seconds{" in (folder / "aobatch.prom").read_text()
+    output = folder / "requests.out.jsonl"
+    before = output.stat().st_mtime_ns
+    with hold_lock(folder / "requests.out.jsonl.aobatch/lock"):
+        late = run_night(folder, command, tiny_home)
+
+    assert (late.returncode, late.stdout, late.stderr.count("\n")) == (75, "", 1)
+    assert f"process {os.getpid()} on " in late.stderr
+    assert output.stat().st_mtime_ns == before
 
 
-def test_a_bad_night_says_one_line(folder: Path, real_command: Path, tiny_home: Path) -> None:
+def test_a_bad_night_says_one_line(folder: Path, command: Path, tiny_home: Path) -> None:
     """A wrong line, missing requests and a missing model: an exit code and one sentence each."""
     with (folder / "requests.jsonl").open("a") as stream:
         stream.write("nonsense\n")
-    failed = run_night(folder, real_command, tiny_home)
+    failed = run_night(folder, command, tiny_home)
     (folder / "requests.jsonl").unlink()
-    missing = run_night(folder, real_command, tiny_home)
+    missing = run_night(folder, command, tiny_home)
     (folder / "requests.jsonl").write_text('{"prompt": "a", "model": "gone"}\n')
-    other = run_night(folder, real_command, tiny_home)
+    other = run_night(folder, command, tiny_home)
 
     assert [night.returncode for night in (failed, missing, other)] == [1, 66, 1]
     assert {night.stdout for night in (failed, missing, other)} == {""}
     assert failed.stderr.count("\n") == missing.stderr.count("\n") == 1
     assert "1 of 6 lines failed" in failed.stderr
     assert str(folder / "requests.jsonl") in missing.stderr
-
-
-def test_a_night_that_overlaps_names_the_run_at_work(
-    night: subprocess.CompletedProcess[str], folder: Path, real_command: Path, tiny_home: Path
-) -> None:
-    """Exit code 75 and one line with the process; the output of the other one is left alone."""
-    output = folder / "requests.out.jsonl"
-    before = output.stat().st_mtime_ns
-    with hold_lock(folder / "requests.out.jsonl.aobatch/lock"):
-        late = run_night(folder, real_command, tiny_home)
-
-    assert (late.returncode, late.stdout, late.stderr.count("\n")) == (75, "", 1)
-    assert f"process {os.getpid()} on " in late.stderr
-    assert output.stat().st_mtime_ns == before
 
 
 def test_the_service_runs_the_command_of_the_crontab() -> None:

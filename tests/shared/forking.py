@@ -22,12 +22,15 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 FORMS = {
-    str(TESTS / name)
+    str(TESTS.parent / name)
     for name in (
-        "cli/fake_command.py",
-        "crash/lingering_command.py",
-        "crash/logged_command.py",
-        "job/fake_job.py",
+        "jobs/library/best_choices.py",
+        "jobs/library/run_file.py",
+        "jobs/library/score_choices.py",
+        "tests/cli/fake_command.py",
+        "tests/crash/lingering_command.py",
+        "tests/crash/logged_command.py",
+        "tests/job/fake_job.py",
     )
 }
 """Scripts that may be forked; those that measure their memory may not."""
