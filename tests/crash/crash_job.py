@@ -32,6 +32,8 @@ class CrashJob:
     """Whether the input comes through standard input."""
     death: str = ""
     """Where runs of a form of the command die: a kind of call, its number and whether behind it."""
+    limit: int | None = None
+    """How large files of runs of a form of the command may become, if there is a bound."""
 
     @property
     def source(self) -> Path:
@@ -70,7 +72,8 @@ class CrashJob:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of every run."""
-        return os.environ | FIXED_START | {"DEATH": self.death}
+        limit = "" if self.limit is None else str(self.limit)
+        return os.environ | FIXED_START | {"DEATH": self.death, "FILE_LIMIT": limit}
 
     def start(self, *before: str) -> subprocess.Popen[bytes]:
         """Start a run, in the hands of another command if one is given."""

@@ -1,10 +1,11 @@
 """The command, noting what its executors are asked for: logged_command.py LOG BACKEND run ...
 
 BACKEND is `local`, or the pace of the fake backend. Where the variable
-DEATH names a point, the command dies there.
+DEATH names a point, the command dies there; FILE_LIMIT is how large a file may become.
 """
 
 import os
+import resource
 import sys
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -100,5 +101,7 @@ if __name__ == "__main__":
     if point := os.environ.get("DEATH"):
         kind, number, is_behind = point.split()
         Death(kind, int(number), is_behind == "behind").install()
+    if limit := os.environ.get("FILE_LIMIT"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     install(sys.argv.pop(1), sys.argv.pop(1))
     main.main()

@@ -7,17 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-BLOCK_BYTES = 512
-"""The unit of the shell's limit."""
-
 
 @dataclass(frozen=True)
 class SmallRoom:
     """A folder in which not much can be kept, until it is widened."""
 
     folder: Path
-    command: tuple[str, ...] = ()
-    """What runs the command that is to be short of room."""
+    limit: int | None = None
+    """How large each file may become if the folder itself has no bound."""
     is_mounted: bool = False
 
     def widen(self) -> None:
@@ -43,7 +40,7 @@ def small_room(folder: Path, num_bytes: int) -> Iterator[SmallRoom]:
     """
     folder.mkdir()
     if not _may_mount():
-        yield SmallRoom(folder, file_limit(num_bytes))
+        yield SmallRoom(folder, num_bytes)
         return
     options = f"size={num_bytes},mode=0755"
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
@@ -51,12 +48,6 @@ def small_room(folder: Path, num_bytes: int) -> Iterator[SmallRoom]:
         yield SmallRoom(folder, is_mounted=True)
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def file_limit(num_bytes: int) -> tuple[str, ...]:
-    """Give a command that runs another one, none of whose files may become larger."""
-    blocks = num_bytes // BLOCK_BYTES
-    return ("sh", "-c", f'ulimit -f {blocks}; exec "$@"', "sh")
 
 
 def _may_mount() -> bool:

@@ -3,13 +3,14 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from crash_job import CrashJob
 from crash_laws import Reference, Watch, run_reference
 from request_mix import mixed_lines
-from small_rooms import file_limit, small_room
+from small_rooms import small_room
 
 from aobatch.models.store.folder import ModelFolder
 
@@ -40,11 +41,11 @@ def file_at_fault(watch: Watch, code: int) -> str:
 
 
 def run_short_of_room(
-    job: CrashJob, reference: Reference, command: tuple[str, ...], widen: Callable[[], None]
+    job: CrashJob, reference: Reference, limit: int | None, widen: Callable[[], None]
 ) -> str:
     """Run a job where it has too little room, and again where it has enough."""
     watch, fault = Watch(job, reference), "nothing"
-    if code := job.run(*command):
+    if code := replace(job, limit=limit).run():
         fault = file_at_fault(watch, code)
         widen()
         start = job.log_size()
@@ -70,12 +71,12 @@ def run_on_small_disks(
         with small_room(folder / str(number), num_bytes) as room:
             job = CrashJob(room.folder, backend, options)
             job.source.symlink_to(source)
-            faults[run_short_of_room(job, reference, room.command, room.widen)] += 1
+            faults[run_short_of_room(job, reference, room.limit, room.widen)] += 1
     return faults
 
 
 @pytest.mark.parametrize(
-    "num_sizes", [pytest.param(6, id="short"), pytest.param(24, id="long", marks=pytest.mark.long)]
+    "num_sizes", [pytest.param(5, id="short"), pytest.param(24, id="long", marks=pytest.mark.long)]
 )
 def test_disks_of_all_sizes(tmp_path: Path, tell: Callable[[str], None], num_sizes: int) -> None:
     """Wherever a disk becomes full, the run says so, and goes on where there is room."""
@@ -94,7 +95,7 @@ def test_disks_of_some_sizes_with_a_model(
     """The command with a model meets full disks as the one without does."""
     options = ("--model", str(tiny_int8.path))
 
-    faults = run_on_small_disks(tmp_path, mixed_lines(40, 16), "local", options, num_sizes)
+    faults = run_on_small_disks(tmp_path, mixed_lines(20, 8, 10), "local", options, num_sizes)
 
     tell(f"full disks with a model: {num_sizes} sizes, first short: {dict(faults)}; all resumed")
     assert 0 < faults["nothing"] < num_sizes
@@ -136,7 +137,7 @@ def test_limits_on_files(
     faults: Counter[str] = Counter()
     for num_bytes in (0,) if shape == "lock" else sizes:
         job = _limited_job(tmp_path / str(num_bytes), source, shape)
-        faults[run_short_of_room(job, reference, file_limit(num_bytes), lambda: None)] += 1
+        faults[run_short_of_room(job, reference, num_bytes, lambda: None)] += 1
 
     tell(f"limits on files, {shape}: {dict(faults)}; all resumed")
     assert faults[shape] > 0

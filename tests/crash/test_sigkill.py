@@ -67,7 +67,7 @@ def test_killed_jobs_lose_nothing(
     tmp_path: Path, reference: Reference, tell: Callable[[str], None]
 ) -> None:
     """Killed at any instant, a job ends with an uninterrupted one's bytes, nothing done twice."""
-    kills = kill_jobs(tmp_path, new_job, reference, 20)
+    kills = kill_jobs(tmp_path, new_job, reference, 12)
 
     tell(f"SIGKILL: {kills.total()} kills {dict(kills)}: nothing lost, doubled, redone, half there")
 

@@ -18,7 +18,7 @@ from waiting import HANG_SECONDS, children_seconds, processor_seconds, wait_unti
 from aobatch.models.store.folder import ModelFolder
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LINES = mixed_lines(40, 120)
+LINES = mixed_lines(30, 60)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory, tiny_int8: ModelFolder) 
 
 
 def new_job(folder: Path, model: ModelFolder) -> CrashJob:
-    """Give a job of the real command that lasts one or two seconds."""
+    """Give a job of the real command that lasts about a second."""
     folder.mkdir()
     job = CrashJob(folder, "real", ("--model", str(model.path)))
     job.source.write_bytes(LINES)
@@ -65,7 +65,7 @@ def stop(job: CrashJob, reference: Reference, draw: random.Random) -> tuple[floa
 
 @pytest.mark.parametrize(
     "num_stops",
-    [pytest.param(8, id="short"), pytest.param(100, id="long", marks=pytest.mark.long)],
+    [pytest.param(5, id="short"), pytest.param(100, id="long", marks=pytest.mark.long)],
 )
 def test_stopped_command_dies_soon_and_goes_on(
     tmp_path: Path,

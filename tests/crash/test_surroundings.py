@@ -51,14 +51,29 @@ SURROUNDINGS = {
     "no folders": ("env", *NOWHERE),
     "ASCII alone": ("env", "LC_ALL=C", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0"),
 }
+PAIRS = (
+    ("no standard input", "32 descriptors"),
+    ("no standard output", "ASCII alone"),
+    ("no standard error", "no folders"),
+    ("no streams, no session",),
+    ("full streams", "no environment"),
+)
+"""Each of them once, in few runs."""
+ALONE = [pytest.param((n,), marks=pytest.mark.long) for pair in PAIRS if pair[1:] for n in pair]
 
 
-@pytest.mark.parametrize("surroundings", SURROUNDINGS)
+@pytest.mark.parametrize(
+    "names",
+    [*PAIRS, *ALONE],
+    ids=", ".join,
+)
 def test_poor_surroundings_change_nothing(
-    job: CrashJob, reference: Reference, surroundings: str
+    job: CrashJob, reference: Reference, names: tuple[str, ...]
 ) -> None:
     """The job ends with 0, and output, report, streams and files are as anywhere else."""
-    assert job.run(*SURROUNDINGS[surroundings]) == 0, job.messages.read_text()
+    before = [word for name in names for word in SURROUNDINGS[name]]
+
+    assert job.run(*before) == 0, job.messages.read_text()
 
     assert job.output.read_bytes() == reference.output
     assert report_of(job) == reference.report
@@ -100,7 +115,7 @@ def test_full_standard_output_is_told(
 ) -> None:
     """Answers that standard output does not take end the run with 74, and can be had again."""
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
-    elsewhere = CrashJob(job.folder, "real", (*job.options, "--output", "-"))
+    elsewhere = CrashJob(job.folder, "0", ("--output", "-"))
 
     assert elsewhere.run(*shell('exec "$@" >/dev/full')) == 74
     said = elsewhere.messages.read_text()
@@ -112,4 +127,4 @@ def test_full_standard_output_is_told(
     assert elsewhere.run(*shell('exec "$@" 2>/dev/null')) == 0
     answers = elsewhere.messages.read_text(encoding="utf-8").splitlines()
     assert len(answers) == len(job.source.read_bytes().splitlines())
-    assert json.loads(answers[0])["choices"][0]["text"].startswith("春天 of the sea")
+    assert json.loads(answers[0])["choices"][0]["text"].startswith("[春天 of the sea")
