@@ -46,7 +46,7 @@ def answered(terminal: Terminal) -> int:
     return int(found[-1]) if found else 0
 
 
-@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize("columns", [40, pytest.param(80, marks=pytest.mark.long), 200])
 def test_interrupted_bar_leaves_a_sentence_and_the_next_run_goes_on(
     on_terminal: Opener, source: Path, columns: int
 ) -> None:
@@ -64,7 +64,7 @@ def test_interrupted_bar_leaves_a_sentence_and_the_next_run_goes_on(
     assert (first.screen.unknown, first.screen.style) == ("", "")
     assert first.modes_now() == first.modes
 
-    second = on_terminal("0.01", "run", "in.jsonl", columns=columns)
+    second = on_terminal("0.003", "run", "in.jsonl", columns=columns)
     second.watch(lambda terminal: answered(terminal) > 0)
     assert answered(second) >= seen
     assert second.end() == 0
@@ -157,11 +157,11 @@ class Session:
         deadline = time.monotonic() + 300
         while (found := re.search(pattern, self.screen())) is None:
             assert time.monotonic() < deadline, self.screen()
-            time.sleep(0.02)
+            time.sleep(0.05)
         return found[0]
 
 
-@pytest.fixture(params=[40, 100, 200])
+@pytest.fixture(params=[40, *(pytest.param(n, marks=pytest.mark.long) for n in (100, 200))])
 def session(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Session]:
     """Open a shell of some width."""
     session = Session(tmp_path / "tmux", request.param)

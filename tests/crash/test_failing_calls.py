@@ -3,11 +3,9 @@
 import errno
 import io
 import itertools
-import os
 import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -81,24 +79,13 @@ def _fixed_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """Give a folder, in memory if there is such a place: nobody waits for a disk there."""
-    memory = Path("/dev/shm")
-    if not (memory.is_dir() and os.access(memory, os.W_OK)):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=memory) as name:
-        yield Path(name)
-
-
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
 @pytest.mark.parametrize(
     "is_long",
     [pytest.param(False, id="short"), pytest.param(True, id="long", marks=pytest.mark.long)],
 )
 def test_any_call_may_fail(
-    folder: Path,
+    memory: Path,
     monkeypatch: pytest.MonkeyPatch,
     tell: Callable[[str], None],
     stage: Callable[[Path], JobConfig],
@@ -108,7 +95,7 @@ def test_any_call_may_fail(
 
     The short form lets each call fail in one way, and of the many statements every fifth.
     """
-    job, prepared = folder / "job", folder / "prepared"
+    job, prepared = memory / "job", memory / "prepared"
     config = stage(job)
     shutil.copytree(job, prepared)
     run(monkeypatch, config, FakeBackend())

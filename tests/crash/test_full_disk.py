@@ -78,9 +78,9 @@ def run_on_small_disks(
 @pytest.mark.parametrize(
     "num_sizes", [pytest.param(5, id="short"), pytest.param(24, id="long", marks=pytest.mark.long)]
 )
-def test_disks_of_all_sizes(tmp_path: Path, tell: Callable[[str], None], num_sizes: int) -> None:
+def test_disks_of_all_sizes(memory: Path, tell: Callable[[str], None], num_sizes: int) -> None:
     """Wherever a disk becomes full, the run says so, and goes on where there is room."""
-    faults = run_on_small_disks(tmp_path, mixed_lines(300, 8), "0", (), num_sizes)
+    faults = run_on_small_disks(memory, mixed_lines(300, 8), "0", (), num_sizes)
 
     tell(f"full disks: {num_sizes} sizes, first short of room: {dict(faults)}; all resumed")
     assert 0 < faults["nothing"] < num_sizes / 2
@@ -128,15 +128,15 @@ The control character is one byte in the ledger, and six in JSON.
     ],
 )
 def test_limits_on_files(
-    tmp_path: Path, shape: str, tell: Callable[[str], None], sizes: tuple[int, ...]
+    memory: Path, shape: str, tell: Callable[[str], None], sizes: tuple[int, ...]
 ) -> None:
     """Whichever file may not grow further, the run says so, and goes on without the limit."""
-    source = tmp_path / "source.jsonl"
+    source = memory / "source.jsonl"
     source.write_text("".join(f"{json.dumps(line)}\n" for line in SHAPES[shape]))
-    reference = run_reference(_limited_job(tmp_path / "reference", source, shape))
+    reference = run_reference(_limited_job(memory / "reference", source, shape))
     faults: Counter[str] = Counter()
     for num_bytes in (0,) if shape == "lock" else sizes:
-        job = _limited_job(tmp_path / str(num_bytes), source, shape)
+        job = _limited_job(memory / str(num_bytes), source, shape)
         faults[run_short_of_room(job, reference, num_bytes, lambda: None)] += 1
 
     tell(f"limits on files, {shape}: {dict(faults)}; all resumed")

@@ -64,11 +64,11 @@ def replace_one(source: Path) -> None:
     [(remove, 66), (append, 65), (shorten, 65), (empty, 65), (replace_one, 65)],
 )
 def test_input_that_changes_is_not_published(
-    tmp_path: Path, reference: Reference, happen: Callable[[Path], None], code: int
+    memory: Path, reference: Reference, happen: Callable[[Path], None], code: int
 ) -> None:
     """The run says so and publishes nothing; with the input restored the next one goes on."""
-    gate = tmp_path / "gate"
-    job = new_job(tmp_path / "job", f"held 3 {gate}")
+    gate = memory / "gate"
+    job = new_job(memory / "job", f"held 3 {gate}")
     watch = Watch(job, reference)
     with job.start() as process:
         wait_until_taken(job, process)
@@ -89,9 +89,9 @@ def test_input_that_changes_is_not_published(
 
 @pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf \r\n\n\t\n"])
 @pytest.mark.parametrize("is_piped", [False, True])
-def test_no_requests_are_a_job_too(tmp_path: Path, content: bytes, *, is_piped: bool) -> None:
+def test_no_requests_are_a_job_too(memory: Path, content: bytes, *, is_piped: bool) -> None:
     """An input without a request gives an empty output and a report of noughts, with code 0."""
-    job = new_job(tmp_path / "job", is_piped=is_piped)
+    job = new_job(memory / "job", is_piped=is_piped)
     job.source.write_bytes(content)
 
     for _ in range(2):
@@ -131,10 +131,10 @@ def make_nothing(_path: Path) -> None:
     ],
 )
 def test_inputs_that_are_no_files_are_refused(
-    tmp_path: Path, make: Callable[[Path], None], code: int, words: str
+    memory: Path, make: Callable[[Path], None], code: int, words: str
 ) -> None:
     """What could not be read twice, or holds nothing, is refused at once, and nothing is made."""
-    job = new_job(tmp_path / "job")
+    job = new_job(memory / "job")
     job.source.unlink()
     make(job.source)
     before = job.names()
@@ -147,17 +147,17 @@ def test_inputs_that_are_no_files_are_refused(
     assert job.names() == before
 
 
-def test_names_need_not_be_text(tmp_path: Path, reference: Reference) -> None:
+def test_names_need_not_be_text(memory: Path, reference: Reference) -> None:
     """A file whose name is no UTF-8 is read, and its output is written beside it."""
-    job = new_job(tmp_path / os.fsdecode(b"j\xff b\n"))
+    job = new_job(memory / os.fsdecode(b"j\xff b\n"))
 
     assert job.run() == 0, job.messages.read_bytes()
     assert job.output.read_bytes() == reference.output
 
 
-def test_piped_input_that_broke_off_is_read_anew(tmp_path: Path, reference: Reference) -> None:
+def test_piped_input_that_broke_off_is_read_anew(memory: Path, reference: Reference) -> None:
     """A run that is killed while it reads standard input leaves nothing that misleads the next."""
-    job = new_job(tmp_path / "job", is_piped=True)
+    job = new_job(memory / "job", is_piped=True)
     with subprocess.Popen(job.command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdin is not None
         process.stdin.write(LINES[: len(LINES) // 2])

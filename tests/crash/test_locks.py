@@ -49,12 +49,12 @@ def wait_for_losers(runs: list[subprocess.Popen[str]]) -> subprocess.Popen[str]:
     "num_rounds", [pytest.param(3, id="short"), pytest.param(50, id="long", marks=pytest.mark.long)]
 )
 def test_one_of_many_runs_works(
-    tmp_path: Path, reference: Reference, tell: Callable[[str], None], num_rounds: int
+    memory: Path, reference: Reference, tell: Callable[[str], None], num_rounds: int
 ) -> None:
     """All other runs exit with 75 and name the one; killed, it leaves no lock behind."""
     draw, num_runs = random.Random(num_rounds), 0
     for number in range(num_rounds):
-        job = new_job(tmp_path / str(number), "held 0")
+        job = new_job(memory / str(number), "held 0")
         runs = [start(job) for _ in range(2 + 3 * number % 7)]
         winner = wait_for_losers(runs)
         for run in runs:
@@ -74,12 +74,12 @@ def test_one_of_many_runs_works(
     tell(f"locks: {num_rounds} rounds, {num_runs} runs, {num_rounds} of them at work")
 
 
-def test_loser_ends_soon(tmp_path: Path, tell: Callable[[str], None]) -> None:
+def test_loser_ends_soon(memory: Path, tell: Callable[[str], None]) -> None:
     """A run that finds another one at work ends meanwhile, and computes no more than an idle one.
 
     Of processor time it takes at most 0.5 s more.
     """
-    finished, held = new_job(tmp_path / "finished", "0"), new_job(tmp_path / "held", "held 0")
+    finished, held = new_job(memory / "finished", "0"), new_job(memory / "held", "held 0")
     assert finished.run() == 0
     with start(held) as holder:
         assert holder.stderr is not None
@@ -100,9 +100,9 @@ def seconds_of(job: CrashJob, code: int) -> float:
     return children_seconds() - before
 
 
-def test_process_left_behind_does_not_hold_the_lock(tmp_path: Path, reference: Reference) -> None:
+def test_process_left_behind_does_not_hold_the_lock(memory: Path, reference: Reference) -> None:
     """A child that outlives a killed run, whatever it inherited, stops nobody."""
-    job, log = new_job(tmp_path / "job", "0"), tmp_path / "child"
+    job, log = new_job(memory / "job", "0"), memory / "child"
     files = ["run", job.source, "-o", job.output]
     process = subprocess.Popen(
         [sys.executable, LINGERING_COMMAND, log, *files],

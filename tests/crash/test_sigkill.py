@@ -45,11 +45,11 @@ def new_job(folder: Path, lines: bytes = LINES, model: tuple[str, ...] = ()) -> 
 @pytest.mark.parametrize("place", ["ahead", pytest.param("behind", marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_death_at_any_point_loses_nothing(
-    tmp_path: Path, reference: Reference, kind: str, place: str
+    memory: Path, reference: Reference, kind: str, place: str
 ) -> None:
     """Ahead of each commit, fsync and replace of a run and behind it, the next run goes on."""
     for number in itertools.count():
-        watch = Watch(new_job(tmp_path / str(number)), reference, OLD if number % 2 else None)
+        watch = Watch(new_job(memory / str(number)), reference, OLD if number % 2 else None)
         if watch.old is not None:
             watch.job.output.write_bytes(watch.old)
         code = replace(watch.job, death=f"{kind} {number} {place}").run()
@@ -64,10 +64,10 @@ def test_death_at_any_point_loses_nothing(
 
 
 def test_killed_jobs_lose_nothing(
-    tmp_path: Path, reference: Reference, tell: Callable[[str], None]
+    memory: Path, reference: Reference, tell: Callable[[str], None]
 ) -> None:
     """Killed at any instant, a job ends with an uninterrupted one's bytes, nothing done twice."""
-    kills = kill_jobs(tmp_path, new_job, reference, 12)
+    kills = kill_jobs(memory, new_job, reference, 12)
 
     tell(f"SIGKILL: {kills.total()} kills {dict(kills)}: nothing lost, doubled, redone, half there")
 
