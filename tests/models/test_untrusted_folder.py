@@ -73,7 +73,10 @@ def test_nothing_in_a_folder_is_executed(bait: Path) -> None:
 
 
 def test_no_line_of_the_package_loads_libraries_or_runs_text() -> None:
-    """None of the ways by which a file's content becomes code stands in the package."""
+    """None of the ways by which a file's content becomes code stands in the package.
+
+    But for one: sessions load a `Library`, which `aobatch.kernels` built of our own sources.
+    """
     sources = {path: path.read_text() for path in Path(aobatch.__file__).parent.rglob("*.py")}
     ways = (
         "register_custom_ops_library",
@@ -88,7 +91,7 @@ def test_no_line_of_the_package_loads_libraries_or_runs_text() -> None:
     )
     found = [(path.name, way) for path, text in sources.items() for way in ways if way in text]
 
-    assert found == []
+    assert found == [("session.py", "register_custom_ops_library")]
 
 
 def test_a_folder_behind_a_link_is_resolved_once(tiny_fp32: ModelFolder, tmp_path: Path) -> None:

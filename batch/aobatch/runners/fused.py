@@ -31,7 +31,7 @@ class FusedRunner(CachedRunner):
     ) -> None:
         """Open a graph; ModelError if it cannot be, KernelsError if the operators cannot be had."""
         entries = (*integer_entries(), *entries)
-        session = open_session(graph, threads, entries, operators().path)
+        session = open_session(graph, threads, entries, operators())
         size = block_bytes(cache_dtype, sizes.head_dim)
         tensors = [
             CacheTensor(

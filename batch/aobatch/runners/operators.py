@@ -84,7 +84,7 @@ def compute(
     for value, dtype in zip(outputs, types, strict=False):
         graph.output(value, str(value.name), dtype, ["N", "W"])
     model = bytes(ir.to_proto(graph.model()).SerializeToString())
-    session = open_session(model, threads, operators=library().path)
+    session = open_session(model, threads, operators=library())
     found: list[NDArray[Any]] = session.run(None, feeds)
     return found
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from aobatch.errors import ModelError
+from aobatch.kernels import Library
 from aobatch.models.convert.writer import MICROSOFT, GraphWriter
 
 # Packages of ONNX Runtime note what they are used for, under ~/.cache, and send it to their makers
@@ -32,7 +33,7 @@ _SLOW_BUT_RIGHT = ("session.x64quantprecision", "1")
 
 
 def open_session(
-    model: Path | bytes, threads: int, entries: Entries = (), operators: Path | None = None
+    model: Path | bytes, threads: int, entries: Entries = (), operators: Library | None = None
 ) -> Session:
     """Open a session on the CPU; ModelError if ONNX Runtime refuses the model.
 
@@ -55,7 +56,7 @@ def open_session(
     source = model if isinstance(model, bytes) else str(model)
     try:
         if operators is not None:
-            settings.register_custom_ops_library(str(operators))
+            settings.register_custom_ops_library(str(operators.path))
         # A fallback would announce itself on standard output, and be the same provider again.
         return onnxruntime.InferenceSession(
             source, settings, providers=["CPUExecutionProvider"], enable_fallback=0
