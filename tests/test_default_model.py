@@ -72,10 +72,11 @@ def test_fp32_gives_the_references_logprobs(
         np.testing.assert_array_equal(np.array(completion)[is_clear], best[is_clear])
 
 
-def test_int8_is_close_to_fp32(folders: dict[str, ModelFolder]) -> None:
+@pytest.mark.parametrize("step", [30, pytest.param(10, marks=pytest.mark.long)])
+def test_int8_is_close_to_fp32(folders: dict[str, ModelFolder], step: int) -> None:
     """KL against fp32 is at most 0.015, as conversion measured and as measured here again."""
     quality = folders["int8"].manifest.quality
-    chunks = quality_chunks(load_tokenizer(folders["int8"]))[::10]
+    chunks = quality_chunks(load_tokenizer(folders["int8"]))[::step]
     divergences = []
     for reference, found in zip(
         score_texts(folders["fp32"].path / "model.onnx", chunks),
@@ -92,21 +93,22 @@ def test_int8_is_close_to_fp32(folders: dict[str, ModelFolder]) -> None:
     assert np.concatenate(divergences).mean() <= 0.015
 
 
+@pytest.mark.parametrize("num_tokens", [64, pytest.param(256, marks=pytest.mark.long)])
 def test_an_int8_cache_stays_close_far_into_a_text(
-    folders: dict[str, ModelFolder], opened: Opened
+    folders: dict[str, ModelFolder], opened: Opened, num_tokens: int
 ) -> None:
-    """Between tokens 1,024 and 1,280 the KL against fp32 is at most 0.02.
+    """From token 1,024 on the KL against fp32 is at most 0.02.
 
     Scales that are the largest values of short texts pass the gate at 0.010 and give 0.07 here.
     """
-    tokens = load_tokenizer(folders["int8"]).encode(quality_text())[:1280]
+    tokens = load_tokenizer(folders["int8"]).encode(quality_text())[: 1024 + num_tokens]
 
     def logits(graph: Path) -> np.ndarray:
         runner = opened(graph)
         runner.reserve(1, 1280, [])
         for start in range(0, 1024, 256):
             runner.prefill([Chunk(0, start, tokens[start : start + 256], 1)])
-        return runner.prefill([Chunk(0, 1024, tokens[1024:], 256)])
+        return runner.prefill([Chunk(0, 1024, tokens[1024:], num_tokens)])
 
     expected = log_softmax(logits(folders["fp32"].graph()).astype(np.float64), axis=1)
     found = log_softmax(logits(folders["int8"].graph("int8")).astype(np.float64), axis=1)
@@ -129,10 +131,8 @@ def test_prompts_may_be_cut_anywhere(
             logits = runner.prefill([Chunk(0, start, tokens[start:end], 1)])
         return [logits.copy(), *map(np.copy, runner.keys_and_values(0, 280).values())]
 
-    whole = computed(280)
-    for ends in ((2, 280), (255, 257, 280), (278, 280)):
-        for expected, found in zip(whole, computed(*ends), strict=True):
-            np.testing.assert_array_equal(expected, found)
+    for expected, found in zip(computed(280), computed(2, 255, 257, 278, 280), strict=True):
+        np.testing.assert_array_equal(expected, found)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_row_alone_is_the_row_in_a_batch(
 
     def computed(rows: list[int], runner: OnnxRunner) -> np.ndarray:
         runner.reserve(len(rows), 256, [])
-        sizes = np.array([6 + row % 9 for row in rows])
+        sizes = np.array([2 + row % 4 for row in rows])
         chunks = [Chunk(i, 0, tokens[row, : sizes[i]], 1) for i, row in enumerate(rows)]
         first = runner.prefill(chunks)[rows.index(5)].copy()
         second = runner.decode(tokens[rows, 19], sizes)[rows.index(5)].copy()

@@ -15,12 +15,12 @@ from aobatch.runners import RunnerConfig
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("model")]
 
 LINES: list[dict[str, object]] = [
-    {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 12},
-    {"prompt": "Once upon a time", "max_tokens": 12},
-    {"prompt": "The sea", "max_tokens": 8, "n": 2, "best_of": 3, "top_p": 0.9, "seed": 5},
-    {"prompt": "春天", "max_tokens": 10, "logprobs": 3, "echo": True, "top_k": 20},
+    {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 6},
+    {"prompt": "Once upon a time", "max_tokens": 6},
+    {"prompt": "The sea", "max_tokens": 4, "n": 2, "best_of": 3, "top_p": 0.9, "seed": 5},
+    {"prompt": "春天", "max_tokens": 5, "logprobs": 3, "echo": True, "top_k": 20},
     {"prompt": "One, two,", "stop": ["five", "7"], "max_tokens": 16, "temperature": 0.3},
-    {"prompt": "A list:\n-", "max_tokens": 12, "presence_penalty": 1, "frequency_penalty": 0.5},
+    {"prompt": "A list:\n-", "max_tokens": 6, "presence_penalty": 1, "frequency_penalty": 0.5},
     {"prompt": "I went to the", "suffix": " and came home.", "max_tokens": 5},
     {"prompt": [504, 2240], "max_tokens": 6, "min_p": 0.05, "logit_bias": {"28": -5}},
     {"prompt": "word " * 270, "max_tokens": 3, "repetition_penalty": 1.3},
@@ -52,9 +52,8 @@ def test_batch_threads_order_and_neighbours_change_no_byte(
     lines = [json.dumps({"custom_id": f"r{i}", **body}).encode() for i, body in enumerate(LINES)]
     reference = computed(tmp_path / "64", lines, 64, 2)
 
-    assert reference == computed(tmp_path / "1", lines, 1, 1)
-    assert reference == computed(tmp_path / "4", lines, 4, 2)
+    assert reference == computed(tmp_path / "1", lines, 1, 2)
     order = random.Random(3).sample(range(len(lines)), len(lines))
-    shuffled = computed(tmp_path / "shuffled", [lines[i] for i in order], 64, 1)
+    shuffled = computed(tmp_path / "shuffled", [lines[i] for i in order], 4, 1)
     assert [reference[i] for i in order] == shuffled
     assert reference[:2] == computed(tmp_path / "plain", lines[:2], 64, 2)

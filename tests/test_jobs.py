@@ -24,11 +24,19 @@ Row = dict[str, object]
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Callable[[str], tuple[list[Row], list[Row], Row]]:
-    """Give a function that runs a job and gives its input, its output and its report."""
+def run(tmp_path: Path) -> Callable[..., tuple[list[Row], list[Row], Row]]:
+    """Give a function that runs a job and gives its input, its output and its report.
 
-    def run_job(name: str) -> tuple[list[Row], list[Row], Row]:
+    It can be told to cut what lines ask for to so many tokens.
+    """
+
+    def run_job(name: str, max_tokens: int | None = None) -> tuple[list[Row], list[Row], Row]:
         source = Path(shutil.copy(JOBS / name, tmp_path))
+        if max_tokens:
+            rows = [
+                row | {"max_tokens": min(row["max_tokens"], max_tokens)} for row in _rows(source)
+            ]
+            source.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
         outcome = CliRunner().invoke(aobatch, ["run", str(source)])
         assert outcome.exit_code == 0, outcome.output
         output = tmp_path / name.replace(".jsonl", ".out.jsonl")
@@ -38,11 +46,12 @@ def run(tmp_path: Path) -> Callable[[str], tuple[list[Row], list[Row], Row]]:
     return run_job
 
 
+@pytest.mark.parametrize("max_tokens", [8, pytest.param(None, marks=pytest.mark.long)])
 def test_poems_are_answered_in_order(
-    run: Callable[[str], tuple[list[Row], list[Row], Row]], tmp_path: Path
+    run: Callable[..., tuple[list[Row], list[Row], Row]], tmp_path: Path, max_tokens: int | None
 ) -> None:
     """Every line has its response object, the report adds them up, the stream is the response."""
-    requests, answers, report = run("poems.jsonl")
+    requests, answers, report = run("poems.jsonl", max_tokens)
     usages = [Completion.model_validate(answer).usage for answer in answers]
 
     assert [row["custom_id"] for row in requests] == [row["custom_id"] for row in answers]
@@ -58,7 +67,7 @@ def test_poems_are_answered_in_order(
 
 
 def test_translations_come_back_in_their_envelopes(
-    run: Callable[[str], tuple[list[Row], list[Row], Row]],
+    run: Callable[..., tuple[list[Row], list[Row], Row]],
 ) -> None:
     """Envelope in, envelope out; every translation ends before its line does."""
     requests, answers, _ = run("translate.jsonl")
@@ -71,7 +80,7 @@ def test_translations_come_back_in_their_envelopes(
 
 
 def test_scores_follow_the_echo_contract(
-    run: Callable[[str], tuple[list[Row], list[Row], Row]],
+    run: Callable[..., tuple[list[Row], list[Row], Row]],
 ) -> None:
     """Cutting by the context's length gives the continuation's logprobs, as harnesses do.
 

@@ -42,7 +42,7 @@ def options(tmp_path: Path, tiny_home: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_run_that_is_stopped_or_killed_leaves_nothing_but_its_results(
-    tmp_path: Path, real_command: Path, options: tuple[str, ...]
+    tmp_path: Path, real_command: Path, command: Path, options: tuple[str, ...]
 ) -> None:
     """It says nothing of Ray, listens on loopback alone, and can be gone on with in one process."""
     stopped = RayCommand(real_command, tmp_path, *options)
@@ -65,8 +65,8 @@ def test_run_that_is_stopped_or_killed_leaves_nothing_but_its_results(
     killed.kill()
     killed.wait_for_processes_to_end()
 
-    last = RayCommand(real_command, tmp_path, "local", *options)
+    last = RayCommand(command, tmp_path, "local", *options)
     assert last.finish()[0] == 0
     found = read_product(tmp_path / "out.jsonl")
-    assert found == computed_locally(real_command, tmp_path, *options)
+    assert found == computed_locally(command, tmp_path, *options)
     assert found.statistics["runs"] == 3
