@@ -13,14 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from select import select
 
-from forking import FORKS
-
 _CONTROL = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])|[\r\n\b]|[^\x00-\x1f\x7f]")
 _ADOPT = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
     "os.execvp(sys.argv[1], sys.argv[1:])"
 )
-"""Makes the terminal that of the process, so that Ctrl-C reaches it, as the fork server does."""
+"""Makes the terminal that of the process, so that Ctrl-C reaches it."""
 
 
 @dataclass
@@ -106,9 +104,8 @@ class Terminal:
         for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
             if name not in variables:
                 environment.pop(name, None)
-        adopt = [] if FORKS else [sys.executable, "-c", _ADOPT]
         self.process = subprocess.Popen(
-            [*adopt, *command],
+            [sys.executable, "-c", _ADOPT, *command],
             stdin=self._theirs,
             stdout=self._theirs,
             stderr=self._theirs,
