@@ -1,26 +1,50 @@
 """Laws of choices: candidates, ranking, logprobs, echo, usage, refusals."""
 
 from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from aobatch.api.request import Request
+from aobatch.arrays import Logits
 from aobatch.engine.config import EngineConfig
+from aobatch.engine.detokenizer import token_name
 from aobatch.engine.sequence import Result
-from aobatch.testing import ByteTokenizer, random_script, scripted_engine, speaking_script
+from aobatch.testing import (
+    END_TOKEN,
+    ByteTokenizer,
+    random_script,
+    scripted_engine,
+    speaking_script,
+)
 
 Complete = Callable[..., list[Result]]
 
 
+def best_choices() -> Any:  # noqa: ANN401 - a module
+    """Load the script of the how-to."""
+    path = Path(__file__).parents[2] / "jobs/library/best_choices.py"
+    spec = spec_from_file_location("best_choices", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_end_token_ends_and_is_not_in_the_text(complete: Complete) -> None:
-    """EOS is counted, gives the reason stop, and is neither in the text nor in the arrays."""
+    """EOS is counted, listed where the text ends, gives the reason stop, and is not in the text."""
     body = {"prompt": "hi", "temperature": 0, "max_tokens": 64, "logprobs": 0}
     (result,) = complete(body, script=speaking_script("hi", " there"))
     (choice,) = result.choices
 
     assert (choice.text, choice.finish_reason) == (" there", "stop")
-    assert list(" there") == choice.logprobs.tokens
+    assert [*" there", "<end>"] == choice.logprobs.tokens
+    assert [*range(2, 9)] == choice.logprobs.text_offset
     assert (
         result.usage.prompt_tokens,
         result.usage.completion_tokens,
@@ -117,12 +141,63 @@ def test_greedy_candidates_are_equal_and_all_counted(complete: Complete) -> None
     assert one.usage.prompt_tokens == three.usage.prompt_tokens
 
 
-def test_stop_token_ids_end_like_the_end_token(complete: Complete) -> None:
-    """A stop token ends the completion and is not in its text."""
+@pytest.mark.parametrize("logprobs", [0, 3])
+def test_stop_token_ids_end_like_the_end_token(complete: Complete, logprobs: int) -> None:
+    """A stop token ends the completion, is not in its text, and is listed with its alternatives."""
     body = {"prompt": "hi", "temperature": 0, "max_tokens": 64, "stop_token_ids": [ord("r")]}
-    (result,) = complete(body, script=speaking_script("hi", " there"))
+    (result,) = complete(body | {"logprobs": logprobs}, script=speaking_script("hi", " there"))
+    (choice,) = result.choices
 
-    assert (result.choices[0].text, result.choices[0].finish_reason) == (" the", "stop")
+    assert (choice.text, choice.finish_reason) == (" the", "stop")
+    assert [*" ther"] == choice.logprobs.tokens
+    assert choice.logprobs.text_offset[-1] == len("hi the")
+    top = choice.logprobs.top_logprobs[-1]
+    assert len(top) == max(1, logprobs)
+    assert top["r"] == choice.logprobs.token_logprobs[-1] == pytest.approx(0, abs=1e-4)
+
+
+def test_half_a_character_ends_where_its_replacement_does(complete: Complete) -> None:
+    """An end token behind an unfinished character stands behind the U+FFFD in the text."""
+    body = {"prompt": "p", "temperature": 0, "max_tokens": 9, "logprobs": 0}
+    (result,) = complete(body | {"stop_token_ids": [0x98]}, script=speaking_script("p", "a春"))
+    (choice,) = result.choices
+
+    assert choice.text == "a\ufffd"
+    assert choice.logprobs.tokens == ["a", "bytes:\\xe6", "bytes:\\x98"]
+    assert choice.logprobs.text_offset == [1, 2, 3]
+
+
+@pytest.mark.parametrize("fields", [{}, {"stop": "!"}, {"stop_token_ids": [33]}, {"n": 2}])
+@pytest.mark.parametrize("drawn", [END_TOKEN, ord("!"), ord("a"), 0xE2])
+def test_a_choice_is_scored_whatever_is_drawn_behind_it(
+    complete: Complete, fields: dict[str, object], drawn: int
+) -> None:
+    """Behind the prompt one token is listed, so what is before it are the logprobs of the choice.
+
+    That is what the script of the how-to and evaluation harnesses add up.
+    """
+    question, answer = "2 + 2 = 5 is ", "False"
+
+    def script(token_ids: tuple[int, ...]) -> Logits:
+        logits = random_script(token_ids)
+        logits[drawn] += 50 * (len(token_ids) >= len(question + answer))
+        return logits
+
+    body = {"prompt": question + answer, "max_tokens": 1, "temperature": 0, "echo": True}
+    (result,) = complete(body | {"logprobs": 1} | fields, script=script)
+
+    ids = tuple((question + answer).encode())
+    expected = 0.0
+    for end in range(len(question), len(ids)):
+        logits = random_script(ids[:end]).astype(np.float64)
+        expected += logits[ids[end]] - np.log(np.exp(logits).sum())
+    for choice in result.choices:
+        listed = choice.logprobs
+        assert len(listed.tokens) == len(ids) + 1
+        assert listed.tokens[-1] == token_name(ByteTokenizer.token_bytes[drawn])
+        assert sum(listed.token_logprobs[len(question) : -1]) == pytest.approx(expected, abs=1e-3)
+        shown = best_choices().score(question, {"logprobs": msgspec.structs.asdict(listed)})
+        assert shown == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize(

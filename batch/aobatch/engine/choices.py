@@ -116,9 +116,15 @@ def choice_of(sequence: Sequence, index: int, tokenizer: Tokenizer) -> Choice:
 def _add_completion(
     builder: LogprobsBuilder, sequence: Sequence, tokens: list[bytes], cut: int | None
 ) -> None:
-    """List the tokens up to and including the one in which the text ends."""
+    """List the tokens up to and including the one in which the text ends, and the end token.
+
+    That one is in no text; without it, how many tokens are listed would depend on what was drawn.
+    """
     start = len(sequence.group.prompt_text)
-    for position, place in enumerate(offsets(tokens, start)):
+    places = offsets(tokens, start)
+    if sequence.ends_with_token:
+        places.append(start + len(decode(tokens)))
+    for position, place in enumerate(places):
         if cut is not None and position and place > start + cut:
             break
         top = sequence.tops[position] if sequence.tops else NO_TOP

@@ -152,7 +152,7 @@ class Intake:
         ends = first + np.flatnonzero(np.isin(token_ids, self.end_token_ids))
         for slot in {*ends.tolist(), *self.slots.watched(first).tolist()}:
             sequence, token_id = self.slots.sequences[slot], int(token_ids[slot - first])
-            if token_id in sequence.group.params.end_token_ids:
+            if token_id in sequence.group.params.end_token_ids and self.slots.keeps_tokens(slot):
                 sequence.ends_with_token = True
                 yield slot
 

@@ -48,7 +48,7 @@ class Unwatched:
     start = advance = close = warn
 
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Raised when the same settings would give other results than an earlier version gave."""
 
 
