@@ -12,13 +12,15 @@ from aobatch.sampling.draw import UniformColumns, draw_from_all, draw_from_candi
 from aobatch.sampling.logprobs import Scores, blank_scores, score
 from aobatch.sampling.nucleus import Candidates, Rows, filtered, gather, log_sum
 from aobatch.sampling.params import SamplingParams
-from aobatch.sampling.processors import process
+from aobatch.sampling.processors import Masks, hide, process
 
 
 class BatchStep:
     """One step of neighbouring slots: processes their logits [B, V], in place, and chooses."""
 
-    def __init__(self, logits: Logits, columns: Columns, slots: slice) -> None:
+    def __init__(
+        self, logits: Logits, columns: Columns, slots: slice, masks: Masks | None = None
+    ) -> None:
         self._logits = logits
         self._table = columns.table[slots]
         self._best = logits.argmax(axis=1)
@@ -27,8 +29,9 @@ class BatchStep:
         self._edits = process(logits, columns, slots)
         edited = np.flatnonzero(np.bincount(self._edits.rows))
         self._best[edited] = take_rows(logits, edited).argmax(axis=1)
+        self._hidden, self._unhidden = self._hide(masks)
         self._peaks = self._at(self._best)
-        # Bans can leave a row nothing; then its best token is id 0.
+        # Bans and masks can leave a row nothing; then its best token is id 0.
         self.is_possible = self.is_finite & np.isfinite(self._peaks)
 
         is_drawn = self.is_possible & self._table["is_drawn"]
@@ -66,6 +69,8 @@ class BatchStep:
 
     def undo(self) -> Logits:
         """Put the raw logits [B, V] back; what is drawn must be drawn before."""
+        if self._unhidden is not None:
+            self._logits[self._hidden] = self._unhidden
         self._edits.undo(self._logits)
         return self._logits
 
@@ -78,6 +83,7 @@ class BatchStep:
             known[self._narrow] = log_sum(self._narrow_rows.peaks, self._narrow_rows.sums)
         known[self._table["temperature"] != 1.0] = np.nan
         known[self._edits.rows] = np.nan
+        known[self._hidden] = np.nan
         return known
 
     @cached_property
@@ -93,6 +99,23 @@ class BatchStep:
         if not self._narrow.size:
             return []
         return [(self._narrow[places], found) for places, found in filtered(self._narrow_rows)]
+
+    def _hide(self, masks: Masks | None) -> tuple[TokenIds, Logits | None]:
+        """Hide what masks do not allow; give the rows in which it was, and what they were, [n, V].
+
+        A row's best token needs no look at its others if the mask allows it, and what nobody will
+        report is not kept.
+        """
+        if masks is None:
+            return np.empty(0, np.int64), None
+        rows, table = masks.rows, self._table[masks.rows]
+        is_best = masks.allow(self._best[rows]) & ~table["is_drawn"] & ~table["is_scored"]
+        masks = masks.take(self.is_finite[rows] & ~is_best)
+        is_reported = bool(self._table["is_scored"][masks.rows].any())
+        before = np.take(self._logits, masks.rows, axis=0) if is_reported else None
+        hide(self._logits, masks)
+        self._best[masks.rows] = take_rows(self._logits, masks.rows).argmax(axis=1)
+        return masks.rows, before
 
     def _at(self, token_ids: TokenIds) -> Logits:
         return self._logits[np.arange(len(token_ids)), token_ids]
@@ -110,7 +133,8 @@ class Sampled(NamedTuple):
     top_logprobs: Floats
     """Their logprobs, [B, K], falling, ties by id."""
     is_finite: NDArray[np.bool_]
-    """False where raw logits hold NaN, +inf or nothing finite: the rest means nothing, [B]."""
+    """False where raw logits hold NaN, +inf or nothing finite, or nothing that the row's mask
+    allows: the rest means nothing, [B]."""
 
 
 class Sampler:
@@ -143,20 +167,25 @@ class Sampler:
         self._columns.move(source, target)
         self._streams.move(source, target)
 
-    def sample(self, logits: Logits, first_slot: int = 0) -> Sampled:
+    def sample(self, logits: Logits, first_slot: int = 0, masks: Masks | None = None) -> Sampled:
         """Choose a token for logits[b] of slot first_slot + b, and take note of it.
 
-        The order is raw logits, bias, bans by min_tokens, penalties, then either the best token
-        (lowest id among equals) or temperature, top_k, top_p, min_p and one draw. Logits [B, V]
-        are changed meanwhile, and are what they were in the end.
+        The order is raw logits, bias, bans by min_tokens, penalties, masks, then either the best
+        token (lowest id among equals) or temperature, top_k, top_p, min_p and one draw. Logits
+        [B, V] are changed meanwhile, and are what they were in the end, but where a mask was
+        applied to rows of which none is scored.
         """
         slots = slice(first_slot, first_slot + len(logits))
         with np.errstate(over="ignore", invalid="ignore"):
-            step = BatchStep(logits, self._columns, slots)
+            step = BatchStep(logits, self._columns, slots, masks)
             token_ids = step.choose(self._uniforms(step.drawn, slots))
             scores = self._score(step, slots, token_ids)
         self._columns.record(slots, token_ids)
-        return Sampled(token_ids, *scores, step.is_finite)
+        is_usable = step.is_finite
+        if masks is not None:
+            is_usable = is_usable.copy()
+            is_usable[masks.rows] &= step.is_possible[masks.rows]
+        return Sampled(token_ids, *scores, is_usable)
 
     def _uniforms(self, rows: TokenIds, slots: slice) -> Floats:
         table = self._columns.table[slots]
