@@ -40,6 +40,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     body: CompletionBody
     key: str
     """32 hexadecimal digits that name the request within its job, wherever it stands."""
+    is_awaited: bool = False
+    """Whether somebody waits for the answer, so that it is computed ahead of others."""
 
 
 class FailedLine(msgspec.Struct, frozen=True, gc=False):

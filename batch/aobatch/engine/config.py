@@ -18,6 +18,8 @@ class EngineConfig:
     """Whether the beginning that prompts have in common is computed once."""
     lookahead: int = 512
     """Prompts that may wait, tokenised, for a slot."""
+    awaited_slots: int = 0
+    """Slots, over all lanes, that only requests get for which somebody waits."""
     step_seconds: float = 600.0
     """A run of the model that takes longer has timed out."""
     seed: int = 0

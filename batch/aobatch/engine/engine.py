@@ -36,8 +36,26 @@ WATCH_SECONDS = 1.0
 END_SECONDS = 5.0
 """How long lanes may take to end; an operator cannot be broken off."""
 
-Event: TypeAlias = Sequence | Delta | BaseException | None
-"""What a lane tells: a sequence is finished, a piece is ready, it failed, or it wants more."""
+
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """Requests that join a run under way."""
+
+    requests: tuple[Request, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """A request that nobody wants any more."""
+
+    request: Request
+
+
+Event: TypeAlias = Sequence | Delta | BaseException | Joining | Leaving | None
+"""What a lane tells: a sequence is finished, a piece is ready, it failed, or it wants more.
+
+Or what another thread asks for.
+"""
 
 
 class Engine:
@@ -47,6 +65,7 @@ class Engine:
         self, runner: ModelRunner, tokenizer: Tokenizer, limits: ModelLimits, config: EngineConfig
     ) -> None:
         self._counted: tuple[EngineStatistics, list[Lane]] = (EngineStatistics(), [])
+        self._scheduler: Scheduler | None = None
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._tokenizer = tokenizer
         self._config = config
@@ -66,6 +85,12 @@ class Engine:
             total.add(lane.statistics)
         return total
 
+    @property
+    def occupancy(self) -> tuple[int, int]:
+        """How many sequences are in slots and how many wait for one; any thread may ask."""
+        scheduler = self._scheduler
+        return (scheduler.num_active, scheduler.num_waiting) if scheduler else (0, 0)
+
     def run(
         self, requests: Iterable[Request | None], listener: Listener | None = None
     ) -> Generator[Result, None, None]:
@@ -76,9 +101,10 @@ class Engine:
         closing the generator gives up what is in flight. The listener gets the pieces of requests
         that ask for a stream.
         """
-        events = self._events = SimpleQueue()
+        events = self._events
         scheduler = Scheduler(self._config, self._kv_bytes_per_token, lambda: events.put(None))
-        opened = OpenRequests(self._tokenizer, self._preparation, listener, self._counted[0])
+        counted = self._counted[0]
+        opened = OpenRequests(self._tokenizer, self._preparation, scheduler, listener, counted)
         window = Window(iter(requests), opened.admit, max(1, self._config.lookahead // 2))
         with self._lanes(scheduler, events) as lanes:
             while True:
@@ -86,8 +112,7 @@ class Engine:
                     scheduler.is_low and opened.coalescer.num_joined < self._config.lookahead
                 )
                 if wants_more and not window.has_read_all and not window.is_dry:
-                    states = window.read()
-                    scheduler.add(ordered([g for state in states for g in state.groups_to_compute]))
+                    opened.start(window.read())
                     yield from opened.ready()
                 elif opened.num_computing or window.is_dry:
                     event = self._next_event(events, lanes)
@@ -99,6 +124,20 @@ class Engine:
     def wake(self) -> None:
         """Ask again for requests after a None; any thread may call it."""
         self._events.put(None)
+
+    def submit(self, requests: Iterable[Request]) -> None:
+        """Let requests join the run under way, or the next one; any thread may call it.
+
+        The run yields their results among the others, each with the very request it is of.
+        """
+        self._events.put(Joining(tuple(requests)))
+
+    def cancel(self, request: Request) -> None:
+        """Give up a request of the run under way, the very one; any thread may call it.
+
+        Its slots are free within one step, and it has no result, unless that was complete before.
+        """
+        self._events.put(Leaving(request))
 
     def complete(self, prompts: Iterable[PromptLike], **parameters: object) -> list[Result]:
         """Compute a request for each prompt, results in the order of the prompts.
@@ -145,12 +184,14 @@ class Engine:
             for index, lane in enumerate(lanes)
         ]
         started = time.perf_counter()
-        self._counted = (self._counted[0], lanes)
+        self._counted, self._scheduler = (self._counted[0], lanes), scheduler
         for thread in threads:
             thread.start()
         try:
             yield lanes
         finally:
+            # What lanes still say is nothing for the next run.
+            self._events, self._scheduler = SimpleQueue(), None
             scheduler.close()
             with self._runners[0].interrupted():
                 _join(threads)
@@ -166,6 +207,7 @@ class Coalescer:
         self.num_joined = 0
         """Requests that wait for an equal one's result."""
         self._open: dict[CompletionBody, list[Request]] = {}
+        """Those that wait, by what they have in common."""
         self._known: dict[CompletionBody, Result] = {}
 
     def find(self, request: Request) -> Result | None:
@@ -177,7 +219,8 @@ class Coalescer:
     def join(self, request: Request) -> bool:
         """Say whether an equal request is being computed, whose result will serve this one too."""
         name = request.body.decision()
-        if name is None:
+        # Whoever waits would wait for one that nobody waits for.
+        if name is None or request.is_awaited:
             return False
         if name not in self._open:
             self._open[name] = []
@@ -195,9 +238,28 @@ class Coalescer:
             self._known[name] = result
         if len(self._known) > NUM_KEPT:
             del self._known[next(iter(self._known))]
-        followers = self._open.pop(name)
+        followers = [] if result.request.is_awaited else self._open.pop(name)
         self.num_joined -= len(followers)
         return [replace(result, request=request) for request in followers]
+
+    def leave(self, request: Request) -> None:
+        """Let a request go that may wait for an equal one."""
+        name = request.body.decision()
+        followers = self._open.get(name, []) if name else []
+        for place in [i for i, other in enumerate(followers) if other is request]:
+            del followers[place]
+            self.num_joined -= 1
+
+    def give_up(self, request: Request) -> Request | None:
+        """Let a request go that is computed; give one that waits for it, to take its place."""
+        name = request.body.decision()
+        if name is None or request.is_awaited:
+            return None
+        if not self._open[name]:
+            del self._open[name]
+            return None
+        self.num_joined -= 1
+        return self._open[name].pop(0)
 
 
 @dataclass(slots=True)
@@ -206,6 +268,7 @@ class OpenRequests:
 
     tokenizer: Tokenizer
     preparation: Preparation
+    scheduler: Scheduler
     listener: Listener | None
     statistics: EngineStatistics
     num_computing: int = 0
@@ -213,6 +276,8 @@ class OpenRequests:
     coalescer: Coalescer = field(default_factory=Coalescer)
     answered: list[Result] = field(default_factory=list)
     """Results that were not yielded."""
+    states: dict[int, RequestState] = field(default_factory=dict)
+    """Those of requests that lanes have to compute, by the identity of the request."""
 
     def admit(self, request: Request) -> RequestState | None:
         """Prepare a request; None if it needs no computation or shares an equal one's."""
@@ -224,6 +289,7 @@ class OpenRequests:
         state = self.preparation.prepare(request)
         if state.num_open:
             self.num_computing += 1
+            self.states[id(request)] = state
             return state
         if self.listener and request.body.stream:
             for group in state.groups:
@@ -239,12 +305,39 @@ class OpenRequests:
         if isinstance(event, Delta) and self.listener:
             self.listener(event)
         if isinstance(event, Sequence):
-            state = event.group.state
-            state.num_open -= 1
-            if not state.num_open:
-                self.num_computing -= 1
-                self._answer(state)
+            self._close(event.group.state, 1)
+        if isinstance(event, Joining):
+            self.start(filter(None, map(self.admit, event.requests)))
+        if isinstance(event, Leaving):
+            self._leave(event.request)
         yield from self.ready()
+
+    def start(self, states: Iterable[RequestState]) -> None:
+        """Let admitted requests wait for lanes."""
+        self.scheduler.add(ordered([g for state in states for g in state.groups_to_compute]))
+
+    def _close(self, state: RequestState, count: int) -> None:
+        """Count sequences that lanes have done with; with the last one, answer the request."""
+        state.num_open -= count
+        if state.num_open:
+            return
+        self.num_computing -= 1
+        if not state.is_cancelled:
+            del self.states[id(state.request)]
+            self._answer(state)
+
+    def _leave(self, request: Request) -> None:
+        """Give up a request, unless an equal one waits for its result."""
+        state = self.states.pop(id(request), None)
+        if state is None:
+            self.coalescer.leave(request)
+        elif heir := self.coalescer.give_up(request):
+            # What decides the result is the same in both.
+            state.request = heir
+            self.states[id(heir)] = state
+        else:
+            state.is_cancelled = True
+            self._close(state, self.scheduler.discard(state))
 
     def ready(self) -> Iterator[Result]:
         """Yield the results that are complete and were not yielded."""

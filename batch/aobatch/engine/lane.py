@@ -53,6 +53,7 @@ class Lane:
         """Compute until the scheduler is closed; sequences are handed over as they finish."""
         while self._admit():
             started = time.perf_counter()
+            self._drop_cancelled()
             self._decode()
             self.statistics.lane_seconds += time.perf_counter() - started
 
@@ -161,10 +162,17 @@ class Lane:
         statistics.decode_rows += len(slots)
         statistics.decode_slots += self._reserved[0]
         statistics.sampled_tokens += len(slots)
-        if self.scheduler.has_waiting:
+        if self.scheduler.num_waiting:
             statistics.busy_rows += len(slots)
             statistics.busy_slots += self._reserved[0]
         self._finish(self._intake.take_in(sampled, 0))
+
+    def _drop_cancelled(self) -> None:
+        """Free the slots of requests that nobody wants any more."""
+        for group in [group for group in self._last_logits if group.state.is_cancelled]:
+            del self._last_logits[group]
+        sequences = enumerate(self._slots.sequences)
+        self._finish([slot for slot, s in sequences if s.group.state.is_cancelled][::-1])
 
     def _finish(self, finished: list[int]) -> None:
         """Free the slots, given from the last to the first, and hand their sequences over."""
@@ -177,7 +185,7 @@ class Lane:
                 self.sampler.move(last, slot)
                 self._held.move(last, slot)
             self._intake.close(sequence)
-            if sequence.group.ranks_by_suffix:
+            if sequence.group.ranks_by_suffix and not sequence.group.state.is_cancelled:
                 free = len(self._slots)
                 self._held.forget(free)
                 score_suffix(self.runner, free, sequence, self.tokenizer)

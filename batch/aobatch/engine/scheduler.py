@@ -13,6 +13,8 @@ from aobatch.models.spec import CAPACITY_STEP
 
 CHARACTERS_A_PROMPT = 2**16
 """A longer prompt counts as several, so that what waits is bounded in memory as well."""
+AWAITED_IN_A_ROW = 8
+"""So many prompts of awaited requests go ahead of one that nobody waits for."""
 
 
 @dataclass(slots=True)
@@ -74,6 +76,7 @@ class Scheduler:
     """Starts waiting sequences in the lane that asks; any thread may call it.
 
     Every lane gets an even share of what is left, so that none ends long before the others.
+    Requests that somebody waits for go first, but for every ninth prompt.
     """
 
     def __init__(
@@ -85,8 +88,11 @@ class Scheduler:
         self._kv_cache_bytes = config.kv_cache_bytes
         self._on_low = on_low
         self._num_slots = slot_counts(config)
+        self._awaited_share = config.awaited_slots / config.max_num_seqs
         self._num_active = [0] * len(self._num_slots)
+        self._awaited: deque[SequenceGroup] = deque()
         self._waiting: deque[SequenceGroup] = deque()
+        self._num_in_a_row = 0
         self._num_pending = 0
         self._is_closed = False
         self._changed = Condition()
@@ -97,17 +103,32 @@ class Scheduler:
         return len(self._waiting) < self._low
 
     @property
-    def has_waiting(self) -> bool:
-        """Whether sequences wait for a slot."""
-        return self._num_pending > 0
+    def num_waiting(self) -> int:
+        """Count the sequences that wait for a slot."""
+        return self._num_pending
+
+    @property
+    def num_active(self) -> int:
+        """Count the sequences in slots, as lanes last told."""
+        return sum(self._num_active)
 
     def add(self, groups: Iterable[SequenceGroup]) -> None:
-        """Let groups wait behind the others."""
+        """Let groups wait behind the others of their kind."""
         with self._changed:
             for group in groups:
-                self._waiting.append(group)
+                self._line_of(group).append(group)
                 self._num_pending += group.num_sequences
             self._changed.notify_all()
+
+    def discard(self, state: RequestState) -> int:
+        """Start no more sequences of a request; give how many of them waited."""
+        with self._changed:
+            groups = [group for group in state.groups_to_compute if not group.is_started]
+            for group in groups:
+                self._line_of(group).remove(group)
+            count = sum(group.num_sequences - len(group.sequences) for group in groups)
+            self._num_pending -= count
+        return count
 
     def close(self) -> None:
         """Let all lanes end, whatever they are at."""
@@ -123,7 +144,7 @@ class Scheduler:
         """
         with self._changed:
             self._num_active[lane] = num_active
-            while not num_active and not self._waiting and not self._is_closed:
+            while not num_active and not self._num_pending and not self._is_closed:
                 self._changed.wait()
             if self._is_closed:
                 return None
@@ -142,28 +163,47 @@ class Scheduler:
         num_active = self._num_active[lane]
         # What each lane has when all that is left is shared out.
         share = -(-(self._num_pending + sum(self._num_active)) // len(self._num_active))
-        plan, total = [], 0
-        for group in self._waiting:
-            capacity = max(capacity, capacity_for(group.num_tokens_at_most))
-            room = self.slots_for(lane, capacity) - num_active - total
-            # A group is shared out as a whole, since each lane would read its prompt anew.
-            if room < 1 or total >= share - num_active:
+        plan, total, in_a_row = [], 0, self._num_in_a_row
+        awaited, others = self._awaited.copy(), self._waiting.copy()
+        # A group is shared out as a whole, since each lane would read its prompt anew.
+        while (awaited or others) and total < share - num_active:
+            is_other = bool(others) and (in_a_row >= AWAITED_IN_A_ROW or not awaited)
+            group = (others if is_other else awaited).popleft()
+            needed = max(capacity, capacity_for(group.num_tokens_at_most))
+            room = self._room(lane, needed, num_active + total, is_awaited=not is_other)
+            if room < 1 and is_other:
+                others.clear()
+                continue
+            if room < 1:
                 break
             pending = group.num_sequences - len(group.sequences)
             plan.append((group, min(room, pending)))
             total += min(room, pending)
+            capacity, in_a_row = needed, 0 if is_other else in_a_row + 1
             if pending > room:
                 break
-        if num_active and self._num_pending > total < max(1, self._num_slots[lane] // 8):
+        is_urgent = len(awaited) < len(self._awaited)
+        few = 1 if is_urgent else max(1, self._num_slots[lane] // 8)
+        if num_active and self._num_pending > total < few:
             return []
         self._num_active[lane] += total
+        self._num_in_a_row = in_a_row
         return [self._start(group) for group, count in plan for _ in range(count)]
+
+    def _room(self, lane: int, capacity: int, num_taken: int, *, is_awaited: bool) -> int:
+        """Count the free slots for a request; a lane that has nothing to do takes any."""
+        slots = self.slots_for(lane, capacity)
+        kept = 0 if is_awaited or not num_taken else int(slots * self._awaited_share)
+        return slots - kept - num_taken
+
+    def _line_of(self, group: SequenceGroup) -> deque[SequenceGroup]:
+        return self._awaited if group.state.request.is_awaited else self._waiting
 
     def _start(self, group: SequenceGroup) -> Sequence:
         sequence = group.start_sequence()
         self._num_pending -= 1
-        if len(group.sequences) == group.num_sequences:
-            self._waiting.popleft()
+        if group.is_started:
+            self._line_of(group).popleft()
         return sequence
 
 

@@ -70,6 +70,8 @@ class RequestState:
     """Sequences that have not finished."""
     groups: "list[SequenceGroup]" = field(default_factory=list)
     error: RequestError | None = None
+    is_cancelled: bool = False
+    """Whether nobody wants it any more; lanes look at each step."""
     admitted: float = field(default_factory=time.monotonic)
 
     @property

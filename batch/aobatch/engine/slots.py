@@ -130,8 +130,9 @@ class Intake:
             self.streams[sequence] = ChoiceStream(sequence, self.tokenizer, self.listener)
 
     def close(self, sequence: Sequence) -> None:
-        """Send what is left of a finished sequence."""
-        if stream := self.streams.pop(sequence, None):
+        """Send what is left of a finished sequence, unless nobody wants it any more."""
+        stream = self.streams.pop(sequence, None)
+        if stream and not sequence.group.state.is_cancelled:
             stream.finish()
 
     def take_in(self, sampled: Sampled, first: int) -> list[int]:
