@@ -1,8 +1,10 @@
 """The signature law on the real model: the same bytes, however a job is computed."""
 
+import itertools
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ from aobatch.runners import RunnerConfig
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("model")]
 
-LINES: list[dict[str, object]] = [
+LINES: list[dict[str, Any]] = [
     {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 6},
     {"prompt": "Once upon a time", "max_tokens": 6},
     {"prompt": "The sea", "max_tokens": 4, "n": 2, "best_of": 3, "top_p": 0.9, "seed": 5},
@@ -44,15 +46,28 @@ def computed(folder: Path, lines: list[bytes], max_num_seqs: int, threads: int) 
     return output.read_bytes().splitlines()
 
 
-def test_batch_threads_order_and_neighbours_change_no_byte(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Batch sizes 1, 4, 64, one or two threads, shuffled or alone: each line's bytes stay."""
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1704067200")
-    lines = [json.dumps({"custom_id": f"r{i}", **body}).encode() for i, body in enumerate(LINES)]
-    reference = computed(tmp_path / "64", lines, 64, 2)
+EVERY = [*itertools.product((1, 4, 16, 64), (1, 2, 3))]
 
-    assert reference == computed(tmp_path / "1", lines, 1, 2)
+
+@pytest.mark.parametrize(
+    ("sizes", "times"),
+    [
+        pytest.param([(1, 2)], 1, id="one"),
+        pytest.param(EVERY, 2, id="all", marks=pytest.mark.long),
+    ],
+)
+def test_batch_threads_order_and_neighbours_change_no_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[tuple[int, int]], times: int
+) -> None:
+    """Batches of 1 to 64, any number of threads, shuffled or alone: each line's bytes stay."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1704067200")
+    bodies = [body | {"max_tokens": times * body["max_tokens"]} for body in LINES]
+    lines = [json.dumps({"custom_id": f"r{i}", **body}).encode() for i, body in enumerate(bodies)]
+    reference = computed(tmp_path / "reference", lines, 64, 2)
+
+    for max_num_seqs, threads in sizes:
+        folder = tmp_path / f"{max_num_seqs}-{threads}"
+        assert reference == computed(folder, lines, max_num_seqs, threads)
     order = random.Random(3).sample(range(len(lines)), len(lines))
     shuffled = computed(tmp_path / "shuffled", [lines[i] for i in order], 4, 1)
     assert [reference[i] for i in order] == shuffled

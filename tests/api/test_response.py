@@ -6,6 +6,7 @@ from collections import Counter
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from openai.types import Completion as OpenAICompletion
 from pydantic import ValidationError
 
@@ -60,6 +61,14 @@ def test_logprobs_have_the_legacy_arrays_in_order() -> None:
         '{"tokens":[" a","bytes:\\\\xe2"],"token_logprobs":[-0.25,-9999.0],'
         '"top_logprobs":[{" a":-0.25," b":-1.5},{"bytes:\\\\xe2":-9999.0}],"text_offset":[2,4]}'
     )
+
+
+def test_floats_survive_json() -> None:
+    """A logprob reads back as the same number."""
+    values = [0.1, -1e-300, -0.12345678901234567, -1e22, -5e-324, -2.0]
+    raw = msgspec.json.encode(replace(LOGPROBS, token_logprobs=values))
+
+    assert json.loads(raw)["token_logprobs"] == values
 
 
 @pytest.mark.parametrize("logprobs", [None, LOGPROBS], ids=["plain", "logprobs"])

@@ -1,5 +1,6 @@
 """Laws of continuous batching: a result depends on its own request alone."""
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 
@@ -42,11 +43,21 @@ def outcomes(results: list[Result]) -> list[object]:
     return [(r.request.line, r.choices, r.usage, r.error) for r in results]
 
 
-def test_batch_size_and_lanes_change_nothing(complete: Complete) -> None:
+BATCHES = [(1, 1), (2, 2), (5, 3), (5, 1), (16, 2), (64, 1), (64, 3)]
+OTHERS = sorted({*itertools.product((1, 2, 5, 16, 64), (1, 2, 3))} - {*BATCHES})
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [pytest.param(BATCHES, id="some"), pytest.param(OTHERS, id="others", marks=pytest.mark.long)],
+)
+def test_batch_size_and_lanes_change_nothing(
+    complete: Complete, batches: list[tuple[int, int]]
+) -> None:
     """Every batch size, on any number of threads, gives the same results."""
     reference = outcomes(complete(*MIXED, config=EngineConfig(max_num_seqs=3, num_lanes=1)))
 
-    for max_num_seqs, num_lanes in ((1, 1), (2, 2), (5, 3), (5, 1), (16, 2), (64, 1), (64, 3)):
+    for max_num_seqs, num_lanes in batches:
         config = EngineConfig(max_num_seqs=max_num_seqs, num_lanes=num_lanes)
         assert outcomes(complete(*MIXED, config=config)) == reference, config
 

@@ -10,7 +10,7 @@ from fakes import FakeBackend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from job_files import run
-from line_strategies import BODIES, JSON, NAMES, STEADY, THOROUGH, written
+from line_strategies import BODIES, JSON, NAMES, SAME, written
 from mutations import mutated_lines
 
 from aobatch.api.request import FailedLine
@@ -26,8 +26,7 @@ RAWS = (
     | MUTATED
     | st.binary(min_size=1, max_size=30)
 ).map(lambda raw: raw.replace(b"\n", b"\r"))
-FEW = settings(STEADY, max_examples=10, derandomize=True, database=None)
-MANY = settings(THOROUGH, max_examples=150)
+NUM_JOBS = pytest.mark.parametrize("num_jobs", [10, pytest.param(40, marks=pytest.mark.long)])
 
 
 @pytest.fixture(scope="module")
@@ -50,41 +49,55 @@ def count_expected(lines: list[bytes]) -> int:
     return sum(1 for line in [first.removeprefix(b"\xef\xbb\xbf"), *others] if line.split())
 
 
-@MANY
-@given(st.lists(RAWS, min_size=1, max_size=3))
-def test_any_lines_are_one_line_each(path: Path, lines: list[bytes]) -> None:
+@pytest.mark.parametrize("num_files", [150, pytest.param(2_000, marks=pytest.mark.long)])
+def test_any_lines_are_one_line_each(path: Path, num_files: int) -> None:
     """Whatever the bytes are, every line is a request or an error that can be written, in order."""
-    path.write_bytes(b"\n".join(lines))
 
-    parsed = list(Source(JobConfig((path,), path), [Input(path)]).lines())
+    @settings(SAME, max_examples=num_files)
+    @given(st.lists(RAWS, min_size=1, max_size=3))
+    def check(lines: list[bytes]) -> None:
+        path.write_bytes(b"\n".join(lines))
 
-    assert len(parsed) == count_expected(lines)
-    numbers = [line.line for line in parsed]
-    assert numbers == sorted({*numbers})
-    assert all(b"\n" not in render_failure(x) for x in parsed if isinstance(x, FailedLine))
+        parsed = list(Source(JobConfig((path,), path), [Input(path)]).lines())
+
+        assert len(parsed) == count_expected(lines)
+        numbers = [line.line for line in parsed]
+        assert numbers == sorted({*numbers})
+        assert all(b"\n" not in render_failure(x) for x in parsed if isinstance(x, FailedLine))
+
+    check()
 
 
-@FEW
-@given(st.lists(RAWS, min_size=20, max_size=60))
-def test_any_job_publishes_one_line_each(lines: list[bytes]) -> None:
+@NUM_JOBS
+def test_any_job_publishes_one_line_each(num_jobs: int) -> None:
     """The same over whole jobs of more lines: nothing is lost, and the report adds up."""
-    with job_folder(lines) as folder:
-        report = run(folder).report
-        published = (folder / "out.jsonl").read_bytes().splitlines()
 
-    assert len(published) == report.requests.total == count_expected(lines)
-    assert report.requests.completed + report.requests.failed == report.requests.total
+    @settings(SAME, max_examples=num_jobs)
+    @given(st.lists(RAWS, min_size=20, max_size=60))
+    def check(lines: list[bytes]) -> None:
+        with job_folder(lines) as folder:
+            report = run(folder).report
+            published = (folder / "out.jsonl").read_bytes().splitlines()
+
+        assert len(published) == report.requests.total == count_expected(lines)
+        assert report.requests.completed + report.requests.failed == report.requests.total
+
+    check()
 
 
-@FEW
-@given(
-    st.lists(st.builds(written, BODIES, st.integers(0, 9)) | RAWS, min_size=1, max_size=12),
-    st.lists(st.integers(0, 6), max_size=4),
-)
-def test_stopped_job_is_the_uninterrupted_one(lines: list[bytes], stops: list[int]) -> None:
+@NUM_JOBS
+def test_stopped_job_is_the_uninterrupted_one(
+    num_jobs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Wherever it was stopped, and however often, the bytes are the same and nothing is redone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+
+    @settings(SAME, max_examples=num_jobs)
+    @given(
+        st.lists(st.builds(written, BODIES, st.integers(0, 9)) | RAWS, min_size=1, max_size=12),
+        st.lists(st.integers(0, 6), max_size=4),
+    )
+    def check(lines: list[bytes], stops: list[int]) -> None:
         with job_folder(lines) as folder:
             run(folder)
             expected = (folder / "out.jsonl").read_bytes()
@@ -98,5 +111,6 @@ def test_stopped_job_is_the_uninterrupted_one(lines: list[bytes], stops: list[in
                     assert not (folder / "out.jsonl").exists()
                 computed += backend.computed
             assert (folder / "out.jsonl").read_bytes() == expected
+        assert len(computed) == len({*computed})
 
-    assert len(computed) == len({*computed})
+    check()

@@ -38,7 +38,9 @@ def run_shards(folder: Path, count: int, suffix: str = ".jsonl", **fields: objec
     return paths
 
 
-@pytest.mark.parametrize("count", [1, 2, 11, 12, 15])
+@pytest.mark.parametrize(
+    "count", [1, 2, 11, 12, 15, *(pytest.param(n, marks=pytest.mark.long) for n in (3, 13, 40))]
+)
 def test_merged_bytes_are_those_of_the_whole(tmp_path: Path, count: int) -> None:
     """Output and event files are the same, whatever the number of shards and their order."""
     write_input(tmp_path / "in.jsonl", LINES)
