@@ -34,14 +34,18 @@ there is one candidate, so the suffix then decides nothing on such a model.
 ## Tables
 
 A row of a Parquet file has a column for each field that it gives: strings, integers, numbers and
-booleans as in JSON, lists for arrays, maps, structs or strings of JSON for objects. A custom_id
-may be an integer. A null leaves its field out; a null prompt is the null prompt. Columns of a
-batch envelope work too, with `body` a struct or a string of JSON. A column of a wrong type, or
-one that is no field, ends the run before a model is loaded; `--column prompt=text` says which
-column gives a field, and then all columns that are no field are ignored, as with
-`--ignore-unknown`.
+booleans as in JSON, lists for arrays, maps, structs or strings of JSON for objects. Numbers may be
+floats or decimals, a whole one is an integer, and NaN says as little as a null, so that columns of
+pandas with gaps are read; values marked as JSON are what they say, and an extension type is what is
+below it. A custom_id may be an integer or a UUID. Folders named `max_tokens=2`, as Hive, Spark and
+DuckDB part tables, are columns that hold one value; one that is no field is passed over. A null
+leaves its field out; a null prompt is the null prompt. Columns of a batch envelope work too, with
+`body` a struct or a string of JSON. A column of a wrong type, or one that is no field, ends the run
+before a model is loaded; `--column prompt=text` says which column gives a field, and then all
+columns that are no field are ignored, as with `--ignore-unknown`.
 
-A Parquet output has a row for each line of the input: `custom_id`, `index` (counted from 0),
+A Parquet output has a row for each line of the input: `custom_id` (of the type that it has in the
+tables of the input, so that the two can be joined), `index` (counted from 0),
 `text` and `finish_reason` of the first choice, `prompt_tokens`, `completion_tokens`,
 `error_code`, `error_message`, and in `response` the whole line as JSON, with all choices.
 

@@ -118,7 +118,7 @@ def attempt(path: Path) -> str:
     """Read a file as a job does, and say with which outcome."""
     try:
         columns = Columns(ignores_unknown=True, optional=frozenset({"prompt"}))
-        num_rows = parquet.check(path, columns)
+        num_rows = parquet.check(path, columns).num_rows
         parsed = parse_rows(path, columns)
     except InputError:
         return "InputError"

@@ -17,14 +17,14 @@ from aobatch.formats.parquet_fields import Columns
     [
         ("prompt", pa.array([1]), "is of type int64, but 'prompt' needs strings, or lists of"),
         ("prompt", pa.array([b"a"]), "is of type binary"),
-        ("max_tokens", pa.array([1.0]), "is of type double, but 'max_tokens' needs integers"),
+        ("max_tokens", pa.array([[1]]), "is of type list<.*>, but 'max_tokens' needs integers"),
         ("max_tokens", pa.array(["1"]), "is of type string"),
         ("max_tokens", pa.array([True]), "is of type bool"),
         ("temperature", pa.array(["hot"]), "'temperature' needs numbers"),
         ("echo", pa.array([1]), "'echo' needs booleans"),
         ("stop", pa.array([[1]]), "'stop' needs strings, or lists of strings"),
         ("logit_bias", pa.array([1]), "'logit_bias' needs maps or structs of numbers, or strings"),
-        ("custom_id", pa.array([1.5]), "'custom_id' needs strings, or integers"),
+        ("custom_id", pa.array([True]), "'custom_id' needs strings, or integers"),
         ("model", pa.array([["a"]]), "'model' needs strings"),
     ],
 )

@@ -4,7 +4,6 @@ import codecs
 import json
 from pathlib import Path
 
-import pytest
 from bad_lines import Bad, check_bad_lines
 from job_files import output, run, texts
 
@@ -41,18 +40,6 @@ def test_lines_that_are_no_utf8(tmp_path: Path) -> None:
 
     assert not any(b"\n" in raw for raw in raws)
     check_bad_lines(tmp_path, [Bad(raw, "invalid_utf8") for raw in raws])
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
-def test_whole_file_in_another_encoding(tmp_path: Path, encoding: str) -> None:
-    """Every piece between two line feeds is an error; the job ends all the same."""
-    text = '{"prompt": "a"}\n{"prompt": "写"}\n{"prompt": "b"}'
-    (tmp_path / "in.jsonl").write_bytes(text.encode(encoding))
-
-    report = run(tmp_path).report
-
-    assert (report.requests.total, report.requests.completed) == (3, 0)
-    assert {*report.requests.failed_by_code} <= {"invalid_utf8", "invalid_json_line"}
 
 
 def test_byte_order_mark_is_dropped_at_the_start_alone(tmp_path: Path) -> None:

@@ -42,12 +42,12 @@ def opens_of(path: Path, work: Callable[[], object]) -> int:
     [Selection(), Selection(limit=3), Selection(sample=4), Selection(shard=Shard(1, 2))],
     ids=["all", "limit", "sample", "shard"],
 )
-def test_lines_are_opened_three_times(tmp_path: Path, selection: Selection) -> None:
-    """For their digest, to be counted, and to be computed; publishing needs them no more."""
+def test_lines_are_opened_four_times(tmp_path: Path, selection: Selection) -> None:
+    """For a look at their start, their digest, to be counted and computed; not to be published."""
     path = write_input(tmp_path / "in.jsonl", [*requests(PROMPTS), b"nonsense"])
 
-    assert opens_of(path, lambda: run(tmp_path, selection=selection)) == 3
-    assert opens_of(path, lambda: run(tmp_path, selection=selection)) == 1
+    assert opens_of(path, lambda: run(tmp_path, selection=selection)) == 4
+    assert opens_of(path, lambda: run(tmp_path, selection=selection)) == 2
 
 
 def test_tables_are_opened_three_times(tmp_path: Path) -> None:
@@ -64,4 +64,4 @@ def test_more_models_read_the_lines_again(tmp_path: Path) -> None:
     lines = requests(PROMPTS) + requests(PROMPTS, model="other")
     path = write_input(tmp_path / "in.jsonl", lines)
 
-    assert opens_of(path, lambda: run(tmp_path)) == 4
+    assert opens_of(path, lambda: run(tmp_path)) == 5

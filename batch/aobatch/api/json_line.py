@@ -49,18 +49,30 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
 
 def decode_line(raw: bytes) -> Decoded:
     """Decode a line; RequestError if the bytes are no UTF-8, too deep, or no JSON object."""
+    fields, repeated_keys, has_lone_surrogate = _decode(raw)
+    if type(fields) is not dict:
+        error_of_type = errors.invalid_type(fields, "an object", "line")
+        raise RequestError(error_of_type.message, code=error_of_type.code)
+    return Decoded(fields, repeated_keys, has_lone_surrogate)
+
+
+def decode_value(raw: bytes) -> object:
+    """Decode a JSON value of any kind; RequestError also for what would make a line unusable."""
+    value, repeated_keys, has_lone_surrogate = _decode(raw)
+    Decoded({}, repeated_keys, has_lone_surrogate).check()
+    return value
+
+
+def _decode(raw: bytes) -> tuple[object, tuple[str, ...], bool]:
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
         raise errors.invalid_utf8(error.start + 1) from error
     _check_structure(raw)
     repeated_keys: list[str] = []
-    fields = _decode_json(text, repeated_keys)
-    if type(fields) is not dict:
-        error_of_type = errors.invalid_type(fields, "an object", "line")
-        raise RequestError(error_of_type.message, code=error_of_type.code)
+    value = _decode_json(text, repeated_keys)
     is_suspect = _SURROGATE_ESCAPE.search(text) is not None
-    return Decoded(fields, tuple(repeated_keys), is_suspect and not is_unicode(fields))
+    return value, tuple(repeated_keys), is_suspect and not is_unicode(value)
 
 
 def _decode_json(text: str, repeated_keys: list[str]) -> object:

@@ -32,29 +32,41 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     """What a table says, in place of a text; beside an error, what could be read."""
 
 
+class Facts(msgspec.Struct, frozen=True):
+    """What a file says of its rows ahead of them."""
+
+    num_rows: int | None = None
+    """None if they have to be read to be counted."""
+    id_type: object = None
+    """The type of its column of custom_ids, None if it is text."""
+
+
 class Format(Protocol):
     """What a module of this package offers."""
 
     is_table: bool
     """Whether its files have columns, each compressed by itself."""
 
-    def check(self, path: Location, columns: Columns) -> int | None:
-        """Refuse a file none of whose rows could be read; InputError says why.
-
-        Give how many rows the file states, None if they have to be read to be counted.
-        """
+    def check(self, path: Location, columns: Columns) -> Facts:
+        """Refuse a file none of whose rows could be read; InputError says why."""
         ...
 
     def read_rows(self, path: Location, max_line_bytes: int, columns: Columns) -> Iterator[Row]:
         """Yield the rows of a file in order; InputError if the file itself cannot be read."""
         ...
 
-    def write_records(self, records: Iterable[bytes], stream: BinaryIO, path: Path) -> None:
+    def write_records(
+        self, records: Iterable[bytes], stream: BinaryIO, path: Path, id_type: object
+    ) -> None:
         """Write output records, each one JSON text, as the name in path asks for."""
         ...
 
     def read_records(self, path: Path) -> Iterator[bytes]:
         """Yield the records of an output that write_records has written."""
+        ...
+
+    def output_id_type(self, path: Path) -> object:
+        """Give the id_type with which an output was written."""
         ...
 
 
@@ -65,9 +77,15 @@ def read_rows(
     return find_format(path).read_rows(path, max_line_bytes, columns or Columns())
 
 
-def write_records(records: Iterable[bytes], stream: BinaryIO, path: Path) -> None:
-    """Write output records into a stream in the format that the name in path asks for."""
-    find_format(path).write_records(records, stream, path)
+def write_records(
+    records: Iterable[bytes], stream: BinaryIO, path: Path, id_type: object = None
+) -> None:
+    """Write output records into a stream in the format that the name in path asks for.
+
+    A table has custom_ids of the type of those that the inputs' tables have, so that it can be
+    joined with them.
+    """
+    find_format(path).write_records(records, stream, path, id_type)
 
 
 def read_records(path: Path) -> Iterator[bytes]:

@@ -12,6 +12,56 @@ from aobatch.errors import InputError, InputMissingError
 from aobatch.formats import COMPRESSIONS
 from aobatch.formats.remote import Location, Remote, check_readable, open_stream, size_of
 
+_RENAMED = "give its name the suffix {}"
+_BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
+    (b"\x1f\x8b\x08", "gzip", _RENAMED.format(".gz")),
+    (b"\x28\xb5\x2f\xfd", "zstd", _RENAMED.format(".zst")),
+    (b"BZh9", "bz2", _RENAMED.format(".bz2")),
+    (b"\x04\x22\x4d\x18", "lz4", _RENAMED.format(".lz4")),
+    (b"\xfd7zXZ", "xz", "unpack it with xz -d"),
+    (b"PK\x03\x04", "a zip archive", "unpack it"),
+    (b"PAR1", "Parquet", "give its name the suffix .parquet alone"),
+    (b"\xff\xfe\0\0", "UTF-32", "save it as UTF-8"),
+    (b"\0\0\xfe\xff", "UTF-32", "save it as UTF-8"),
+    (b"\xff\xfe", "UTF-16", "save it as UTF-8"),
+    (b"\xfe\xff", "UTF-16", "save it as UTF-8"),
+    (b"{\0", "UTF-16", "save it as UTF-8"),
+    (b"\0{", "UTF-16", "save it as UTF-8"),
+    (b"version https://git-lfs", "a pointer of Git LFS", "fetch the file with git lfs pull"),
+    (b"<!DOCTYPE", "a page of HTML", "download the file itself"),
+)
+"""How files begin that are not what their names say, what they are, and what to do."""
+_SKIPPED = tuple(bytes([0x50 + number]) + b"\x2a\x4d\x18" for number in range(16))
+"""How files of zstd and lz4 may begin as well."""
+
+
+def read_head(path: Location, num_bytes: int) -> bytes:
+    """Read the first plain bytes of a file; InputError if they are not as its name says."""
+    check_input(path)
+    compression = _compression(path)
+    with _reading(path), _opened(path) as file:
+        head = file.read(num_bytes)
+    _check_beginning(path, head, compression)
+    if compression is None:
+        return bytes(head)
+    with open_input(path) as stream:
+        head = stream.read(num_bytes)
+    _check_beginning(path, head, None)
+    return head
+
+
+def _check_beginning(path: Location, head: bytes, compression: str | None) -> None:
+    found = next((row for row in _BEGINNINGS if head.startswith(row[0])), None)
+    if found is not None and found[1] != compression:
+        packed = "" if compression is None else f", not {compression}"
+        message = f"{path} is {found[1]}{packed}, and no request can be read; {found[2]}"
+        raise InputError(message)
+    if found is None and head and compression and not head.startswith(_SKIPPED):
+        message = (
+            f"{path} is not compressed with {compression}; leave {path.suffix} out of its name"
+        )
+        raise InputError(message)
+
 
 @contextmanager
 def open_input(path: Location) -> Iterator[BinaryIO]:
@@ -23,13 +73,28 @@ def open_input(path: Location) -> Iterator[BinaryIO]:
     if compression and not num_bytes:
         message = f"{path} cannot be read to its end: it has no bytes, and compressed nothing has"
         raise InputError(message)
+    with (
+        _reading(path),
+        _opened(path) as file,
+        pa.input_stream(file, compression=compression) as stream,
+    ):
+        yield cast("BinaryIO", stream)
+
+
+@contextmanager
+def _reading(path: Location) -> Iterator[None]:
     try:
-        with _opened(path) as file, pa.input_stream(file, compression=compression) as stream:
-            yield cast("BinaryIO", stream)
+        yield
     except PermissionError as error:
         message = f"{path} cannot be read: permission denied"
         raise InputError(message) from error
     except OSError as error:
+        if "too much memory" in str(error):
+            message = (
+                f"{path} cannot be decompressed in the memory that is allowed, as it was written "
+                "with zstd --long or --ultra; compress it again without"
+            )
+            raise InputError(message) from error
         message = f"{path} cannot be read to its end: {error}"
         raise InputError(message) from error
 

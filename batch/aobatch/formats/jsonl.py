@@ -1,5 +1,6 @@
 """JSON Lines: one request a line, bytes split on line feeds alone."""
 
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -8,21 +9,68 @@ from pathlib import Path
 from typing import BinaryIO
 
 from aobatch.api import errors
-from aobatch.formats import Row
-from aobatch.formats.compression import check_input, open_input, open_output
+from aobatch.errors import InputError
+from aobatch.formats import Facts, Row
+from aobatch.formats.compression import open_input, open_output, read_head
 from aobatch.formats.parquet_fields import Columns
-from aobatch.formats.remote import Location
+from aobatch.formats.remote import Location, Remote, check_readable
 
 is_table = False
 
 CHUNK_BYTES = 2**18
+HEAD_BYTES = 2**16
+"""So much is looked at before a job begins."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def check(path: Location, columns: Columns) -> int | None:  # noqa: ARG001 - a Format's signature
-    """Refuse what is no file; what is in it, its lines say."""
-    check_input(path)
-    return None
+def check(path: Location, columns: Columns) -> Facts:  # noqa: ARG001 - a Format's signature
+    """Refuse what has no lines of requests by its first bytes; what else is wrong its lines say."""
+    if isinstance(path, Remote):
+        # A copy will be looked at.
+        check_readable(path)
+        return Facts()
+    head = read_head(path, HEAD_BYTES)
+    text = head.removeprefix(BYTE_ORDER_MARK).decode(errors="replace").lstrip()
+    if text.startswith("{") and (num_lines := _lines_of(text)) > 1:
+        message = (
+            f"{path} has objects of several lines, the first one of {num_lines}; write each "
+            "request in one line, as jq -c . does"
+        )
+        raise InputError(message)
+    if _is_array(text, is_cut=len(head) == HEAD_BYTES):
+        message = (
+            f"{path} is one JSON array; write a line for each request in it, as jq -c '.[]' does"
+        )
+        raise InputError(message)
+    return Facts()
+
+
+def _is_array(text: str, *, is_cut: bool) -> bool:
+    """Say whether a file is an array of objects, and not a wrong line ahead of others."""
+    inner = text[1:].lstrip()
+    if not (text.startswith("[") and inner.startswith("{")):
+        return False
+    behind = inner[_end_of(inner) :].lstrip() if _end_of(inner) else ""
+    if not behind.startswith((",", "]")):
+        return False
+    first, _, rest = text.partition("\n")
+    num_lines = _lines_of(text)
+    if num_lines == 0:
+        return is_cut or first.strip() == "["
+    return num_lines > 1 or not rest.strip()
+
+
+def _lines_of(text: str) -> int:
+    """Count the lines of the value with which a text begins, 0 if it has no whole one."""
+    end = _end_of(text)
+    return end and text.count("\n", 0, end) + 1
+
+
+def _end_of(text: str) -> int:
+    try:
+        return json.JSONDecoder().raw_decode(text)[1]
+    except (ValueError, RecursionError):
+        return 0
 
 
 def read_rows(
@@ -39,7 +87,12 @@ def read_rows(
                 yield Row(number, line)
 
 
-def write_records(records: Iterable[bytes], stream: BinaryIO, path: Path) -> None:
+def write_records(
+    records: Iterable[bytes],
+    stream: BinaryIO,
+    path: Path,
+    id_type: object,  # noqa: ARG001 - a Format's signature
+) -> None:
     """Write each record and a line feed."""
     with open_output(stream, path) as lines:
         for record in records:
@@ -50,6 +103,10 @@ def read_records(path: Path) -> Iterator[bytes]:
     """Yield the lines of an output."""
     for row in read_rows(path, sys.maxsize):
         yield row.raw
+
+
+def output_id_type(path: Path) -> None:
+    """Say that custom_ids are text."""
 
 
 def split_lines(stream: BinaryIO, max_line_bytes: int) -> Iterator[tuple[int, bytes | None]]:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import UUID
 
 import msgspec
 import pyarrow as pa
@@ -14,9 +15,9 @@ import pyarrow.parquet as pq
 from aobatch.api import errors
 from aobatch.api.response import Usage
 from aobatch.errors import InputError
-from aobatch.formats import Row
+from aobatch.formats import Facts, Row
 from aobatch.formats.compression import check_input
-from aobatch.formats.parquet_fields import Columns, plan_fields, read_fields
+from aobatch.formats.parquet_fields import Columns, id_type_of, plan_fields, read_fields
 from aobatch.formats.remote import Location, Remote, open_places
 
 is_table = True
@@ -32,9 +33,10 @@ RESPONSE = "response"
 GROUP_ROWS = 2**16
 GROUP_BYTES = 32 * 2**20
 
+CUSTOM_ID = "custom_id"
 SCHEMA = pa.schema(
     [
-        ("custom_id", pa.string()),
+        (CUSTOM_ID, pa.string()),
         pa.field("index", pa.int64(), nullable=False),
         ("text", pa.string()),
         ("finish_reason", pa.string()),
@@ -75,12 +77,15 @@ class _Line(_Body):
     response: _Answer | None = None
 
 
-def check(path: Location, columns: Columns) -> int | None:
+def check(path: Location, columns: Columns) -> Facts:
     """Refuse a file that is not Parquet, or whose columns cannot become requests."""
     with _opened(path) as file:
-        plan_fields(file.schema_arrow, path, columns)
+        fields = plan_fields(file.schema_arrow, path, columns)
         groups = map(file.metadata.row_group, range(file.num_row_groups))
-        return sum(int(group.num_rows) for group in groups)
+        num_rows = sum(int(group.num_rows) for group in groups)
+        column = next((field.column for field in fields if field.name == CUSTOM_ID), None)
+        id_type = None if column is None else id_type_of(file.schema_arrow.field(column).type)
+        return Facts(num_rows, id_type)
 
 
 def read_rows(path: Location, max_line_bytes: int, columns: Columns) -> Iterator[Row]:
@@ -88,13 +93,14 @@ def read_rows(path: Location, max_line_bytes: int, columns: Columns) -> Iterator
     with _opened(path) as file:
         fields = plan_fields(file.schema_arrow, path, columns)
         number = 0
-        for batch in _read_batches(file, [field.column for field in fields]):
+        names = [field.column for field in fields if field.column is not None]
+        for batch in _read_batches(file, names):
             is_large = batch.nbytes > max_line_bytes
             for values, error in read_fields(batch, fields):
                 number += 1
                 if is_large and _size(values) > max_line_bytes:
                     error = errors.line_too_long("row", max_line_bytes)
-                    values = {"custom_id": values.get("custom_id")}
+                    values = {CUSTOM_ID: values.get(CUSTOM_ID)}
                 yield Row(number, b"", error, values)
 
 
@@ -106,14 +112,37 @@ def read_records(path: Path) -> Iterator[bytes]:
                 yield text.encode()
 
 
-def write_records(records: Iterable[bytes], stream: BinaryIO, path: Path) -> None:  # noqa: ARG001
+def output_id_type(path: Path) -> pa.DataType | None:
+    """Read which type the custom_ids of an output have, None for text."""
+    with _opened(path) as file:
+        return id_type_of(file.schema_arrow.field(CUSTOM_ID).type)
+
+
+def write_records(
+    records: Iterable[bytes],
+    stream: BinaryIO,
+    path: Path,  # noqa: ARG001 - a Format's signature
+    id_type: object,
+) -> None:
     """Write a row for each record, in row groups of some megabytes."""
+    is_typed = isinstance(id_type, pa.DataType)
+    schema = SCHEMA.set(0, pa.field(CUSTOM_ID, id_type)) if is_typed else SCHEMA
     with pq.ParquetWriter(
-        pa.PythonFile(stream, "w"), SCHEMA, compression="zstd", use_dictionary=_REPEATED
+        pa.PythonFile(stream, "w"), schema, compression="zstd", use_dictionary=_REPEATED
     ) as writer:
         for rows in _groups(records):
             batch = pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+            if is_typed:
+                batch = batch.set_column(0, schema.field(0), _typed(batch.column(0), id_type))
             writer.write_batch(batch, row_group_size=GROUP_ROWS)
+
+
+def _typed(ids: pa.Array, id_type: pa.DataType) -> pa.Array:
+    """Turn the custom_ids of lines back into what their tables have."""
+    if not isinstance(id_type, pa.BaseExtensionType):
+        return ids.cast(id_type)
+    values = [None if text is None else UUID(text).bytes for text in ids.to_pylist()]
+    return pa.ExtensionArray.from_storage(id_type, pa.array(values, id_type.storage_type))
 
 
 def _groups(records: Iterable[bytes]) -> Iterator[list[dict[str, Any]]]:
@@ -135,7 +164,7 @@ def _row_of(line: _Line, index: int, record: bytes) -> dict[str, Any]:
     error = body.error or line.error
     choice = body.choices[0] if body.choices else None
     return {
-        "custom_id": line.custom_id,
+        CUSTOM_ID: line.custom_id,
         "index": index,
         "text": choice and choice.text,
         "finish_reason": choice and choice.finish_reason,

@@ -1,10 +1,16 @@
 """From the columns of a Parquet file to the fields of requests, checked before any row is read."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from itertools import repeat
+from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import unquote, urlsplit
+from uuid import UUID
 
 import msgspec
 import pyarrow as pa
@@ -12,7 +18,7 @@ from pyarrow import types
 
 from aobatch.api import errors, kinds
 from aobatch.api.body import PARAMETERS
-from aobatch.api.json_line import decode_line
+from aobatch.api.json_line import decode_line, decode_value
 from aobatch.api.request import ENVELOPE_FIELDS
 from aobatch.api.validation import IGNORED
 from aobatch.errors import InputError, RequestError, UsageError
@@ -26,6 +32,10 @@ Reader: TypeAlias = Callable[[str, pa.Array], Cells]
 """Gets the name of the field and its column."""
 
 
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+"""In the name of a folder: its rows have no value."""
+
+
 @dataclass(frozen=True, slots=True)
 class Columns:
     """What a job says of the columns of its inputs."""
@@ -36,6 +46,8 @@ class Columns:
     """Whether columns that are no field are ignored."""
     optional: frozenset[str] = frozenset()
     """Fields that the job has a default for."""
+    folders: Mapping[str, str | None] = field(default_factory=dict)
+    """Columns that the folders of a file stand for, with their one value."""
 
     def check(self) -> None:
         """Refuse a column for a field that does not exist."""
@@ -45,13 +57,22 @@ class Columns:
                 message = f"a request has no field '{name}' for a column{_suggest(name, known)}"
                 raise UsageError(message)
 
+    def at(self, path: Location) -> "Columns":
+        """Add the columns that the names of a file's folders stand for, as Hive parts tables."""
+        whole = path if isinstance(path, Path) else Path(urlsplit(path.uri).path)
+        parts = [part.partition("=") for part in whole.parent.parts]
+        named = {unquote(name): unquote(text) for name, equals, text in parts if name and equals}
+        folders = {name: None if text == NO_VALUE else text for name, text in named.items()}
+        return replace(self, folders=folders)
+
 
 class Field(msgspec.Struct, frozen=True):
     """A field of a request and the column that gives it."""
 
     name: str
-    column: str
-    read: Reader
+    column: str | None
+    """None if a folder gives all rows one value."""
+    read: Callable[[pa.RecordBatch], Cells]
 
 
 def plan_fields(schema: pa.Schema, path: Location, columns: Columns) -> list[Field]:
@@ -62,7 +83,9 @@ def plan_fields(schema: pa.Schema, path: Location, columns: Columns) -> list[Fie
         message = f"{path} has two columns '{twice}'; rename one of them"
         raise InputError(message)
     return [
-        Field(name, column, _reader_of(name, schema.field(column), path, columns))
+        _field_of(name, schema.field(column), path, columns)
+        if column in names
+        else Field(name, None, _constant(name, columns.folders[column]))
         for name, column in _find_sources(names, path, columns).items()
         if name not in IGNORED
     ]
@@ -73,7 +96,7 @@ def read_fields(
 ) -> Iterator[tuple[dict[str, Any], RequestError | None]]:
     """Yield the fields of each row and the first error in them; a null cell says nothing."""
     names = [field.name for field in fields]
-    columns = [field.read(field.name, batch.column(field.column)) for field in fields]
+    columns = [field.read(batch) for field in fields]
     has_errors = any(RequestError in set(map(type, column)) for column in columns)
     # A table none of whose columns is a field has rows too.
     rows = zip(*columns, strict=True) if columns else repeat((), batch.num_rows)
@@ -85,8 +108,9 @@ def read_fields(
 
 def _find_sources(names: list[str], path: Location, columns: Columns) -> dict[str, str]:
     """Find the column of each field that the file has."""
+    folders = [name for name in columns.folders if name not in names]
     for column in columns.names.values():
-        if column not in names:
+        if column not in names and column not in folders:
             message = f"{path} has no column '{column}'; it has {', '.join(names)}"
             raise InputError(message)
     mapped = set(columns.names.values())
@@ -95,6 +119,8 @@ def _find_sources(names: list[str], path: Location, columns: Columns) -> dict[st
     known = set(ENVELOPE_FIELDS) if is_envelope else {"custom_id", *PARAMETERS, *IGNORED}
     if not columns.names and not columns.ignores_unknown:
         _refuse_unknown(list(found), known, path)
+    # A folder whose name is no field says how files are kept, not what a request is.
+    found |= {name: name for name in folders if name in known and name not in found}
     needed = set(ENVELOPE_FIELDS) if is_envelope else {"prompt"} - columns.optional
     for name in sorted(needed - found.keys()):
         if not names:
@@ -125,6 +151,20 @@ def _suggest(name: str, known: tuple[str, ...]) -> str:
     return f" (did you mean '{meant}'?)" if meant else ""
 
 
+def _constant(name: str, text: str | None) -> Callable[[pa.RecordBatch], Cells]:
+    """Make a reader of what a folder says: text where the field may be text, else JSON."""
+    value: object = text
+    if text is not None and not any(pattern == "t" for pattern, _, _ in _accepted(name)):
+        with suppress(RequestError):
+            value = decode_value(text.encode())
+    return lambda batch: [value] * batch.num_rows
+
+
+def _field_of(name: str, column: pa.Field, path: Location, columns: Columns) -> Field:
+    reader = _reader_of(name, column, path, columns)
+    return Field(name, column.name, lambda batch: reader(name, batch.column(column.name)))
+
+
 def _reader_of(name: str, column: pa.Field, path: Location, columns: Columns) -> Reader:
     if name == "body" and types.is_struct(column.type):
         children = list(column.type)
@@ -132,15 +172,13 @@ def _reader_of(name: str, column: pa.Field, path: Location, columns: Columns) ->
             _refuse_unknown([child.name for child in children], {*PARAMETERS, *IGNORED}, path)
         return _body_reader(
             [
-                Field(child.name, child.name, _reader_of(child.name, child, path, columns))
+                _field_of(child.name, child, path, columns)
                 for child in children
                 if child.name in PARAMETERS
             ]
         )
-    kind = type(PARAMETERS[name].kind) if name in PARAMETERS else name
-    accepted = _ACCEPTED.get(kind, [_TEXT])
-    shape = _shape(column.type)
-    for pattern, reader, _ in accepted:
+    shape, accepted = _shape(column.type), _accepted(name)
+    for pattern, reader, _ in (*accepted, ("j", _read_documents, "")):
         if shape == "0" or re.fullmatch(pattern, shape):
             return reader
     expected = ", or ".join(words for _, _, words in accepted)
@@ -151,6 +189,12 @@ def _reader_of(name: str, column: pa.Field, path: Location, columns: Columns) ->
     raise InputError(message)
 
 
+def _accepted(name: str) -> list[tuple[str, Reader, str]]:
+    kind = type(PARAMETERS[name].kind) if name in PARAMETERS else name
+    return _ACCEPTED.get(kind, [_TEXT])
+
+
+_EXTENSIONS = {"arrow.json": "j", "arrow.uuid": "u", "arrow.bool8": "b"}
 _LETTERS: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
     (types.is_null, "0"),
     (types.is_string, "t"),
@@ -158,6 +202,7 @@ _LETTERS: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
     (types.is_string_view, "t"),
     (types.is_integer, "i"),
     (types.is_floating, "n"),
+    (types.is_decimal, "n"),
     (types.is_boolean, "b"),
 )
 
@@ -165,8 +210,11 @@ _LETTERS: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
 def _shape(found: pa.DataType) -> str:
     """Write a type shortly: [t] a list of texts, <n> a map of numbers, {n0} a struct of such.
 
-    A letter is a value: t text, i integer, n number, b boolean, 0 null, ? anything else.
+    A letter is a value: t text, i integer, n number, b boolean, j JSON, u UUID, 0 null, ? anything
+    else.
     """
+    if isinstance(found, pa.BaseExtensionType):
+        return _EXTENSIONS.get(found.extension_name) or _shape(found.storage_type)
     if types.is_dictionary(found):
         return _shape(found.value_type)
     is_list = types.is_list(found) or types.is_large_list(found)
@@ -179,9 +227,17 @@ def _shape(found: pa.DataType) -> str:
     return next((letter for is_it, letter in _LETTERS if is_it(found)), "?")
 
 
+def id_type_of(found: pa.DataType) -> pa.DataType | None:
+    """Give the type of a column of custom_ids that is not text."""
+    plain = found.value_type if types.is_dictionary(found) else found
+    return plain if _shape(plain) in {"i", "n", "u"} else None
+
+
 def _read_values(_name: str, array: pa.Array) -> Cells:
     if types.is_dictionary(array.type):
         array = array.dictionary_decode()
+    elif _is_plain_extension(array.type):
+        array = array.storage
     try:
         values: Cells = array.to_pylist()
     except UnicodeDecodeError:
@@ -196,9 +252,52 @@ def _read_cell(cell: pa.Scalar) -> object:
         return errors.invalid_utf8(error.start + 1)
 
 
+def _is_plain_extension(found: pa.DataType) -> bool:
+    is_extension = isinstance(found, pa.BaseExtensionType)
+    return is_extension and found.extension_name not in _EXTENSIONS
+
+
+def _read_numbers(name: str, array: pa.Array) -> Cells:
+    """Read numbers of any type; NaN is how tables write that there is none."""
+    return [_number_of(value) for value in _read_values(name, array)]
+
+
+def _read_integers(name: str, array: pa.Array) -> Cells:
+    """Read whole numbers of any type, as which a column of integers with a gap may be kept."""
+    values = _read_values(name, array)
+    return values if types.is_integer(array.type) else [_whole_of(value) for value in values]
+
+
+def _number_of(value: object) -> object:
+    if not isinstance(value, float | Decimal):
+        return value
+    return None if math.isnan(value) else float(value)
+
+
+def _whole_of(value: object) -> object:
+    if not isinstance(value, float | Decimal) or not math.isfinite(value):
+        return _number_of(value)
+    return int(value) if value == int(value) else float(value)
+
+
 def _read_identifiers(name: str, array: pa.Array) -> Cells:
-    """Read integers as the strings that a custom_id is."""
-    return [None if value is None else str(value) for value in _read_values(name, array)]
+    """Read whole numbers and UUIDs as the strings that a custom_id is."""
+    values = _read_integers(name, array)
+    return [str(value) if isinstance(value, int | UUID) else value for value in values]
+
+
+def _read_documents(name: str, array: pa.Array) -> Cells:
+    """Read values that are marked as JSON."""
+    return [_decode_document(name, text) for text in _read_values(name, array)]
+
+
+def _decode_document(name: str, text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    try:
+        return decode_value(text.encode())
+    except RequestError as error:
+        return errors.invalid_value(error.message, name)
 
 
 def _read_json(name: str, array: pa.Array) -> Cells:
@@ -225,10 +324,11 @@ def _read_mappings(name: str, array: pa.Array) -> Cells:
 
 def _object_of(name: str, cell: object) -> object:
     if isinstance(cell, dict):
-        return {key: value for key, value in cell.items() if value is not None}
+        numbers = ((key, _number_of(value)) for key, value in cell.items())
+        return {key: value for key, value in numbers if value is not None}
     if not isinstance(cell, list):
         return cell
-    pairs = {str(key): value for key, value in cell}
+    pairs = {str(key): _number_of(value) for key, value in cell}
     return pairs if len(pairs) == len(cell) else errors.duplicate_key(name)
 
 
@@ -247,11 +347,11 @@ def _body_reader(fields: list[Field]) -> Reader:
 
 _TEXT: tuple[str, Reader, str] = ("t", _read_values, "strings")
 _ACCEPTED: dict[object, list[tuple[str, Reader, str]]] = {
-    "custom_id": [_TEXT, ("i", _read_identifiers, "integers")],
+    "custom_id": [_TEXT, ("[inu]", _read_identifiers, "integers")],
     "body": [("t", _read_json, "structs, or strings of JSON")],
-    kinds.Text: [_TEXT],
-    kinds.Integer: [("i", _read_values, "integers")],
-    kinds.Number: [("[in]", _read_values, "numbers")],
+    kinds.Text: [_TEXT, ("u", _read_identifiers, "UUIDs")],
+    kinds.Integer: [("[in]", _read_integers, "integers")],
+    kinds.Number: [("[in]", _read_numbers, "numbers")],
     kinds.Boolean: [("b", _read_values, "booleans")],
     kinds.Prompts: [
         _TEXT,

@@ -10,7 +10,7 @@ from msgspec import structs
 from aobatch.errors import InputError, InputMissingError, UsageError
 from aobatch.executors import Statistics
 from aobatch.files import replacing, storage_error
-from aobatch.formats import read_records, write_records
+from aobatch.formats import find_format, read_records, write_records
 from aobatch.job.config import JobConfig, Shard
 from aobatch.job.events import stream_folder
 from aobatch.job.ledger import reading
@@ -116,8 +116,11 @@ def _difference(one: FinishedJob, other: FinishedJob) -> str | None:
 def _publish(shards: Sequence[ShardOutput], output: Path, prices: Prices | None) -> UsageReport:
     report = add_reports([shard.job.report for shard in shards], _measures(shards))
     report = with_cost(report, prices)
+    paths = [shard.path for shard in shards]
+    types = [find_format(path).output_id_type(path) for path in paths]
+    id_type = types[0] if all(found == types[0] for found in types) else None
     with replacing(output) as stream:
-        write_records(_in_order([shard.path for shard in shards]), stream, output)
+        write_records(_in_order(paths), stream, output, id_type)
         for shard in shards:
             _copy_events(stream_folder(shard.path), stream_folder(output))
         write_report(report, output)

@@ -24,7 +24,8 @@ from aobatch.job.status import began_at
 _WRITTEN = re.compile(r"\.(out|errors)(-\d+-of-\d+)?\.")
 """In names of files that jobs write unless they are told others."""
 _STATE_FOLDER = ".aobatch"
-_SKIPPED_FOLDERS = (_STATE_FOLDER, ".stream")
+_SKIPPED_FOLDERS = (_STATE_FOLDER, ".stream", "_temporary")
+"""The last one holds what Spark has not finished, or never will."""
 FIELDS = ("dir", "stem", "ext", "date", "shard", "shards")
 OF_INPUTS = frozenset({"dir", "stem", "ext"})
 """Fields that give each input an output of its own."""

@@ -100,11 +100,11 @@ def publish(job: Job) -> UsageReport:
     if output == STREAM:
         if sys.stdout.isatty() and job.config.is_text:
             lines = (escape(line.decode()).encode() for line in lines)
-        _write_to_standard_output(lines, job.config.stream_format)
+        _write_to_standard_output(lines, job)
         _write_failed_lines(job)
         return finished_report(job, tally)
     with replacing(output) as stream:
-        write_records(lines, stream, output)
+        write_records(lines, stream, output, job.source.id_type)
         report = finished_report(job, tally)
         # Before the output, so that the output is the newest file, as make wants it.
         _write_failed_lines(job)
@@ -149,14 +149,16 @@ def _write_failed_lines(job: Job) -> None:
     path = job.config.errors
     if path is not None:
         failures = job.ledger.answers(are_failures=True)
+        lines = (render_failure(_failed_line(job, failure)) for failure in failures)
         with replacing(path) as stream:
-            write_records((render_failure(_failed_line(job, a)) for a in failures), stream, path)
+            write_records(lines, stream, path, job.source.id_type)
 
 
-def _write_to_standard_output(lines: Iterable[bytes], stream_format: str) -> None:
+def _write_to_standard_output(lines: Iterable[bytes], job: Job) -> None:
     try:
         stream = cast("BinaryIO", _StandardOutput())
-        write_records(lines, stream, Path(f"stdout.{stream_format}"))
+        path = Path(f"stdout.{job.config.stream_format}")
+        write_records(lines, stream, path, job.source.id_type)
         sys.stdout.flush()
     except BrokenPipeError:
         raise

@@ -32,12 +32,12 @@ def run_job(config: JobConfig, backend: Backend, progress: Progress | None = Non
     KeyboardInterrupt too, leaves the results so far to the next run. JobError says in one
     sentence why the job cannot go on.
     """
-    num_rows = check_inputs(config)
+    facts = check_inputs(config)
     check_output(config)
     check_depfile(config)
     check_uploads(config)
     with open_state(config) as state:
-        source = open_source(config, state, num_rows)
+        source = open_source(config, state, facts)
         for each in source.inputs:
             each.identify(state)
         finished = _earlier_end(state, config, backend)

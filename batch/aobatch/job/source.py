@@ -1,12 +1,13 @@
 """The inputs of a job as one sequence of lines.
 
-A local input is opened three times: for its digest, to count its lines, and to read them. That it
+A local input is opened for a check, for its digest, to count its lines, and to read them. That it
 stayed the same is told by its size, time and inode, which are taken before the digest.
 """
 
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha256
 from itertools import islice
@@ -20,7 +21,7 @@ from aobatch.files import (
     replacing,
     storage_errors,
 )
-from aobatch.formats import Row, find_format, read_rows, split_compression
+from aobatch.formats import Facts, Row, find_format, read_rows, split_compression
 from aobatch.formats.compression import check_input, exists
 from aobatch.formats.parquet_fields import Columns
 from aobatch.formats.remote import Location, Remote, download, stated_identity
@@ -68,11 +69,10 @@ class Input:
     """An input of a job: a file, or the copy of what can be read only once or is far away."""
 
     def __init__(
-        self, named: Location, path: Location | None = None, num_rows: int | None = None
+        self, named: Location, path: Location | None = None, facts: Facts | None = None
     ) -> None:
         self.path = path or named
-        self.num_rows = num_rows
-        """If that is known without reading it."""
+        self.facts = facts or Facts()
         self.digest = ""
         """Of its bytes as they were when the job began, or what its store said of them."""
         self._named = named
@@ -105,10 +105,22 @@ class Input:
             )
             raise InputError(message)
 
+    def check_copy(self, columns: Columns) -> None:
+        """Refuse a copy, if there is one, that could not be checked before it was made."""
+        if self.path == self._named:
+            return
+        with self._naming_what_was_copied():
+            self.facts = find_format(self.path).check(self.path, columns.at(self._named))
+
     def rows(self, columns: Columns) -> Iterator[Row]:
         """Read every row anew; errors of a copy name what was copied."""
+        with self._naming_what_was_copied():
+            yield from read_rows(self.path, columns=columns.at(self._named))
+
+    @contextmanager
+    def _naming_what_was_copied(self) -> Iterator[None]:
         try:
-            yield from read_rows(self.path, columns=columns)
+            yield
         except InputError as error:
             if self.path == self._named:
                 raise
@@ -138,11 +150,18 @@ class Source:
         """What the inputs were when the job began."""
         return tuple(source.digest for source in self.inputs)
 
+    @property
+    def id_type(self) -> object:
+        """The type of the custom_ids of all inputs if it is one, and not text."""
+        types = [source.facts.id_type for source in self.inputs]
+        return types[0] if all(found == types[0] for found in types) else None
+
     def fetch(self, state: StateFolder) -> None:
         """Copy remote inputs, unless their first lines alone are asked for."""
         if self.config.selection.limit is None or self.config.selection.sample is not None:
             for source in self.inputs:
                 source.fetch(state)
+                source.check_copy(self.config.table_columns)
 
     def lines(self) -> Iterator[Request | FailedLine]:
         """Parse every line anew and yield those of the job; the same bytes give the same keys."""
@@ -165,7 +184,8 @@ class Source:
         for source in self.inputs:
             left = None if selection.limit is None else max(0, selection.limit - total)
             rows = islice(source.rows(self.config.table_columns), left)
-            total += sum(1 for _ in rows) if source.num_rows is None else source.num_rows
+            stated = source.facts.num_rows
+            total += sum(1 for _ in rows) if stated is None else stated
         return selection.count(total)
 
     @cached_property
@@ -200,34 +220,37 @@ def check_columns(config: JobConfig) -> None:
         raise UsageError(message)
 
 
-def check_inputs(config: JobConfig) -> list[int | None]:
-    """Refuse wrong defaults, overrides and inputs that are missing or of no known format.
+def check_inputs(config: JobConfig) -> list[Facts]:
+    """Refuse wrong defaults, overrides and inputs that are missing or no row of which can be read.
 
-    Give how many rows each input has, as far as that is known without reading it.
+    Give what each input says of its rows.
     """
     new_parser(config)
     config.table_columns.check()
     return [_check_input(path, config.table_columns) for path in config.inputs]
 
 
-def _check_input(path: Location, columns: Columns) -> int | None:
+def _check_input(path: Location, columns: Columns) -> Facts:
     if path != STREAM:
         check_input(path)
-        return find_format(path).check(path, columns)
+        return find_format(path).check(path, columns.at(path))
     if sys.stdin is None or sys.stdin.isatty():
         message = "standard input is closed or a terminal; pipe requests in, or name a file"
         raise UsageError(message)
-    return None
+    return Facts()
 
 
-def open_source(config: JobConfig, state: StateFolder, num_rows: Sequence[int | None]) -> Source:
+def open_source(config: JobConfig, state: StateFolder, facts: Sequence[Facts]) -> Source:
     """Open checked inputs; standard input is kept as a file first."""
     spool = state.copy(f"stdin.{config.stream_format}")
     if STREAM in config.inputs:
         with replacing(spool) as stream:
             shutil.copyfileobj(sys.stdin.buffer, stream)
     paths = (spool if path == STREAM else path for path in config.inputs)
-    return Source(config, [*map(Input, config.inputs, paths, num_rows)])
+    source = Source(config, [*map(Input, config.inputs, paths, facts)])
+    for each in source.inputs:
+        each.check_copy(config.table_columns)
+    return source
 
 
 def digest_file(path: Path) -> str:

@@ -88,11 +88,11 @@ def validate(
     on_error: Callable[[BatchError], None],
 ) -> Validation:
     """Check every line as a run would, in order, without loading weights."""
-    num_rows = check_inputs(config)
+    facts = check_inputs(config)
     num_lines = num_prompts = 0
     codes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="aobatch-") as folder:
-        source = open_source(config, StateFolder(Path(folder)), num_rows)
+        source = open_source(config, StateFolder(Path(folder)), facts)
         for line, error in _checked(source.lines(), vocabularies):
             num_lines += 1
             if error is not None:
