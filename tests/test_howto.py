@@ -47,14 +47,20 @@ def expected_codes(mark: str) -> frozenset[int] | None:
     return frozenset(map(int, re.findall(r"\d+", mark)))
 
 
+@pytest.mark.parametrize("num_lines", [4, pytest.param(None, id="all", marks=pytest.mark.long)])
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
 def test_commands_end_as_the_page_says(
-    page: str, tmp_path: Path, command: Path, tiny_home: Path, tiny_gguf: Path
+    page: str,
+    num_lines: int | None,
+    tmp_path: Path,
+    command: Path,
+    tiny_home: Path,
+    tiny_gguf: Path,
 ) -> None:
     """One after another, in a copy of the jobs' first lines, each command has its exit code."""
     shutil.copytree(ROOT / "jobs", tmp_path / "jobs", ignore=shutil.ignore_patterns("*.out.*"))
     for path in (tmp_path / "jobs").glob("*.jsonl"):
-        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:4]))
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:num_lines]))
     shutil.copytree(tiny_home, tmp_path / "models")
     shutil.copy(tiny_gguf, tmp_path / "story.gguf")
     shutil.copytree(ROOT / "tests/data/exported/llama-optimum", tmp_path / "export")
