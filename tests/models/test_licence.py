@@ -11,7 +11,7 @@ from aobatch.models.store import catalogue
 from aobatch.models.store.card import Card, Source, accept, check_accepted, needs_acceptance
 from aobatch.runners.scoring import score_texts
 
-FREE = Card("free", "A test", "llama", "MIT", 512, "fp32", Source("wheel", "0" * 64, ()))
+FREE = Card("free", "A test", "MIT", "fp32", Source("0" * 64, ()))
 BOUND = msgspec.structs.replace(FREE, name="bound", licence="Terms of Test", notice="Be good.")
 
 

@@ -33,7 +33,6 @@ class Wheel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a model comes from: the members of its wheels, joined, are one GGUF file."""
 
-    kind: str
     sha256: str
     """Of the GGUF file."""
     wheels: tuple[Wheel, ...]
@@ -44,9 +43,7 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     description: str
-    family: str
     licence: str
-    context_length: int
     precision: str
     source: Source
     aliases: tuple[str, ...] = ()
