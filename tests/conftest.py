@@ -212,6 +212,8 @@ def _write_metadata(writer: gguf.GGUFWriter, config: dict[str, object]) -> None:
     writer.add_token_merges([" ".join(merge) for merge in tokenizer["merges"]])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
+    # Of all formats of chats the one that needs no tokens of its own.
+    writer.add_chat_template((DATA / "chat/mistral-v7.jinja").read_text(encoding="utf-8"))
 
 
 def _gguf_name(name: str) -> str:

@@ -1,15 +1,17 @@
 """docs/reference.md, which comes from the code: `python tests/docs_tables.py` writes it."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
 import msgspec
 
-from aobatch.api.body import PARAMETERS
+from aobatch.api.body import PARAMETERS, Parameter
+from aobatch.api.chat import CHAT_PARAMETERS
 from aobatch.cli.command import EXIT_CODES
 from aobatch.cli.main import aobatch
+from aobatch.models.chat import FORMATS
 
 PATH = Path(__file__).parents[1] / "docs" / "reference.md"
 PAGE = """# Reference
@@ -24,6 +26,16 @@ answered in its own style. A failed line carries
 `{{"line", "status_code", "error": {{"message", "type", "param", "code"}}}}`.
 
 {parameters}
+
+## Parameters of a chat
+
+The body of a line for `/v1/chat/completions`, and a bare one with `messages`, is answered with a
+`chat.completion` object. Other parameters are those above, but for `prompt`, `suffix`, `echo` and
+`best_of`.
+
+{chat_parameters}
+
+Chat formats: {chat_formats}.
 
 `metadata`, `store` and `service_tier` are accepted and ignored; any other unknown field is an
 error, unless `--ignore-unknown` is given. A model without infill tokens serves `suffix` by drawing
@@ -89,10 +101,10 @@ there.
 """
 
 
-def parameter_table() -> str:
-    """Write the table of request parameters."""
+def parameter_table(parameters: Iterable[Parameter]) -> str:
+    """Write a table of request parameters."""
     rows = ["| parameter | accepted | default | meaning |", "|---|---|---|---|"]
-    for parameter in PARAMETERS.values():
+    for parameter in parameters:
         accepted = _escaped(str(parameter.kind))
         rows.append(
             f"| `{parameter.name}` | {accepted} | {_default(parameter.default)} | {parameter.doc} |"
@@ -146,7 +158,13 @@ def exit_code_table() -> str:
 def reference() -> str:
     """Write the whole page."""
     return PAGE.format(
-        commands=command_sections(), parameters=parameter_table(), exit_codes=exit_code_table()
+        commands=command_sections(),
+        parameters=parameter_table(PARAMETERS.values()),
+        chat_parameters=parameter_table(
+            p for n, p in CHAT_PARAMETERS.items() if p is not PARAMETERS.get(n)
+        ),
+        chat_formats=", ".join(f"`{name}`" for name in sorted(FORMATS)),
+        exit_codes=exit_code_table(),
     )
 
 

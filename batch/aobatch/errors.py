@@ -33,6 +33,7 @@ ErrorCode: TypeAlias = Literal[
     "string_above_max_length",
     "too_deep",
     "unknown_parameter",
+    "unsupported_parameter",
 ]
 """Every code that an error object can have; programs read them, so none changes its meaning."""
 

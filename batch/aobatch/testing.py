@@ -11,6 +11,7 @@ from aobatch.arrays import Logits, TokenIds
 from aobatch.engine.config import EngineConfig
 from aobatch.engine.engine import Engine
 from aobatch.engine.preparation import ModelLimits
+from aobatch.models.chat import Part
 from aobatch.runners import Chunk
 
 END_TOKEN = 256
@@ -22,6 +23,7 @@ LIMITS = ModelLimits(
     document_start_token_id=END_TOKEN,
     adds_document_start=False,
     infill_token_ids=(),
+    chat_format="chatml",
 )
 
 Script: TypeAlias = Callable[[tuple[int, ...]], Logits]
@@ -36,6 +38,10 @@ class ByteTokenizer:
     def encode(self, text: str) -> TokenIds:
         """Split a text into its bytes, whose values are their ids, [N]."""
         return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+
+    def encode_parts(self, parts: Sequence[Part]) -> TokenIds:
+        """Split a conversation into its bytes, [N]."""
+        return self.encode("".join(text for text, _ in parts))
 
 
 def random_script(token_ids: tuple[int, ...]) -> Logits:

@@ -60,7 +60,7 @@ def test_envelope_needs_all_four_fields(parser: Parser, name: str) -> None:
         ("method", "GET", "invalid_value"),
         ("method", "post", "invalid_value"),
         ("method", None, "invalid_type"),
-        ("url", "/v1/chat/completions", "invalid_url"),
+        ("url", "/v1/embeddings", "invalid_url"),
         ("url", "https://api.example/v1/completions", "invalid_url"),
         ("url", "/v1/completions/", "invalid_url"),
         ("url", 5, "invalid_type"),

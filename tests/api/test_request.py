@@ -40,10 +40,10 @@ def test_prompt_must_be_given(refuse: Refuse, fields: dict[str, object]) -> None
         ("temprature", "Unknown parameter: 'temprature'. Did you mean 'temperature'?"),
         ("promt", "Unknown parameter: 'promt'. Did you mean 'prompt'?"),
         ("Prompt", "Unknown parameter: 'Prompt'. Did you mean 'prompt'?"),
-        ("messages", "Unknown parameter: 'messages'."),
+        ("frobnicate", "Unknown parameter: 'frobnicate'."),
         ("x" * 10**6, f"Unknown parameter: '{'x' * 63}…'."),
     ],
-    ids=["temprature", "promt", "Prompt", "messages", "long"],
+    ids=["temprature", "promt", "Prompt", "frobnicate", "long"],
 )
 def test_unknown_name_is_refused(refuse: Refuse, name: str, message: str) -> None:
     """A name that means nothing is shown with the one that was probably meant."""

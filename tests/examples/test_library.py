@@ -1,4 +1,4 @@
-"""Laws of jobs/library and jobs/chat: the scripts run, are typed, and say what is the case."""
+"""Laws of jobs/library: the scripts run, are typed, and say what is the case."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = sorted([*ROOT.glob("jobs/library/*.py"), *ROOT.glob("jobs/chat/*.py")])
+SCRIPTS = sorted(ROOT.glob("jobs/library/*.py"))
 QUESTION, CHOICES = "Two plus three is", (" five", " four", " six")
 
 
@@ -120,28 +120,6 @@ def test_a_file_is_run_as_the_command_runs_it(
     missing = python("library/run_file.py", "none.jsonl", "a.jsonl")
     assert missing.returncode == 66
     assert missing.stderr.startswith("error: ")
-
-
-def test_chats_become_completions(
-    python: Callable[..., "subprocess.CompletedProcess[str]"],
-) -> None:
-    """Turns are written as ChatML, parameters keep their meaning, other lines are left alone."""
-    other = '{"custom_id": "x", "url": "/v1/completions", "body": {"prompt": "a"}}\n'
-    chats = (ROOT / "jobs/chat/chat.jsonl").read_text()
-
-    result = python("chat/to_completions.py", stdin=chats + other)
-
-    first, second, third, last = map(json.loads, result.stdout.splitlines())
-    assert first["body"]["prompt"] == (
-        "<|im_start|>user\nName three fruits.<|im_end|>\n<|im_start|>assistant\n"
-    )
-    assert second["body"]["prompt"].startswith(
-        "<|im_start|>system\nYou answer in one sentence.<|im_end|>\n<|im_start|>user\nWhy is the"
-    )
-    assert second["body"]["max_tokens"] == 32
-    assert third["body"]["logprobs"] == 2
-    assert {line["url"] for line in (first, second, third)} == {"/v1/completions"}
-    assert last == json.loads(other)
 
 
 def test_the_scripts_are_typed() -> None:

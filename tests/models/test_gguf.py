@@ -13,7 +13,6 @@ from gguf_writing import Tensor, small_llama, string
 from tokenizers import Tokenizer
 
 from aobatch.errors import ModelError
-from aobatch.models.source.gguf import check_gguf
 from aobatch.models.source.gguf_checkpoint import read_gguf
 from aobatch.models.store.folder import ModelFolder
 from aobatch.models.tokenizer import load_tokenizer
@@ -120,15 +119,15 @@ def test_sizes_may_have_any_integer_type(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["tokenizer.chat_template", "tokenizer.chat_template.tools"])
-def test_templates_are_never_read(key: str, tmp_path: Path) -> None:
-    """A template may hold anything, even what is no text; nothing of it is kept."""
+def test_nothing_of_templates_is_kept(key: str, tmp_path: Path) -> None:
+    """A template may hold anything, even what is no text: no format of chats is found in it."""
     file = small_llama()
     field(key, string(b"\xff{{ cycler.__init__.__globals__.os.system('x') }}"))(file)
     path = file.write(tmp_path / "small.gguf")
 
-    assert b"cycler" not in read_gguf(path).tokenizer_json
-    with pytest.raises(ModelError, match="is a text of 49 bytes"):
-        check_gguf(path).fields.text(key)
+    found = read_gguf(path)
+    assert b"cycler" not in found.tokenizer_json
+    assert found.chat_format == "none"
 
 
 @pytest.mark.usefixtures("_no_hang")

@@ -127,6 +127,12 @@ def unknown_parameter(name: str, known: Iterable[str]) -> RequestError:
     return RequestError(message, code="unknown_parameter", param=name)
 
 
+def unsupported_parameter(name: str, reason: str) -> RequestError:
+    """Say that a parameter of the documented API asks for what models here cannot do."""
+    message = f"Unsupported parameter: '{name}': {reason}."
+    return RequestError(message, code="unsupported_parameter", param=_parameter_of(name))
+
+
 def invalid_type(value: object, expected: str, name: str) -> RequestError:
     """Say which JSON type was expected, and which one was found."""
     found = _JSON_TYPES.get(type(value), "another value")

@@ -8,11 +8,35 @@ import re
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+import msgspec
+
 from aobatch.api import errors
 from aobatch.errors import ErrorCode
 
-Prompt: TypeAlias = str | tuple[int, ...]
-"""One prompt: its text, or its token ids."""
+Role: TypeAlias = Literal["system", "user", "assistant"]
+
+
+class Message(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A message of a conversation."""
+
+    role: Role
+    content: str
+
+
+class Chat(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A conversation that the model answers; how it is written is the model's chat format."""
+
+    messages: tuple[Message, ...]
+    fills_context: bool = False
+    """Whether the request gives no max_tokens, so that the answer may be as long as fits."""
+
+    def __len__(self) -> int:
+        """Count the characters of all contents."""
+        return sum(len(message.content) for message in self.messages)
+
+
+Prompt: TypeAlias = str | tuple[int, ...] | Chat
+"""One prompt: its text, its token ids, or a conversation."""
 
 MAX_TOKEN_ID = 9_999_999
 """The largest id that seven digits can name; whether the vocabulary has it, the engine checks."""
@@ -52,9 +76,10 @@ def check_range(
         raise errors.out_of_bounds(name, problem, expected, got, _CODES[noun][not is_small])
 
 
-def _check_length(
+def check_length(
     name: str, length: int, bounds: tuple[int, int | None], noun: Literal["an array", "a string"]
 ) -> None:
+    """Raise RequestError if an array or a string is too short or too long."""
     minimum, maximum = bounds
     is_short = length < minimum
     if is_short or (maximum is not None and length > maximum):
@@ -128,7 +153,7 @@ class Text:
         """Check the type and the length."""
         if type(value) is not str:
             raise errors.invalid_type(value, "a string", name)
-        _check_length(name, len(value), (self.minimum_length, self.maximum_length), "a string")
+        check_length(name, len(value), (self.minimum_length, self.maximum_length), "a string")
         return value
 
     def __str__(self) -> str:
@@ -150,7 +175,7 @@ class Texts:
             return (self.item(name, value),)
         if type(value) is not list:
             raise errors.invalid_type(value, "a string or an array of strings", name)
-        _check_length(name, len(value), (1, self.maximum_length), "an array")
+        check_length(name, len(value), (1, self.maximum_length), "an array")
         return tuple(self.item(f"{name}[{i}]", item) for i, item in enumerate(value))
 
     def __str__(self) -> str:
@@ -168,7 +193,7 @@ class TokenIdList:
         """Check how many there are, and each."""
         if type(value) is not list:
             raise errors.invalid_type(value, "an array of token ids", name)
-        _check_length(name, len(value), (self.minimum_length, self.maximum_length), "an array")
+        check_length(name, len(value), (self.minimum_length, self.maximum_length), "an array")
         # A prompt may have thousands of ids: the usual case needs no Python step for each.
         are_integers = set(map(type, value)) <= {int}
         if not value or (are_integers and min(value) >= 0 and max(value) <= MAX_TOKEN_ID):
@@ -191,7 +216,7 @@ class LogitBias:
         """Check how many there are, and each."""
         if type(value) is not dict:
             raise errors.invalid_type(value, "an object", name)
-        _check_length(name, len(value), (0, self.maximum_length), "an array")
+        check_length(name, len(value), (0, self.maximum_length), "an array")
         biases: dict[int, float] = {}
         for key, bias in value.items():
             if _TOKEN_ID_KEY.fullmatch(key) is None:
@@ -243,7 +268,7 @@ class Prompts:
             return (value,)
         if type(value) is not list:
             raise errors.invalid_type(value, "a string or an array", name)
-        _check_length(name, len(value), (1, None), "an array")
+        check_length(name, len(value), (1, None), "an array")
         # The first element decides what the array is, and the others must agree.
         first, token_ids = type(value[0]), TokenIdList(minimum_length=1)
         if first is int:
@@ -251,7 +276,7 @@ class Prompts:
         if first is not str and first is not list:
             expected = "a string, a token id or an array of token ids"
             raise errors.invalid_type(value[0], expected, f"{name}[0]")
-        _check_length(name, len(value), (1, self.maximum_length), "an array")
+        check_length(name, len(value), (1, self.maximum_length), "an array")
         item = Text() if first is str else token_ids
         return tuple(item(f"{name}[{i}]", prompt) for i, prompt in enumerate(value))
 

@@ -12,13 +12,13 @@ from aobatch.api import errors
 from aobatch.api.body import CompletionBody
 from aobatch.api.errors import ErrorObject, error_object
 from aobatch.api.json_line import Decoded, decode_line, is_unicode
-from aobatch.api.kinds import Text
+from aobatch.api.kinds import Chat, Text
 from aobatch.api.validation import BodyValidator, Limits
 from aobatch.errors import RequestError
 
 __all__ = ["CompletionBody", "FailedLine", "Limits", "Parser", "Request"]
 
-ENDPOINT = "/v1/completions"
+ENDPOINT, CHAT_ENDPOINT = "/v1/completions", "/v1/chat/completions"
 
 CUSTOM_ID = Text(1, 512)
 
@@ -42,6 +42,11 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     """32 hexadecimal digits that name the request within its job, wherever it stands."""
     is_awaited: bool = False
     """Whether somebody waits for the answer, so that it is computed ahead of others."""
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether its response is that of a chat."""
+        return isinstance(self.body.prompts[0], Chat)
 
 
 class FailedLine(msgspec.Struct, frozen=True, gc=False):
@@ -111,10 +116,20 @@ class Parser:
             decoded.check()
             if is_repeated:
                 raise errors.duplicate_custom_id(str(custom_id))
-            body = self._validator.validate(self._body_of(fields, is_envelope))
+            body = self._validated(self._body_of(fields, is_envelope), fields)
         except RequestError as error:
             return FailedLine.of(line, custom_id, is_envelope, error)
         return Request(line, custom_id, is_envelope, body, self._keys.make_key(custom_id, body))
+
+    def _validated(
+        self, body: Mapping[str, object], fields: Mapping[str, object]
+    ) -> CompletionBody:
+        """Check a body as its envelope's url asks, a bare one by what it has."""
+        is_bare = body is not fields.get("body")
+        has_messages = "messages" in body and "prompt" not in body
+        if has_messages if is_bare else fields.get("url") == CHAT_ENDPOINT:
+            return self._validator.validate_chat(body)
+        return self._validator.validate(body)
 
     def _body_of(self, fields: dict[str, object], is_envelope: bool) -> Mapping[str, object]:
         """Take the body out of a line; RequestError if the custom_id or the envelope is wrong."""
@@ -133,8 +148,8 @@ class Parser:
         if method != "POST":
             reason = f"expected 'POST', but got '{errors.shorten(method)}' instead."
             raise errors.invalid_value(reason, "method")
-        if url != ENDPOINT:
-            raise errors.invalid_url(url, ENDPOINT)
+        if url not in (ENDPOINT, CHAT_ENDPOINT):
+            raise errors.invalid_url(url, f"{ENDPOINT}' or '{CHAT_ENDPOINT}")
         body = fields["body"]
         if type(body) is not dict:
             raise errors.invalid_type(body, "an object", "body")

@@ -1,12 +1,13 @@
 """Responses: the documented completion object and the lines of a job's output."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from string import ascii_letters, digits
 
 import msgspec
 
-from aobatch.api.request import FailedLine
+from aobatch.api.request import FailedLine, Request
 
 ID_LENGTH = 29
 ID_ALPHABET = digits + ascii_letters
@@ -64,6 +65,189 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """In the order of their indexes."""
     usage: Usage
     system_fingerprint: str
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """A token of a chat's answer, as likely as it was."""
+
+    token: str
+    bytes: list[int]
+    logprob: float
+
+
+class ListedLogprob(msgspec.Struct, frozen=True):
+    """A token that was drawn, with the most probable ones in its place, the best first."""
+
+    token: str
+    bytes: list[int]
+    logprob: float
+    top_logprobs: list[TokenLogprob]
+
+
+class ChatLogprobs(msgspec.Struct, frozen=True):
+    """The logprobs object of a chat's choice, an entry a token."""
+
+    content: list[ListedLogprob]
+    refusal: None = None
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    """What a model answers."""
+
+    role: str
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(msgspec.Struct, frozen=True):
+    """One answer to a conversation."""
+
+    index: int
+    message: ChatMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: str | None
+
+
+class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A piece of an answer; the first one of a choice says the role."""
+
+    role: str | None = None
+    content: str | None = None
+
+
+class ChunkChoice(msgspec.Struct, frozen=True):
+    """A piece of one choice in a stream."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: str | None
+
+
+class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
+    """The documented response object of a chat."""
+
+    id: str
+    object: str = "chat.completion"
+    created: int
+    model: str
+    choices: Sequence[ChatChoice]
+    usage: Usage
+    system_fingerprint: str
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What all responses of a job that ask for one model have in common."""
+
+    created: int
+    model: str
+    """The name that was asked for."""
+    system_fingerprint: str
+
+
+ASSISTANT = "assistant"
+
+
+def response_of(
+    request: Request, choices: Sequence[Choice], usage: Usage, origin: Origin
+) -> Completion | ChatCompletion:
+    """Write the response object of a request."""
+    if not request.is_chat:
+        return Completion(
+            id=completion_id(request.key),
+            created=origin.created,
+            model=origin.model,
+            choices=choices,
+            usage=usage,
+            system_fingerprint=origin.system_fingerprint,
+        )
+    answers = [
+        ChatChoice(
+            choice.index,
+            ChatMessage(ASSISTANT, choice.text),
+            _chat_logprobs(request, choice),
+            choice.finish_reason,
+        )
+        for choice in choices
+    ]
+    return ChatCompletion(
+        id=chat_completion_id(request.key),
+        created=origin.created,
+        model=origin.model,
+        choices=answers,
+        usage=usage,
+        system_fingerprint=origin.system_fingerprint,
+    )
+
+
+def encode_chunk(
+    request: Request,
+    choices: Sequence[Choice],
+    usage: Usage | None,
+    origin: Origin,
+    *,
+    is_first: bool = False,
+) -> bytes:
+    """Write a piece of a stream as JSON; without usage it has that key only if it is asked for.
+
+    The first piece of each choice of a chat says whose words follow.
+    """
+    whole = response_of(request, choices, usage or Usage(0, 0, 0), origin)
+    chunk = msgspec.structs.asdict(whole)
+    if isinstance(whole, ChatCompletion):
+        role = ASSISTANT if is_first else None
+        chunk["object"] = "chat.completion.chunk"
+        chunk["choices"] = [
+            ChunkChoice(
+                answer.index,
+                ChatDelta(role, answer.message.content if answer.message.content or role else None),
+                answer.logprobs,
+                answer.finish_reason,
+            )
+            for answer in whole.choices
+        ]
+    if request.body.include_usage:
+        chunk["usage"] = usage  # null in every chunk but the last
+    else:
+        del chunk["usage"]
+    return msgspec.json.encode(chunk)
+
+
+_BYTES = re.compile(r"bytes:((?:\\x[0-9a-f]{2})+)")
+
+
+def _chat_logprobs(request: Request, choice: Choice) -> ChatLogprobs | None:
+    """Write the arrays of a completion as the list of a chat."""
+    if choice.logprobs is None:
+        return None
+    return ChatLogprobs(
+        [
+            ListedLogprob(name, _bytes_of(name), logprob or 0.0, _best(request, top or {}))
+            for name, logprob, top in zip(
+                choice.logprobs.tokens,
+                choice.logprobs.token_logprobs,
+                choice.logprobs.top_logprobs,
+                strict=True,
+            )
+        ]
+    )
+
+
+def _best(request: Request, top: Mapping[str, float]) -> list[TokenLogprob]:
+    """Order the alternatives; the drawn token, which stands there too, is one only if it is."""
+    ordered = sorted(top.items(), key=lambda item: -item[1])[: request.body.logprobs or 0]
+    return [TokenLogprob(name, _bytes_of(name), logprob) for name, logprob in ordered]
+
+
+def _bytes_of(name: str) -> list[int]:
+    """Read the bytes of a token from its name, which says them where they are no text."""
+    written = _BYTES.fullmatch(name)
+    return list(bytes.fromhex(written[1].replace("\\x", "")) if written else name.encode())
+
+
+def chat_completion_id(key: str) -> str:
+    """Derive the id of a chat completion object from the request's key."""
+    return f"chatcmpl-{_derive('chat', key)}"
 
 
 def completion_id(key: str) -> str:

@@ -7,6 +7,13 @@ from typing import Any
 
 from aobatch.api import errors
 from aobatch.api.body import PARAMETERS, CompletionBody
+from aobatch.api.chat import (
+    CHAT_PARAMETERS,
+    COMPLETIONS_ONLY,
+    chat_values,
+    check_chat_names,
+    open_ended,
+)
 from aobatch.api.json_line import is_unicode
 from aobatch.api.kinds import Integer, Kind, Prompts, StreamOptions, check_range
 
@@ -51,17 +58,23 @@ class BodyValidator:
             "stream_options": StreamOptions(ignores_unknown),
         }
         self._kinds = {p.name: (p.field, moved.get(p.name, p.kind)) for p in PARAMETERS.values()}
+        self._chat_kinds = {
+            p.name: self._kinds[p.name] if PARAMETERS.get(p.name) is p else (p.field, p.kind)
+            for p in CHAT_PARAMETERS.values()
+        }
+        self._chat_kinds["top_logprobs"] = "top_logprobs", Integer(0, limits.max_logprobs)
         self._ignores_unknown = ignores_unknown
         self._defaults: dict[str, Any] = {}
         if not is_unicode(dict(defaults)):
             raise errors.invalid_unicode()
         _check_names(defaults)
-        values, given = self._checked(defaults)
+        values, given = self._checked(defaults, self._kinds)
         _assemble({"prompts": ("",)} | values, given)
         self._defaults = values
         _check_names(overrides)
-        self._checked(overrides)
+        overriding, _ = self._checked(overrides, self._kinds)
         self._overrides = dict(overrides)
+        self._chat_defaults, self._chat_overrides = _of_chats(values), _of_chats(overriding)
 
     def validate(self, fields: Mapping[str, object]) -> CompletionBody:
         """Check a body; RequestError names the first thing that is wrong."""
@@ -72,19 +85,38 @@ class BodyValidator:
         required = "prompt"
         if required not in fields and "prompts" not in self._defaults:
             raise errors.missing_parameter(required)
-        values, given = self._checked(fields)
+        values, given = self._checked(fields, self._kinds)
         return _assemble(self._defaults | values, given)
 
-    def _checked(self, fields: Mapping[str, object]) -> tuple[dict[str, Any], set[str]]:
+    def validate_chat(self, fields: Mapping[str, object]) -> CompletionBody:
+        """Check the body of a chat, of which a body is made whose one prompt is a conversation."""
+        if not self._ignores_unknown:
+            check_chat_names(fields, IGNORED)
+        required = "messages"
+        if fields.get(required) is None:
+            raise errors.missing_parameter(required)
+        values, given = self._checked(fields, self._chat_kinds)
+        values = self._chat_defaults | chat_values(values) | self._chat_overrides
+        return _assemble(open_ended(values), given)
+
+    def _checked(
+        self, fields: Mapping[str, object], kinds: Mapping[str, tuple[str, Kind]]
+    ) -> tuple[dict[str, Any], set[str]]:
         values: dict[str, Any] = {}
         given = set()
         for name, value in fields.items():
             # Null says as little as leaving it out, except that a null prompt is a prompt.
-            if name in self._kinds and (value is not None or name == "prompt"):
-                field, kind = self._kinds[name]
+            if name in kinds and (value is not None or name == "prompt"):
+                field, kind = kinds[name]
                 values[field] = kind(name, value)
                 given.add(name)
         return values, given
+
+
+def _of_chats(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave those defaults of a job that mean something for chats."""
+    others = {PARAMETERS[name].field for name in COMPLETIONS_ONLY}
+    return {field: value for field, value in values.items() if field not in others}
 
 
 def _check_names(fields: Mapping[str, object]) -> None:

@@ -255,6 +255,7 @@ def _tokens(facts: "ModelFacts") -> Iterator[tuple[str, str]]:
         added = "added to" if facts.adds_document_start else "not added to"
         yield "document start", f"{named(facts.document_start_token_id)}, {added} prompts"
         yield "infill", named(*facts.infill_token_ids) or "none"
+    yield "chats", facts.chat_format
 
 
 def _amounts(sizes: Mapping[str, int]) -> str:

@@ -23,7 +23,16 @@ from typing import (
 
 import click
 
-from aobatch.cli.values import AT_LEAST_1, COLUMN, FIELD, LOCATION, SIZE, model_names
+from aobatch.cli.values import (
+    AT_LEAST_1,
+    CHAT_FORMAT,
+    COLUMN,
+    FIELD,
+    LOCATION,
+    SIZE,
+    chat_formats,
+    model_names,
+)
 from aobatch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -174,6 +183,15 @@ class RunnerOptions(ThreadsOption):
         "fp32", "Type of keys and values; int8: a quarter of the memory, slower prompts."
     )
 
+    chat_format: str | None = option(
+        None,
+        "How chats are written for the model. Default: as the model's own description says.",
+        metavar="NAME",
+        type=CHAT_FORMAT,
+        shell_complete=chat_formats,
+        group="Requests",
+    )
+
     def runner_config(self) -> "RunnerConfig":
         """Say how the model's sessions are opened."""
         from aobatch.runners import RunnerConfig
@@ -196,7 +214,9 @@ class EngineOptions(RunnerOptions):
         from aobatch.executors.local import default_kv_cache_bytes
 
         size = self.kv_cache_bytes or default_kv_cache_bytes()
-        return EngineConfig(max_num_seqs=self.max_num_seqs, kv_cache_bytes=size)
+        return EngineConfig(
+            max_num_seqs=self.max_num_seqs, kv_cache_bytes=size, chat_format=self.chat_format
+        )
 
 
 def _with_named(

@@ -60,7 +60,8 @@ def check_lines(options: JobOptions, *, as_json: bool) -> "Validation":
     config, engine = replace(options.job_config(), model=model), options.engine_config()
     check_columns(config)
     engine = replace(engine, num_lanes=min(engine.num_lanes, options.num_threads))
-    vocabularies = Vocabularies(find, model, clamps=options.clamp_max_tokens)
+    clamps = options.clamp_max_tokens
+    vocabularies = Vocabularies(find, model, clamps=clamps, chat_format=options.chat_format)
     numbers = count(1)
 
     def plan(vocabulary: "Vocabulary") -> "Plan":

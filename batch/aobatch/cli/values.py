@@ -106,6 +106,28 @@ def model_names(
     return [item for item in offered if item.value.startswith(incomplete)]
 
 
+def _chat_format(value: object) -> str:
+    from aobatch.models.chat import FORMATS
+    from aobatch.text import nearest
+
+    name = str(value)
+    if name not in FORMATS:
+        meant = nearest(name, tuple(FORMATS))
+        hint = f" Did you mean '{meant}'?" if meant else ""
+        message = f"{name!r} is no chat format.{hint} Known are {', '.join(sorted(FORMATS))}."
+        raise click.BadParameter(message)
+    return name
+
+
+def chat_formats(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """Offer the names of chat formats that begin so."""
+    from aobatch.models.chat import FORMATS
+
+    return [CompletionItem(name) for name in sorted(FORMATS) if name.startswith(incomplete)]
+
+
 AT_LEAST_1 = click.IntRange(min=1)
 ANY_PATH = click.Path(readable=False, path_type=Path)
 """The name of a file; whether it can be used is the job's to say, by an exit code of its own."""
@@ -118,6 +140,7 @@ DURATION = Kind(
 )
 """Seconds, as a plain number too."""
 ALLOWANCE = Kind("allowance", str, toml=(int, str))
+CHAT_FORMAT = Kind("format", _chat_format)
 COLUMN = Kind("field=name", _pair, "{!r} is not FIELD=NAME, such as prompt=text")
 FIELD = Kind("name=value", _field, "{!r} is not NAME=VALUE, such as temperature=0.2", (dict,))
 """A field of bodies and its value, JSON or text."""

@@ -26,6 +26,8 @@ class EngineConfig:
     """Shapes results: draws of requests without a seed of their own."""
     clamp_max_tokens: bool = False
     """Shapes results: shorten max_tokens to what the context holds instead of refusing."""
+    chat_format: str | None = None
+    """Shapes results: how chats are written; None: as the model's description says."""
     logprobs_mode: Literal["raw", "processed"] = "raw"
     """Shapes results: whether logprobs are those before or after bias, penalties and filters."""
 

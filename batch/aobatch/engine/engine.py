@@ -69,6 +69,8 @@ class Engine:
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._tokenizer = tokenizer
         self._config = config
+        if config.chat_format is not None:
+            limits = replace(limits, chat_format=config.chat_format)
         self._limits = limits
         self._kv_bytes_per_token = runner.kv_bytes_per_token
         self._preparation = Preparation(tokenizer, limits, clamp_max_tokens=config.clamp_max_tokens)

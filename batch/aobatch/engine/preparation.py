@@ -1,16 +1,20 @@
 """A parsed request as sequences to compute: tokenised, and held against the model's limits."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Self
 
 import numpy as np
 
 from aobatch.api import errors
+from aobatch.api.kinds import Chat, Prompt
 from aobatch.api.request import Request
 from aobatch.arrays import TokenIds
 from aobatch.engine.detokenizer import decode
 from aobatch.engine.sequence import RequestState, SequenceGroup
 from aobatch.errors import RequestError
+from aobatch.models.chat import FORMATS, UNKNOWN, ChatFormat, format_of_vocabulary
 from aobatch.models.tokenizer import Tokenizer
 
 MIN_CANDIDATES = 8
@@ -28,9 +32,35 @@ class ModelLimits:
     adds_document_start: bool
     infill_token_ids: tuple[int, ...]
     """The tokens ahead of a prefix, a suffix and the middle between them, if there are any."""
+    chat_format: str = UNKNOWN
+    """How chats are written, see `chat.FORMATS`."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class _Chats:
+    """The format of chats, and the tokens that end an answer in it."""
+
+    chat_format: ChatFormat
+    end_token_ids: tuple[int, ...]
+
+    @classmethod
+    def of(cls, name: str, token_bytes: Sequence[bytes]) -> Self:
+        """Find a format by its name, or by the vocabulary; RequestError if there is none."""
+        ids = {token: index for index, token in enumerate(token_bytes)}
+        if name == UNKNOWN:
+            name = format_of_vocabulary({token.decode("utf-8", "replace") for token in ids})
+        found = FORMATS.get(name)
+        if found is None:
+            reason = (
+                "this model has no chat format that is known here; name one with --chat-format, or "
+                "write the prompt yourself."
+            )
+            raise errors.invalid_value(reason, "messages")
+        ends = (ids.get(end.encode()) for end in found.ends)
+        return cls(found, tuple(index for index in ends if index is not None))
+
+
+@dataclass
 class Preparation:
     """Turns requests into groups of sequences."""
 
@@ -61,7 +91,8 @@ class Preparation:
 
     def _group(self, state: RequestState, index: int) -> SequenceGroup:
         body = state.request.body
-        text, token_ids, num_added = self._tokenise(body.prompts[index])
+        prompt = body.prompts[index]
+        text, token_ids, num_added = self._tokenise(prompt)
         num_echoed = len(token_ids) - num_added
         suffix = self._encode(body.suffix) if body.suffix else np.empty(0, np.int64)
         if len(suffix) and self.limits.infill_token_ids:
@@ -74,6 +105,10 @@ class Preparation:
         if num_logprobs is None and body.best_of > body.n:
             num_logprobs = 0  # ranking needs the logprobs of the sampled tokens
         end = () if body.ignore_eos else self.limits.eos_token_ids
+        is_open = False
+        if isinstance(prompt, Chat):
+            is_open = prompt.fills_context
+            end = end if body.ignore_eos else (*end, *self._chats.end_token_ids)
         params = body.sampling_params(end, num_logprobs)
         num_drawn = max(body.best_of, MIN_CANDIDATES) if len(suffix) else body.best_of
         return SequenceGroup(
@@ -83,14 +118,26 @@ class Preparation:
             prompt_token_ids=token_ids,
             num_added=num_added,
             params=params,
-            max_tokens=self._max_tokens(len(token_ids) + len(suffix), body.max_tokens),
+            max_tokens=self._max_tokens(
+                len(token_ids) + len(suffix), body.max_tokens, is_open=is_open
+            ),
             # Equal candidates are computed once.
             num_sequences=1 if params.is_greedy else num_drawn,
             suffix_token_ids=suffix,
             num_echoed=num_echoed,
         )
 
-    def _tokenise(self, prompt: str | tuple[int, ...]) -> tuple[str, TokenIds, int]:
+    @cached_property
+    def _chats(self) -> "_Chats":
+        """How chats are written; RequestError if the model has no format for them."""
+        return _Chats.of(self.limits.chat_format, self.tokenizer.token_bytes)
+
+    def _tokenise(self, prompt: Prompt) -> tuple[str, TokenIds, int]:
+        if isinstance(prompt, Chat):
+            parts = self._chats.chat_format.write(prompt.messages)
+            text = "".join(part for part, _ in parts)
+            self._check_fits(-(-len(text) // self.longest_token))
+            return text, self.tokenizer.encode_parts(parts), 0
         if isinstance(prompt, tuple):
             self._check_range(prompt, "prompt")
             self._check_fits(len(prompt))
@@ -110,11 +157,11 @@ class Preparation:
         if min_tokens > self.limits.context_length:
             raise errors.prompt_too_long(self.limits.context_length, min_tokens)
 
-    def _max_tokens(self, num_prompt_tokens: int, max_tokens: int) -> int:
+    def _max_tokens(self, num_prompt_tokens: int, max_tokens: int, *, is_open: bool) -> int:
         room = self.limits.context_length - num_prompt_tokens
         if max_tokens <= room:
             return max_tokens
-        if self.clamp_max_tokens and room > 0:
+        if (self.clamp_max_tokens or is_open) and room > 0:
             return room
         raise errors.context_length_exceeded(
             self.limits.context_length, num_prompt_tokens, max_tokens

@@ -60,6 +60,7 @@ class LocalBackend:
             "clamp_max_tokens": config.clamp_max_tokens,
             "logprobs_mode": config.logprobs_mode,
             "kv_cache_dtype": self.runner.kv_cache_dtype,
+            **({"chat_format": config.chat_format} if config.chat_format else {}),
         }
 
     def resolve(self, name: str | None) -> ModelIdentity:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import msgspec
 
 from aobatch.api.errors import error_object
 from aobatch.api.request import Request
-from aobatch.api.response import Choice, Completion, Usage, completion_id
+from aobatch.api.response import Origin, response_of
 from aobatch.engine.sequence import Result
 from aobatch.errors import UsageError
 from aobatch.executors import Backend, ModelIdentity, Statistics
@@ -127,14 +127,15 @@ def _canonical(value: object) -> str:
 def record_of(job: Job, model: ModelIdentity, result: Result) -> Record:
     """Make the record of a result: the whole completion object, or the error object."""
     request, error, usage = result.request, result.error, result.usage
-    name = job.models.asked_name(request.body.model) or model.name
+    origin = origin_of(job, model, request)
+    name = origin.model
     if error is not None:
         body = msgspec.json.encode(error_object(error))
         return Record(request.key, error.status_code, body, name, seconds=result.seconds)
     return Record(
         request.key,
         200,
-        msgspec.json.encode(completion_of(job, model, request, result.choices, usage)),
+        msgspec.json.encode(response_of(request, result.choices, usage, origin)),
         name,
         usage.prompt_tokens,
         usage.completion_tokens,
@@ -143,15 +144,7 @@ def record_of(job: Job, model: ModelIdentity, result: Result) -> Record:
     )
 
 
-def completion_of(
-    job: Job, model: ModelIdentity, request: Request, choices: Sequence[Choice], usage: Usage
-) -> Completion:
-    """Write the response object of a request, or of a piece of it."""
-    return Completion(
-        id=completion_id(request.key),
-        created=job.created,
-        model=job.models.asked_name(request.body.model) or model.name,
-        choices=choices,
-        usage=usage,
-        system_fingerprint=model.fingerprint,
-    )
+def origin_of(job: Job, model: ModelIdentity, request: Request) -> Origin:
+    """Say what a response of the job has of its job and its model."""
+    name = job.models.asked_name(request.body.model) or model.name
+    return Origin(job.created, name, model.fingerprint)

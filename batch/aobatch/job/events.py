@@ -9,12 +9,12 @@ import msgspec
 
 from aobatch.api.errors import error_object
 from aobatch.api.request import Request
-from aobatch.api.response import Choice, Usage
+from aobatch.api.response import Choice, Usage, encode_chunk
 from aobatch.engine.sequence import Result
 from aobatch.executors import ModelIdentity
 from aobatch.files import storage_error
 from aobatch.job.config import STREAM
-from aobatch.job.context import Job, completion_of
+from aobatch.job.context import Job, origin_of
 
 if TYPE_CHECKING:
     from aobatch.engine.streaming import Delta
@@ -58,6 +58,8 @@ class EventFiles:
         self._model = model
         self._files: dict[int, BinaryIO] = {}
         self._pieces: dict[int, RoundRobin] = {}
+        self._begun: dict[int, set[int]] = {}
+        """The choices of each line that a piece was written of."""
 
     def add(self, delta: "Delta") -> None:
         """Take in a piece of a choice, and write the chunks whose turn has come."""
@@ -79,6 +81,7 @@ class EventFiles:
         elif request.body.include_usage:
             self._write(request, self._chunk(request, [], result.usage))
         self._write(request, b"[DONE]")
+        self._begun.pop(request.line, None)
         if file := self._files.pop(request.line, None):
             file.close()
 
@@ -88,14 +91,11 @@ class EventFiles:
             self._files.popitem()[1].close()
 
     def _chunk(self, request: Request, choices: Sequence[Choice], usage: Usage | None) -> bytes:
-        counted = usage or Usage(0, 0, 0)
-        completion = completion_of(self._job, self._model, request, choices, counted)
-        chunk = msgspec.structs.asdict(completion)
-        if request.body.include_usage:
-            chunk["usage"] = usage  # null in every chunk but the last
-        else:
-            del chunk["usage"]
-        return msgspec.json.encode(chunk)
+        origin = origin_of(self._job, self._model, request)
+        begun = self._begun.setdefault(request.line, set())
+        is_first = any(choice.index not in begun for choice in choices)
+        begun.update(choice.index for choice in choices)
+        return encode_chunk(request, choices, usage, origin, is_first=is_first)
 
     def _write(self, request: Request, data: bytes) -> None:
         output = self._job.config.output

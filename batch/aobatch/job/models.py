@@ -3,6 +3,7 @@
 import time
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -156,7 +157,9 @@ def _setting(name: str | None) -> str:
 class Vocabulary:
     """A model's tokenizer and limits."""
 
-    def __init__(self, folder: ModelFolder, *, clamp_max_tokens: bool) -> None:
+    def __init__(
+        self, folder: ModelFolder, *, clamp_max_tokens: bool, chat_format: str | None = None
+    ) -> None:
         self.folder = folder
         self.load = Workload()
         self.prompt_lengths = array("q")
@@ -164,6 +167,8 @@ class Vocabulary:
         """What all completions have at most."""
         self._tokenizer = ReadAhead(load_tokenizer(folder))
         limits = limits_of(folder.manifest)
+        if chat_format is not None:
+            limits = replace(limits, chat_format=chat_format)
         self._preparation = Preparation(self._tokenizer, limits, clamp_max_tokens=clamp_max_tokens)
 
     def read_ahead(self, requests: Sequence[Request]) -> Mapping[str, TokenIds]:
@@ -198,13 +203,18 @@ class Vocabularies(ModelNames[Vocabulary | None]):
     """The models of a job that is only checked; nothing is fetched, and None is one not here."""
 
     def __init__(
-        self, find: Callable[[str | None], ModelFolder], default: str | None, *, clamps: bool
+        self,
+        find: Callable[[str | None], ModelFolder],
+        default: str | None,
+        *,
+        clamps: bool,
+        chat_format: str | None = None,
     ) -> None:
         super().__init__(self._open, default)
         self.notes: list[str] = []
         """What could not be looked at, and why."""
         self._find_folder = find
-        self._clamps = clamps
+        self._clamps, self._chat_format = clamps, chat_format
 
     @property
     def opened(self) -> list[Vocabulary]:
@@ -228,4 +238,4 @@ class Vocabularies(ModelNames[Vocabulary | None]):
         for known in self.opened:
             if known.folder.path == folder.path:
                 return known
-        return Vocabulary(folder, clamp_max_tokens=self._clamps)
+        return Vocabulary(folder, clamp_max_tokens=self._clamps, chat_format=self._chat_format)

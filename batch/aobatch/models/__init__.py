@@ -13,10 +13,12 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """The ids that end a completion, start a document, and mark an infill."""
+    """The ids that end a completion, start a document, and mark an infill; the format of chats."""
 
     eos_token_ids: tuple[int, ...]
     document_start_token_id: int
     adds_document_start: bool
     infill_token_ids: tuple[int, ...]
     """Ahead of a prefix, a suffix and the middle; empty if there are no such tokens."""
+    chat_format: str = ""
+    """The name of one of `chat.FORMATS`, `none`, or nothing if it was not looked for."""

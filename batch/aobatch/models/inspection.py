@@ -29,6 +29,7 @@ from aobatch.models.store.folder import (
     Quality,
 )
 from aobatch.models.store.locate import CONFIG, read_checkpoint
+from aobatch.models.tokenizer import chat_format_of
 
 _EMBEDDING = "embedding"
 _MATRIX = 2
@@ -90,6 +91,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     document_start_token_id: int | None = None
     adds_document_start: bool = False
     infill_token_ids: tuple[int, ...] = ()
+    chat_format: str = ""
+    """How chats are written for it; `none` if no format that is known here fits."""
     token_texts: dict[int, str] = {}
     """How the vocabulary writes the tokens above."""
     kv_cache: dict[str, CacheFacts] = {}
@@ -185,7 +188,11 @@ def _added(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
     return dict(total.most_common())
 
 
-_DESCRIBED = [name for name in Manifest.__struct_fields__ if name in ModelFacts.__struct_fields__]
+_DESCRIBED = [
+    name
+    for name in Manifest.__struct_fields__
+    if name in ModelFacts.__struct_fields__ and name != "chat_format"
+]
 """What a model.toml says in the same words."""
 
 
@@ -201,6 +208,7 @@ def inspect_folder(folder: ModelFolder) -> ModelFacts:
         size_bytes=folder.size_bytes,
         dtypes=_added(_weights(folder.graph(), OURS if is_ours else EXPORTED)),
         token_texts=_token_texts(check_tokenizer(folder.tokenizer), manifest),
+        chat_format=chat_format_of(folder),
         kv_cache=_cache_facts(folder.kv_bytes_per_token, manifest.context_length, caches),
     )
     return facts if is_ours else msgspec.structs.replace(facts, int8_cache=None)

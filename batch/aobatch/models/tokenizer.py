@@ -13,7 +13,8 @@ import numpy as np
 from aobatch.api.errors import invalid_value
 from aobatch.arrays import TokenIds
 from aobatch.errors import ModelError, RequestError
-from aobatch.models.checks.tokenizer import TokenizerFile, check_tokenizer
+from aobatch.models.chat import MARKERS, UNKNOWN, Part, format_of_vocabulary
+from aobatch.models.checks.tokenizer import AddedToken, TokenizerFile, check_tokenizer
 from aobatch.models.store.folder import ModelFolder
 
 SPACE = "▁"
@@ -32,6 +33,10 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> TokenIds:
         """Give the ids of a text, [N], without any added start token."""
+        ...
+
+    def encode_parts(self, parts: Sequence[Part]) -> TokenIds:
+        """Give the ids of a conversation, [N]; what its contents say is never a special token."""
         ...
 
 
@@ -58,6 +63,8 @@ class VocabularyTokenizer:
                 )
                 raise ModelError(message)
         self.token_bytes = _token_bytes(file, path, vocab_size)
+        self._place = path, vocab_size
+        self._part_encoder: PartEncoder | None = None
 
     def encode(self, text: str) -> TokenIds:
         """Give the ids of a text, [N]; RequestError if the library cannot read it."""
@@ -70,6 +77,72 @@ class VocabularyTokenizer:
         with _refusing_unreadable():
             found = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, np.int64) for encoding in found]
+
+    def encode_parts(self, parts: Sequence[Part]) -> TokenIds:
+        """Give the ids of a conversation, [N]; RequestError if the library cannot read it."""
+        # It takes as much memory as the vocabulary, which completions need once.
+        if self._part_encoder is None:
+            self._part_encoder = PartEncoder(*self._place)
+        return self._part_encoder.encode(parts)
+
+
+class PartEncoder:
+    """Encodes conversations: special tokens are those of the frames, contents are text."""
+
+    def __init__(self, path: Path, vocab_size: int) -> None:
+        """Open a tokenizer that was opened before, and so can be used."""
+        from tokenizers import Tokenizer as Library
+
+        file = check_tokenizer(path, vocab_size)
+        added = [
+            msgspec.structs.replace(token, special=True) if token.content in MARKERS else token
+            for token in file.added_tokens
+        ]
+        self._markers = {token.content: token for token in added if token.special is True}
+        names = sorted(self._markers, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, names)) or r"(?!)")
+        rule = file.pre_tokenizer
+        # What begins a text is told from what follows a token; here all but the first text follow.
+        self._begins_with_space = rule is not None and rule.prepend_scheme == "first"
+        if rule is not None and self._begins_with_space:
+            rule = msgspec.structs.replace(rule, prepend_scheme="never")
+        plain = msgspec.structs.replace(file, added_tokens=added, pre_tokenizer=rule)
+        self._library = Library.from_buffer(msgspec.json.encode(plain))
+        self._library.encode_special_tokens = True
+
+    def encode(self, parts: Sequence[Part]) -> TokenIds:
+        """Give the ids of a conversation, [N]; RequestError if the library cannot read it."""
+        ids: list[int] = []
+        text, is_eaten = "", False
+        for piece, token in self._split(parts):
+            if token is None:
+                text += piece
+                continue
+            self._add_text(ids, text.rstrip() if token.lstrip is True else text, is_eaten)
+            ids.append(token.id)
+            text, is_eaten = "", token.rstrip is True
+        self._add_text(ids, text, is_eaten)
+        return np.array(ids, np.int64)
+
+    def _split(self, parts: Sequence[Part]) -> Iterator[tuple[str, AddedToken | None]]:
+        """Yield texts and, from what is no content, the special tokens between them."""
+        for text, is_content in parts:
+            start = 0
+            for found in () if is_content else self._pattern.finditer(text):
+                yield text[start : found.start()], None
+                yield found[0], self._markers[found[0]]
+                start = found.end()
+            yield text[start:], None
+
+    def _add_text(self, ids: list[int], text: str, is_eaten: bool) -> None:
+        """Add the ids of a text, whose first white space the token ahead of it may have eaten."""
+        text = text.lstrip() if is_eaten else text
+        if not text:
+            return
+        if self._begins_with_space and not ids and not text.startswith(" "):
+            text = f" {text}"
+        with _refusing_unreadable():
+            ids += self._library.encode(text, add_special_tokens=False).ids
 
 
 @contextmanager
@@ -112,6 +185,10 @@ class ReadAhead:
         """Give the ids of a text, [N]."""
         known = self._known.get(text)
         return self._tokenizer.encode(text) if known is None else known
+
+    def encode_parts(self, parts: Sequence[Part]) -> TokenIds:
+        """Give the ids of a conversation, [N]."""
+        return self._tokenizer.encode_parts(parts)
 
 
 def _token_bytes(file: TokenizerFile, path: Path, vocab_size: int) -> list[bytes]:
@@ -158,3 +235,12 @@ def byte_level_alphabet() -> dict[str, int]:
 def load_tokenizer(folder: ModelFolder) -> VocabularyTokenizer:
     """Open the tokenizer of a model folder."""
     return VocabularyTokenizer(folder.tokenizer, folder.manifest.vocab_size)
+
+
+def chat_format_of(folder: ModelFolder) -> str:
+    """Name the format of chats of a model, `none` if no format that is known here fits."""
+    if folder.manifest.chat_format != UNKNOWN:
+        return folder.manifest.chat_format
+    file = check_tokenizer(folder.tokenizer)
+    added = (token.content for token in file.added_tokens)
+    return format_of_vocabulary({*file.model.vocab, *added})

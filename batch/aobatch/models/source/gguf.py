@@ -33,8 +33,8 @@ _MAX_DIMENSIONS, _MAX_DIMENSION = 4, 2**31
 _CHUNK = 65_536
 
 _MAGIC, _VERSIONS = b"GGUF", (2, 3)
-# Templates are programs; nothing here runs or even reads them.
-_NEVER_READ = "tokenizer.chat_template"
+# Templates are programs, which nothing here runs; what one says literally tells its format.
+_TEMPLATE, _MAX_TEMPLATE_BYTES = "tokenizer.chat_template", 2**18
 
 _SCALARS = dict(zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True))
 """The struct code of each type of number."""
@@ -126,7 +126,7 @@ def open_bytes(path: Path, position: int = 0) -> Iterator[ByteReader]:
 
 @dataclass(frozen=True, slots=True)
 class StoredText:
-    """A text that is left in the file: a template, or longer than anything that is asked for."""
+    """A text that is left in the file, longer than anything that is asked for."""
 
     num_bytes: int
 
@@ -238,7 +238,9 @@ def _value(reader: ByteReader, key: str) -> object:
     if kind != _TEXT:
         reader.refuse(f"{what} has the unknown type {kind}")
     length = reader.text_length(what)
-    if length > _MAX_KEPT_BYTES or key.startswith(_NEVER_READ):
+    if key == _TEMPLATE and length <= _MAX_TEMPLATE_BYTES:
+        return reader.take(length, what).decode("utf-8", "replace")
+    if length > _MAX_KEPT_BYTES or key.startswith(_TEMPLATE):
         reader.skip(length, what)
         return StoredText(length)
     return reader.decoded(length, what)

@@ -14,6 +14,7 @@ from gguf import dequantize
 
 from aobatch.errors import ModelError
 from aobatch.models import SpecialTokens
+from aobatch.models.chat import format_of_template, texts_of_template
 from aobatch.models.checks import shown
 from aobatch.models.source.decoder import (
     check_presence,
@@ -298,8 +299,11 @@ def special_tokens(fields: Fields, vocabulary: Vocabulary) -> SpecialTokens:
         stated = role if _id_key(role) in fields else INFILL_KEYS[role]
         if named or _id_key(stated) in fields:
             infill.append(token_id(stated, *named[:1]))
-    is_whole = len(infill) == len(INFILL_NAMES)
-    return SpecialTokens(tuple(sorted(end)), start, adds_start, tuple(infill) if is_whole else ())
+    if len(infill) != len(INFILL_NAMES):
+        infill = []
+    templates = texts_of_template(fields.get("tokenizer.chat_template"))
+    chat_format = format_of_template(next(templates, ""), vocabulary.tokens)
+    return SpecialTokens(tuple(sorted(end)), start, adds_start, tuple(infill), chat_format)
 
 
 def _id_key(role: str) -> str:

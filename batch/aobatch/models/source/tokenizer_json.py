@@ -1,6 +1,7 @@
 """What a folder says beside its weights: the tokenizer with its special tokens, and the licence.
 
-Chat templates are programs; nothing here runs or even reads them.
+Chat templates are programs; nothing here runs them. What one says literally tells which of the
+formats that are known here it writes.
 """
 
 import re
@@ -11,6 +12,7 @@ import msgspec
 
 from aobatch.errors import ModelError
 from aobatch.models import SpecialTokens
+from aobatch.models.chat import format_of_template, texts_of_template
 from aobatch.models.checks import MAX_TOKENIZER_BYTES, open_regular, printable, read_regular
 from aobatch.models.checks.tokenizer import check_tokenizer
 from aobatch.models.source.fields import Fields
@@ -140,8 +142,18 @@ def read_tokenizer(folder: Path, config: Fields, num_rows: int) -> tuple[bytes, 
         start = tokens.get(DOCUMENT_SEPARATOR, start)
     found = (next(filter(tokens.__contains__, names), "") for names in INFILL_NAMES.values())
     infill = tuple(tokens[name] for name in found if name)
-    is_whole = len(infill) == len(INFILL_NAMES)
-    return content, SpecialTokens(tuple(end), start, adds_start, infill if is_whole else ())
+    infill = infill if len(infill) == len(INFILL_NAMES) else ()
+    chat_format = _chat_format(folder, settings, tokens)
+    return content, SpecialTokens(tuple(end), start, adds_start, infill, chat_format)
+
+
+def _chat_format(folder: Path, settings: Fields, tokens: Mapping[str, int]) -> str:
+    """Tell the format of chats from the template of a folder, `none` if there is none."""
+    path = folder / "chat_template.jinja"
+    written = read_regular(path, _MAX_BYTES, follows_links=True) if path.is_file() else b""
+    texts = [written.decode("utf-8", "replace"), settings.get("chat_template")]
+    template = next((text for found in texts for text in texts_of_template(found) if text), "")
+    return format_of_template(template, tokens)
 
 
 def _named_ids(

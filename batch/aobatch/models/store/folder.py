@@ -111,6 +111,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """sha256 over the graph, its data and the tokenizer."""
     int8_cache: Int8Cache
     quality: Quality | None = None
+    chat_format: str = ""
+    """How chats are written for it, see `chat.FORMATS`; empty if its vocabulary has to tell."""
     recipe: str = ""
     """Which of the precision's ways to compute was close enough."""
     files: dict[str, StoredFile] = {}
