@@ -63,10 +63,27 @@ def write_whole(path: Path, content: bytes) -> None:
         stream.write(content)
 
 
-def check_name(path: Path) -> None:
-    """Refuse a name that is too long for `replacing`, whose temporary file has a longer one."""
-    with storage_errors(path), suppress(FileNotFoundError):
-        _temporary(path).lstat()
+def check_creatable(path: Path, role: str, *, or_device: bool = False) -> None:
+    """Refuse a name under which `replacing` could make no file; OutputError says why."""
+    with storage_errors(path):
+        mode = None
+        with suppress(FileNotFoundError, NotADirectoryError):
+            mode = path.stat().st_mode
+        if mode is not None and not stat.S_ISREG(mode):
+            if or_device and not stat.S_ISDIR(mode):
+                return
+            message = f"{role} {path} is not a regular file; name a file"
+            raise OutputError(message)
+        target = Path(os.path.realpath(path)) if path.is_symlink() else path
+        if not target.parent.is_dir():
+            message = f"folder {target.parent} of {role} does not exist; create it"
+            raise OutputError(message)
+        if not os.access(target.parent, os.W_OK | os.X_OK, effective_ids=True):
+            message = f"{path} cannot be created: folder {target.parent} takes no files"
+            raise OutputError(message)
+        # The temporary file has the longer name.
+        with suppress(FileNotFoundError):
+            _temporary(target).lstat()
 
 
 def _temporary(path: Path) -> Path:

@@ -129,7 +129,7 @@ def test_finished_job_is_told_again(invoke: Invoke) -> None:
 @pytest.mark.parametrize("option", ["--summary-file", "--metrics-file"])
 def test_places_that_do_not_exist_are_refused_first(invoke: Invoke, option: str) -> None:
     """Nothing is computed for a run whose end could not be told."""
-    result = invoke("run", "in.jsonl", option, "no/such", code=2)
+    result = invoke("run", "in.jsonl", option, "no/such", code=73)
 
     (line,) = result.stderr.splitlines()
     assert f"folder no of {option} does not exist" in line

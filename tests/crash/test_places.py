@@ -110,7 +110,8 @@ def test_folder_of_somebody_else_is_refused(job: CrashJob, reference: Reference)
 
     assert job.run(*as_stranger()) == 73
     said = job.messages.read_text()
-    assert said == f"aobatch: error: {job.state} cannot be created: Permission denied\n"
+    assert said.startswith(f"aobatch: error: {job.output} cannot be created: folder ")
+    assert len(said.splitlines()) == 1
     assert job.names() == before
 
     job.folder.chmod(0o755)

@@ -1,6 +1,7 @@
 """Laws of merging: shards put together are the job that was not divided."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -145,6 +146,7 @@ def test_shards_of_different_jobs_are_refused(tmp_path: Path) -> None:
         (JobConfig(source * 2, other, selection=half), {}, "inputs differ"),
     ]
     for config, fingerprints, words in wrong:
+        config = replace(config, is_restart=True)
         run_job(config, FakeBackend(**({"fingerprints": fingerprints} if fingerprints else {})))
         with pytest.raises(InputError, match=words):
             merge_shards([first, other], out)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from fakes import FakeBackend
-from job_files import output, requests, run, texts, write_input
+from job_files import output, requests, run, run_and_stop, texts, write_input
 
-from aobatch.errors import UsageError
+from aobatch.errors import JobError, UsageError
 from aobatch.formats import Row
 from aobatch.job.config import Selection, Shard, parse_shard
 
@@ -43,14 +43,14 @@ def test_limit_answers_the_first_lines(tmp_path: Path, whole: list[bytes], limit
 def test_shards_take_turns(tmp_path: Path, whole: list[bytes], count: int) -> None:
     """Shard i answers lines i, i + n, i + 2n as the whole job does, repeated ones too."""
     for index in range(count) if count < 40 else (0, 19, 31, 39):
-        run(tmp_path, selection=Selection(shard=Shard(index, count)))
+        run(tmp_path, selection=Selection(shard=Shard(index, count)), is_restart=True)
 
         assert (tmp_path / "out.jsonl").read_bytes().splitlines() == whole[index::count]
 
 
 def test_shards_divide_what_a_limit_leaves(tmp_path: Path, whole: list[bytes]) -> None:
     """A limit counts lines ahead of the division."""
-    run(tmp_path, selection=Selection(limit=5, shard=Shard(1, 2)))
+    run(tmp_path, selection=Selection(limit=5, shard=Shard(1, 2)), is_restart=True)
 
     assert (tmp_path / "out.jsonl").read_bytes().splitlines() == whole[1:5:2]
 
@@ -179,8 +179,29 @@ def test_wrong_shards_are_refused(text: str, environment: dict[str, str], words:
 def test_event_files_of_shards_bear_the_lines_numbers(tmp_path: Path) -> None:
     """A stream has the name that it has in the whole job."""
     write_input(tmp_path / "in.jsonl", LINES)
+    names = []
     for index in range(2):
-        run(tmp_path, selection=Selection(shard=Shard(index, 2)))
+        run(tmp_path, selection=Selection(shard=Shard(index, 2)), is_restart=True)
+        names += [path.name for path in (tmp_path / "out.jsonl.stream").iterdir()]
 
-    names = {path.name for path in (tmp_path / "out.jsonl.stream").iterdir()}
-    assert names == {"000009.sse", "000010.sse", "000011.sse"}
+    assert {"000009.sse", "000010.sse", "000011.sse"} == {*names}
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize("earlier", [Shard(0, 2), Shard(1, 3), Shard()])
+def test_a_shard_does_not_replace_what_another_answered(
+    tmp_path: Path, earlier: Shard, is_finished: bool
+) -> None:
+    """Answers of another shard stay where they are, finished or not, until they are discarded."""
+    write_input(tmp_path / "in.jsonl", LINES)
+    if is_finished:
+        run(tmp_path, selection=Selection(shard=earlier))
+    else:
+        run_and_stop(tmp_path, 4, selection=Selection(shard=earlier))
+    before = {path: path.read_bytes() for path in tmp_path.glob("out.jsonl*") if path.is_file()}
+
+    with pytest.raises(JobError, match="--restart"):
+        run(tmp_path, selection=Selection(shard=Shard(1, 2)))
+
+    assert before == {p: p.read_bytes() for p in tmp_path.glob("out.jsonl*") if p.is_file()}
+    run(tmp_path, selection=Selection(shard=Shard(1, 2)), is_restart=True)

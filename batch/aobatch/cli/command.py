@@ -4,12 +4,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from inspect import cleandoc
 from pathlib import Path
-from typing import Concatenate
+from typing import TYPE_CHECKING, Concatenate
 
 import click
 
 from aobatch.cli.console import show
-from aobatch.cli.options import AnyOptions, parameters
+from aobatch.cli.options import AnyOptions, PricesOption, parameters
+
+if TYPE_CHECKING:
+    from aobatch.job.paths import Place
 
 EXIT_CODES = {
     0: "every line was answered, or as many as --max-failures asks for",
@@ -51,6 +54,16 @@ def settings_in_use() -> Path | None:
     ctx = click.get_current_context(silent=True)
     path: Path | None = ctx.meta.get(_FILE_IN_USE) if ctx else None
     return path
+
+
+def places_read(options: PricesOption) -> "list[Place]":
+    """List the files that shape a command beside what it is about: none is to be written."""
+    from aobatch.cli.settings import FILE, PROJECT_FILE
+    from aobatch.job.paths import Place
+
+    named = settings_file(click.get_current_context())
+    places = [Place(path, "the settings file") for path in (named, FILE, PROJECT_FILE) if path]
+    return places + ([Place(options.prices, "--prices")] if options.prices else [])
 
 
 def _apply_settings(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 import click
 
 from aobatch.cli.console import LAYOUT, Level, flush_results, say, write_error
-from aobatch.errors import AobatchError, BusyError, JobError, StorageError, UsageError
+from aobatch.errors import AobatchError, BusyError, JobError, StorageError
+from aobatch.files import check_creatable
 from aobatch.text import escape
 
 if TYPE_CHECKING:
+    from aobatch.job.config import JobConfig
+    from aobatch.job.paths import Place
     from aobatch.job.report.summary import Summary
     from aobatch.job.report.usage import UsageReport
     from aobatch.job.validation import LineCounts
@@ -171,12 +174,17 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
+SUMMARY, METRICS = "--summary-file", "--metrics-file"
+
+
 @dataclass(slots=True)
 class Ending:
     """Gathers what is known of a run, and tells it at the end."""
 
-    summary_file: Path | None
-    metrics_file: Path | None
+    files: dict[str, Path]
+    """Where it is told, by the options that name it."""
+    others: "list[Place]"
+    """What else the run reads and writes, as far as that is known."""
     writes_line: bool
     jobs: "dict[Path, UsageReport | None]" = field(default_factory=dict)
     """The report of each output that the run is to write, once it is published."""
@@ -186,24 +194,40 @@ class Ending:
     """Whether the run computes nothing: it then writes no files either."""
     checked: "LineCounts | None" = None
     """What a dry run has found."""
+    knows_jobs: bool = False
+    """Whether the files were held against those of the jobs."""
 
-    def check(self) -> None:
-        """Refuse, before anything is computed, what could not be written at the end."""
-        for name in ("summary_file", "metrics_file"):
-            path: Path | None = getattr(self, name)
-            if path is not None and not path.parent.is_dir():
-                setattr(self, name, None)
-                option = f"--{name.replace('_', '-')}"
-                message = f"folder {path.parent} of {option} does not exist; create it"
-                raise UsageError(message)
-        if self.metrics_file is not None:
-            from aobatch.job.report.summary import check_metrics_extra
+    def check(self, jobs: "Sequence[JobConfig]" = ()) -> None:
+        """Refuse, before anything is computed, what could not be written at the end.
 
-            check_metrics_extra()
+        A file that is something else too, of these jobs or otherwise, is refused for good.
+        """
+        from aobatch.job.paths import Place, check_places, places_of
+
+        places = [*self.others, *(place for job in jobs for place in places_of(job))]
+        check_places(places)
+        failures = list[JobError]()
+        for option, path in [*self.files.items()]:
+            place = Place(path, option, option)
+            try:
+                check_places([*places, place])
+                if jobs:
+                    check_creatable(path, option, or_device=True)
+                if option == METRICS:
+                    from aobatch.job.report.summary import check_metrics_extra
+
+                    check_metrics_extra()
+            except JobError as error:
+                del self.files[option]
+                failures.append(error)
+            places.append(place)
+        for failure in failures:
+            raise failure
+        self.knows_jobs = bool(jobs)
 
     def conclude(self, exit_code: int, message: str | None) -> int:
         """Write files, then the last line of all; give the exit code that is right by then."""
-        if self.summary_file is None and self.metrics_file is None and not self.writes_line:
+        if not self.files and not self.writes_line:
             return exit_code
         from aobatch.job.report.summary import summary_line
 
@@ -225,14 +249,16 @@ class Ending:
         return summary if self.checked is None else with_checked(summary, self.checked)
 
     def _write(self, summary: "Summary") -> None:
-        from aobatch.job.report.summary import summary_line, write_anywhere
+        from aobatch.job.paths import may_be_of_a_job
+        from aobatch.job.report.summary import summary_line, write_anywhere, write_metrics
 
         if self.is_dry:
             return
-        if self.summary_file is not None:
-            write_anywhere(self.summary_file, f"{summary_line(summary)}\n".encode())
-        if self.metrics_file is not None:
-            from aobatch.job.report.summary import write_metrics
-
-            (report,) = self.jobs.values() if len(self.jobs) == 1 else [None]
-            write_metrics(self.metrics_file, summary, report)
+        for option, path in self.files.items():
+            if not self.knows_jobs and may_be_of_a_job(path):
+                continue
+            if option == SUMMARY:
+                write_anywhere(path, f"{summary_line(summary)}\n".encode())
+            else:
+                (report,) = self.jobs.values() if len(self.jobs) == 1 else [None]
+                write_metrics(path, summary, report)

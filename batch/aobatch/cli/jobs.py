@@ -4,7 +4,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aobatch.cli.command import command, exit_codes
+from aobatch.cli.command import command, exit_codes, places_read
 from aobatch.cli.console import say, say_report, show, show_report
 from aobatch.cli.ending import interruptible
 from aobatch.cli.options import JsonOption, PricesOption, QuietOption, StateOption, option, options
@@ -114,6 +114,7 @@ def report(options: ReportOptions) -> None:
     if paths.count(STREAM) > 1:
         message = "only one form of the report fits on standard output; name files for the others"
         raise UsageError(message)
+    _check_forms(options)
     found = with_cost(past_report(options.path), options.known_prices())
     if options.json_path is not None:
         _put(options.json_path, report_json(found))
@@ -123,6 +124,23 @@ def report(options: ReportOptions) -> None:
         _put(options.markdown_path, report_markdown(found, options.output.name).encode())
     if not any(paths):
         show_report(found)
+
+
+def _check_forms(options: ReportOptions) -> None:
+    """Refuse to write the report over a file of the job, whose inputs are not known here."""
+    from aobatch.job.config import JobConfig
+    from aobatch.job.paths import Place, check_places, may_be_of_a_job, places_of
+
+    places = [*places_read(options), *places_of(JobConfig((), options.path))]
+    for form in ("json", "html", "markdown"):
+        path: Path | None = getattr(options, f"{form}_path")
+        if path is None or path == STREAM:
+            continue
+        if path.is_file() and may_be_of_a_job(path):
+            message = f"--{form} {path} is a file of a job; name another file"
+            raise UsageError(message)
+        places.append(Place(path, f"--{form}", f"--{form}"))
+    check_places(places)
 
 
 def _put(path: Path, content: bytes) -> None:
@@ -166,8 +184,12 @@ def merge(options: MergeOptions) -> None:
     carry the time at which the job began; SOURCE_DATE_EPOCH sets it). The state folders of the
     shards must stand beside them. Usage, reports and event files are put together as well.
     """
-    from aobatch.job.merge import merge_shards
+    from aobatch.job.config import JobConfig
+    from aobatch.job.merge import merge_shards, places_of_merge
+    from aobatch.job.paths import check_places
 
+    config = JobConfig(options.shards, options.output)
+    check_places([*places_read(options), *places_of_merge(config)])
     with interruptible():
         report = merge_shards(options.shards, options.output, options.known_prices())
     if not options.quiet:

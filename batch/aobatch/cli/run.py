@@ -1,7 +1,7 @@
 """`aobatch run`: answer every request of the input files."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from aobatch.cli.command import EXIT_CODES, Command, command, settings_in_use
+from aobatch.cli.command import EXIT_CODES, Command, command, places_read, settings_in_use
 from aobatch.cli.console import LogFormat, log_format, say, say_report
-from aobatch.cli.ending import Ending, interruptible, limited_time, reported_failures
+from aobatch.cli.ending import (
+    METRICS,
+    SUMMARY,
+    Ending,
+    interruptible,
+    limited_time,
+    reported_failures,
+)
 from aobatch.cli.models import usable_model
 from aobatch.cli.options import (
     JobOptions,
@@ -24,7 +31,7 @@ from aobatch.cli.options import (
 )
 from aobatch.cli.validate import check_lines
 from aobatch.cli.values import ALLOWANCE, ANY_PATH, AT_LEAST_1, DURATION, LOCATION
-from aobatch.errors import UsageError
+from aobatch.errors import JobError, UsageError
 
 if TYPE_CHECKING:
     from aobatch.executors import Backend
@@ -149,6 +156,8 @@ class RunCommand(Command):
             extra |= {"resilient_parsing": True, "ignore_unknown_options": True}
             with super().make_context(info_name, given, parent, **extra) as ctx:
                 ending = ending_of(RunOptions(**ctx.params))
+                with suppress(JobError):
+                    ending.check()
             with reported_failures(ending.conclude):
                 raise
 
@@ -196,8 +205,18 @@ def run(options: RunOptions) -> None:
 
 def ending_of(options: RunOptions) -> Ending:
     """Say where the end of a run is told."""
-    files = options.summary_file, options.metrics_file
-    return Ending(*files, writes_line=options.summary == "json", is_dry=options.dry_run)
+    from aobatch.job.paths import Place
+
+    named = {SUMMARY: options.summary_file, METRICS: options.metrics_file}
+    others = places_read(options)
+    if options.depfile is not None:
+        others.append(Place(options.depfile, "--depfile", "--depfile"))
+    return Ending(
+        {option: path for option, path in named.items() if path is not None},
+        others,
+        writes_line=options.summary == "json",
+        is_dry=options.dry_run,
+    )
 
 
 def _run(options: RunOptions, ending: Ending) -> tuple[int, int]:
@@ -213,11 +232,13 @@ def _run(options: RunOptions, ending: Ending) -> tuple[int, int]:
         stage_progress(is_quiet=options.quiet) as stages,
         ExitStack() as stack,
     ):
+        configs = job_configs(options)
+        ending.check(configs)
         backend = open_backend(options, stages)
         if isinstance(backend, AbstractContextManager):  # with workers of its own
             stack.enter_context(backend)
         model = usable_model(options.model, stages, is_quiet=options.quiet)
-        configs = job_configs(replace(options, model=model))
+        configs = [replace(config, model=model) for config in configs]
         ending.jobs |= dict.fromkeys((config.output for config in configs), None)
         for config in configs:
             outcome = run_job(config, backend, job_progress(is_quiet=options.quiet))

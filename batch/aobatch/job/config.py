@@ -27,6 +27,10 @@ class Shard:
     """Counted from 0."""
     count: int = 1
 
+    def __str__(self) -> str:
+        """Write it as the command line does, 3/8."""
+        return f"{self.index}/{self.count}"
+
     @property
     def name(self) -> str:
         """The way in which files of shards are named, 00003-of-00008."""

@@ -78,7 +78,9 @@ def begin_job(
 ) -> Job:
     """Begin a job, or go on with it; InputError if the ledger belongs to another job."""
     settings = result_settings(source.config, backend)
-    ledger.claim(settings)
+    if not len(ledger):  # what a run without any result was asked for binds nobody
+        ledger.unclaim([name for name in ledger.settings if name != "created"])
+    ledger.claim({**settings, "shard": str(source.config.selection.shard)})
     if source.config.retries_failed:
         ledger.forget_failures()
     ledger.add_deaths([key for key in in_flight.left_behind() if key not in ledger])

@@ -14,6 +14,7 @@ from aobatch.formats import find_format, read_records, write_records
 from aobatch.job.config import JobConfig, Shard
 from aobatch.job.events import stream_folder
 from aobatch.job.ledger import reading
+from aobatch.job.paths import Place, check_places, places_of
 from aobatch.job.report.usage import Prices, UsageReport, UsageTally, joined, with_cost
 from aobatch.job.source import check_output, digest_file
 from aobatch.job.state import StateFolder, open_state, state_path
@@ -40,6 +41,7 @@ def merge_shards(paths: Sequence[Path], output: Path, prices: Prices | None = No
     InputError, and no output, if a shard is missing or they are not parts of one job.
     """
     config = JobConfig(tuple(paths), output)
+    check_places(places_of_merge(config))
     shards = sorted(map(_open, paths), key=lambda shard: shard.shard.index)
     _check_complete(shards)
     for other in shards[1:]:
@@ -62,6 +64,15 @@ def merge_shards(paths: Sequence[Path], output: Path, prices: Prices | None = No
             errors=None,
         ).write(state)
     return report
+
+
+def places_of_merge(config: JobConfig) -> Iterator[Place]:
+    """Yield all that a merge reads and writes."""
+    for path in config.inputs:
+        shard = JobConfig((), Path(str(path)))
+        yield Place(state_path(shard), "the state of a shard", is_folder=True)
+        yield Place(stream_folder(shard.output), "the events of a shard", is_folder=True)
+    yield from places_of(config)
 
 
 def _open(path: Path) -> ShardOutput:

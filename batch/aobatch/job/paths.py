@@ -1,24 +1,28 @@
-"""Where the answers of inputs go: names from a template, and a job for each name."""
+"""Where the answers of inputs go: names from a template, a job for each name, no file twice."""
 
 import glob
 import os
 import re
+import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from string import Formatter
+from typing import NamedTuple
 from urllib.parse import quote
 
 from aobatch.errors import InputMissingError, UsageError
 from aobatch.files import storage_errors
 from aobatch.formats import is_known, known_suffixes, split_compression
 from aobatch.formats.remote import Location, Remote, parse_location
-from aobatch.job.config import STREAM, JobConfig, default_output, local_path
+from aobatch.job.config import STREAM, JobConfig, Shard, default_output, local_path
+from aobatch.job.events import stream_folder
 from aobatch.job.report.usage import report_path
 from aobatch.job.source import check_columns
+from aobatch.job.state import state_path
 from aobatch.job.status import began_at
 
 _WRITTEN = re.compile(r"\.(out|errors)(-\d+-of-\d+)?\.")
@@ -26,7 +30,8 @@ _WRITTEN = re.compile(r"\.(out|errors)(-\d+-of-\d+)?\.")
 _STATE_FOLDER = ".aobatch"
 _SKIPPED_FOLDERS = (_STATE_FOLDER, ".stream", "_temporary")
 """The last one holds what Spark has not finished, or never will."""
-FIELDS = ("dir", "stem", "ext", "date", "shard", "shards")
+SHARD = "shard"
+FIELDS = ("dir", "stem", "ext", "date", SHARD, "shards")
 OF_INPUTS = frozenset({"dir", "stem", "ext"})
 """Fields that give each input an output of its own."""
 DAYS_BACK = 30
@@ -132,6 +137,7 @@ def plan_jobs(config: JobConfig, targets: Targets) -> list[JobConfig]:
             raise UsageError(message)
         output = _literal(default_output(config.inputs[0], config.selection.shard))
     used = _fields_of(output) | (_fields_of(targets.errors) if targets.errors else set())
+    _check_shards(config.selection.shard, targets)
     groups = [(path,) for path in config.inputs] if used & OF_INPUTS else [config.inputs]
     jobs = [_plan(replace(config, inputs=group), output, targets) for group in groups]
     _check_distinct(jobs)
@@ -176,6 +182,19 @@ def _plan_remote(
         uploads.insert(0, (local.with_name(errors.name), errors))
         errors = local.with_name(errors.name)
     return replace(config, output=local, errors=errors, uploads=tuple(uploads))
+
+
+def _check_shards(shard: Shard, targets: Targets) -> None:
+    """Refuse one file of errors for all shards, whose outputs have names of their own."""
+    is_named = targets.output is not None and SHARD not in _fields_of(targets.output)
+    if targets.errors is None or shard.count == 1 or is_named:
+        return
+    if SHARD not in _fields_of(targets.errors):
+        message = (
+            f"each shard would replace --errors {targets.errors} of the others; put {{shard}} "
+            "into its name"
+        )
+        raise UsageError(message)
 
 
 def _check_distinct(jobs: Sequence[JobConfig]) -> None:
@@ -252,3 +271,84 @@ def _is_older(path: Location, seconds: float) -> bool:
 
     changed = modified_at(path)
     return changed is not None and changed < seconds + 1
+
+
+class Place(NamedTuple):
+    """A file, or a folder with all that is in it, that a command reads or writes."""
+
+    location: Location
+    what: str
+    """As messages call it."""
+    option: str = ""
+    """What names it, of files that are written; those that are read have none."""
+    is_folder: bool = False
+
+
+def places_of(job: JobConfig) -> Iterator[Place]:
+    """Yield all that a job reads, then all that it writes."""
+    yield from (Place(path, "an input") for path in job.inputs)
+    if job.settings_file is not None:
+        yield Place(job.settings_file, "the settings file")
+    yield Place(state_path(job), "the state of the job", "--output", is_folder=True)
+    yield Place(job.output, "the output", "--output")
+    yield from (Place(target, "an upload of the job", "--output") for _, target in job.uploads)
+    if job.output != STREAM:
+        yield Place(report_path(job.output), "the usage report", "--output")
+        yield Place(stream_folder(job.output), "the events of the job", "--output", is_folder=True)
+    for path, option in ((job.errors, "--errors"), (job.depfile, "--depfile")):
+        if path is not None:
+            yield Place(path, option, option)
+
+
+def may_be_of_a_job(path: Path) -> bool:
+    """Say whether a file is named as requests, answers and what stands beside them are."""
+    is_inside = any(parent.name.endswith(_SKIPPED_FOLDERS) for parent in path.absolute().parents)
+    return is_inside or is_known(path) or path.name.endswith(".usage.json")
+
+
+def check_places(places: Iterable[Place]) -> None:
+    """Refuse to write a file that is read or written otherwise too; UsageError names both."""
+    known: dict[object, Place] = {}
+    folders: dict[str, Place] = {}
+    for place in places:
+        for key in _keys_of(place):
+            other = known.setdefault(key, place)
+            if other != place and (place.option or other.option):
+                _refuse(*((place, "also", other) if place.option else (other, "also", place)))
+        if place.is_folder:
+            folders.setdefault(os.path.realpath(str(place.location)), place)
+    for place in known.values() if folders else ():
+        if isinstance(place.location, Path) and place.location != STREAM:
+            for parent in Path(os.path.realpath(place.location)).parents:
+                if str(parent) in folders:
+                    _refuse(place, "in", folders[str(parent)])
+
+
+def _refuse(place: Place, relation: str, other: Place) -> None:
+    message = (
+        f"{place.what} {place.location} is {relation} {other.what}; name another file with "
+        f"{place.option or other.option}"
+    )
+    raise UsageError(message)
+
+
+def _keys_of(place: Place) -> Iterator[object]:
+    """Yield what tells a file from others: its name without links, and its place on the disk.
+
+    Devices and pipes hold nothing that could be lost.
+    """
+    location = place.location
+    if isinstance(location, Remote):
+        yield str(location)
+        return
+    target = bool(place.option) if location == STREAM else location
+    try:
+        status = os.stat(target)  # noqa: PTH116 - of a stream, its descriptor
+    except (OSError, ValueError):
+        status = None
+    if status is not None:
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            return
+        yield status.st_dev, status.st_ino
+    if location != STREAM:
+        yield os.path.realpath(location)

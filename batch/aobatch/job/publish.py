@@ -16,12 +16,11 @@ from aobatch.api.response import render_failure, render_success
 from aobatch.errors import (
     InputMissingError,
     JobError,
-    OutputError,
     RequestError,
     UsageError,
     unwritable_output,
 )
-from aobatch.files import replacing, write_whole
+from aobatch.files import check_creatable, replacing, write_whole
 from aobatch.formats import remote, write_records
 from aobatch.formats.remote import Remote
 from aobatch.job.config import STREAM, JobConfig
@@ -45,12 +44,7 @@ def check_depfile(config: JobConfig) -> None:
     if config.output == STREAM or config.uploads:
         message = "make follows files: name one with --output, or leave out --depfile"
         raise UsageError(message)
-    if config.depfile in (config.output, config.errors, *config.inputs):
-        message = f"--depfile {config.depfile} is a file of the job; name another one"
-        raise UsageError(message)
-    if not config.depfile.parent.is_dir():
-        message = f"folder {config.depfile.parent} of --depfile does not exist; create it"
-        raise OutputError(message)
+    check_creatable(config.depfile, "--depfile")
     for path in (config.output, *_named(config)):
         escape_for_make(path)
 

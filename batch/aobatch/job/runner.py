@@ -3,12 +3,14 @@
 from contextlib import closing
 from dataclasses import dataclass
 
+from aobatch.errors import UsageError
 from aobatch.executors import Backend
 from aobatch.job.compute import compute
 from aobatch.job.config import STREAM, JobConfig
 from aobatch.job.context import Job, Progress, Unwatched, begin_job
 from aobatch.job.in_flight import InFlight
 from aobatch.job.ledger import Ledger
+from aobatch.job.paths import check_places, places_of
 from aobatch.job.publish import check_depfile, check_uploads, publish, upload_files, write_depfile
 from aobatch.job.report.usage import UsageReport, with_cost
 from aobatch.job.source import check_inputs, check_output, open_source
@@ -32,6 +34,7 @@ def run_job(config: JobConfig, backend: Backend, progress: Progress | None = Non
     KeyboardInterrupt too, leaves the results so far to the next run. JobError says in one
     sentence why the job cannot go on.
     """
+    check_places(places_of(config))
     facts = check_inputs(config)
     check_output(config)
     check_depfile(config)
@@ -67,12 +70,26 @@ def _earlier_end(state: StateFolder, config: JobConfig, backend: Backend) -> Fin
     lines are to be tried again.
     """
     finished = read_finished(state)
+    if finished is not None and not config.is_restart:
+        _check_shard(finished, config)
     is_other = finished is not None and not finished.has_settings_of(config, backend)
     if config.is_restart or is_other:
         state.forget_job()
         return None
     is_retried = config.retries_failed and finished is not None and finished.report.requests.failed
     return None if is_retried else finished
+
+
+def _check_shard(finished: FinishedJob, config: JobConfig) -> None:
+    """Refuse to replace the answers of another shard, or of all, by those of a shard."""
+    shard, earlier = config.selection.shard, finished.selection.shard
+    if shard.count > 1 and shard != earlier:
+        held = "all lines" if earlier.count == 1 else f"shard {earlier}"
+        message = (
+            f"{config.published} has the answers of {held}, and would have those of shard {shard} "
+            "alone; put {shard} into its name, or discard them with --restart"
+        )
+        raise UsageError(message)
 
 
 def _compute_and_publish(job: Job) -> UsageReport:

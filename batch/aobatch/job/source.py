@@ -16,13 +16,12 @@ from pathlib import Path
 from aobatch.api.request import FailedLine, Limits, Parser, Request
 from aobatch.errors import InputError, OutputError, RequestError, UsageError
 from aobatch.files import (
-    check_name,
+    check_creatable,
     file_digest,
     replacing,
-    storage_errors,
 )
 from aobatch.formats import Facts, Row, find_format, read_rows, split_compression
-from aobatch.formats.compression import check_input, exists
+from aobatch.formats.compression import check_input
 from aobatch.formats.parquet_fields import Columns
 from aobatch.formats.remote import Location, Remote, download, stated_identity
 from aobatch.job.config import STREAM, JobConfig
@@ -34,8 +33,9 @@ def check_output(config: JobConfig) -> None:
     """Refuse an output that could not be published, before anything is computed for it."""
     output = config.output
     if output != STREAM:
-        _check_file(output, config, "output")
-        check_name(report_path(output))
+        find_format(output)
+        check_creatable(output, "the output")
+        check_creatable(report_path(output), "the usage report")
     elif sys.stdout is None:
         message = "standard output is closed; name a file with --output"
         raise OutputError(message)
@@ -43,26 +43,8 @@ def check_output(config: JobConfig) -> None:
         message = f"{config.stream_format} is nothing for a terminal; redirect it to a file or pipe"
         raise UsageError(message)
     if config.errors is not None:
-        _check_file(config.errors, config, "errors")
-        if config.errors == output:
-            message = f"errors {output} is also the output; name another file with --errors"
-            raise UsageError(message)
-
-
-def _check_file(path: Path, config: JobConfig, role: str) -> None:
-    find_format(path)
-    with storage_errors(path):
-        is_there = exists(path)
-    if is_there and not path.is_file():
-        message = f"{role} {path} is not a regular file; name a file"
-        raise OutputError(message)
-    if not path.parent.is_dir():
-        message = f"folder {path.parent} of the {role} does not exist; create it"
-        raise OutputError(message)
-    inputs = [source for source in config.inputs if isinstance(source, Path)]
-    if is_there and any(source.exists() and path.samefile(source) for source in inputs):
-        message = f"{role} {path} is also an input; name another file with --{role}"
-        raise UsageError(message)
+        find_format(config.errors)
+        check_creatable(config.errors, "--errors")
 
 
 class Input:

@@ -26,7 +26,7 @@ from aobatch.job.report.usage import (
 from aobatch.job.state import StateFolder, state_path
 from aobatch.job.status import job_status, read_finished
 
-_NOT_SHOWN = {"results version", "created"}
+_NOT_SHOWN = {"results version", "created", "shard"}
 _TEXTS = {"prompt", "suffix"}
 """Fields that hold what is completed, which stands in no report."""
 _FIELDS = {"defaults": "default", "overrides": "override"}

@@ -202,7 +202,7 @@ def write_metrics(path: Path, summary: Summary, report: UsageReport | None) -> N
     All name the output of their job, so that files of several jobs do not clash.
     """
     check_metrics_extra()
-    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+    from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
     registry = CollectorRegistry()
     gauges: dict[str, Gauge] = {}
@@ -211,10 +211,7 @@ def write_metrics(path: Path, summary: Summary, report: UsageReport | None) -> N
             if name not in gauges:
                 gauges[name] = Gauge(name, meaning, ("output", *labels), registry=registry)
             gauges[name].labels(output=summary.output or "", **labels).set(value)
-    try:
-        write_to_textfile(str(path), registry)
-    except OSError as error:
-        raise storage_error(path, error) from error
+    write_anywhere(path, generate_latest(registry))
 
 
 def _metrics(
@@ -250,6 +247,8 @@ def _last_success(path: Path, summary: Summary) -> float | None:
 
     if summary.exit_code == 0:
         return time.time()
+    if not path.is_file():
+        return None
     try:
         families = list(text_string_to_metric_families(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
