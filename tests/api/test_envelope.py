@@ -150,6 +150,9 @@ def test_later_line_of_a_custom_id_is_refused(parser: Parser) -> None:
         assert isinstance(other, FailedLine)
         assert (other.error.code, other.error.param) == ("duplicate_custom_id", "custom_id")
         assert other.custom_id == "a"
+    # An envelope must have a custom_id.
+    advice = [other.error.message.partition(". ")[2] for other in others]  # type: ignore[union-attr]
+    assert advice == ["Give every line its own.", "Give every line its own, or none."]
 
 
 def test_failed_line_uses_up_its_custom_id(parser: Parser) -> None:

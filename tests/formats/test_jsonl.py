@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -33,12 +34,12 @@ def test_line_feeds_alone_end_lines(tmp_path: Path, start: bytes, end: bytes) ->
     assert rows_of(path) == ROWS
 
 
-def test_only_the_first_byte_order_mark_is_dropped(tmp_path: Path) -> None:
-    """A mark at the start of a later line belongs to that line, as does a second one."""
+def test_byte_order_marks_of_joined_files_are_dropped(tmp_path: Path) -> None:
+    """Marks at the start of a line, where no JSON has any, are those of files that were joined."""
     path = tmp_path / "in.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf\xef\xbb\xbf1\n\xef\xbb\xbf2\n")
+    path.write_bytes(b"\xef\xbb\xbf\xef\xbb\xbf1\n\xef\xbb\xbf2\n\xef\xbb\xbf\n3\xef\xbb\xbf\n")
 
-    assert rows_of(path) == [(1, b"\xef\xbb\xbf1"), (2, b"\xef\xbb\xbf2")]
+    assert rows_of(path) == [(1, b"1"), (2, b"2"), (4, b"3\xef\xbb\xbf")]
 
 
 def test_lone_carriage_return_stays(tmp_path: Path) -> None:
@@ -60,8 +61,10 @@ def test_lines_do_not_depend_on_chunks(data: bytes, size: int, limit: int) -> No
 
     lines = list(jsonl.split_lines(Trickle(data), limit))
 
-    pieces = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    bounded = [None if len(piece) > limit else piece.removesuffix(b"\r") for piece in pieces]
+    pieces = [None if len(piece) > limit else piece for piece in data.split(b"\n")]
+    bounded = [
+        piece and re.sub(b"^(\xef\xbb\xbf)+", b"", piece).removesuffix(b"\r") for piece in pieces
+    ]
     numbered = list(enumerate(bounded, start=1))
     assert lines == [(number, line) for number, line in numbered if line is None or line.strip()]
 

@@ -42,16 +42,18 @@ def test_lines_that_are_no_utf8(tmp_path: Path) -> None:
     check_bad_lines(tmp_path, [Bad(raw, "invalid_utf8") for raw in raws])
 
 
-def test_byte_order_mark_is_dropped_at_the_start_alone(tmp_path: Path) -> None:
-    """A mark ahead of the first line is no error; anywhere else it is."""
+def test_byte_order_marks_are_dropped_at_the_start_of_a_line(tmp_path: Path) -> None:
+    """Marks ahead of a line, where files were joined, are no error; anywhere else they are."""
     mark = codecs.BOM_UTF8
-    lines = [mark + PROMPT, mark + PROMPT, PROMPT + mark, mark + mark + PROMPT, mark, PROMPT]
+    joined = PROMPT + mark + PROMPT
+    lines = [mark + PROMPT, mark + PROMPT, PROMPT + mark, mark + mark + PROMPT, mark, joined]
     (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines))
 
     run(tmp_path)
 
     codes = [line.get("error", {}).get("code") for line in output(tmp_path)]  # type: ignore[attr-defined]
-    assert codes == [None, *["invalid_json_line"] * 4, None]
+    assert codes == [None, None, "invalid_json_line", None, "invalid_json_line"]
+    assert "files were joined without a line feed" in output(tmp_path)[-1]["error"]["message"]
 
 
 def test_line_feeds_alone_end_lines(tmp_path: Path) -> None:
@@ -66,6 +68,38 @@ def test_line_feeds_alone_end_lines(tmp_path: Path) -> None:
 
     assert (report.requests.total, report.requests.failed) == (4, 0)
     assert texts(tmp_path) == ["[a]", f"[{separators}]", f"[{json.loads(escaped)}]", "[a]"]
+
+
+def test_an_answer_is_one_line_for_every_reader(tmp_path: Path) -> None:
+    """What Python's splitlines splits at stands in no answer, error or event as it is."""
+    ends = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+    given = [
+        {"custom_id": f"a{ends}", "prompt": ends, "stream": True},
+        {"custom_id": f"b{ends}", "prompt": ends, ends: 1},
+        {"method": "POST", "url": "/v1/completions", "custom_id": f"c{ends}", "body": {ends: 1}},
+    ]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, given)), encoding="utf-8")
+
+    run(tmp_path)
+
+    found = (tmp_path / "out.jsonl").read_text(encoding="utf-8")
+    assert len(found.splitlines()) == len(given)
+    lines = [json.loads(line) for line in found.splitlines()]
+    assert [line["custom_id"] for line in lines] == [line["custom_id"] for line in given]
+    assert lines[0]["choices"][0]["text"] == f"[{ends}]"
+    events = (tmp_path / "out.jsonl.stream" / "000001.sse").read_text(encoding="utf-8")
+    assert events.splitlines() == events.removesuffix("\n").split("\n")
+
+
+def test_failed_envelope_without_an_id_says_its_line(tmp_path: Path) -> None:
+    """Whoever joins by custom_id has the line where there is none, as in bare lines."""
+    envelope = {"method": "POST", "url": "/v1/completions", "body": {"prompt": "a", "n": 0}}
+    given = [{"prompt": "a"}, envelope, envelope | {"custom_id": 7}, envelope | {"custom_id": "x"}]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, given)), encoding="utf-8")
+
+    run(tmp_path)
+
+    assert [line.get("line") for line in output(tmp_path)] == [None, 2, 3, None]
 
 
 def test_raw_control_characters_are_no_json(tmp_path: Path) -> None:

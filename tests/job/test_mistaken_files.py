@@ -36,7 +36,7 @@ def compressed(codec: str) -> bytes:
 def archive() -> bytes:
     """Put the lines into a zip file."""
     sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w") as files:
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as files:
         files.writestr("in.jsonl", LINES)
     return sink.getvalue()
 
@@ -125,6 +125,17 @@ def test_mistaken_standard_input_is_told_as_such(
 )
 def test_wrong_first_line_is_one_wrong_line(tmp_path: Path, first: bytes) -> None:
     """A line that only begins like an array or an object stops no job."""
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(first + b"\n" + LINES)
+
+    run_job(JobConfig((path,), tmp_path / "out.jsonl"), FakeBackend())
+
+    assert ["error" in line for line in output(tmp_path)] == [True, False, False]
+
+
+@pytest.mark.parametrize("first", [b"\xff\xfe{\0", b"\x1f\x8b\x08", b"<!DOCTYPE html>", b"{\0}\0"])
+def test_line_among_requests_is_no_other_kind_of_file(tmp_path: Path, first: bytes) -> None:
+    """Where there are requests, a line that begins as another kind of file is one wrong line."""
     path = tmp_path / "in.jsonl"
     path.write_bytes(first + b"\n" + LINES)
 

@@ -104,12 +104,11 @@ def invalid_url(url: str, expected: str) -> RequestError:
     return RequestError(message, code="invalid_url", param="url")
 
 
-def duplicate_custom_id(custom_id: str) -> RequestError:
+def duplicate_custom_id(custom_id: str, *, is_envelope: bool) -> RequestError:
     """Say that an earlier line of the job has the same custom_id."""
-    message = (
-        f"The custom_id '{shorten(custom_id)}' was used by an earlier line. "
-        "Give every line its own, or none."
-    )
+    # An envelope must have one.
+    advice = "Give every line its own." if is_envelope else "Give every line its own, or none."
+    message = f"The custom_id '{shorten(custom_id)}' was used by an earlier line. {advice}"
     return RequestError(message, code="duplicate_custom_id", param="custom_id")
 
 

@@ -84,7 +84,13 @@ def _decode_json(text: str, repeated_keys: list[str]) -> object:
     try:
         return decoder.decode(text)
     except json.JSONDecodeError as error:
-        reason = f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
+        is_mark = text[error.pos : error.pos + 1] == "\ufeff"
+        what = (
+            "files were joined without a line feed; one begins, with a byte-order mark,"
+            if is_mark
+            else error.msg.removesuffix(" at")
+        )
+        reason = f"{what} at character {error.pos + 1}"
         raise errors.invalid_json(reason) from error
     except ValueError as error:
         # Python's own guard: integers of more than 4300 digits.

@@ -115,7 +115,7 @@ class Parser:
                 raise known
             decoded.check()
             if is_repeated:
-                raise errors.duplicate_custom_id(str(custom_id))
+                raise errors.duplicate_custom_id(str(custom_id), is_envelope=is_envelope)
             body = self._validated(self._body_of(fields, is_envelope), fields)
         except RequestError as error:
             return FailedLine.of(line, custom_id, is_envelope, error)

@@ -4,11 +4,14 @@ import re
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from string import ascii_letters, digits
+from types import MappingProxyType
 
 import msgspec
 
 from aobatch.api.request import FailedLine, Request
 
+_LINE_ENDS = tuple((end.encode(), f"\\u{ord(end):04x}".encode()) for end in "\u0085\u2028\u2029")
+"""What strings of JSON may have, and Python's splitlines and others take for a line end."""
 ID_LENGTH = 29
 ID_ALPHABET = digits + ascii_letters
 
@@ -269,11 +272,12 @@ def render_success(
     key: str, custom_id: str | None, is_envelope: bool, completion_json: bytes
 ) -> bytes:
     """Write the output line of an encoded Completion in the style of its input line."""
+    completion_json = one_line(completion_json)
     if is_envelope:
         return _envelope(key, custom_id, 200, completion_json)
     if custom_id is None:
         return completion_json
-    return b'{"custom_id":' + msgspec.json.encode(custom_id) + b"," + completion_json[1:]
+    return b'{"custom_id":' + _encoded(custom_id) + b"," + completion_json[1:]
 
 
 def render_failure(failed: FailedLine) -> bytes:
@@ -281,14 +285,33 @@ def render_failure(failed: FailedLine) -> bytes:
     if failed.is_envelope:
         # There may be no request and so no key: what identifies the line stands for it.
         key = f"line {failed.line} {failed.custom_id}"
-        body = msgspec.json.encode({"error": failed.error})
-        return _envelope(key, failed.custom_id, failed.status_code, body)
+        body = _encoded({"error": failed.error})
+        place = {"line": failed.line} if failed.custom_id is None else {}
+        return _envelope(key, failed.custom_id, failed.status_code, body, place)
     fields = {"line": failed.line, "status_code": failed.status_code, "error": failed.error}
     identity = {} if failed.custom_id is None else {"custom_id": failed.custom_id}
-    return msgspec.json.encode(identity | fields)
+    return _encoded(identity | fields)
 
 
-def _envelope(key: str, custom_id: str | None, status_code: int, body: bytes) -> bytes:
+def one_line(record: bytes) -> bytes:
+    """Escape what a reader of lines may take for a line end; the JSON says the same."""
+    if not record.isascii():
+        for end, escaped in _LINE_ENDS:
+            record = record.replace(end, escaped)
+    return record
+
+
+def _encoded(value: object) -> bytes:
+    return one_line(msgspec.json.encode(value))
+
+
+def _envelope(
+    key: str,
+    custom_id: str | None,
+    status_code: int,
+    body: bytes,
+    place: Mapping[str, int] = MappingProxyType({}),
+) -> bytes:
     response = {
         "status_code": status_code,
         "request_id": request_id(key),
@@ -297,10 +320,11 @@ def _envelope(key: str, custom_id: str | None, status_code: int, body: bytes) ->
     envelope = {
         "id": batch_request_id(key),
         "custom_id": custom_id,
+        **place,
         "response": response,
         "error": None,
     }
-    return msgspec.json.encode(envelope)
+    return _encoded(envelope)
 
 
 def _derive(purpose: str, key: str) -> str:

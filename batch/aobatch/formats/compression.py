@@ -1,5 +1,6 @@
 """Byte streams of files that may be compressed, as their suffix says."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,7 +53,11 @@ def read_head(path: Location, num_bytes: int) -> bytes:
 
 def _check_beginning(path: Location, head: bytes, compression: str | None) -> None:
     found = next((row for row in _BEGINNINGS if head.startswith(row[0])), None)
-    if found is not None and found[1] != compression:
+    if (
+        found is not None
+        and found[1] != compression
+        and not any(map(_is_object, head.split(b"\n")))
+    ):
         packed = "" if compression is None else f", not {compression}"
         message = f"{path} is {found[1]}{packed}, and no request can be read; {found[2]}"
         raise InputError(message)
@@ -61,6 +66,14 @@ def _check_beginning(path: Location, head: bytes, compression: str | None) -> No
             f"{path} is not compressed with {compression}; leave {path.suffix} out of its name"
         )
         raise InputError(message)
+
+
+def _is_object(line: bytes) -> bool:
+    """Say whether a line may be a request: it is then the lines around it that are wrong."""
+    try:
+        return line.strip().startswith(b"{") and type(json.loads(line.decode())) is dict
+    except (ValueError, RecursionError):
+        return False
 
 
 @contextmanager

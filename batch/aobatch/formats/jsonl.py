@@ -1,6 +1,7 @@
 """JSON Lines: one request a line, bytes split on line feeds alone."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -21,6 +22,7 @@ CHUNK_BYTES = 2**18
 HEAD_BYTES = 2**16
 """So much is looked at before a job begins."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_MARKS = re.compile(b"(?:%b)+" % BYTE_ORDER_MARK)
 
 
 def check(path: Location, columns: Columns) -> Facts:  # noqa: ARG001 - a Format's signature
@@ -113,17 +115,20 @@ def split_lines(stream: BinaryIO, max_line_bytes: int) -> Iterator[tuple[int, by
     """Yield the lines that are not blank with their numbers, None for one that was too long.
 
     Only a line feed ends a line: U+2028 and a lone carriage return may stand inside a JSON string.
-    A carriage return before the line feed and one byte-order mark at the very start are dropped.
+    A carriage return before the line feed is dropped, and byte-order marks at the start of a line,
+    which come to stand there where files are joined.
     """
     number, length = 1, 0
     begun: list[bytes] = []
     chunks = chain(iter(partial(stream.read, CHUNK_BYTES), b""), [b"\n"])
-    for index, chunk in enumerate(chunks):
-        *ends, last = (chunk if index else chunk.removeprefix(BYTE_ORDER_MARK)).split(b"\n")
+    for chunk in chunks:
+        *ends, last = chunk.split(b"\n")
         # A small file can hold so many blank lines that a call for each would take hours.
         for end in ends:
             is_long = length + len(end) > max_line_bytes
             line = b"".join([*begun, end]) if begun and not is_long else end
+            if line.startswith(BYTE_ORDER_MARK):
+                line = _MARKS.sub(b"", line, count=1)
             begun, length = [], 0
             if is_long:
                 yield number, None

@@ -9,7 +9,7 @@ import msgspec
 
 from aobatch.api.errors import error_object
 from aobatch.api.request import Request
-from aobatch.api.response import Choice, Usage, encode_chunk
+from aobatch.api.response import Choice, Usage, encode_chunk, one_line
 from aobatch.engine.sequence import Result
 from aobatch.executors import ModelIdentity
 from aobatch.files import storage_error
@@ -107,6 +107,6 @@ class EventFiles:
             if request.line not in self._files:
                 path.parent.mkdir(exist_ok=True)
                 self._files[request.line] = path.open("wb", buffering=0)
-            self._files[request.line].write(b"data: " + data + b"\n\n")
+            self._files[request.line].write(b"data: " + one_line(data) + b"\n\n")
         except OSError as error:
             raise storage_error(path, error) from error
