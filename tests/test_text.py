@@ -98,3 +98,23 @@ def test_the_nearest_name_is_found() -> None:
     """A typing error has the name that it is most like, nonsense has none."""
     assert nearest("temprature", ("prompt", "temperature")) == "temperature"
     assert nearest("xyz", ("prompt", "temperature")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "meant"),
+    [
+        ("runn", ("run", "report"), "run"),
+        ("sotp", ("stop", "stream"), "stop"),
+        ("maxTokens", ("max_tokens", "min_tokens"), "max_tokens"),
+        ("top", ("top_p", "top_k", "stop"), None),
+        ("system", ("stream", "stop"), None),
+        ("input", ("min_p",), None),
+        ("stop_token", ("stop_token_ids", "prompt"), "stop_token_ids"),
+        ("", ("a",), None),
+    ],
+)
+def test_a_name_that_misleads_is_not_found(
+    name: str, known: tuple[str, ...], meant: str | None
+) -> None:
+    """A slip or two are forgiven, and of two names that are as near none is chosen."""
+    assert nearest(name, known) == meant

@@ -40,6 +40,29 @@ def test_prompt_must_be_given(refuse: Refuse, fields: dict[str, object]) -> None
         ("temprature", "Unknown parameter: 'temprature'. Did you mean 'temperature'?"),
         ("promt", "Unknown parameter: 'promt'. Did you mean 'prompt'?"),
         ("Prompt", "Unknown parameter: 'Prompt'. Did you mean 'prompt'?"),
+        ("max_new_tokens", "Unknown parameter: 'max_new_tokens'. Did you mean 'max_tokens'?"),
+        (
+            "max_completion_tokens",
+            "Unknown parameter: 'max_completion_tokens'. Did you mean 'max_tokens'?",
+        ),
+        ("maxOutputTokens", "Unknown parameter: 'maxOutputTokens'. Did you mean 'max_tokens'?"),
+        ("topP", "Unknown parameter: 'topP'. Did you mean 'top_p'?"),
+        ("topK", "Unknown parameter: 'topK'. Did you mean 'top_k'?"),
+        ("top", "Unknown parameter: 'top'."),
+        ("input", "Unknown parameter: 'input'. Did you mean 'prompt'?"),
+        ("prompt_token_ids", "Unknown parameter: 'prompt_token_ids'. Did you mean 'prompt'?"),
+        ("stop_sequences", "Unknown parameter: 'stop_sequences'. Did you mean 'stop'?"),
+        ("customId", "Unknown parameter: 'customId'. Did you mean 'custom_id'?"),
+        (
+            "system",
+            "Unknown parameter: 'system'. "
+            "Say it in the prompt, or in messages as those of /v1/chat/completions.",
+        ),
+        (
+            "messages",
+            "Unknown parameter: 'messages'. "
+            "A request has a prompt, or messages as those of /v1/chat/completions.",
+        ),
         ("frobnicate", "Unknown parameter: 'frobnicate'."),
         ("x" * 10**6, f"Unknown parameter: '{'x' * 63}…'."),
     ],

@@ -45,6 +45,10 @@ def test_unknown_columns_are_refused_unless_columns_are_chosen(tmp_path: Path) -
 
     with pytest.raises(InputError, match=r"temprature \(did you mean 'temperature'\?\)"):
         rows_of(path)
+    both = write_table(tmp_path / "two.parquet", {"zzz": ["a"], "promt": ["a"], "topP": [1.0]})
+    hints = r"zzz, promt \(did you mean 'prompt'\?\), topP \(did you mean 'top_p'\?\); drop"
+    with pytest.raises(InputError, match=f"no field of a request: {hints}"):
+        rows_of(both)
     for columns in (Columns(ignores_unknown=True), Columns({"prompt": "prompt"})):
         assert [row.fields for row in rows_of(path, columns)] == [{"prompt": "a"}]
     renamed = rows_of(path, Columns({"temperature": "temprature"}))

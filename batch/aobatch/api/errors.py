@@ -3,7 +3,8 @@
 The wording is that of the OpenAI API since 2024: `Invalid 'n': integer above maximum value. ...`.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
@@ -20,6 +21,7 @@ LONGEST_FILE_REASON = 400
 """Of why a model's folder is none, which names a file by its whole path ahead of the reason."""
 
 
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _JSON_TYPES: dict[type, str] = {
     type(None): "null",
     bool: "a boolean",
@@ -29,6 +31,34 @@ _JSON_TYPES: dict[type, str] = {
     list: "an array",
     dict: "an object",
 }
+
+
+_OTHER_NAMES = {
+    "prompt": "input inputs text prompts prompt_token_ids prompt_ids input_ids input_text query",
+    "max_tokens": (
+        "max_completion_tokens max_output_tokens max_new_tokens max_tokens_to_sample max_length "
+        "num_predict n_predict max_gen_len"
+    ),
+    "min_tokens": "min_new_tokens",
+    "n": "num_return_sequences num_completions candidate_count num_generations",
+    "temperature": "temp",
+    "repetition_penalty": "repeat_penalty",
+    "stop": "stop_sequences stop_sequence stop_strings stop_words until",
+    "stop_token_ids": "eos_token_id eos_token_ids stop_token_id",
+    "seed": "random_seed sampling_seed",
+    "logprobs": "top_logprobs num_logprobs",
+    "stream": "streaming",
+    "custom_id": "id request_id key",
+    "model": "model_id model_name",
+    "user": "user_id",
+}
+"""What other APIs, and older ones, call our parameters."""
+_HINTS = {
+    "messages": " A request has a prompt, or messages as those of /v1/chat/completions.",
+    "system": " Say it in the prompt, or in messages as those of /v1/chat/completions.",
+}
+"""What to do instead of what there is nothing like."""
+_MEANT = {other: ours for ours, others in _OTHER_NAMES.items() for other in others.split()}
 
 
 class ErrorObject(msgspec.Struct, frozen=True):
@@ -118,11 +148,12 @@ def missing_parameter(name: str) -> RequestError:
     return RequestError(message, code="missing_required_parameter", param=name)
 
 
-def unknown_parameter(name: str, known: Iterable[str]) -> RequestError:
+def unknown_parameter(name: str, known: Collection[str]) -> RequestError:
     """Say that there is no such parameter, and which one was probably meant."""
     name = shorten(name)
-    meant = nearest(name, tuple(known))
-    message = f"Unknown parameter: '{name}'." + (f" Did you mean '{meant}'?" if meant else "")
+    meant = meant_by(name, known)
+    hint = f" Did you mean '{meant}'?" if meant else _HINTS.get(name, "")
+    message = f"Unknown parameter: '{name}'.{hint}"
     return RequestError(message, code="unknown_parameter", param=name)
 
 
@@ -130,6 +161,13 @@ def unsupported_parameter(name: str, reason: str) -> RequestError:
     """Say that a parameter of the documented API asks for what models here cannot do."""
     message = f"Unsupported parameter: '{name}': {reason}."
     return RequestError(message, code="unsupported_parameter", param=_parameter_of(name))
+
+
+def meant_by(name: str, known: Collection[str]) -> str | None:
+    """Find which of the known names was meant; None if that is not sure."""
+    plain = _CAMEL.sub("_", name).lower().replace("-", "_")
+    ours = _MEANT.get(plain)
+    return ours if ours in known else nearest(name, tuple(known))
 
 
 def invalid_type(value: object, expected: str, name: str) -> RequestError:

@@ -22,6 +22,9 @@ IGNORED = frozenset({"metadata", "service_tier", "store"})
 
 _KNOWN = PARAMETERS.keys() | IGNORED
 
+NAMES = (*PARAMETERS, "custom_id")
+"""What a bare line may say."""
+
 MAX_BEST_OF = 20
 """More candidates than this need an n as large."""
 
@@ -122,7 +125,7 @@ def _of_chats(values: Mapping[str, Any]) -> dict[str, Any]:
 def _check_names(fields: Mapping[str, object]) -> None:
     if not fields.keys() <= _KNOWN:
         name = next(name for name in fields if name not in _KNOWN)
-        raise errors.unknown_parameter(name, PARAMETERS)
+        raise errors.unknown_parameter(name, NAMES)
 
 
 def _assemble(values: dict[str, Any], given: Collection[str]) -> CompletionBody:

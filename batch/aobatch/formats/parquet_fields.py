@@ -23,7 +23,6 @@ from aobatch.api.request import ENVELOPE_FIELDS
 from aobatch.api.validation import IGNORED
 from aobatch.errors import InputError, RequestError, UsageError
 from aobatch.formats.remote import Location
-from aobatch.text import nearest
 
 Cells: TypeAlias = list[Any]
 """A value for each row; a RequestError stands for one that cannot be read."""
@@ -138,16 +137,16 @@ def _refuse_unknown(names: list[str], known: set[str], path: Location) -> None:
     # pandas keeps the index of a table in columns of such names.
     unknown = [name for name in names if name not in known and not name.startswith("__index_")]
     if unknown:
+        named = [f"{name}{_suggest(name, tuple(known))}" for name in unknown]
         message = (
-            f"{path} has columns that are no field of a request: {', '.join(unknown)}"
-            f"{_suggest(unknown[0], tuple(known))}; drop them, name them with "
-            "--column FIELD=NAME, or ignore them with --ignore-unknown"
+            f"{path} has columns that are no field of a request: {', '.join(named)}; drop them, "
+            "name them with --column FIELD=NAME, or ignore them with --ignore-unknown"
         )
         raise InputError(message)
 
 
 def _suggest(name: str, known: tuple[str, ...]) -> str:
-    meant = nearest(name, known)
+    meant = errors.meant_by(name, known)
     return f" (did you mean '{meant}'?)" if meant else ""
 
 
