@@ -66,7 +66,6 @@ def test_prompt_must_be_given(refuse: Refuse, fields: dict[str, object]) -> None
         ("frobnicate", "Unknown parameter: 'frobnicate'."),
         ("x" * 10**6, f"Unknown parameter: '{'x' * 63}…'."),
     ],
-    ids=["temprature", "promt", "Prompt", "frobnicate", "long"],
 )
 def test_unknown_name_is_refused(refuse: Refuse, name: str, message: str) -> None:
     """A name that means nothing is shown with the one that was probably meant."""
