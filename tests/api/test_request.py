@@ -58,11 +58,6 @@ def test_prompt_must_be_given(refuse: Refuse, fields: dict[str, object]) -> None
             "Unknown parameter: 'system'. "
             "Say it in the prompt, or in messages as those of /v1/chat/completions.",
         ),
-        (
-            "messages",
-            "Unknown parameter: 'messages'. "
-            "A request has a prompt, or messages as those of /v1/chat/completions.",
-        ),
         ("frobnicate", "Unknown parameter: 'frobnicate'."),
         ("x" * 10**6, f"Unknown parameter: '{'x' * 63}…'."),
     ],
@@ -73,6 +68,14 @@ def test_unknown_name_is_refused(refuse: Refuse, name: str, message: str) -> Non
 
     assert (error.code, error.message) == ("unknown_parameter", message)
     assert error.param == name[:63] + name[63:64].replace("x", "…")
+
+
+def test_prompt_and_messages_do_not_go_together(refuse: Refuse) -> None:
+    """A request that has both is told that it is to have one."""
+    error = refuse({"prompt": "a", "messages": []})
+
+    assert (error.code, error.param) == ("unknown_parameter", "messages")
+    assert "A request has a prompt, or messages" in error.message
 
 
 def test_unknown_names_can_be_ignored() -> None:
