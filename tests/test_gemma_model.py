@@ -49,7 +49,7 @@ def test_prompts_have_the_references_tokens(cases: list[dict[str, list[float]]])
 
 def test_fp32_gives_the_references_logprobs(cases: list[dict[str, list[float]]]) -> None:
     """Logprobs are within 5e-3, greedy tokens equal wherever the margin exceeds 0.05."""
-    runner = OnnxRunner(pulled("gemma-3-270m-fp32").graph(), 2)
+    runner = OnnxRunner(pulled("gemma-3-270m-fp32").graph, 2)
     runner.reserve(1, 256, [])
     for case in cases:
         ids, completion = case["prompt_token_ids"], np.array(case["completion_token_ids"])
@@ -64,12 +64,13 @@ def test_fp32_gives_the_references_logprobs(cases: list[dict[str, list[float]]])
 
 
 def test_int8_is_close_to_fp32() -> None:
-    """The gate's measurements, of the graph and of the one over an int8 cache, are kept."""
+    """The gate's measurements, of the graph and of the fused one, are kept."""
     manifest = pulled("gemma-3-270m").manifest
 
     assert manifest.quality is not None
     assert manifest.quality.kl <= 0.02
-    assert manifest.int8_cache.quality.kl <= 0.02
+    assert manifest.fused.quality is not None
+    assert manifest.fused.quality.kl <= 0.02
     assert manifest.quality.num_tokens >= 1000
 
 

@@ -32,7 +32,8 @@ def test_bench_measures_jobs_and_their_parts(
         assert job["occupancy"] > 0
         check_shares(job)
     phases = [speed["phase"] for speed in figures["speeds"]]
-    assert (phases.count("decode"), phases.count("prefill")) == (4, 3)
+    assert (phases.count("decode"), phases.count("prefill")) == (8, 6)
+    assert [job["kernels"] for job in figures["jobs"]] == ["fused", "stock"] * 2
     assert all(ceiling["tokens_per_second"] > 0 for ceiling in figures["ceilings"])
 
 
@@ -50,7 +51,8 @@ def test_bench_takes_a_job_of_the_user(
     """A file of requests is measured in place of the built-in ones, here by two threads."""
     path = tmp_path / "mine.jsonl"
     path.write_text('{"prompt": "a", "max_tokens": 3, "ignore_eos": true}\n' * 5)
-    (job,) = measured(invoke, tiny_int8, "--job", str(path), "--threads", "2")["jobs"]
+    options = ("--job", str(path), "--threads", "2", "--kernels", "stock")
+    (job,) = measured(invoke, tiny_int8, *options)["jobs"]
 
     assert (job["kind"], job["num_requests"], job["new_tokens"]) == ("mine.jsonl", 5, 15)
     check_shares(job)

@@ -183,16 +183,17 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, invoke: Invok
     monkeypatch.setattr(module, "open_backend", spy)
     arguments = ["--kv-cache-bytes", "1.5MiB", "--max-num-seqs", "7", "--threads", "1"]
     arguments += ["--seed", "5", "--clamp-max-tokens", "--logprobs-mode", "processed"]
-    arguments += ["--kv-cache-dtype", "int8"]
+    arguments += ["--kv-cache-dtype", "bf16", "--kernels", "fused"]
     invoke("run", "-", "-o", "-", *arguments, input="")
 
     config = seen["local"].config
     assert (config.kv_cache_bytes, config.max_num_seqs) == (3 * 2**19, 7)
+    runner = seen["local"].runner
+    assert (runner.kernels, runner.kv_cache_dtype) == ("fused", "bf16")
     assert seen["local"].settings == {
         "seed": 5,
         "clamp_max_tokens": True,
         "logprobs_mode": "processed",
-        "kv_cache_dtype": "int8",
     }
 
 

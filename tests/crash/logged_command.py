@@ -38,9 +38,9 @@ class LoggedBackend:
         """Say what the backend says."""
         return self.backend.survives_requests
 
-    def resolve(self, name: str | None) -> ModelIdentity:
+    def resolve(self, name: str | None, began: str = "") -> ModelIdentity:
         """Find what the backend finds."""
-        return self.backend.resolve(name)
+        return self.backend.resolve(name, began)
 
     @contextmanager
     def open(self, model: ModelIdentity) -> Iterator["LoggedExecutor"]:

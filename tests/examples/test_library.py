@@ -50,7 +50,7 @@ def python(tmp_path: Path, tiny_home: Path) -> Callable[..., "subprocess.Complet
 
 def expected_scores(folder: ModelFolder) -> dict[str, float]:
     """Compute the scores of the choices from the logits, without an engine."""
-    tokenizer, runner = load_tokenizer(folder), OnnxRunner(folder.graph(), 1)
+    tokenizer, runner = load_tokenizer(folder), OnnxRunner(folder.graph, 1)
     runner.reserve(1, 256, [])
     scores = {}
     for choice in CHOICES:

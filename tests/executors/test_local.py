@@ -18,8 +18,10 @@ from aobatch.executors.isolated import IsolatedExecutor
 from aobatch.executors.local import LocalBackend, fingerprint
 from aobatch.job.config import JobConfig
 from aobatch.job.runner import run_job
-from aobatch.models.store.folder import CacheDtype, ModelFolder
+from aobatch.kernels import CacheDtype, Kernels
+from aobatch.models.store.folder import ModelFolder
 from aobatch.runners import RunnerConfig
+from aobatch.runners.choice import KernelChoice
 
 BODIES = [
     {"prompt": "the", "max_tokens": 5, "logprobs": 2},
@@ -42,9 +44,12 @@ class Sinking(LocalBackend):
         return Sinking, ()
 
 
-def backend(max_num_seqs: int = 8, cache_dtype: CacheDtype = "fp32") -> LocalBackend:
+def backend(
+    max_num_seqs: int = 8, kernels: Kernels = "stock", cache: CacheDtype | None = None
+) -> LocalBackend:
     """Give a backend of one thread."""
-    return LocalBackend(EngineConfig(max_num_seqs=max_num_seqs), RunnerConfig(1, cache_dtype))
+    runner = RunnerConfig(1, kernels, cache)
+    return LocalBackend(EngineConfig(max_num_seqs=max_num_seqs), runner)
 
 
 def parsed(*bodies: dict[str, object]) -> list[Request]:
@@ -62,13 +67,15 @@ def by_line(results: object) -> list[Result]:
 
 
 def test_model_is_found_by_its_folder(tiny_fp32: ModelFolder, tiny_int8: ModelFolder) -> None:
-    """A path names a model; results of two precisions, or caches, are never taken as the same."""
+    """A path names a model; results of two precisions, kernels or caches are never the same."""
     identity = backend().resolve(str(tiny_fp32.path))
-    others = [backend(8, "int8").resolve(str(tiny_fp32.path)).fingerprint, fingerprint(tiny_int8)]
+    ways = [backend(), *(backend(8, "fused", t) for t in (None, "bf16", "fp32"))]
+    others = [way.resolve(str(tiny_int8.path)) for way in ways]
 
-    name, named = tiny_fp32.manifest.name, fingerprint(tiny_fp32)
+    name, named = tiny_fp32.manifest.name, fingerprint(tiny_fp32, KernelChoice("stock", "fp32"))
     assert identity == ModelIdentity(name, named, tiny_fp32.path, "fp32")
-    assert len({named, *others}) == 3
+    assert [other.kv_cache_dtype for other in others] == ["fp32", "int8", "bf16", "fp32"]
+    assert len({named, *(other.fingerprint for other in others)}) == 5
     with pytest.raises(ModelNotFoundError):
         backend().resolve("no-such-model")
 
@@ -93,20 +100,16 @@ def test_settings_name_what_shapes_results() -> None:
     """Neither the batch size nor the threads are among the settings."""
     config = EngineConfig(max_num_seqs=3, seed=4)
 
-    assert LocalBackend(config, RunnerConfig(7, "int8")).settings == {
+    assert LocalBackend(config, RunnerConfig(7, "fused", "int8")).settings == {
         "seed": 4,
         "clamp_max_tokens": False,
         "logprobs_mode": "raw",
-        "kv_cache_dtype": "int8",
     }
 
 
-@pytest.mark.parametrize("cache_dtype", ["fp32", "int8"])
+@pytest.mark.parametrize("kernels", ["stock", "fused"])
 def test_job_does_not_depend_on_the_batch_size(
-    tmp_path: Path,
-    tiny_fp32: ModelFolder,
-    monkeypatch: pytest.MonkeyPatch,
-    cache_dtype: CacheDtype,
+    tmp_path: Path, tiny_int8: ModelFolder, monkeypatch: pytest.MonkeyPatch, kernels: Kernels
 ) -> None:
     """A job gives the same bytes, events included, one sequence at a time, two and eight."""
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
@@ -115,8 +118,8 @@ def test_job_does_not_depend_on_the_batch_size(
     contents = []
     for max_num_seqs in (1, 2, 8):
         output = tmp_path / f"{max_num_seqs}.jsonl"
-        config = JobConfig((source,), output, model=str(tiny_fp32.path))
-        report = run_job(config, backend(max_num_seqs, cache_dtype)).report
+        config = JobConfig((source,), output, model=str(tiny_int8.path))
+        report = run_job(config, backend(max_num_seqs, kernels)).report
         events = (tmp_path / f"{output.name}.stream/000006.sse").read_bytes()
         contents.append((output.read_bytes(), events))
 
@@ -126,7 +129,7 @@ def test_job_does_not_depend_on_the_batch_size(
     assert report.statistics["decode_steps"] > 0
     lines = [json.loads(line) for line in contents[0][0].splitlines()]
     assert [len(line.get("choices", ())) for line in lines] == [1, 4, 1, 0, 1, 6]
-    assert {line["model"] for line in lines if "model" in line} == {str(tiny_fp32.path)}
+    assert {line["model"] for line in lines if "model" in line} == {str(tiny_int8.path)}
 
 
 def test_results_of_another_process_are_those_of_this_one(tiny_fp32: ModelFolder) -> None:

@@ -119,7 +119,7 @@ def test_model_that_workers_cannot_open_ends_the_job(
     with place.open_ray(1) as backend:
         model = backend.resolve(str(place.model))
         other = ModelIdentity(model.name, "fp_other", model.path)
-        monkeypatch.setattr(backend, "resolve", lambda _: other)
+        monkeypatch.setattr(backend, "resolve", lambda *_: other)
         with pytest.raises(ModelError, match="fp_other on the driver"):
             place.run("ray", backend)
 

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from msgspec.structs import replace
 
@@ -64,10 +63,10 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     "tokenizer": (replace_tokenizer, {"tokenizer.json"}),
     "context": (edit(context_length=7), {"model.toml"}),
     "start": (edit(document_start_token_id=5), {"model.toml"}),
-    "width": (edit(head_dim=32), {"model.toml", "graph", "self-test", "self-test, int8 cache"}),
+    "width": (edit(head_dim=32), {"model.toml", "graph", "self-test", "self-test, fused"}),
     "digest": (edit(digest='"0000"'), {"model.toml", "digest"}),
     "graph": (swap("model.onnx"), {"model.onnx", "graph", "self-test"}),
-    "graph of the int8 cache": (remove("model.kv-int8.onnx"), {"model.kv-int8.onnx"}),
+    "fused graph": (remove("model.fused.onnx"), {"model.fused.onnx"}),
 }
 
 
@@ -99,7 +98,7 @@ def test_damage_is_found_by_name(case: str, folder: Path, tiny_fp32: ModelFolder
     named = failures(result)
     assert expected <= named
     # A file that is wrong may be so wrong that nothing can be computed with it either.
-    assert named - expected <= {"graph", "self-test", "self-test, int8 cache"}
+    assert named - expected <= {"graph", "self-test", "self-test, fused"}
     assert {"quality": "not checked"}.items() <= {c.name: c.state for c in result.checks}.items()
 
 
@@ -119,7 +118,9 @@ def test_quality_is_measured_again(with_reference: Path, tiny_int8: ModelFolder)
     assert result.is_right
     assert recorded is not None
     assert f"KL {recorded.kl:.4f} nats" in texts["quality"]
-    assert f"KL {tiny_int8.manifest.int8_cache.quality.kl:.4f} nats" in texts["quality, int8 cache"]
+    fused = tiny_int8.manifest.fused.quality
+    assert fused is not None
+    assert f"KL {fused.kl:.4f} nats" in texts["quality, fused"]
     assert f"{recorded.top1_agreement:.1%} of {recorded.num_tokens:,}" in texts["quality"]
 
 
@@ -159,9 +160,9 @@ def test_sound_model_passes_without_a_reference(
 
 
 def test_full_precision_is_its_own_reference(tiny_fp32: ModelFolder) -> None:
-    """Of an fp32 model the int8 cache is measured, as conversion did."""
-    texts = {check.name: check.found for check in found(tiny_fp32.path).checks}
+    """Of an fp32 model there is nothing to be measured."""
+    result = found(tiny_fp32.path)
+    texts = {check.name: check.found for check in result.checks}
 
-    kl = tiny_fp32.manifest.int8_cache.quality.kl
-    assert f"KL {kl:.4f} nats" in texts["quality, int8 cache"]
-    assert np.isfinite(kl)
+    assert result.is_right
+    assert "full precision" in texts["quality"]

@@ -11,9 +11,10 @@ from graph_surgery import changed, fused_cache, half_precision_cache
 from aobatch.engine.config import EngineConfig
 from aobatch.executors.local import open_runner
 from aobatch.job.plan import Plan, Speed, Workload, plan_of
+from aobatch.kernels import CacheDtype, Kernels
 from aobatch.models.foreign import open_export
 from aobatch.models.inspection import inspect_folder
-from aobatch.models.store.folder import CacheDtype, ModelFolder
+from aobatch.models.store.folder import ModelFolder
 from aobatch.runners import Chunk, RunnerConfig
 
 EXPORTS = {
@@ -25,15 +26,15 @@ EXPORTS = {
 LOAD = Workload(requests=4, sequences=4, prompt_tokens=20, computed_tokens=20, longest=508)
 
 
-def planned(folder: ModelFolder, cache: CacheDtype) -> Plan:
+def planned(folder: ModelFolder, runner: RunnerConfig) -> Plan:
     """Plan four long sequences."""
     config = EngineConfig(kv_cache_bytes=2**30)
-    return plan_of(folder, LOAD, config, cache, Speed(1, 1, "default"))
+    return plan_of(folder, LOAD, config, runner, Speed(1, 1, "default"))
 
 
-def allocated(folder: ModelFolder, cache: CacheDtype, plan: Plan) -> int:
+def allocated(folder: ModelFolder, config: RunnerConfig, plan: Plan) -> int:
     """Give the bytes of numpy's arrays once every slot of a plan is full but for one token."""
-    runner = open_runner(folder, RunnerConfig(1, cache))
+    runner = open_runner(folder, config)
     tracemalloc.start()
     runner.reserve(plan.slots, plan.capacity, [])
     for slot in range(plan.slots):
@@ -44,16 +45,28 @@ def allocated(folder: ModelFolder, cache: CacheDtype, plan: Plan) -> int:
     return taken
 
 
-@pytest.mark.parametrize(("cache", "num_bytes"), [("fp32", 768), ("int8", 192)])
+@pytest.mark.parametrize(
+    ("kernels", "cache", "num_bytes"),
+    [
+        ("stock", "fp32", 768),
+        ("fused", "fp32", 768),
+        ("fused", "bf16", 384),
+        ("fused", "int8", 3 * 2 * 2 * (16 + 4)),
+    ],
+)
 def test_a_converted_model_takes_what_is_planned(
-    tiny_int8: ModelFolder, cache: CacheDtype, num_bytes: int
+    tiny_int8: ModelFolder, kernels: Kernels, cache: CacheDtype, num_bytes: int
 ) -> None:
-    """Within 5 %; inspection says the same of a token: 2 x 3 layers x 2 heads x 16 channels."""
-    plan = planned(tiny_int8, cache)
+    """Within 5 %; inspection says the same of a token: 2 x 3 layers x 2 heads x 16 channels.
+
+    Bytes have a scale a head, of four bytes.
+    """
+    config = RunnerConfig(1, kernels, cache)
+    plan = planned(tiny_int8, config)
     facts = inspect_folder(tiny_int8).kv_cache[cache]
 
     assert (plan.slots, plan.capacity) == (4, 512)
-    assert allocated(tiny_int8, cache, plan) == pytest.approx(plan.kv_cache_bytes, rel=0.05)
+    assert allocated(tiny_int8, config, plan) == pytest.approx(plan.kv_cache_bytes, rel=0.05)
     assert plan.kv_cache_bytes == 4 * 512 * facts.bytes_per_token == 4 * 512 * num_bytes
     assert facts.bytes_per_slot == tiny_int8.manifest.context_length * num_bytes
 
@@ -62,6 +75,6 @@ def test_a_converted_model_takes_what_is_planned(
 def test_an_export_takes_what_is_planned(kind: str, tmp_path: Path) -> None:
     """Within 5 %, whether attention writes in place or makes a longer cache."""
     folder = open_export(EXPORTS[kind](tmp_path / "export"))
-    plan = planned(folder, "fp32")
+    plan = planned(folder, RunnerConfig(1))
 
-    assert allocated(folder, "fp32", plan) == pytest.approx(plan.kv_cache_bytes, rel=0.05)
+    assert allocated(folder, RunnerConfig(1), plan) == pytest.approx(plan.kv_cache_bytes, rel=0.05)

@@ -103,10 +103,10 @@ def test_one_graph_of_several_is_taken(names: list[str], chosen: str, tmp_path: 
         shutil.copy(folder / "model.onnx", folder / "onnx" / name)
     (folder / "model.onnx").unlink()
 
-    assert open_export(folder).graph() == folder / "onnx" / chosen
+    assert open_export(folder).graph == folder / "onnx" / chosen
     for name in names:
         found = open_export(folder / "onnx" / name)
-        assert (found.graph(), found.path) == (folder / "onnx" / name, folder / "onnx" / name)
+        assert (found.graph, found.path) == (folder / "onnx" / name, folder / "onnx" / name)
         assert found.manifest.source == f"onnx/{name}"
 
 

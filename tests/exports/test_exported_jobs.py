@@ -112,7 +112,7 @@ def test_a_line_may_name_an_export(name: str, tmp_path: Path, tiny_fp32: object)
 def test_an_int8_cache_is_refused(tmp_path: Path) -> None:
     """An export has the cache that it was exported with."""
     folder = exported("llama-genai", tmp_path / "tiny")
-    place = LocalBackend(EngineConfig(), RunnerConfig(1, "int8"))
+    place = LocalBackend(EngineConfig(), RunnerConfig(1, kv_cache_dtype="int8"))
 
     with pytest.raises(ModelError, match="use --kv-cache-dtype fp32"):
-        place.load(place.resolve(str(folder)))
+        place.resolve(str(folder))

@@ -58,7 +58,7 @@ class FakeBackend:
         """Say whether a request ends with an error."""
         return str(request.body.prompts[0]).startswith("fail")
 
-    def resolve(self, name: str | None) -> ModelIdentity:
+    def resolve(self, name: str | None, _began: str = "") -> ModelIdentity:
         """Find a model; the default one is called fake."""
         name = "fake" if name is None else name
         if name not in self.fingerprints:

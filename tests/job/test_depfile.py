@@ -42,7 +42,7 @@ NAMES = [
 class FolderBackend(FakeBackend):
     """The fake model with a folder of its own."""
 
-    def resolve(self, _name: str | None) -> ModelIdentity:
+    def resolve(self, _name: str | None, _began: str = "") -> ModelIdentity:
         """Find the folder `model`."""
         return ModelIdentity("fake", "fp_1", Path("model"))
 

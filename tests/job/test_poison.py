@@ -150,7 +150,7 @@ class Warned(Progress):
 class Interrupted(FakeBackend):
     """A backend that is stopped when it opens a model; its notes of what is under way stay."""
 
-    def resolve(self, name: str | None) -> ModelIdentity:  # noqa: ARG002 - the fake's signature
+    def resolve(self, name: str | None, _began: str = "") -> ModelIdentity:  # noqa: ARG002 - the fake's signature
         """Stop the process hard, as far as the job can see."""
         raise KeyboardInterrupt
 

@@ -179,7 +179,7 @@ def test_requests_are_pulled_as_needed(tmp_path: Path) -> None:
     write_input(tmp_path / "in.jsonl", requests([str(i) for i in range(50)]))
     backend = FakeBackend(explosion=StorageError("stop"), explodes_at=2)
     resolved: list[str | None] = []
-    backend.resolve = lambda name: resolved.append(name) or FakeBackend.resolve(backend, name)  # type: ignore[method-assign, func-returns-value]
+    backend.resolve = lambda name, _: resolved.append(name) or FakeBackend.resolve(backend, name)  # type: ignore[method-assign, func-returns-value]
 
     with pytest.raises(StorageError):
         run(tmp_path, backend)

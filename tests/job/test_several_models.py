@@ -26,7 +26,7 @@ class Unopenable(FakeBackend):
 
     unopenable: str = "other"
 
-    def resolve(self, name: str | None) -> ModelIdentity:
+    def resolve(self, name: str | None, _began: str = "") -> ModelIdentity:
         """Take a path for the model that it ends with."""
         return super().resolve(None if name is None else Path(name).name)
 

@@ -9,6 +9,7 @@ import pytest
 from aobatch.engine.config import EngineStatistics
 from aobatch.job.plan import Speed, known_speed, note_speed, speed_of_run
 from aobatch.models.store.folder import ModelFolder
+from aobatch.runners import RunnerConfig
 
 COUNTED = EngineStatistics(
     run_seconds=20.0,
@@ -40,14 +41,15 @@ def test_short_jobs_say_nothing(changed: dict[str, Any]) -> None:
 def test_speed_is_kept_for_model_cache_and_threads(
     tiny_int8: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was noted comes back, for the same model, type of cache and threads alone."""
+    """What was noted comes back, for the same model, kernels, cache and threads alone."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     speed = Speed(10, 20, "bench", "2026-01-02")
-    note_speed(tiny_int8, "fp32", 2, speed)
+    note_speed(tiny_int8, RunnerConfig(2, "fused", "bf16"), speed)
 
-    assert known_speed(tiny_int8, "fp32", 2) == speed
-    assert known_speed(tiny_int8, "int8", 2).source == "default"
-    assert known_speed(tiny_int8, "fp32", 1).source == "default"
+    assert known_speed(tiny_int8, RunnerConfig(2, "auto", "bf16")) == speed
+    for other in (("fused", "int8"), ("fused", "fp32"), ("stock", "fp32")):
+        assert known_speed(tiny_int8, RunnerConfig(2, *other)).source == "default"
+    assert known_speed(tiny_int8, RunnerConfig(1, "fused", "bf16")).source == "default"
 
 
 def test_unusable_cache_folder_is_ignored(
@@ -56,10 +58,11 @@ def test_unusable_cache_folder_is_ignored(
     """A file in place of the folder, or no JSON in it, costs the memory and no more."""
     (tmp_path / "aobatch").write_text("a file")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    note_speed(tiny_int8, "fp32", 2, Speed(1, 2, "run"))
-    assert known_speed(tiny_int8, "fp32", 2).source == "default"
+    stock = RunnerConfig(2, "stock")
+    note_speed(tiny_int8, stock, Speed(1, 2, "run"))
+    assert known_speed(tiny_int8, stock).source == "default"
 
     (tmp_path / "aobatch").unlink()
     (tmp_path / "aobatch").mkdir()
     (tmp_path / "aobatch/speeds.json").write_text("{")
-    assert known_speed(tiny_int8, "fp32", 2).source == "default"
+    assert known_speed(tiny_int8, stock).source == "default"

@@ -29,7 +29,7 @@ class Backend(FakeBackend):
     """Models that compute no numbers."""
     _model: str = ""
 
-    def resolve(self, name: str | None) -> ModelIdentity:
+    def resolve(self, name: str | None, _began: str = "") -> ModelIdentity:
         """Find a model, but for those that are not here."""
         if name in self.absent:
             message = f"model {name} is not here yet"

@@ -9,8 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from aobatch.kernels import KernelsError, library, reference
-from aobatch.kernels.reference import BLOCK, CacheDtype, block_bytes
+from aobatch.kernels import (
+    BLOCK,
+    CacheDtype,
+    KernelsError,
+    block_bytes,
+    library,
+    reference,
+)
 from aobatch.runners.operators import compute
 
 try:

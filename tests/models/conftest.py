@@ -8,7 +8,7 @@ import pytest
 
 from aobatch.arrays import Logits, TokenIds
 from aobatch.models.source.gguf_checkpoint import read_gguf
-from aobatch.models.store.folder import ModelFolder
+from aobatch.models.store.folder import GraphSizes, ModelFolder
 from aobatch.runners.scoring import TextScorer
 
 Distorted = Callable[[str], ModelFolder]
@@ -28,6 +28,12 @@ class DistortingScorer(TextScorer):
         """Yield the logits of the first text, true or threefold."""
         is_distorted = graph.name == self._graph_name
         for logits in super().__call__(graph, texts[:1]):
+            yield logits * (3 if is_distorted else 1)
+
+    def fused(self, graph: Path, sizes: GraphSizes, texts: Sequence[TokenIds]) -> Iterator[Logits]:
+        """Yield those of the fused graph likewise."""
+        is_distorted = graph.name == self._graph_name
+        for logits in super().fused(graph, sizes, texts[:1]):
             yield logits * (3 if is_distorted else 1)
 
 

@@ -9,8 +9,10 @@ from gguf_writing import Gguf, i32s, small_llama, texts, u32
 from aobatch.engine.config import EngineConfig
 from aobatch.errors import ModelError
 from aobatch.executors.local import open_engine
+from aobatch.models.convert.quality import quality_chunks
 from aobatch.models.source.gguf_checkpoint import read_gguf
 from aobatch.models.store.folder import ModelFolder
+from aobatch.models.tokenizer import load_tokenizer
 from aobatch.runners import RunnerConfig
 
 
@@ -24,10 +26,11 @@ def test_a_short_context_is_measured_in_short_pieces(context_length: int, tmp_pa
     """A context shorter than the pieces that the shipped text is cut into is no obstacle."""
     file = small_llama()
     file.fields["llama.context_length"] = u32(context_length)
-    manifest = converted_file(file, tmp_path).manifest
+    folder = converted_file(file, tmp_path)
+    chunks = quality_chunks(load_tokenizer(folder), folder.manifest.context_length)
 
-    assert manifest.context_length == context_length
-    assert manifest.int8_cache.quality.num_tokens % context_length == 0
+    assert folder.manifest.context_length == context_length
+    assert {len(chunk) for chunk in chunks} == {context_length}
 
 
 @pytest.mark.parametrize("context_length", [1, 16, 100])
@@ -54,5 +57,5 @@ def test_a_vocabulary_without_letters_is_refused(tmp_path: Path) -> None:
     file.fields["tokenizer.ggml.merges"] = texts([])
 
     with pytest.raises(ModelError, match="no token for any letter"):
-        converted_file(file, tmp_path)
+        converted(read_gguf(file.write(tmp_path / "file.gguf")), tmp_path / "model", "int8")
     assert [path.name for path in tmp_path.iterdir()] == ["file.gguf"]

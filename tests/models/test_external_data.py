@@ -207,7 +207,7 @@ def test_what_is_said_beside_a_file_counts_for_nothing(
     """A tensor whose data is in a file is read from there, whatever it holds itself."""
     chunk = Chunk(0, 0, np.arange(5), 1)
     logits = []
-    for path in (tiny_fp32.graph(), with_embedding(tiny_fp32, folder, fields)):
+    for path in (tiny_fp32.graph, with_embedding(tiny_fp32, folder, fields)):
         runner = OnnxRunner(path, 1)
         runner.reserve(1, 64, [])
         logits.append(runner.prefill([chunk]).copy())

@@ -56,7 +56,7 @@ def test_a_description_is_read_as_it_was_written(tiny_int8: ModelFolder, tmp_pat
         pytest.param({"custom_ops_library": "evil.so"}, id="unknown-field"),
         pytest.param({"a\n\x1b[2Jb": 1}, id="field-that-clears-a-screen"),
         pytest.param({"format": 1, "name": "a\n\x1b[2Jb"}, id="old-layout-of-such-a-name"),
-        pytest.param({"int8_cache": {}}, id="field-missing"),
+        pytest.param({"fused": 1}, id="field-of-another-kind"),
     ],
 )
 def test_impossible_values_are_refused(

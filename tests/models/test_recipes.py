@@ -10,6 +10,7 @@ from aobatch.arrays import Logits, TokenIds
 from aobatch.bench.parts import products_of
 from aobatch.errors import ModelError
 from aobatch.models.convert.precisions import recipes
+from aobatch.models.store.folder import GraphSizes
 from aobatch.models.store.locate import read_checkpoint
 from aobatch.runners.scoring import TextScorer
 
@@ -26,6 +27,10 @@ class DoubtfulScorer(TextScorer):
         is_wrong = any(p.operator == "MatMulIntegerToFloat" for p in products_of(graph))
         for logits in super().__call__(graph, texts[:1]):
             yield logits * (3 if is_wrong else 1)
+
+    def fused(self, graph: Path, sizes: GraphSizes, texts: Sequence[TokenIds]) -> Iterator[Logits]:
+        """Yield those of the fused graph, which has products of integers alone."""
+        return (logits * 3 for logits in super().fused(graph, sizes, texts[:1]))
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma3"])

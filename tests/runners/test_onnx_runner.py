@@ -1,5 +1,6 @@
 """Laws of the runner: a slot's logits depend on its own tokens alone, bit by bit."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,16 +8,23 @@ import pytest
 from family_files import FAMILIES, published
 
 from aobatch.errors import ModelError
+from aobatch.executors.local import open_runner
 from aobatch.models.convert.convert import write_graph
+from aobatch.models.convert.fused import write_fused_graph
 from aobatch.models.convert.precisions import block_int8, recipes
-from aobatch.models.store.folder import ModelFolder
+from aobatch.models.store.folder import GraphSizes, ModelFolder
 from aobatch.models.store.locate import read_checkpoint
-from aobatch.runners import Chunk
+from aobatch.runners import Chunk, ModelRunner, RunnerConfig
+from aobatch.runners.fused import FusedRunner
 from aobatch.runners.onnx import OnnxRunner
 from aobatch.runners.session import integer_entries, open_session
 
-MODELS = [(model, cache) for model in ("tiny_fp32", "tiny_int8") for cache in ("fp32", "int8")]
-WAYS = [(family, name) for family in FAMILIES for name in ("fp32", "int8", "nbits8")]
+MODELS = [
+    ("tiny_fp32", "stock", "fp32"),
+    ("tiny_int8", "stock", "fp32"),
+    *(("tiny_int8", "fused", cache) for cache in ("int8", "bf16", "fp32")),
+]
+WAYS = [(family, name) for family in FAMILIES for name in ("fp32", "int8", "nbits8", "fused")]
 TOKENS = np.random.default_rng(4).integers(4, 512, (64, 100))
 STEPS = 3
 
@@ -24,20 +32,20 @@ STEPS = 3
 class Runners:
     """Runners of one graph, by their numbers of threads; tests reserve slots of their own."""
 
-    def __init__(self, graph: Path) -> None:
-        self._runners = {threads: OnnxRunner(graph, threads) for threads in (1, 2)}
+    def __init__(self, opened: Callable[[int], ModelRunner]) -> None:
+        self._runners = {threads: opened(threads) for threads in (1, 2)}
         self.alone = computed(self[1], [3])
 
-    def __getitem__(self, threads: int) -> OnnxRunner:
+    def __getitem__(self, threads: int) -> ModelRunner:
         return self._runners[threads].sibling()
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def runners(request: pytest.FixtureRequest) -> Runners:
-    """Give runners of the tiny model in each precision, over a cache of each type."""
-    model, cache_dtype = request.param
+    """Give runners of the tiny model in each precision, over each kind of operators and cache."""
+    model, kernels, cache = request.param
     folder: ModelFolder = request.getfixturevalue(model)
-    return Runners(folder.graph(cache_dtype))
+    return Runners(lambda threads: open_runner(folder, RunnerConfig(threads, kernels, cache)))
 
 
 @pytest.fixture(scope="module", params=[*WAYS, ("llama", "blocks")])
@@ -47,13 +55,18 @@ def of_family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("law")
     checkpoint = read_checkpoint(published(family, folder / "tiny"))
     way = block_int8(64)  # the second way of int8, for families that can be rotated
+    spec, graph, fused = checkpoint.spec, folder / "graph/model.onnx", folder / "graph/fused.onnx"
     if name != "blocks":
-        way = next(iter(recipes(name, checkpoint.spec).values()))
-    write_graph(checkpoint, folder / "graph", way, lambda *_: None)
-    return Runners(folder / "graph/model.onnx")
+        way = next(iter(recipes("int8" if name == "fused" else name, spec).values()))
+    write_graph(checkpoint, graph.parent, way, lambda *_: None)
+    if name != "fused":
+        return Runners(lambda threads: OnnxRunner(graph, threads))
+    write_fused_graph(graph, fused, spec)
+    sizes = GraphSizes(spec.vocab_size, spec.num_layers, spec.num_kv_heads, spec.head_dim)
+    return Runners(lambda threads: FusedRunner(fused, threads, sizes, "int8"))
 
 
-def computed(runner: OnnxRunner, rows: list[int], capacity: int = 256, cut: int = 0) -> np.ndarray:
+def computed(runner: ModelRunner, rows: list[int], capacity: int = 256, cut: int = 0) -> np.ndarray:
     """Prefill ragged prompts, decode some steps; give the logits of row 3 throughout."""
     runner.reserve(len(rows), capacity, [])
     sizes = np.array([40 + (row * 17) % 55 for row in rows])
@@ -94,6 +107,19 @@ def test_neighbours_threads_and_chunks_change_no_bit(of_family: Runners) -> None
     np.testing.assert_array_equal(alone, computed(of_family[1], [3], cut=33))
     np.testing.assert_array_equal(alone, computed(of_family[2], [1, 3], cut=2))
     assert of_family[1].splits_freely
+
+
+def test_a_prompt_is_its_tokens_one_by_one(tiny_int8: ModelFolder) -> None:
+    """With fused operators prefill, decode and chunks of one token give the same bits."""
+    runner = open_runner(tiny_int8, RunnerConfig(1, "fused"))
+    runner.reserve(3, 128, [])
+    whole = runner.prefill([Chunk(0, 0, TOKENS[0, :60], 60)]).copy()
+    single = [runner.prefill([Chunk(1, i, TOKENS[0, i : i + 1], 1)]).copy() for i in range(60)]
+    runner.prefill([Chunk(0, 0, TOKENS[0, :20], 1)])
+    steps = [runner.decode(TOKENS[0, i : i + 1], np.array([i])).copy() for i in range(20, 60)]
+
+    np.testing.assert_array_equal(whole, np.concatenate(single))
+    np.testing.assert_array_equal(whole[20:], np.concatenate(steps))
 
 
 def test_chunks_change_nothing(runners: Runners) -> None:

@@ -45,7 +45,7 @@ class BrokenRunner(OnnxRunner):
 )
 def test_faults_are_found(tiny_int8: ModelFolder, fault: str, expected: str) -> None:
     """One bit of difference is one too many."""
-    runner = BrokenRunner(tiny_int8.graph(), 1)
+    runner = BrokenRunner(tiny_int8.graph, 1)
     runner.fault = fault
 
     assert self_test(runner)[0] == expected

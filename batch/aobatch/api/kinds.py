@@ -23,7 +23,7 @@ class Message(msgspec.Struct, frozen=True, gc=False, array_like=True):
     content: str
 
 
-class Chat(msgspec.Struct, frozen=True, gc=False, array_like=True):
+class Chat(msgspec.Struct, frozen=True, gc=False):
     """A conversation that the model answers; how it is written is the model's chat format."""
 
     messages: tuple[Message, ...]

@@ -18,6 +18,7 @@ from aobatch.job.config import JobConfig
 from aobatch.job.report.usage import UsageReport
 from aobatch.job.runner import run_job
 from aobatch.job.source import Input, Source
+from aobatch.kernels import Kernels
 from aobatch.models.convert.quality import quality_text
 
 NUM_REQUESTS = 256
@@ -35,6 +36,7 @@ class JobSpeed:
     """One job, all seconds in wall time."""
 
     kind: str
+    kernels: Kernels
     num_requests: int
     new_tokens: int
     load_seconds: float
@@ -82,6 +84,7 @@ def _speed(kind: str, num_lanes: int, report: UsageReport) -> JobSpeed:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return JobSpeed(
         kind=kind,
+        kernels="fused" if report.job.models[0].kernels == "fused" else "stock",
         num_requests=report.requests.total,
         new_tokens=report.usage.completion_tokens,
         load_seconds=seen.load_seconds,

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from aobatch.kernels import Kernels
 from aobatch.models.convert.precisions import matmul_nbits
 from aobatch.models.convert.writer import MICROSOFT, GraphWriter
 from aobatch.runners import Chunk, ModelRunner, session_threads
@@ -38,6 +39,8 @@ class Speed:
     """New tokens of each sequence in one run."""
     seconds: float
     """Of one run of all lanes."""
+    kernels: Kernels | None = None
+    """What computed it; None for the ceiling."""
 
     @property
     def tokens_per_second(self) -> float:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, product
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,16 +23,18 @@ from aobatch.bench.parts import (
 from aobatch.cli.command import command, exit_codes
 from aobatch.cli.console import show, show_json, show_table
 from aobatch.cli.ending import interruptible
-from aobatch.cli.options import ThreadsOption, option, options
+from aobatch.cli.options import RunnerOptions, option, options
 from aobatch.cli.progress import stage_progress
 from aobatch.cli.values import AT_LEAST_1, model_names
 from aobatch.engine.config import EngineConfig
 from aobatch.executors.local import LocalBackend, default_kv_cache_bytes, open_runner, pull
 from aobatch.job.plan import Speed as MachineSpeed
 from aobatch.job.plan import note_speed
+from aobatch.kernels import Kernels
 from aobatch.models.foreign import ExportedFolder
 from aobatch.models.store.folder import ModelFolder
 from aobatch.runners import RunnerConfig
+from aobatch.runners.choice import choose_kernels
 
 Item = TypeVar("Item")
 
@@ -48,34 +51,39 @@ class Measurements:
     """Of a step if it were matrix products alone, the `ceiling`, of decode steps, of prefill."""
     samplers: list[SamplerSpeed]
 
-    @property
-    def speed(self) -> MachineSpeed:
+    def speed(self, kernels: Kernels) -> MachineSpeed:
         """What a guess of a job's time needs: prompts read apart, and decoding as in a job."""
-        prefills = [s.tokens_per_second for s in self.speeds if s.phase == "prefill"]
-        decodes = [s.tokens_per_second for s in self.speeds if s.phase == "decode"]
+        own = [speed for speed in self.speeds if speed.kernels == kernels]
+        prefills = [s.tokens_per_second for s in own if s.phase == "prefill"]
+        decodes = [s.tokens_per_second for s in own if s.phase == "decode"]
         return MachineSpeed(max(prefills), max(decodes), "bench", time.strftime("%Y-%m-%d"))
 
 
 def measure(
     folder: ModelFolder,
-    threads: int,
+    runners: Sequence[RunnerConfig],
     rounds: int,
     job: Path | None,
     progress: Callable[[str, int, int], None],
 ) -> Measurements:
-    """Measure jobs first, whose peak of memory nothing else is to raise, then all in turn."""
+    """Measure jobs first, whose peak of memory nothing else is to raise, then all in turn.
+
+    `runners` are the ways to compute the model, each with its own kernels.
+    """
     config = EngineConfig(kv_cache_bytes=default_kv_cache_bytes())
+    threads = runners[0].threads
     lanes = min(config.num_lanes, threads)
-    backend = LocalBackend(config, RunnerConfig(threads))
+    backends = [LocalBackend(config, runner) for runner in runners]
     jobs: list[list[JobSpeed]] = []
     speeds: list[list[Speed]] = []
     kinds = [job.name] if job else list(KINDS)
-    parts: _Parts | None = None
+    parts: list[_Parts] = []
     for index in range(rounds):
         progress("measuring rounds", index, rounds)
-        jobs.append([benchmark_job(backend, folder.path, lanes, kind, job) for kind in kinds])
-        parts = parts or _Parts(folder, threads, lanes)
-        speeds.append(parts.speeds())
+        works = product(kinds, backends)
+        jobs.append([benchmark_job(b, folder.path, lanes, kind, job) for kind, b in works])
+        parts = parts or [_Parts(folder, runner, lanes) for runner in runners]
+        speeds.append([*parts[0].ceilings(), *chain(*(part.speeds() for part in parts))])
     progress("measuring rounds", rounds, rounds)
     # Later jobs share the process with the parts, so that the first round's peaks count.
     medians = zip(_medians(jobs, lambda job: job.run_seconds), jobs[0], strict=True)
@@ -92,21 +100,22 @@ def measure(
 class _Parts:
     """The parts of a job, open side by side."""
 
-    def __init__(self, folder: ModelFolder, threads: int, lanes: int) -> None:
+    def __init__(self, folder: ModelFolder, config: RunnerConfig, lanes: int) -> None:
         # Products of graphs that other tools wrote have other names and shapes.
         is_ours = not isinstance(folder, ExportedFolder)
-        self._ceiling = Ceiling(folder.graph(), threads, lanes) if is_ours else None
-        runner = open_runner(folder, RunnerConfig(threads), lanes)
+        self._ceiling = Ceiling(folder.graph, config.threads, lanes) if is_ours else None
+        runner = open_runner(folder, config, lanes)
+        self._kernels = choose_kernels(folder, config).kernels
         self._runners = [runner, *(runner.sibling() for _ in range(1, lanes))]
 
+    def ceilings(self) -> list[Speed]:
+        batches = [batch for batch in BATCHES if batch >= len(self._runners)]
+        return [self._ceiling.speed(batch) for batch in batches] if self._ceiling else []
+
     def speeds(self) -> list[Speed]:
-        ceilings = [
-            self._ceiling.speed(batch)
-            for batch in BATCHES
-            if self._ceiling is not None and batch >= len(self._runners)
-        ]
         decodes = [decode_speed(self._runners, batch) for batch in BATCHES]
-        return ceilings + decodes + [prefill_speed(self._runners, *prompts) for prompts in PROMPTS]
+        prefills = [prefill_speed(self._runners, *prompts) for prompts in PROMPTS]
+        return [replace(speed, kernels=self._kernels) for speed in decodes + prefills]
 
 
 def _medians(rounds: Sequence[Sequence[Item]], size: Callable[[Item], float]) -> list[Item]:
@@ -116,7 +125,7 @@ def _medians(rounds: Sequence[Sequence[Item]], size: Callable[[Item], float]) ->
 
 
 @options()
-class BenchOptions(ThreadsOption):
+class BenchOptions(RunnerOptions):
     """What the command line gives."""
 
     model: str | None = option(
@@ -152,7 +161,8 @@ def bench(options: BenchOptions) -> None:
       aobatch bench --files
 
     The ceiling is what this machine would reach if a model were its matrix products alone. All
-    figures are medians of rounds in which everything is measured in turn, since machines drift.
+    figures are medians of rounds in which everything, fused operators and ONNX Runtime's alone, is
+    measured in turn, since machines drift.
     """
     if options.files_alone:
         _bench_files(as_json=options.as_json)
@@ -178,12 +188,23 @@ def _bench_files(*, as_json: bool) -> None:
 def _bench_model(options: BenchOptions) -> None:
     with interruptible(), stage_progress(is_quiet=options.as_json) as stages:
         folder = pull(options.model, stages)
-        figures = measure(folder, options.num_threads, options.rounds, options.job, stages)
-    note_speed(folder, "fp32", figures.threads, figures.speed)
+        runners = _ways(folder, options)
+        figures = measure(folder, runners, options.rounds, options.job, stages)
+    for runner in runners:
+        note_speed(folder, runner, figures.speed(choose_kernels(folder, runner).kernels))
     if options.as_json:
         show_json(_as_data(figures))
     else:
         _show(figures)
+
+
+def _ways(folder: ModelFolder, options: BenchOptions) -> list[RunnerConfig]:
+    """Give the ways to compute a model that are asked for, those of all kernels if none is."""
+    chosen = options.runner_config()
+    is_fused = choose_kernels(folder, chosen).kernels == "fused"
+    if chosen.kernels != "auto" or not is_fused:
+        return [chosen]
+    return [chosen, replace(chosen, kernels="stock", kv_cache_dtype=None)]
 
 
 def _as_data(figures: Measurements) -> dict[str, object]:
@@ -203,8 +224,8 @@ def _show(figures: Measurements) -> None:
     show(f"{figures.model}, {figures.precision}, {figures.threads} threads\n")
     for job in figures.jobs:
         show(
-            f"job of {job.num_requests:,} requests, {job.new_tokens:,} new tokens, {job.kind}: "
-            f"{job.tokens_per_second:,.0f} tokens/s\n"
+            f"job of {job.num_requests:,} requests, {job.new_tokens:,} new tokens, {job.kind}, "
+            f"{job.kernels}: {job.tokens_per_second:,.0f} tokens/s\n"
             f"  {job.load_seconds:.2f} s to open the model, {job.run_seconds:.2f} s to compute, "
             f"{job.publish_seconds:.2f} s for all else, {job.peak_bytes / 1e6:,.0f} MB at most\n"
             f"  lanes: {job.model_share:.1%} in the model, {job.sampling_share:.1%} sampling, "
@@ -214,7 +235,7 @@ def _show(figures: Measurements) -> None:
     show("")
     rows = [
         (
-            speed.phase,
+            f"{speed.phase}, {speed.kernels}" if speed.kernels else speed.phase,
             str(speed.num_sequences),
             str(speed.num_tokens),
             f"{speed.seconds * 1e3:.1f}",

@@ -92,6 +92,7 @@ def diagnose(versions: Mapping[str, str | None], settings_file: Path | None) -> 
         ),
         Check("processor", is_right=True, found=processor),
         _products(),
+        _operators(),
         Check("cores", is_right=True, found=str(num_cores())),
         _memory(),
         Check("settings file", is_right=True, found=str(settings_file or "none")),
@@ -111,6 +112,20 @@ def _products() -> Check:
         return Check(name, is_right=False, found=str(error), advice="use a model of precision fp32")
     found = "exact" if not entries else "exact in a slower way, for want of VNNI"
     return Check(name, is_right=True, found=found)
+
+
+def _operators() -> Check:
+    """Build and try the fused operators, as is done before a model is opened."""
+    from aobatch.kernels import library
+    from aobatch.runners.choice import missing_operators
+
+    lack = missing_operators()
+    found = (
+        f"not to be had, so that models run half as fast: {lack}"
+        if lack
+        else (f"built by {library().compiler}")
+    )
+    return Check("fused operators", is_right=True, found=found)
 
 
 def _memory() -> Check:

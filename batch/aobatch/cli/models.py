@@ -225,7 +225,8 @@ def table(facts: "ModelFacts") -> Iterator[tuple[str, str]]:
         each = f"{cache.bytes_per_token:,} bytes a token"
         yield f"cache {dtype}", f"{each}, {size_text(cache.bytes_per_slot)} for a full context"
     yield "quality", _quality(facts.quality)
-    yield "with int8 cache", _quality(facts.int8_cache.quality if facts.int8_cache else None)
+    if facts.fused is not None:
+        yield "fused operators", facts.fused.reason or _quality(facts.fused.quality)
     yield "licence", facts.licence
     yield "source", f"{facts.source} {facts.source_sha256}".strip()
     yield "size", size_text(facts.size_bytes)

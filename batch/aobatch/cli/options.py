@@ -179,8 +179,11 @@ class ThreadsOption(Options):
 class RunnerOptions(ThreadsOption):
     """How a model is run."""
 
-    kv_cache_dtype: Literal["fp32", "int8"] = option(
-        "fp32", "Type of keys and values; int8: a quarter of the memory, slower prompts."
+    kernels: Literal["auto", "fused", "stock"] = option(
+        "auto", "Fused operators, built once by a C compiler, or ONNX Runtime's alone."
+    )
+    kv_cache_dtype: Literal["int8", "bf16", "fp32"] | None = option(
+        None, "Type of keys and values. Default: int8 with fused operators, else fp32."
     )
 
     chat_format: str | None = option(
@@ -196,7 +199,7 @@ class RunnerOptions(ThreadsOption):
         """Say how the model's sessions are opened."""
         from aobatch.runners import RunnerConfig
 
-        return RunnerConfig(self.num_threads, self.kv_cache_dtype)
+        return RunnerConfig(self.num_threads, self.kernels, self.kv_cache_dtype)
 
 
 @options("Machine")

@@ -244,7 +244,7 @@ def _run(options: RunOptions, ending: Ending) -> tuple[int, int]:
             outcome = run_job(config, backend, job_progress(is_quiet=options.quiet))
             ending.jobs[config.output] = outcome.report
             if not outcome.was_finished and options.executor == "local":
-                note_run(outcome.report, options.kv_cache_dtype, options.num_threads)
+                note_run(outcome.report, options.runner_config())
             if not options.quiet:
                 say_outcome(outcome, config)
             num_failed += outcome.report.requests.failed

@@ -65,9 +65,8 @@ def check_lines(options: JobOptions, *, as_json: bool) -> "Validation":
     numbers = count(1)
 
     def plan(vocabulary: "Vocabulary") -> "Plan":
-        dtype = options.kv_cache_dtype
-        speed = known_speed(vocabulary.folder, dtype, options.num_threads)
-        return plan_of(vocabulary.folder, vocabulary.load, engine, dtype, speed)
+        folder, runner = vocabulary.folder, options.runner_config()
+        return plan_of(folder, vocabulary.load, engine, runner, known_speed(folder, runner))
 
     def show_first(error: "BatchError") -> None:
         if next(numbers) <= SHOWN:

@@ -13,6 +13,7 @@ from msgspec import convert
 
 from aobatch.api.request import Request
 from aobatch.engine.config import EngineStatistics
+from aobatch.kernels import CacheDtype, Kernels
 
 if TYPE_CHECKING:  # a finished job is told so without loading numpy
     from aobatch.engine.sequence import Result
@@ -110,6 +111,17 @@ class ModelIdentity:
     path: Path
     precision: str = ""
     """How its weights are kept; empty if that is not known."""
+    kernels: Kernels = "stock"
+    kv_cache_dtype: CacheDtype = "fp32"
+    lack: str = ""
+    """Why fused operators, which it has a graph for, cannot be had on this machine."""
+
+    @property
+    def warning(self) -> str:
+        """What users are to hear of how it is computed; perhaps nothing."""
+        if not self.lack:
+            return ""
+        return f"{self.name} runs without fused operators, half as fast: {self.lack}"
 
 
 class Executor(Protocol):
@@ -144,8 +156,12 @@ class Backend(Protocol):
         """Whether this process lives on, whatever a request does to the one that computes it."""
         ...
 
-    def resolve(self, name: str | None) -> ModelIdentity:
-        """Find a model, None being the default one; ModelNotFoundError if there is none."""
+    def resolve(self, name: str | None, began: str = "") -> ModelIdentity:
+        """Find a model, None being the default one; ModelNotFoundError if there is none.
+
+        One that can be computed in several ways is to be computed in that of the fingerprint
+        `began`, if the options allow it.
+        """
         ...
 
     def open(self, model: ModelIdentity) -> AbstractContextManager[Executor]:

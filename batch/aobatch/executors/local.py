@@ -15,17 +15,16 @@ import msgspec
 
 from aobatch.api.request import Request
 from aobatch.engine.config import EngineConfig
+from aobatch.errors import ModelError
 from aobatch.executors import Executor, ModelIdentity, Statistics
+from aobatch.kernels import sources_digest
 from aobatch.models import Progress
 from aobatch.models.foreign import ExportedFolder
 from aobatch.models.store.catalogue import ensure, find_card, find_ready, resolve
-from aobatch.models.store.folder import (
-    CacheDtype,
-    Manifest,
-    ModelFolder,
-)
+from aobatch.models.store.folder import FUSED_GRAPH, Manifest, ModelFolder
 from aobatch.models.store.locate import open_model
 from aobatch.runners import RunnerConfig, session_threads
+from aobatch.runners.choice import KernelChoice, choose_kernels
 
 if TYPE_CHECKING:
     from aobatch.engine.engine import Engine
@@ -59,19 +58,30 @@ class LocalBackend:
             "seed": config.seed,
             "clamp_max_tokens": config.clamp_max_tokens,
             "logprobs_mode": config.logprobs_mode,
-            "kv_cache_dtype": self.runner.kv_cache_dtype,
             **({"chat_format": config.chat_format} if config.chat_format else {}),
         }
 
-    def resolve(self, name: str | None) -> ModelIdentity:
-        """Find a model; the default one is fetched and converted the first time."""
+    def resolve(self, name: str | None, began: str = "") -> ModelIdentity:
+        """Find a model; the default one is fetched and converted the first time.
+
+        Of the kernels that compute it, those are chosen that have the fingerprint `began`, where
+        the configuration leaves that open.
+        """
         card = find_card(name)
         if card is not None and card.default:
             folder = pull(card.name, self._progress)
         else:
             folder = resolve(name)
-        manifest, named = folder.manifest, fingerprint(folder, self.runner.kv_cache_dtype)
-        return ModelIdentity(manifest.name, named, folder.path, manifest.precision)
+        manifest, choice = folder.manifest, _kernels_of(folder, self.runner, began)
+        return ModelIdentity(
+            manifest.name,
+            fingerprint(folder, choice),
+            folder.path,
+            manifest.precision,
+            choice.kernels,
+            choice.cache_dtype,
+            choice.lack,
+        )
 
     @contextmanager
     def open(self, model: ModelIdentity) -> Iterator[Executor]:
@@ -85,7 +95,8 @@ class LocalBackend:
         is_export = isinstance(folder, ExportedFolder)
         if is_export:  # which of a folder's graphs it is was chosen, and trying it takes a while
             self._progress(stage, 0, 1)
-        engine = interruptible(lambda: open_engine(folder, self.config, self.runner))
+        runner = replace(self.runner, kernels=model.kernels, kv_cache_dtype=model.kv_cache_dtype)
+        engine = interruptible(lambda: open_engine(folder, self.config, runner))
         if is_export:
             self._progress(stage, 1, 1)
         return engine
@@ -151,12 +162,16 @@ def open_engine(folder: ModelFolder, config: EngineConfig, runner: RunnerConfig)
 def open_runner(folder: ModelFolder, config: RunnerConfig, num_lanes: int = 1) -> "ModelRunner":
     """Open a model folder's graph with the runner that it needs, to be used by so many lanes."""
     from aobatch.runners.foreign import ExportedRunner
+    from aobatch.runners.fused import FusedRunner
     from aobatch.runners.onnx import OnnxRunner
 
-    graph, threads = folder.graph(config.kv_cache_dtype), session_threads(config.threads, num_lanes)
+    choice, threads = choose_kernels(folder, config), session_threads(config.threads, num_lanes)
     if isinstance(folder, ExportedFolder):
-        return ExportedRunner(graph, threads, folder.description.hints)
-    return OnnxRunner(graph, threads, folder.manifest.graph_sizes)
+        return ExportedRunner(folder.graph, threads, folder.description.hints)
+    sizes = folder.manifest.graph_sizes
+    if choice.kernels == "fused":
+        return FusedRunner(folder.fused_graph, threads, sizes, choice.cache_dtype)
+    return OnnxRunner(folder.graph, threads, sizes)
 
 
 def limits_of(manifest: Manifest) -> "ModelLimits":
@@ -166,12 +181,32 @@ def limits_of(manifest: Manifest) -> "ModelLimits":
     return msgspec.convert(manifest, ModelLimits, from_attributes=True)
 
 
-def fingerprint(folder: ModelFolder, cache_dtype: CacheDtype = "fp32") -> str:
-    """Name weights, precision, scales of the cache and runtime, as system_fingerprint does."""
+def fingerprint(folder: ModelFolder, choice: KernelChoice) -> str:
+    """Name weights, precision, runtime and operators, as system_fingerprint does."""
     manifest = folder.manifest
-    scales = [] if cache_dtype == "fp32" else [manifest.int8_cache.digest]
-    parts = [manifest.digest, manifest.precision, version("onnxruntime"), *scales]
+    parts = [manifest.digest, manifest.precision, version("onnxruntime")]
+    if choice.kernels == "fused":
+        parts += [manifest.files[FUSED_GRAPH].sha256, sources_digest(), choice.cache_dtype]
     return f"fp_{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}"
+
+
+def _kernels_of(folder: ModelFolder, config: RunnerConfig, began: str) -> KernelChoice:
+    """Choose the kernels of a model; ModelError if those that an earlier run had are not here."""
+    choice = choose_kernels(folder, config)
+    if not began or config.kernels != "auto" or fingerprint(folder, choice) == began:
+        return choice
+    if choice.kernels == "fused":
+        stock = KernelChoice("stock", "fp32")
+        is_free = config.kv_cache_dtype in {None, "fp32"}
+        return stock if is_free and fingerprint(folder, stock) == began else choice
+    fused = KernelChoice("fused", config.kv_cache_dtype or "int8")
+    if choice.lack and fingerprint(folder, fused) == began:
+        message = (
+            f"the job was begun with fused operators, which cannot be had here: {choice.lack}; go "
+            "on where it began, or begin anew with --restart"
+        )
+        raise ModelError(message)
+    return choice
 
 
 T = TypeVar("T")

@@ -10,8 +10,9 @@ import msgspec
 from aobatch.errors import ModelError
 from aobatch.executors.local import open_runner
 from aobatch.files import file_digest
+from aobatch.kernels import Kernels
 from aobatch.models import Progress
-from aobatch.models.checks.graph import check_decoder
+from aobatch.models.checks.graph import check_decoder, check_fused
 from aobatch.models.checks.tokenizer import check_tokenizer
 from aobatch.models.convert.quality import affordable, measure, quality_chunks
 from aobatch.models.foreign import open_export
@@ -19,12 +20,11 @@ from aobatch.models.store.catalogue import find, find_card, list_models, models_
 from aobatch.models.store.folder import (
     DATA,
     FILES,
+    FUSED_GRAPH,
     GRAPH,
-    INT8_CACHE_GRAPH,
     MANIFEST,
     MAX_KL,
     TOKENIZER,
-    CacheDtype,
     ModelFolder,
     Quality,
     StoredFile,
@@ -36,6 +36,7 @@ from aobatch.models.store.folder import (
 from aobatch.models.store.locate import locate
 from aobatch.models.tokenizer import load_tokenizer
 from aobatch.runners import RunnerConfig
+from aobatch.runners.choice import missing_operators
 from aobatch.runners.scoring import score_texts, self_test
 from aobatch.runners.session import first_line
 
@@ -86,12 +87,12 @@ def verify(path: Path, progress: Progress) -> Verification:
     if locate(path).kind != "model":
         folder: ModelFolder = open_export(path)
         found = "an export has no record of what it was, and nothing to be compared with"
-        checks = [Check("files and quality", "not checked", found), _self_test(folder, "fp32")]
+        checks = [Check("files and quality", "not checked", found), _self_test(folder, "stock")]
     else:
         folder = read_folder(path)
-        checks = [*_check_files(folder), _self_test(folder, "fp32")]
-        if folder.manifest.int8_cache.digest:
-            checks.append(_self_test(folder, "int8"))
+        checks = [*_check_files(folder), _self_test(folder, "stock")]
+        if not folder.manifest.fused.reason:
+            checks.append(_self_test(folder, "fused"))
         if _is_right(checks):
             checks += _quality(folder, progress)
         else:
@@ -137,10 +138,11 @@ def _file(path: Path, stored: StoredFile) -> Check:
 
 def _graphs(folder: ModelFolder) -> str:
     sizes = folder.manifest.graph_sizes
-    names = [GRAPH, *([INT8_CACHE_GRAPH] if folder.manifest.int8_cache.digest else [])]
-    for name in names:
-        check_decoder(folder.path / name, sizes)
-    return f"operators, weights and sizes of {' and '.join(names)} are in order"
+    check_decoder(folder.graph, sizes)
+    if folder.manifest.fused.reason:
+        return f"operators, weights and sizes of {GRAPH} are in order"
+    check_fused(folder.fused_graph, sizes)
+    return f"operators, weights and sizes of {GRAPH} and {FUSED_GRAPH} are in order"
 
 
 def _vocabulary(folder: ModelFolder) -> str:
@@ -155,10 +157,12 @@ def _attempted(name: str, look: Callable[[], str]) -> Check:
         return Check(name, "failed", str(error))
 
 
-def _self_test(folder: ModelFolder, cache: CacheDtype) -> Check:
-    name = "self-test" if cache == "fp32" else "self-test, int8 cache"
+def _self_test(folder: ModelFolder, kernels: Kernels) -> Check:
+    name = "self-test" if kernels == "stock" else "self-test, fused"
+    if kernels == "fused" and (lack := missing_operators()):
+        return Check(name, "not checked", lack)
     try:
-        runner = open_runner(folder, RunnerConfig(os.cpu_count() or 1, cache))
+        runner = open_runner(folder, RunnerConfig(os.cpu_count() or 1, kernels))
         wrong, compared = self_test(runner)
     except ModelError as error:
         return Check(name, "failed", str(error))
@@ -173,33 +177,32 @@ def _quality(folder: ModelFolder, progress: Progress) -> Iterator[Check]:
     """Compare the graphs of a model with fp32, where there is such a model of the same source."""
     manifest = folder.manifest
     recorded = {GRAPH: manifest.quality}
-    if manifest.int8_cache.digest:
-        recorded[INT8_CACHE_GRAPH] = manifest.int8_cache.quality
+    if not (manifest.fused.reason or missing_operators()):
+        recorded[FUSED_GRAPH] = manifest.fused.quality
     if manifest.precision == "fp32":
-        reference = folder
-        del recorded[GRAPH]
         yield Check("quality", "ok", "its own graph is the one of full precision")
-    else:
-        try:
-            reference = _reference(folder)
-        except ModelError as error:
-            yield Check("quality", "not checked", str(error), _way_to_reference(manifest.name))
-            return
-    if not recorded:
+        return
+    try:
+        reference = _reference(folder)
+    except ModelError as error:
+        yield Check("quality", "not checked", str(error), _way_to_reference(manifest.name))
         return
     start = manifest.document_start_token_id if manifest.adds_document_start else None
     chunks = quality_chunks(load_tokenizer(folder), manifest.context_length, start)
-    if reference is folder:  # conversion has set the scales of its cache by the others
-        chunks = chunks[1::2] or chunks
     chunks = affordable(chunks, manifest.vocab_size)
     num_tokens = sum(map(len, chunks))
     measured = measure(
         score_texts.reference(reference.path / GRAPH, chunks),
-        [score_texts(folder.path / graph, chunks) for graph in recorded],
+        [
+            score_texts.fused(folder.fused_graph, manifest.graph_sizes, chunks)
+            if graph == FUSED_GRAPH
+            else score_texts(folder.graph, chunks)
+            for graph in recorded
+        ],
         lambda done: progress("measuring quality", done, num_tokens),
     )
     for graph, quality in zip(recorded, measured, strict=True):
-        name = "quality" if graph == GRAPH else "quality, int8 cache"
+        name = "quality" if graph == GRAPH else "quality, fused"
         yield _compared(name, quality, recorded[graph])
 
 

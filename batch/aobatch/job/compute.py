@@ -133,6 +133,8 @@ def _compute_model(job: Job, reading: _Reading) -> None:
             reading.is_last = False
             return
         job.ledger.add_statistics(Statistics(load_seconds=time.perf_counter() - started))
+        if model.warning:
+            job.progress.warn(model.warning)
         num_results = _record_results(job, model, executor, chain([first], requests))
     if num_results != reading.num_requests:
         message = f"{num_results} results for {reading.num_requests} requests came back"

@@ -133,7 +133,8 @@ class ModelDirectory(ModelNames[ModelIdentity]):
         setting = _setting(name)
         started = time.monotonic()
         try:
-            model = self._backend.resolve(self._default if name is None else name)
+            asked = self._default if name is None else name
+            model = self._backend.resolve(asked, self._known.get(setting, ""))
         except ModelNotFoundError as error:
             if name is None or setting not in self._known:
                 raise

@@ -13,8 +13,9 @@ from aobatch.errors import AobatchError, JobError
 from aobatch.files import cache_folder, write_whole
 from aobatch.job.report.usage import UsageReport
 from aobatch.models.store.catalogue import resolve
-from aobatch.models.store.folder import CacheDtype, ModelFolder
-from aobatch.runners import processor_name
+from aobatch.models.store.folder import ModelFolder
+from aobatch.runners import RunnerConfig, processor_name
+from aobatch.runners.choice import choose_kernels
 
 MIN_TOKENS, MIN_SECONDS = 1_000, 5.0
 """A job that read or drew fewer tokens, or was shorter, says nothing of speed."""
@@ -35,18 +36,18 @@ _REFERENCE_BYTES = 194e6
 """The default model on two cores of Zen 4, and the size of its folder."""
 
 
-def known_speed(folder: ModelFolder, cache_dtype: CacheDtype, threads: int) -> Speed:
+def known_speed(folder: ModelFolder, runner: RunnerConfig) -> Speed:
     """Look up the last measured speed, else one that follows from the size of the model."""
-    known = _read().get(_key(folder, cache_dtype, threads))
+    known = _read().get(_key(folder, runner))
     if known is not None:
         return known
     factor = _REFERENCE_BYTES / max(1, folder.size_bytes)
     return Speed(_REFERENCE.prompt_tokens * factor, _REFERENCE.new_tokens * factor, "default")
 
 
-def note_speed(folder: ModelFolder, cache_dtype: CacheDtype, threads: int, speed: Speed) -> None:
+def note_speed(folder: ModelFolder, runner: RunnerConfig, speed: Speed) -> None:
     """Keep a speed; nothing happens where the user's cache folder cannot be written."""
-    speeds = _read() | {_key(folder, cache_dtype, threads): speed}
+    speeds = _read() | {_key(folder, runner): speed}
     try:
         _path().parent.mkdir(parents=True, exist_ok=True)
         write_whole(_path(), msgspec.json.format(msgspec.json.encode(speeds), indent=1) + b"\n")
@@ -54,14 +55,14 @@ def note_speed(folder: ModelFolder, cache_dtype: CacheDtype, threads: int, speed
         return
 
 
-def note_run(report: UsageReport, cache_dtype: CacheDtype, threads: int) -> None:
+def note_run(report: UsageReport, runner: RunnerConfig) -> None:
     """Keep the speed of a job of one model, if it was long enough to tell."""
     speed = speed_of_run(report.counted.engine)
     names = [group.name for group in report.by_model if group.name is not None]
     if speed is None or len(names) != 1:
         return
     with suppress(AobatchError):  # the model's name may be that of a folder which moved
-        note_speed(resolve(names[0]), cache_dtype, threads, speed)
+        note_speed(resolve(names[0]), runner, speed)
 
 
 def speed_of_run(seen: EngineStatistics) -> Speed | None:
@@ -91,10 +92,11 @@ def _read() -> dict[str, Speed]:
         return {}
 
 
-def _key(folder: ModelFolder, cache_dtype: CacheDtype, threads: int) -> str:
-    manifest = folder.manifest
+def _key(folder: ModelFolder, runner: RunnerConfig) -> str:
+    manifest, choice = folder.manifest, choose_kernels(folder, runner)
     model = f"{manifest.name} {manifest.precision} {manifest.digest[:12]}"
-    return f"{model}, {cache_dtype} cache, {threads} threads, {processor_name()}"
+    kind = f"{choice.kernels}, {choice.cache_dtype} cache"
+    return f"{model}, {kind}, {runner.threads} threads, {processor_name()}"
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -127,10 +129,10 @@ class Workload(msgspec.Struct):
 
 
 def plan_of(
-    folder: ModelFolder, load: Workload, config: EngineConfig, cache: CacheDtype, speed: Speed
+    folder: ModelFolder, load: Workload, config: EngineConfig, runner: RunnerConfig, speed: Speed
 ) -> Plan:
     """Say what a model's requests take under a configuration."""
-    per_token = folder.kv_bytes_per_token(cache)
+    per_token = folder.kv_bytes_per_token(choose_kernels(folder, runner).cache_dtype)
     capacity = capacity_for(load.longest)
     scheduler = Scheduler(config, per_token, lambda: None)
     room = sum(scheduler.slots_for(lane, max(1, capacity)) for lane in range(lane_count(config)))

@@ -38,7 +38,7 @@ class FinishedJob(msgspec.Struct, frozen=True):
         """Say whether a job as it is asked for now would give a request the same result."""
         try:
             return self.settings == result_settings(config, backend) and all(
-                backend.resolve(name or config.model).fingerprint == fingerprint
+                backend.resolve(name or config.model, fingerprint).fingerprint == fingerprint
                 for name, fingerprint in self.models.items()
             )
         except ModelNotFoundError:

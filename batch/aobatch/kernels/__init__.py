@@ -17,13 +17,17 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from aobatch.errors import AobatchError
 from aobatch.files import cache_folder, waiting_lock
 
-Kernels = Literal["fused", "stock"]
+Kernels: TypeAlias = Literal["fused", "stock"]
 """Which operators compute a graph: ours, or ONNX Runtime's alone."""
+CacheDtype: TypeAlias = Literal["int8", "bf16", "fp32"]
+"""How keys and values are kept; int8 with a scale a token and head."""
+BLOCK = 16
+"""Tokens whose keys and values lie together."""
 
 SOURCES = sorted(Path(__file__).parent.glob("*.[ch]"))
 _FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-fPIC", "-shared")
@@ -44,6 +48,12 @@ class Library:
     path: Path
     compiler: str
     """The first line of what it says of itself."""
+
+
+def block_bytes(dtype: CacheDtype, head_dim: int) -> int:
+    """Count the bytes of 16 tokens of one head: keys, values, and scales where they are bytes."""
+    numbers = 2 * BLOCK * head_dim
+    return {"int8": numbers + 2 * BLOCK * 4, "bf16": 2 * numbers, "fp32": 4 * numbers}[dtype]
 
 
 def sources_digest() -> str:

@@ -11,16 +11,6 @@ from numpy.typing import NDArray
 
 from aobatch.arrays import Floats
 
-BLOCK = 16
-"""Tokens whose keys and values lie together."""
-CacheDtype = Literal["int8", "bf16", "fp32"]
-
-
-def block_bytes(dtype: CacheDtype, head_dim: int) -> int:
-    """Count the bytes of 16 tokens of one head: keys, values, and scales where they are bytes."""
-    numbers = 2 * BLOCK * head_dim
-    return {"int8": numbers + 2 * BLOCK * 4, "bf16": 2 * numbers, "fp32": 4 * numbers}[dtype]
-
 
 def hadamard(x: Floats, block: int) -> Floats:
     """Turn blocks of the last axis by the orthonormal Hadamard matrix (Sylvester)."""

@@ -16,6 +16,7 @@ import msgspec
 
 from aobatch.errors import ModelError
 from aobatch.files import cache_folder, file_digest
+from aobatch.kernels import CacheDtype
 from aobatch.models.checks import (
     MAX_WIDTH,
     POINTER,
@@ -29,12 +30,10 @@ from aobatch.models.source.tokenizer_json import read_optional_fields, read_toke
 from aobatch.models.store.folder import (
     FORMAT,
     TOKENIZER,
-    CacheDtype,
+    Fused,
     Hints,
-    Int8Cache,
     Manifest,
     ModelFolder,
-    Quality,
 )
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ class ExportedFolder(ModelFolder):
     @property
     def size_bytes(self) -> int:
         """Bytes of the graph and its weights."""
-        graph = self.graph()
+        graph = self.graph
         files = [graph, *(graph.with_name(name) for name in self.description.data_names)]
         return sum(file.stat().st_size for file in files)
 
@@ -104,11 +103,9 @@ class ExportedFolder(ModelFolder):
         """Give the bytes that a token of a slot takes while the graph runs over its own cache."""
         return self.description.kv_bytes_per_token
 
-    def graph(self, cache_dtype: CacheDtype = "fp32") -> Path:
-        """Give the graph; ModelError if it is to be over an int8 cache."""
-        if cache_dtype != "fp32":
-            message = f"{self.path} is an export and has its own cache; use --kv-cache-dtype fp32"
-            raise ModelError(message)
+    @property
+    def graph(self) -> Path:
+        """The graph."""
         return Path(self.description.graph)
 
 
@@ -340,7 +337,7 @@ def _manifest(folder: Path, graph: Path, layout: "Layout", facts: _Facts, digest
         context_length=facts.context_length,
         **asdict(tokens),
         digest=digest,
-        int8_cache=Int8Cache(Quality(kl=0.0, top1_agreement=0.0, num_tokens=0), digest=""),
+        fused=Fused(reason="it is an export, which runs as it is"),
     )
 
 

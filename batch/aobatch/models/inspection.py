@@ -10,6 +10,7 @@ import msgspec
 import onnx_ir as ir
 
 from aobatch.errors import ModelError
+from aobatch.kernels import CacheDtype
 from aobatch.models.checks import printable, refusal, shown
 from aobatch.models.checks.graph import EXPORTED, OURS, GraphRules, check_graph
 from aobatch.models.checks.tokenizer import TokenizerFile, check_tokenizer
@@ -21,9 +22,8 @@ from aobatch.models.source.safetensors import find_weights
 from aobatch.models.source.tokenizer_json import read_fields
 from aobatch.models.spec import DESCRIBED_SIZES, DESCRIBED_TOKENS, Checkpoint, DecoderSpec
 from aobatch.models.store.folder import (
-    CacheDtype,
+    Fused,
     GraphSizes,
-    Int8Cache,
     Manifest,
     ModelFolder,
     Quality,
@@ -32,6 +32,7 @@ from aobatch.models.store.locate import CONFIG, read_checkpoint
 from aobatch.models.tokenizer import chat_format_of
 
 _EMBEDDING = "embedding"
+_CACHES: tuple[CacheDtype, ...] = ("int8", "bf16", "fp32")
 _MATRIX = 2
 """Dimensions of what is quantised; gains and biases stay float32."""
 
@@ -98,7 +99,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     kv_cache: dict[str, CacheFacts] = {}
     """By the type of keys and values."""
     quality: Quality | None = None
-    int8_cache: Int8Cache | None = None
+    fused: Fused | None = None
+    """The graph over fused operators."""
     converted_bytes: dict[str, int] = {}
     """What it will take about after conversion, by precision; nothing if it is converted."""
 
@@ -127,7 +129,7 @@ def inspect_source(path: Path) -> ModelFacts:
         **{name: getattr(spec, name) for name in ("family", *DESCRIBED_SIZES)},
         **{name: getattr(checkpoint, name) for name in ("licence", *DESCRIBED_TOKENS)},
         token_texts=_token_texts(file, checkpoint),
-        kv_cache=_cache_facts(cache.kv_bytes_per_token, spec.context_length, ("fp32", "int8")),
+        kv_cache=_cache_facts(cache.kv_bytes_per_token, spec.context_length, _CACHES),
         converted_bytes=converted_bytes(spec),
     )
 
@@ -200,18 +202,17 @@ def inspect_folder(folder: ModelFolder) -> ModelFacts:
     """Give the facts of a model; ModelError if its graph or its tokenizer is not to be read."""
     manifest = folder.manifest
     is_ours = not isinstance(folder, ExportedFolder)
-    caches: tuple[CacheDtype, ...] = ("fp32", "int8") if manifest.int8_cache.digest else ("fp32",)
-    facts = ModelFacts(
+    caches: tuple[CacheDtype, ...] = ("fp32",) if manifest.fused.reason else _CACHES
+    return ModelFacts(
         **{name: getattr(manifest, name) for name in _DESCRIBED},
         path=str(folder.path),
         layout=f"aobatch {manifest.format}" if is_ours else "exported ONNX graph",
         size_bytes=folder.size_bytes,
-        dtypes=_added(_weights(folder.graph(), OURS if is_ours else EXPORTED)),
+        dtypes=_added(_weights(folder.graph, OURS if is_ours else EXPORTED)),
         token_texts=_token_texts(check_tokenizer(folder.tokenizer), manifest),
         chat_format=chat_format_of(folder),
         kv_cache=_cache_facts(folder.kv_bytes_per_token, manifest.context_length, caches),
     )
-    return facts if is_ours else msgspec.structs.replace(facts, int8_cache=None)
 
 
 def _token_texts(file: TokenizerFile, owner: Checkpoint | Manifest) -> dict[int, str]:

@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from aobatch.models.store.folder import CacheDtype
+from aobatch.kernels import CacheDtype
 
 if TYPE_CHECKING:  # a finished job is configured without loading numpy
     from aobatch.arrays import Logits, TokenIds
@@ -29,8 +29,10 @@ class RunnerConfig:
 
     threads: int = field(default_factory=num_cores)
     """Of all lanes together; results do not depend on it."""
-    kv_cache_dtype: CacheDtype = "fp32"
-    """Shapes results: how keys and values are kept."""
+    kernels: Literal["auto", "fused", "stock"] = "auto"
+    """Shapes results: fused operators where they can be had, always, or never."""
+    kv_cache_dtype: CacheDtype | None = None
+    """Shapes results: how keys and values are kept; int8 with fused operators, else fp32."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aobatch.arrays import Logits, TokenIds
-from aobatch.kernels.reference import BLOCK, CacheDtype, block_bytes
+from aobatch.kernels import BLOCK, CacheDtype, block_bytes
+from aobatch.models.checks.graph import check_fused
 from aobatch.models.foreign_layout import CacheTensor
 from aobatch.models.store.folder import GraphSizes
 from aobatch.runners import Chunk
 from aobatch.runners.cached import Arrays, Binding, CachedRunner
-from aobatch.runners.operators import operators
+from aobatch.runners.choice import operators
 from aobatch.runners.session import Entries, integer_entries, open_session
 
 
@@ -29,7 +30,8 @@ class FusedRunner(CachedRunner):
         *,
         entries: Entries = (),
     ) -> None:
-        """Open a graph; ModelError if it cannot be, KernelsError if the operators cannot be had."""
+        """Open a graph; ModelError if it is none of these sizes, KernelsError without operators."""
+        check_fused(graph, sizes)
         entries = (*integer_entries(), *entries)
         session = open_session(graph, threads, entries, operators())
         size = block_bytes(cache_dtype, sizes.head_dim)

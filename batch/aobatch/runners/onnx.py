@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aobatch.arrays import Logits, TokenIds
 from aobatch.models.checks.graph import check_decoder
@@ -28,14 +27,12 @@ class OnnxRunner(CachedRunner):
         """
         sizes = check_decoder(graph, sizes)
         session = open_session(graph, threads, (*integer_entries(), *entries))
-        types = {value.name: value.type for value in session.get_inputs()}
-        is_int8 = types["past.0.key"] == "tensor(int8)"
         tensors = [
             CacheTensor(
                 layer=layer,
                 past=f"past.{layer}.{part}",
                 present=f"present.{layer}.{part}",
-                dtype="int8" if is_int8 else "float32",
+                dtype="float32",
                 dimensions=(0, sizes.num_kv_heads, 0, sizes.head_dim),
                 batch_axis=0,
                 token_axis=2,
@@ -43,8 +40,7 @@ class OnnxRunner(CachedRunner):
             for layer in range(sizes.num_layers)
             for part in ("key", "value")
         ]
-        token_bytes = sizes.kv_bytes_per_token("int8" if is_int8 else "fp32")
-        super().__init__(session, tensors, sizes.vocab_size, token_bytes)
+        super().__init__(session, tensors, sizes.vocab_size, sizes.kv_bytes_per_token("fp32"))
         self._steps: dict[int, _Step] = {}
         self._logits: Logits = np.empty((0, self.vocab_size), np.float32)
 
@@ -71,11 +67,6 @@ class OnnxRunner(CachedRunner):
         step.inputs["seqlens_k"][:] = lengths
         self._run(step.binding)
         return step.logits
-
-    def keys_and_values(self, slot: int, length: int) -> dict[str, NDArray[Any]]:
-        """Give what a slot holds of its first tokens, [kv_heads, length, head_dim] by name."""
-        rows, _ = self._cache.rows(slot, slot + 1)
-        return {name.removeprefix("past."): array[0, :, :length] for name, array in rows.items()}
 
     def reset(self) -> None:
         """Let go of all slots, and of memory that a sibling is not to share."""

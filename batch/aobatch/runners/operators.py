@@ -1,60 +1,28 @@
-"""The operators of our own in ONNX Runtime: single nodes, and the trial that they pass once.
+"""The operators of our own in ONNX Runtime: single nodes, and their trial against references.
 
-A runtime whose interface is another one than the operators were written for might end the process.
-So a child tries each library with each version of the runtime first, against the references.
+Run as a program it is the trial, see `choice.operators`.
 """
 
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from aobatch.kernels import KernelsError, Library, library
+from aobatch.kernels import BLOCK, KernelsError, block_bytes, library
 from aobatch.kernels.reference import (
-    BLOCK,
     Heads,
     activated,
     attended,
-    block_bytes,
     hadamard,
     quantised,
     rms_norm,
     turned,
 )
-from aobatch.models.convert.writer import Attribute, GraphWriter
+from aobatch.models.convert.writer import DOMAIN, Attribute, GraphWriter
 from aobatch.runners.session import open_session
-
-DOMAIN = "aobatch"
-_TRIAL_SECONDS = 120
-
-
-def operators() -> Library:
-    """Give the operators, tried with this ONNX Runtime; KernelsError if they cannot be used."""
-    found = library()
-    mark = found.path.with_suffix(f".onnxruntime-{version('onnxruntime')}")
-    if not mark.exists():
-        command = (sys.executable, "-m", __name__)
-        try:
-            done = subprocess.run(
-                command, capture_output=True, timeout=_TRIAL_SECONDS, check=False, text=True
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            message = f"the fused operators could not be tried: {error}"
-            raise KernelsError(message) from error
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-            message = (
-                f"the fused operators fail with onnxruntime {version('onnxruntime')}: "
-                f"{lines[-1][:300]}"
-            )
-            raise KernelsError(message)
-        mark.touch(mode=0o600)
-    return found
 
 
 def compute(

@@ -1,13 +1,15 @@
 """Logits of whole texts, by which conversions are measured, and the self-test of a runner."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from aobatch.arrays import Floats, Logits, TokenIds
+from aobatch.arrays import Logits, TokenIds
+from aobatch.models.store.folder import GraphSizes
 from aobatch.runners import Chunk, ModelRunner
+from aobatch.runners.fused import FusedRunner
 from aobatch.runners.onnx import OnnxRunner
 from aobatch.runners.session import SLEEPING, UNPACKED
 
@@ -23,19 +25,18 @@ class TextScorer:
         """Yield the same of a float32 graph, whose weights are not packed into memory."""
         yield from _logits(_runner(graph, texts, UNPACKED), texts)
 
-    def caches(self, graph: Path, texts: Sequence[TokenIds]) -> Iterator[Mapping[str, Floats]]:
-        """Yield the keys and values of each text by name, [kv_heads, N, head_dim]."""
-        runner = _runner(graph, texts)
-        for text in texts:
-            runner.prefill([Chunk(0, 0, text, 1)])
-            yield runner.keys_and_values(0, len(text))
+    def fused(self, graph: Path, sizes: GraphSizes, texts: Sequence[TokenIds]) -> Iterator[Logits]:
+        """Give the same of a graph over fused operators; KernelsError if they cannot be had."""
+        runner = FusedRunner(graph, os.cpu_count() or 1, sizes, "int8", entries=(SLEEPING,))
+        runner.reserve(1, max(map(len, texts)), [])
+        return _logits(runner, texts)
 
 
 score_texts = TextScorer()
 _MAX_LOGITS = 2**24
 
 
-def _logits(runner: OnnxRunner, texts: Sequence[TokenIds]) -> Iterator[Logits]:
+def _logits(runner: ModelRunner, texts: Sequence[TokenIds]) -> Iterator[Logits]:
     step = max(2, _MAX_LOGITS // runner.vocab_size)
     for text in texts:
         # A single token at the end would take another kernel; it stays with those before.

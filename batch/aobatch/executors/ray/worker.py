@@ -25,6 +25,7 @@ from aobatch.executors.ray.distribution import SentFile, find_model, receive_mod
 from aobatch.models.store.catalogue import models_home
 from aobatch.models.store.locate import open_model
 from aobatch.runners import RunnerConfig
+from aobatch.runners.choice import KernelChoice
 
 if TYPE_CHECKING:
     from aobatch.engine.engine import Engine
@@ -119,11 +120,11 @@ class Opener:
         if not self.keeps_cache_bytes:
             share = available_memory() // 2 // self.workers_per_node
             config = replace(config, kv_cache_bytes=share)
-        here = fingerprint(open_model(path), self.runner.kv_cache_dtype)
+        here = fingerprint(open_model(path), KernelChoice(model.kernels, model.kv_cache_dtype))
         if here != model.fingerprint:
             message = (
                 f"model {model.name} is {here} on a worker and {model.fingerprint} on the driver; "
-                "use one version of onnxruntime everywhere"
+                "use one version of aobatch and of onnxruntime everywhere"
             )
             raise ModelError(message)
         return LocalBackend(config, self.runner).load(replace(model, path=path))

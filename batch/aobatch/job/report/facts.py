@@ -42,7 +42,11 @@ def finished_report(job: Job, tally: UsageTally) -> UsageReport:
         created=job.created,
         version=package_version(),
         models=[
-            ModelFacts(name or model.name, model.fingerprint, model.precision)
+            ModelFacts(
+                name or model.name,
+                *(model.fingerprint, model.precision, model.kernels, model.kv_cache_dtype),
+                model.lack,
+            )
             for name, model in job.models.found.items()
         ],
         settings=shown_settings(job.settings),

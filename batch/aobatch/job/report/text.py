@@ -90,7 +90,11 @@ def _facts(report: UsageReport) -> Iterator[tuple[str, str]]:
     if by_code := report.requests.failed_by_code:
         yield "failed", _counts({code(name): number for name, number in by_code.items()})
     for model in report.job.models:
-        yield "model", f"{code(model.name)} {model.precision} {code(model.fingerprint)}"
+        way = f"{model.kernels} operators, {model.kv_cache_dtype} cache" if model.kernels else ""
+        told = ", ".join(filter(None, (model.precision, way)))
+        yield "model", f"{code(model.name)} {code(model.fingerprint)} {told}".rstrip()
+        if model.lack:
+            yield "no fused operators", printable(model.lack, 400).replace("|", "\\|")
     for label, text in details(report):
         yield label, printable(text, 400).replace("|", "\\|")
 

@@ -206,6 +206,11 @@ class ModelFacts(msgspec.Struct, frozen=True):
     fingerprint: str
     precision: str
     """How its weights are kept; empty if that is not known."""
+    kernels: str = ""
+    """Whether fused operators computed it, or `stock`; empty if that is not known."""
+    kv_cache_dtype: str = ""
+    lack: str = ""
+    """Why fused operators could not be had."""
 
 
 class JobFacts(msgspec.Struct, frozen=True):

@@ -43,7 +43,7 @@ from aobatch.models.checks import (
     refusal,
     shown,
 )
-from aobatch.models.convert.writer import MICROSOFT
+from aobatch.models.convert.writer import DOMAIN, MICROSOFT
 from aobatch.models.store.folder import GraphSizes
 
 
@@ -80,6 +80,18 @@ OURS = GraphRules(
 )
 """A family or precision that needs another operator adds it here."""
 
+FUSED = GraphRules(
+    _operators(
+        {
+            "": "Cast Gather Mul",
+            MICROSOFT: "MatMulIntegerToFloat",
+            DOMAIN: "ActivateQuantise AttendSlots NormQuantise",
+        }
+    ),
+    is_ours=True,
+)
+"""What `models.convert.fused` writes."""
+
 EXPORTED = GraphRules(
     OURS.operators
     | _operators(
@@ -105,7 +117,7 @@ EXPORTED = GraphRules(
 """Decoders as optimum and the builder of onnxruntime-genai write them; `If` chooses between the
 prompt's and the later steps' graph. Sizes that such a graph computes are not known ahead."""
 
-_DOMAINS = {"": "", "ai.onnx": "", MICROSOFT: MICROSOFT}
+_DOMAINS = {"": "", "ai.onnx": "", MICROSOFT: MICROSOFT, DOMAIN: DOMAIN}
 _UNWANTED = {
     FunctionProto: "functions of its own",
     SparseTensorProto: "sparse tensors",
@@ -246,7 +258,6 @@ _RANKS = {
     "total_length": 0,
 }
 _INT32_INPUTS = {"seqlens_k", "query_seqlens", "total_length"}
-_CACHE_TYPES = (TensorProto.FLOAT, TensorProto.INT8)
 
 _Declared: TypeAlias = dict[str, tuple[int, tuple[int | None, ...]]]
 """Inputs or outputs by name: the element type and the dimensions."""
@@ -268,13 +279,33 @@ def check_decoder(path: Path, expected: GraphSizes | None = None) -> GraphSizes:
         )
         raise ModelError(message)
     sizes = _sizes(inputs, outputs)
-    cache_type, _ = inputs.get("past.0.key", (0, ()))
-    layout = _layout(sizes, cache_type) if sizes and cache_type in _CACHE_TYPES else None
-    if sizes is None or (inputs, outputs) != layout:
+    if sizes is None or (inputs, outputs) != _layout(sizes):
         raise refusal(path, "its inputs and outputs are not those of one decoder")
     if expected not in (None, sizes):
         raise refusal(path, f"it has {sizes}, and model.toml says {expected}")
     return sizes
+
+
+_FUSED_INPUTS: _Declared = {
+    "input_ids": (TensorProto.INT64, (None,)),
+    "slots": (TensorProto.INT32, (None,)),
+    "positions": (TensorProto.INT32, (None,)),
+    "logits_index": (TensorProto.INT64, (None,)),
+}
+
+
+def check_fused(path: Path, sizes: GraphSizes) -> None:
+    """Check a graph over fused operators.
+
+    Raises ModelError if it could not be used safely, or is not one of these sizes as
+    `models.convert.fused` writes it.
+    """
+    graph = check_graph(path, FUSED).graph
+    cache = TensorProto.UINT8, (None, sizes.num_kv_heads, None, None)
+    inputs = _FUSED_INPUTS | {f"cache.{layer}": cache for layer in range(sizes.num_layers)}
+    outputs: _Declared = {"logits": (TensorProto.FLOAT, (None, sizes.vocab_size))}
+    if (_declared(graph.input), _declared(graph.output)) != (inputs, outputs):
+        raise refusal(path, f"its inputs and outputs are not those of a decoder with {sizes}")
 
 
 def dimensions(value: ValueInfoProto) -> tuple[int | None, ...]:
@@ -301,14 +332,14 @@ def _sizes(inputs: _Declared, outputs: _Declared) -> GraphSizes | None:
     return GraphSizes(vocab_size, num_layers, num_kv_heads, head_dim)
 
 
-def _layout(sizes: GraphSizes, cache_type: int) -> tuple[_Declared, _Declared]:
+def _layout(sizes: GraphSizes) -> tuple[_Declared, _Declared]:
     """Declare the inputs and outputs of a decoder of such sizes."""
     inputs: _Declared = {
         name: (TensorProto.INT32 if name in _INT32_INPUTS else TensorProto.INT64, (None,) * rank)
         for name, rank in _RANKS.items()
     }
     outputs: _Declared = {"logits": (TensorProto.FLOAT, (None, sizes.vocab_size))}
-    cache = cache_type, (None, sizes.num_kv_heads, None, sizes.head_dim)
+    cache = TensorProto.FLOAT, (None, sizes.num_kv_heads, None, sizes.head_dim)
     for layer in range(sizes.num_layers):
         for part in ("key", "value"):
             inputs[f"past.{layer}.{part}"] = outputs[f"present.{layer}.{part}"] = cache

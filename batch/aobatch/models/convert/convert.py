@@ -1,23 +1,22 @@
 """A checkpoint into a model folder: graph, tokenizer, description, and the quality gate."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from aobatch.arrays import Floats, TokenIds
 from aobatch.errors import ModelError
 from aobatch.files import file_digest
+from aobatch.kernels import KernelsError
 from aobatch.models import Progress
+from aobatch.models.convert.fused import not_fusable, write_fused_graph
 from aobatch.models.convert.graph import DecoderGraph
 from aobatch.models.convert.precisions import (
     FP32,
     Precision,
-    channel_scales,
     recipes,
-    write_int8_cache_graph,
 )
 from aobatch.models.convert.quality import Scorer, affordable, measure, quality_chunks
 from aobatch.models.spec import DESCRIBED_SIZES, DESCRIBED_TOKENS, Checkpoint
@@ -26,12 +25,13 @@ from aobatch.models.store.folder import (
     DATA,
     FILES,
     FORMAT,
+    FUSED_GRAPH,
     GRAPH,
-    INT8_CACHE_GRAPH,
     MANIFEST,
     MAX_KL,
     TOKENIZER,
-    Int8Cache,
+    Fused,
+    GraphSizes,
     Manifest,
     ModelFolder,
     Quality,
@@ -54,11 +54,9 @@ def convert(
 ) -> ModelFolder:
     """Write a model folder at target, in one piece: it appears when all is done, or not at all.
 
-    The caller has claimed the target.
-
-    A precision other than fp32 is measured against fp32 by `scorer`; of the ways to compute in it
-    the first that the gate allows is taken. Raises ModelError if there is none, and OutputError if
-    what is at target is no model.
+    The caller has claimed the target. A precision other than fp32 is measured against fp32 by
+    `scorer`; of the ways to compute in it the first that the gate allows is taken. Raises
+    ModelError if there is none, and OutputError if what is at target is no model.
     """
     check_place(target)
     kl = 0.0
@@ -69,11 +67,12 @@ def convert(
             write_graph(checkpoint, reference, FP32, progress)
         for recipe, way in recipes(precision, checkpoint.spec).items():
             shutil.rmtree(folder, ignore_errors=True)
-            write_graph(checkpoint, folder, way, progress)
-            own, int8_cache = _measure(checkpoint, folder, reference, scorer, progress)
+            own, fused = None, _write_graphs(checkpoint, folder, recipe, way, progress)
+            if reference != folder:
+                own, fused = _measure(checkpoint, (folder, reference), fused, scorer, progress)
             if own is None or own.is_close:
                 names = {"name": target.name, "precision": precision, "recipe": recipe}
-                manifest = _manifest(checkpoint, folder, names, (own, int8_cache))
+                manifest = _manifest(checkpoint, folder, names, (own, fused))
                 write_manifest(folder / MANIFEST, manifest)
                 open_folder(folder)  # a model that would be refused replaces none
                 put_in_place(folder, target)
@@ -99,51 +98,56 @@ def write_graph(
     ir.save(model, folder / GRAPH)
 
 
-def _measure(
-    checkpoint: Checkpoint, folder: Path, reference: Path, scorer: Scorer, progress: Progress
-) -> tuple[Quality | None, Int8Cache]:
-    """Add the graph over an int8 cache, unless it is too far from fp32; measure both graphs.
+def _write_graphs(
+    checkpoint: Checkpoint, folder: Path, recipe: str, way: Precision, progress: Progress
+) -> Fused:
+    """Write the graph and, if the operators hold the decoder, the fused one, not measured yet."""
+    write_graph(checkpoint, folder, way, progress)
+    reason = not_fusable(checkpoint.spec, recipe)
+    if not reason:
+        write_fused_graph(folder / GRAPH, folder / FUSED_GRAPH, checkpoint.spec)
+    return Fused(reason=reason)
 
-    The folder's own has no figures if it is the reference.
-    """
-    tokenizer = VocabularyTokenizer(folder / TOKENIZER, checkpoint.spec.vocab_size)
+
+def _measure(
+    checkpoint: Checkpoint,
+    folders: tuple[Path, Path],
+    written: Fused,
+    scorer: Scorer,
+    progress: Progress,
+) -> tuple[Quality, Fused]:
+    """Measure a folder's graphs by the reference's; a fused one that is far, or fails, goes."""
+    (folder, reference), reason = folders, written.reason
+    spec = checkpoint.spec
+    tokenizer = VocabularyTokenizer(folder / TOKENIZER, spec.vocab_size)
     start = checkpoint.document_start_token_id if checkpoint.adds_document_start else None
-    chunks = quality_chunks(tokenizer, checkpoint.spec.context_length, start)
-    # Every other chunk, so that half of the text judges scales that do not know it.
-    _write_int8_cache_graph(folder, chunks[::2], scorer, progress)
-    graphs = [INT8_CACHE_GRAPH, GRAPH]
-    if reference == folder:
-        # The reference is slow, and all that is in question here is its cache.
-        graphs, chunks = graphs[:1], chunks[1::2] or chunks
-    chunks = affordable(chunks, checkpoint.spec.vocab_size)
+    chunks = affordable(quality_chunks(tokenizer, spec.context_length, start), spec.vocab_size)
     num_tokens = sum(map(len, chunks))
-    int8_cache, *own = measure(
+    candidates, fused = [scorer(folder / GRAPH, chunks)], folder / FUSED_GRAPH
+    if not reason:
+        sizes = GraphSizes(spec.vocab_size, spec.num_layers, spec.num_kv_heads, spec.head_dim)
+        try:
+            candidates.append(scorer.fused(fused, sizes, chunks))
+        except KernelsError as error:
+            reason = f"they could not be tried when it was converted ({error}); convert it again"
+    own, *others = measure(
         scorer.reference(reference / GRAPH, chunks),
-        [scorer(folder / graph, chunks) for graph in graphs],
+        candidates,
         lambda done: progress("measuring quality", done, num_tokens),
     )
-    if not int8_cache.is_close:
-        (folder / INT8_CACHE_GRAPH).unlink()
-    digest = file_digest(folder / INT8_CACHE_GRAPH) if int8_cache.is_close else ""
-    return own[0] if own else None, Int8Cache(int8_cache, digest)
-
-
-def _write_int8_cache_graph(
-    folder: Path, chunks: Sequence[TokenIds], scorer: Scorer, progress: Progress
-) -> None:
-    def followed() -> Iterator[Mapping[str, Floats]]:
-        for done, cache in enumerate(scorer.caches(folder / GRAPH, chunks), start=1):
-            yield cache
-            progress("measuring keys and values", done, len(chunks))
-
-    write_int8_cache_graph(folder / GRAPH, folder / INT8_CACHE_GRAPH, channel_scales(followed()))
+    quality = others[0] if others else None
+    if quality is not None and not quality.is_close:
+        reason = f"with them it is too far from fp32 (KL {quality.kl:.4f}, at most {MAX_KL})"
+    if reason:
+        fused.unlink(missing_ok=True)
+    return own, Fused(quality, reason)
 
 
 def _manifest(
     checkpoint: Checkpoint,
     folder: Path,
     names: Mapping[str, Any],
-    measured: tuple[Quality | None, Int8Cache],
+    measured: tuple[Quality | None, Fused],
 ) -> Manifest:
     paths = [folder / name for name in FILES if (folder / name).exists()]
     files = {path.name: StoredFile(path.stat().st_size, file_digest(path)) for path in paths}
@@ -155,6 +159,6 @@ def _manifest(
         source_sha256=checkpoint.sha256,
         digest=folder_digest(files),
         quality=measured[0],
-        int8_cache=measured[1],
+        fused=measured[1],
         files=files,
     )

@@ -11,22 +11,25 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from aobatch.models.convert.writer import MICROSOFT, GraphWriter
+from aobatch.models.convert.writer import DOMAIN, MICROSOFT, GraphWriter
 from aobatch.models.spec import DecoderSpec
 
-DOMAIN = "aobatch"
 _LANES, _MAX_HEAD, _MAX_WIDTH = 16, 256, 2**17
+_SIZES = ("hidden_size", "intermediate_size", "head_dim")
+_RECIPES = ("rotated", "Hadamard blocks")
 _CLIP, _SPREAD_BLOCK, _NORMED_BLOCK = 4.0, 64, 128
 
 
-def is_fusable(spec: DecoderSpec) -> bool:
-    """Say whether the operators hold a decoder of these sizes."""
-    sizes = (spec.hidden_size, spec.intermediate_size, spec.head_dim)
-    return (
-        all(size % _LANES == 0 for size in sizes)
-        and spec.head_dim <= _MAX_HEAD
-        and max(sizes) <= _MAX_WIDTH
-    )
+def not_fusable(spec: DecoderSpec, recipe: str) -> str:
+    """Say why the operators do not hold a decoder of that recipe; empty if they do."""
+    if recipe not in _RECIPES:
+        return f"they multiply no weights of the recipe {recipe!r}"
+    sizes = {name: getattr(spec, name) for name in _SIZES}
+    if odd := [f"{name} {size}" for name, size in sizes.items() if size % _LANES]:
+        return f"they need multiples of {_LANES}, not {' and '.join(odd)}"
+    if spec.head_dim > _MAX_HEAD or max(sizes.values()) > _MAX_WIDTH:
+        return f"they hold heads up to {_MAX_HEAD} and widths up to {_MAX_WIDTH}"
+    return ""
 
 
 def write_fused_graph(graph: Path, target: Path, spec: DecoderSpec) -> None:

@@ -1,15 +1,12 @@
 """The ways to store and multiply the weights of a decoder, by precision, the quickest first."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from aobatch.arrays import Floats
 from aobatch.errors import ModelError
 from aobatch.models import PRECISIONS
 from aobatch.models.convert.fold import Table, hadamard
@@ -221,57 +218,3 @@ def block_int8(hidden_size: int) -> Precision:
         return _turned(graph, x, name, hidden_size, _NORMED_BLOCK)
 
     return replace(INT8, rotates=False, normed=normed)
-
-
-_SCALE_INPUTS = {"key": 12, "value": 13}
-"""Where GroupQueryAttention takes the scales."""
-
-
-def channel_scales(caches: Iterable[Mapping[str, Floats]]) -> dict[str, NDArray[np.float32]]:
-    """Choose scales [kv_heads, head_dim] for keys and values [kv_heads, T, head_dim] by name."""
-    peaks: dict[str, Floats] = {}
-    for cache in caches:
-        for name, array in cache.items():
-            size = _pair_lengths(array) if name.endswith(".key") else np.abs(array)
-            peak = size.max(axis=1)
-            peaks[name] = np.maximum(peaks.get(name, peak), peak)
-    # A channel that is always zero keeps a scale that can be divided by.
-    return {
-        name: np.where(peak == 0, 1, peak / _LEVELS).astype(np.float32)
-        for name, peak in peaks.items()
-    }
-
-
-def write_int8_cache_graph(
-    graph: Path, target: Path, scales: Mapping[str, NDArray[np.float32]]
-) -> None:
-    """Write beside a decoder graph the same one over an int8 cache; both read the same weights."""
-    model = ir.load(graph)
-    for value in (*model.graph.inputs, *model.graph.outputs):
-        if value.name and value.name.startswith(("past.", "present.")):
-            value.dtype = ir.DataType.INT8
-    attentions = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
-    for index, node in enumerate(attentions):
-        for part, position in _SCALE_INPUTS.items():
-            scale = scales[f"{index}.{part}"][None, :, None, :]
-            node.replace_input_with(
-                position, _constant(model.graph, f"{index}.{part}.scale", scale)
-            )
-            node.attributes.add(ir.AttrString(f"{part[0]}_quant_type", "PER_CHANNEL"))
-        node.attributes.add(ir.AttrInt64("kv_cache_bit_width", 8))
-    ir.save(model, target)
-
-
-def _pair_lengths(keys: Floats) -> Floats:
-    """Give each channel of keys [..., head_dim] the length of its rotary pair, (i, i + half)."""
-    length = np.hypot(*np.split(keys, 2, axis=-1))
-    return np.concatenate([length, length], axis=-1)
-
-
-def _constant(graph: ir.Graph, name: str, array: NDArray[np.float32]) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(
-        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
-    )
-    graph.register_initializer(value)
-    return value

@@ -1,7 +1,7 @@
 """How close a converted graph is to its fp32 reference, on a text that ships with the package."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.resources import files
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from aobatch.arrays import Floats, Logits, TokenIds
 from aobatch.errors import ModelError
-from aobatch.models.store.folder import Quality
+from aobatch.models.store.folder import GraphSizes, Quality
 from aobatch.models.tokenizer import Tokenizer
 
 CHUNK = 256
@@ -32,8 +32,8 @@ class Scorer(Protocol):
         """Yield the same of a float32 graph, in as little memory as can be."""
         ...
 
-    def caches(self, graph: Path, texts: Sequence[TokenIds]) -> Iterator[Mapping[str, Floats]]:
-        """Yield the keys and values of each text by name, [kv_heads, N, head_dim]."""
+    def fused(self, graph: Path, sizes: GraphSizes, texts: Sequence[TokenIds]) -> Iterator[Logits]:
+        """Give the same of a graph over fused operators; KernelsError if they cannot be had."""
         ...
 
 

@@ -12,6 +12,8 @@ from onnx_ir.tape import Tape
 Attribute: TypeAlias = int | float | str | ir.DataType
 """What a node's attribute may be."""
 
+DOMAIN = "aobatch"
+"""The domain of our own operators."""
 MICROSOFT = "com.microsoft"
 """The operator domain of ONNX Runtime's own kernels."""
 

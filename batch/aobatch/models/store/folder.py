@@ -5,12 +5,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 import tomli_w
 
 from aobatch.errors import ModelError
+from aobatch.kernels import BLOCK, CacheDtype, block_bytes
 from aobatch.models.checks import (
     MAX_LAYERS,
     MAX_MANIFEST_BYTES,
@@ -20,15 +21,13 @@ from aobatch.models.checks import (
     refusal,
 )
 
-FORMAT = 2
+FORMAT = 3
 """The layout of a model folder; a folder of another layout is converted anew."""
 
 MAX_KL = 0.02
 """What is further from fp32 than this, in nats a token, is refused."""
 
 Width: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_WIDTH)]
-CacheDtype: TypeAlias = Literal["fp32", "bf16", "int8"]
-"""How keys and values are kept."""
 TokenId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=MAX_WIDTH)]
 
 
@@ -43,8 +42,9 @@ class GraphSizes:
 
     def kv_bytes_per_token(self, cache_dtype: CacheDtype) -> int:
         """Give the bytes of keys and values that one token keeps in the cache."""
-        numbers = 2 * self.num_layers * self.num_kv_heads * self.head_dim
-        return numbers * (1 if cache_dtype == "int8" else 4)
+        return (
+            self.num_layers * self.num_kv_heads * block_bytes(cache_dtype, self.head_dim) // BLOCK
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +70,13 @@ class Quality(msgspec.Struct, frozen=True):
         return self.kl <= MAX_KL
 
 
-class Int8Cache(msgspec.Struct, frozen=True):
-    """The graph over an int8 cache of keys and values, and how close it is to fp32."""
+class Fused(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The graph over fused operators: how close it is to fp32, or why there is none."""
 
-    quality: Quality
-    digest: str
-    """sha256 of the graph; empty if it was too far from fp32 to be kept."""
+    quality: Quality | None = None
+    """With an int8 cache."""
+    reason: str = ""
+    """Why there is no such graph; empty if there is."""
 
 
 class StoredFile(msgspec.Struct, frozen=True):
@@ -109,7 +110,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Ahead of a prefix, a suffix and the middle; empty if there are no such tokens."""
     digest: str
     """sha256 over the graph, its data and the tokenizer."""
-    int8_cache: Int8Cache
+    fused: Fused
     quality: Quality | None = None
     chat_format: str = ""
     """How chats are written for it, see `chat.FORMATS`; empty if its vocabulary has to tell."""
@@ -187,8 +188,8 @@ def _seal(fields: Mapping[str, object]) -> str:
 
 GRAPH, TOKENIZER, MANIFEST = "model.onnx", "tokenizer.json", "model.toml"
 DATA = f"{GRAPH}.data"
-INT8_CACHE_GRAPH = "model.kv-int8.onnx"
-FILES = (GRAPH, DATA, TOKENIZER, INT8_CACHE_GRAPH)
+FUSED_GRAPH = "model.fused.onnx"
+FILES = (GRAPH, DATA, TOKENIZER, FUSED_GRAPH)
 """What is written beside the description, the last one not always."""
 
 
@@ -213,18 +214,15 @@ class ModelFolder:
         """Give the bytes that a token of a slot takes while the model runs."""
         return self.manifest.graph_sizes.kv_bytes_per_token(cache_dtype)
 
-    def graph(self, cache_dtype: CacheDtype = "fp32") -> Path:
-        """Find the graph over such a cache; ModelError if the model does not bear int8."""
-        if cache_dtype == "fp32":
-            return self.path / GRAPH
-        int8 = self.manifest.int8_cache
-        if not int8.digest:
-            message = (
-                f"{self.manifest.name} is too far from fp32 with an int8 cache (KL "
-                f"{int8.quality.kl:.4f}, at most {MAX_KL}); use --kv-cache-dtype fp32"
-            )
-            raise ModelError(message)
-        return self.path / INT8_CACHE_GRAPH
+    @property
+    def graph(self) -> Path:
+        """The graph of ONNX Runtime's operators."""
+        return self.path / GRAPH
+
+    @property
+    def fused_graph(self) -> Path:
+        """The same decoder over operators of our own, if the model has such a graph."""
+        return self.path / FUSED_GRAPH
 
 
 def has_file(path: Path, name: str) -> bool:
