@@ -98,6 +98,12 @@ class BusyError(JobError):
     exit_code = 75
 
 
+class AccessError(JobError):
+    """A store refuses what is asked of it, or knows nobody who asks."""
+
+    exit_code = 77
+
+
 class RequestError(AobatchError):
     """One request is wrong; the four fields of its documented error object and its status."""
 

@@ -20,7 +20,7 @@ from airflow.providers.standard.sensors.filesystem import FileSensor
 from airflow.sdk import BaseOperator, Context, dag, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-FINAL_EXIT_CODES = {1, 2, 65, 66, 69, 70}
+FINAL_EXIT_CODES = {1, 2, 65, 66, 69, 70, 77}
 """The same command would end so again; after all others a retry goes on where the run was."""
 
 MAX_FAILED_SHARE = 0.01

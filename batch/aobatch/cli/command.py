@@ -25,6 +25,7 @@ EXIT_CODES = {
     73: "the output cannot be created",
     74: "the disk is full or failed",
     75: "another run is at work on this job, or the time limit came; run again later",
+    77: "a store refuses access; give it the keys, or the rights, that it asks for",
     130: "stopped by Ctrl-C (SIGINT); run again to go on",
     143: "stopped by SIGTERM; run again to go on",
 }

@@ -29,7 +29,7 @@ class ValidateOptions(JsonOption, JobOptions):
 
 @command(
     ValidateOptions,
-    exit_codes({0: "every line is right", 1: "some lines are bad"}, 65, 66, 69, 130, 143),
+    exit_codes({0: "every line is right", 1: "some lines are bad"}, 65, 66, 69, 75, 77, 130, 143),
 )
 def validate(options: ValidateOptions) -> None:
     """Check the lines of a job and say what it will take.

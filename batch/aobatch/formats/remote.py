@@ -3,21 +3,42 @@
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TypeAlias
+from threading import Thread
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from aobatch.api.errors import shorten
-from aobatch.errors import BusyError, InputError, InputMissingError, JobError, OutputError
+from aobatch.errors import (
+    AccessError,
+    AobatchError,
+    BusyError,
+    InputError,
+    InputMissingError,
+    JobError,
+    OutputError,
+)
 
 CHUNK_BYTES = 8 * 2**20
+ANSWER_SECONDS = 12.0
+"""How long a store may take to answer a question."""
+RETRY_SECONDS = 5
+"""For how long Google's store is asked again."""
 _BUCKET_STORES = {"s3", "gcs"}
+_NETWORK = re.compile(
+    r"[Cc]ould not (resolve|connect)|CURL error|NETWORK_CONNECTION|timed? ?out|[Hh]ost not found"
+)
+_REFUSED = re.compile(
+    r"ACCESS_DENIED|UNAUTHENTICATED|PERMISSION_DENIED|Authenticat|[Cc]redential|\] 40[13]\b"
+)
+_MISSING = re.compile(r"NOT_FOUND|NO_SUCH|NoSuch|not found|status 404|404 ")
+T = TypeVar("T")
 _URI = re.compile(r"[a-z][a-z0-9.+-]+://", re.IGNORECASE)
 
 
@@ -82,27 +103,35 @@ class GuardedFile:
 
     def read(self, size: int | None = None) -> bytes:
         """Read bytes."""
-        with _guarded(self._remote, InputError):
+
+        def read() -> bytes:
             return bytes(self._stream.read(size))
+
+        return _asked(self._remote, InputError, read, is_brief=False)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Go to a place."""
-        with _guarded(self._remote, InputError):
-            return int(self._stream.seek(offset, whence))
+        return _asked(self._remote, InputError, lambda: int(self._stream.seek(offset, whence)))
 
 
 def open_stream(remote: Remote) -> GuardedFile:
     """Open a file for reading it from its start; BusyError if it cannot be reached now."""
-    with _guarded(remote, InputError):
+
+    def open_it() -> GuardedFile:
         system, path = _open_system(remote)
         return GuardedFile(remote, system.open_input_stream(path, compression=None))
+
+    return _asked(remote, InputError, open_it)
 
 
 def open_places(remote: Remote) -> GuardedFile:
     """Open a file for reading it at any place."""
-    with _guarded(remote, InputError):
+
+    def open_it() -> GuardedFile:
         system, path = _open_system(remote)
         return GuardedFile(remote, system.open_input_file(path))
+
+    return _asked(remote, InputError, open_it)
 
 
 def download(remote: Remote, target: BinaryIO) -> None:
@@ -136,13 +165,16 @@ def check_readable(remote: Remote) -> None:
 
 def stated_identity(remote: Remote) -> str | None:
     """Name what a file holds by what its store says of it, None if that does not tell."""
-    with _guarded(remote, InputError):
+
+    def look() -> tuple[fs.FileInfo, str]:
         system, path = _open_system(remote)
         info = system.get_file_info(path)
         if info.type == fs.FileType.NotFound:
             raise FileNotFoundError
         with system.open_input_file(path) as file:
-            tag = (file.metadata() or {}).get("ETag", b"").decode()
+            return info, (file.metadata() or {}).get("ETag", b"").decode()
+
+    info, tag = _asked(remote, InputError, look)
     if not tag and info.mtime_ns is None:
         return None
     facts = f"{remote} {info.size} {info.mtime_ns} {tag}"
@@ -154,62 +186,95 @@ def identify(remote: Remote) -> str:
     stated = stated_identity(remote)
     if stated is not None:
         return stated
-    with _guarded(remote, InputError):
-        system, path = _open_system(remote)
-        with system.open_input_stream(path, compression=None) as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with closing(open_stream(remote)) as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def list_files(remote: Remote) -> list[Remote]:
     """List all files below a folder, in the order of their names."""
-    with _guarded(remote, InputError):
-        system, path = _open_system(remote)
-        selector = fs.FileSelector(path.rstrip("/"), recursive=True)
-        infos = system.get_file_info(selector)
+    _look_up(remote)  # which soon says whether the store answers at all
     parts = urlsplit(remote.uri)
-    prefix = path.rstrip("/")
-    names = sorted(info.path.removeprefix(prefix).lstrip("/") for info in infos if info.is_file)
+
+    def find() -> list[str]:
+        system, path = _open_system(remote)
+        prefix = path.rstrip("/")
+        infos = system.get_file_info(fs.FileSelector(prefix, recursive=True))
+        return sorted(i.path.removeprefix(prefix).lstrip("/") for i in infos if i.is_file)
+
+    names = _asked(remote, InputError, find, is_brief=False)
     folder = parts.path.rstrip("/")
     return [Remote(parts._replace(path=f"{folder}/{name}").geturl()) for name in names]
 
 
 def check_writable(remote: Remote) -> None:
     """Refuse an output that could not be uploaded; BusyError if its store cannot be reached now."""
-    with _guarded(remote, OutputError):
+
+    def look() -> tuple[fs.FileType, fs.FileType | None, str]:
         system, path = _open_system(remote)
-        if system.get_file_info(path).type == fs.FileType.Directory:
-            message = f"output {remote} is a folder; name a file"
-            raise OutputError(message)
         bucket = path.partition("/")[0]
-        kind = system.get_file_info(bucket).type if system.type_name in _BUCKET_STORES else None
-        if kind == fs.FileType.NotFound:
-            message = f"bucket {bucket} of output {remote} does not exist; create it"
-            raise OutputError(message)
+        kind = system.get_file_info(path).type
+        has_buckets = system.type_name in _BUCKET_STORES
+        return kind, system.get_file_info(bucket).type if has_buckets else None, bucket
+
+    kind, bucket_kind, bucket = _asked(remote, OutputError, look)
+    if kind == fs.FileType.Directory:
+        message = f"output {remote} is a folder; name a file"
+        raise OutputError(message)
+    if bucket_kind == fs.FileType.NotFound:
+        message = f"bucket {bucket} of output {remote} does not exist; create it"
+        raise OutputError(message)
 
 
 def upload(source: Path, remote: Remote) -> None:
-    """Write a file under its URI; it appears there when all of it has arrived."""
-    with _guarded(remote, OutputError):
+    """Write a file under its URI; it appears there when all of it has arrived.
+
+    A store shows an object when its stream is closed. A thread that a signal leaves behind closes
+    it with all bytes, or dies with the process before: never with a part of them.
+    """
+
+    def put() -> int | None:
         system, path = _open_system(remote)
         with source.open("rb") as file, system.open_output_stream(path, compression=None) as stream:
             shutil.copyfileobj(file, stream, CHUNK_BYTES)
-        size = system.get_file_info(path).size
+        size: int | None = system.get_file_info(path).size
+        return size
+
+    size = _asked(remote, OutputError, put, is_brief=False)
     if size is not None and size != source.stat().st_size:
         message = f"{remote} holds {size} bytes of {source} alone; run again"
         raise BusyError(message)
 
 
 def _look_up(remote: Remote) -> fs.FileInfo:
-    with _guarded(remote, InputError):
+    def look() -> fs.FileInfo:
         system, path = _open_system(remote)
         return system.get_file_info(path)
 
+    return _asked(remote, InputError, look)
+
 
 def _open_system(remote: Remote) -> tuple[fs.FileSystem, str]:
+    parts = urlsplit(remote.uri)
+    uri = remote.uri
+    if parts.scheme in {"gs", "gcs"} and "retry_limit_seconds" not in parts.query:
+        # The library's own limit is a quarter of an hour.
+        query = f"{parts.query}&" if parts.query else ""
+        uri = parts._replace(query=f"{query}retry_limit_seconds={RETRY_SECONDS}").geturl()
+    if parts.scheme == "az":
+        uri = parts._replace(scheme="abfs").geturl()
     try:
-        system, path = fs.FileSystem.from_uri(remote.uri)
+        system, path = fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, ValueError, ImportError) as error:
         # What the library says may repeat the keys in the URI.
+        if "account name" in str(error):
+            message = (
+                f"{remote} names no account of its store; write it as "
+                "abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH"
+            )
+            raise AccessError(message) from error
         message = (
             f"{remote} cannot be opened ({type(error).__name__}); known are file, s3, gs, abfs, "
             "hf and fsspec+NAME, each with what it needs installed"
@@ -218,18 +283,50 @@ def _open_system(remote: Remote) -> tuple[fs.FileSystem, str]:
     return system, path
 
 
-@contextmanager
-def _guarded(remote: Remote, failure: type[JobError]) -> Iterator[None]:
-    """Say in one sentence what went wrong, and whether trying again may help."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, FileNotFoundError) and failure is InputError:
-            message = f"input {remote} does not exist"
-            raise InputMissingError(message) from error
-        reason = shorten(" ".join(str(error).split()), 300)
-        if isinstance(error, PermissionError | FileNotFoundError) or "ACCESS_DENIED" in reason:
-            message = f"{remote} is refused: {reason}"
-            raise failure(message) from error
-        message = f"{remote} cannot be reached: {reason}; run again later"
-        raise BusyError(message) from error
+def _asked(
+    remote: Remote, failure: type[JobError], question: Callable[[], T], *, is_brief: bool = True
+) -> T:
+    """Ask a store in a thread of its own; say in one sentence what went wrong, and what may help.
+
+    The libraries hear no signal while they wait, and some of them wait for very long. What takes
+    long where all is well, as moving and listing files does, is not brief.
+    """
+    answers: list[T] = []
+    failures: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            answers.append(question())
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            failures.append(error)
+
+    thread = Thread(target=ask, name=f"question to {remote}", daemon=True)
+    thread.start()
+    thread.join(ANSWER_SECONDS if is_brief else None)
+    if thread.is_alive():
+        message = f"{remote} gives no answer within {ANSWER_SECONDS:g} seconds; run again later"
+        raise BusyError(message)
+    for error in failures:
+        if isinstance(error, AobatchError | MemoryError) or not isinstance(error, Exception):
+            raise error
+        raise _told(remote, failure, error) from error
+    return answers[0]
+
+
+def _told(remote: Remote, failure: type[JobError], error: Exception) -> JobError:
+    """Make an error of a store's library one of ours, by its kind or else by what it says."""
+    reason = shorten(" ".join(str(error).split()), 300)
+    if password := urlsplit(remote.uri).password:
+        reason = reason.replace(password, "...")
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    is_network = _NETWORK.search(reason) is not None
+    if isinstance(error, PermissionError) or status in {401, 403} or _REFUSED.search(reason):
+        message = f"{remote} is refused: {reason}; give what its store asks for"
+        return BusyError(message) if is_network else AccessError(message)
+    if isinstance(error, FileNotFoundError) or status == 404 or _MISSING.search(reason):
+        if failure is InputError:
+            return InputMissingError(f"input {remote} does not exist")
+        return failure(f"{remote} cannot be created: {reason}")
+    if isinstance(error, ValueError | TypeError | NotImplementedError):
+        return failure(f"{remote} cannot be used: {reason}")
+    return BusyError(f"{remote} cannot be reached: {reason}; run again later")

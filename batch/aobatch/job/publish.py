@@ -3,7 +3,6 @@
 import io
 import re
 import sys
-import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -184,7 +183,7 @@ def upload_files(config: JobConfig, state: StateFolder) -> None:
         digest = digest_file(path)
         uploaded = known.get(str(target))
         if uploaded is None or uploaded != Uploaded(digest, _identify(target)):
-            _upload(path, target)
+            remote.upload(path, target)
             known[str(target)] = Uploaded(digest, _identify(target))
             write_whole(state.uploaded, msgspec.json.encode(known))
 
@@ -193,27 +192,6 @@ def check_uploads(config: JobConfig) -> None:
     """Refuse stores that could not take the files, before anything is computed for them."""
     for _, target in config.uploads:
         remote.check_writable(target)
-
-
-def _upload(path: Path, target: Remote) -> None:
-    """Upload a file in a thread of its own, so that a signal is heard meanwhile.
-
-    A store shows an object when its stream is closed. A thread that is left behind closes it with
-    all bytes, or dies with the process before: never with a part of them.
-    """
-    failures: list[Exception] = []
-
-    def upload() -> None:
-        try:
-            remote.upload(path, target)
-        except Exception as error:  # noqa: BLE001 - raised again below, in the caller's thread
-            failures.append(error)
-
-    thread = threading.Thread(target=upload, name=f"upload of {path.name}", daemon=True)
-    thread.start()
-    thread.join()
-    for failure in failures:
-        raise failure
 
 
 def _identify(target: Remote) -> str | None:
