@@ -70,6 +70,7 @@ class ScriptedRunner:
     vocab_size = VOCAB_SIZE
     kv_bytes_per_token = 1
     splits_freely = True
+    min_chunk = 2
     seconds_in_run = 0.0
 
     def __init__(self, script: Script = random_script) -> None:
@@ -110,7 +111,7 @@ class ScriptedRunner:
         self._slots[target] = self._slots[source][:length]
 
     def _take_in(self, chunk: Chunk) -> list[Logits]:
-        _demand(len(chunk.token_ids) >= (2 if chunk.start else 1))
+        _demand(len(chunk.token_ids) >= (self.min_chunk if chunk.start else 1))
         self._put(chunk.slot, chunk.start, tuple(chunk.token_ids.tolist()))
         self.num_prefilled_tokens += len(chunk.token_ids)
         tokens = self._slots[chunk.slot]

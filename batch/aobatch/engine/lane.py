@@ -104,10 +104,10 @@ class Lane:
     def _place(self, groups: list[SequenceGroup], first: int) -> list[Placement]:
         """Assign slots to prompts, sharing what they have in common if bits do not depend on it."""
         if self.config.shares_prefixes:
-            placements = place(groups, self._held, first)
+            placements = place(groups, self._held, first, self.runner.min_chunk)
             if all(p.start == 0 for p in placements) or self.runner.splits_freely:
                 return placements
-        return place(groups, None, first)
+        return place(groups, None, first, self.runner.min_chunk)
 
     def _is_decoded(self, group: SequenceGroup) -> bool:
         """Say whether a slot holds the group's prompt and its last logits are known."""

@@ -34,10 +34,10 @@ def family(prompt: TokenIds) -> bytes | None:
     return prompt[:MIN_SHARED].tobytes() if len(prompt) >= MIN_SHARED + 2 else None
 
 
-def shared_length(group: SequenceGroup, other: SequenceGroup) -> int:
+def shared_length(group: SequenceGroup, other: SequenceGroup, least: int) -> int:
     """Count the first tokens of a prompt that another one saves it, 0 where it is not worth it.
 
-    Two are left at least: the last one's logits are wanted, and a single token takes another
+    So many are left at least: the last one's logits are wanted, and a single token may take another
     attention kernel. Where the prompt's logprobs are asked for, what the other one has of them is
     used, and the last shared token is computed again, since another token follows it.
     """
@@ -48,7 +48,7 @@ def shared_length(group: SequenceGroup, other: SequenceGroup) -> int:
     if group.scores_prompt:
         has_scores = other.scores_prompt and other.params.num_logprobs == group.params.num_logprobs
         length = length - 1 if has_scores else 0
-    length = min(length, len(prompt) - 2)
+    length = min(length, len(prompt) - least)
     return length if length >= MIN_SHARED else 0
 
 
@@ -87,16 +87,16 @@ class HeldPrompts:
         return None
 
 
-def chunk_ends(length: int, start: int = 0) -> list[int]:
+def chunk_ends(length: int, start: int = 0, least: int = 2) -> list[int]:
     """Cut what follows the first `start` tokens of a prompt into chunks; give where they end.
 
-    A chunk of one token behind others would take another attention kernel, which differs in the
-    last bit, so a neighbour gives it a second token.
+    A chunk of one token behind others takes another attention kernel of ONNX Runtime, which differs
+    in the last bit. Where two are the least, a neighbour gives it a second token.
     """
     ends = [*range(CHUNK, length, CHUNK), length]
-    if length > CHUNK and length % CHUNK == 1:
+    if length > CHUNK and 0 < length % CHUNK < least:
         ends[-2] -= 1
-    return [end for end in ends if end > start + 1 or end == length]
+    return [end for end in ends if end >= start + least or end == length]
 
 
 @dataclass(slots=True, eq=False)
@@ -106,6 +106,8 @@ class Placement:
     group: SequenceGroup
     start: int = 0
     """Tokens that are copied and not computed."""
+    least: int = 2
+    """Tokens of the smallest chunk behind others."""
     held: Source | None = None
     """The slot they come from, if it was filled earlier."""
     neighbour: "Placement | None" = None
@@ -121,13 +123,15 @@ class Placement:
     @property
     def ends(self) -> list[int]:
         """Where the chunks end that are to be computed."""
-        return chunk_ends(len(self.group.prompt_token_ids), self.start)
+        return chunk_ends(len(self.group.prompt_token_ids), self.start, self.least)
 
 
 def place(
-    groups: list[SequenceGroup], held: HeldPrompts | None, first_slot: int
+    groups: list[SequenceGroup], held: HeldPrompts | None, first_slot: int, least: int
 ) -> list[Placement]:
     """Assign slots from first_slot on to groups; without `held` none shares.
+
+    Chunks behind others have `least` tokens or more.
 
     The order is that of the groups; a placement's neighbour comes before it. Slots rise by stage,
     and within a stage fall by work, so that what is computed together lies together.
@@ -135,7 +139,7 @@ def place(
     targets = range(first_slot, first_slot + len(groups))
     placements: list[Placement] = []
     for group in groups:
-        placement = Placement(group)
+        placement = Placement(group, least=least)
         if held is not None:
             found = held.find(group)
             # One overwritten source can be copied ahead of all else; two might overwrite another.
@@ -164,8 +168,9 @@ def by_stage(placements: list[Placement]) -> list[Placement]:
 
 def _share(placement: Placement, neighbour: Placement | None, held: Source | None) -> None:
     """Choose the source that saves the most."""
-    near = shared_length(placement.group, neighbour.group) if neighbour else 0
-    far = shared_length(placement.group, held.group) if held else 0
+    group, least = placement.group, placement.least
+    near = shared_length(group, neighbour.group, least) if neighbour else 0
+    far = shared_length(group, held.group, least) if held else 0
     if far and far >= near:
         placement.start, placement.held = far, held
     elif near and neighbour:
@@ -204,7 +209,7 @@ def score_suffix(runner: ModelRunner, slot: int, sequence: Sequence, tokenizer: 
     token_ids = np.concatenate([group.prompt_token_ids, middle, group.suffix_token_ids])
     first = len(token_ids) - len(group.suffix_token_ids)
     start, logprobs = 0, []
-    for end in chunk_ends(len(token_ids)):
+    for end in chunk_ends(len(token_ids), 0, runner.min_chunk):
         num_logits = max(0, end - max(start, first - 1))
         logits = runner.prefill([Chunk(slot, start, token_ids[start:end], num_logits)])
         targets = token_ids[end - num_logits + 1 : end + 1]

@@ -37,10 +37,7 @@ class RunnerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens that one slot is to take in: the next ones of its sequence.
-
-    Behind others there are two at least, since one alone takes another attention kernel.
-    """
+    """Tokens that one slot is to take in: the next ones of its sequence, `min_chunk` at least."""
 
     slot: int
     start: int
@@ -59,10 +56,12 @@ class ModelRunner(Protocol):
 
     vocab_size: int
     kv_bytes_per_token: int
+    min_chunk: int
+    """Tokens of the smallest chunk behind others: 2 where one alone takes another kernel."""
 
     @property
     def splits_freely(self) -> bool:
-        """Whether a prompt gives the same bits however it is cut into chunks of two or more."""
+        """Whether a prompt gives the same bits however it is cut into chunks not too small."""
         ...
 
     @property

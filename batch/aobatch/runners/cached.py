@@ -83,6 +83,8 @@ class Binding:
 class CachedRunner(ABC):
     """Slots, siblings and interruption; see `ModelRunner` for what the methods promise."""
 
+    min_chunk = 2
+
     def __init__(
         self,
         session: Session,

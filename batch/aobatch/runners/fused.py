@@ -21,6 +21,8 @@ from aobatch.runners.session import Entries, integer_entries, open_session
 class FusedRunner(CachedRunner):
     """Runs a graph of `models.convert.fused`; see `ModelRunner` for what its methods promise."""
 
+    min_chunk = 1
+
     def __init__(
         self,
         graph: Path,
