@@ -56,10 +56,22 @@ leaves its field out; a null prompt is the null prompt. Columns of a batch envel
 before a model is loaded; `--column prompt=text` says which column gives a field, and then all
 columns that are no field are ignored, as with `--ignore-unknown`.
 
-A Parquet output has a row for each line of the input: `custom_id` (of the type that it has in the
-tables of the input, so that the two can be joined), `index` (counted from 0),
-`text` and `finish_reason` of the first choice, `prompt_tokens`, `completion_tokens`,
-`error_code`, `error_message`, and in `response` the whole line as JSON, with all choices.
+CSV and TSV have a header, UTF-8 and quotes as RFC 4180 has them, and may be compressed. All cells
+are text: what a field needs as a number, an array or an object is JSON in its cell, and an empty
+cell leaves such a field out. A row with more or fewer cells than the header fails alone; blank
+lines are none.
+
+`--template 'Is this good? {{text}}'`, or `--template @FILE`, writes each row's prompt: names in
+braces are columns of a table, or fields of JSON lines, and `{{{{` and `}}}}` are braces. All
+columns are data then, but for `custom_id` and those that `--column` names. With `--chat` it is
+what a user says, `--system` ahead of it. A name that is not there ends the run before anything is
+computed; a null fails its row.
+
+A CSV or TSV output has these columns, but for the last one. A Parquet output has a row for each
+line of the input: `custom_id` (of the type that it has in the tables of the input, so that the two
+can be joined), `index` (counted from 0), `text` and `finish_reason` of the first choice,
+`prompt_tokens`, `completion_tokens`, `error_code`, `error_message`, and in `response` the whole
+line as JSON, with all choices.
 
 ## Inputs and outputs
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from aobatch.formats import parquet, write_records
-from aobatch.formats.parquet import GROUP_BYTES
+from aobatch.formats.answers import GROUP_BYTES
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
 CHOICES = [

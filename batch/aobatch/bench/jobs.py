@@ -142,7 +142,7 @@ def benchmark_files(
 def _measure(path: Path, requests: Sequence[bytes]) -> FileSpeed:
     results_per_second = len(requests) / _write(path, _results(requests))
     # A table of results is one of requests too, whose prompts are the texts.
-    columns = {"prompt": "text"} if find_format(path).is_table else {}
+    columns = {"prompt": "text"} if find_format(path).has_columns else {}
     if not columns:
         _write(path, requests)
     source = Source(JobConfig((path,), path, columns=columns), [Input(path)])

@@ -38,6 +38,7 @@ from aobatch.errors import UsageError
 if TYPE_CHECKING:
     from aobatch.engine.config import EngineConfig
     from aobatch.formats.remote import Location
+    from aobatch.formats.template import Template
     from aobatch.job.config import JobConfig, Selection
     from aobatch.job.report.usage import Prices
     from aobatch.runners import RunnerConfig
@@ -232,7 +233,10 @@ def _with_named(
     return found
 
 
-STREAM_FORMATS = ("jsonl", "jsonl.gz", "jsonl.zst", "jsonl.bz2", "jsonl.lz4", "parquet")
+STREAM_FORMATS = (
+    *("jsonl", "jsonl.gz", "jsonl.zst", "jsonl.bz2", "jsonl.lz4"),
+    *("parquet", "csv", "csv.gz", "csv.zst", "tsv"),
+)
 """The suffixes that `formats` knows, which takes longer to load."""
 
 
@@ -252,7 +256,7 @@ class InputOptions(Options):
         is_eager=True,
     )
     column: tuple[tuple[str, str], ...] = option(
-        (), "The column of Parquet inputs that gives a field; may be repeated.", type=COLUMN
+        (), "The column of tables that gives a field; may be repeated.", type=COLUMN
     )
     stream_format: str | None = option(
         None,
@@ -310,8 +314,41 @@ class RequestOptions(Options):
     override: tuple[tuple[str, object], ...] = option(
         (), "A body field that replaces that of every line, as JSON; may be repeated.", type=FIELD
     )
+    template: str | None = option(
+        None,
+        "Write each row's prompt so, with {NAME} for its columns or fields; @FILE reads it.",
+        metavar="TEXT",
+    )
+    chat: bool = option(False, "What --template writes is what a user says in a chat.")
+    system: str | None = option(
+        None, "A system message ahead of it; only with --chat.", metavar="TEXT"
+    )
     ignore_unknown: bool = option(False, "Ignore body fields that do not exist.")
     clamp_max_tokens: bool = option(False, "Shorten max_tokens to what the context holds.")
+
+    def parsed_template(self) -> "Template | None":
+        """Read and parse the template; UsageError says what is wrong with it."""
+        from aobatch.formats.template import parse_template
+
+        if self.template is None:
+            if self.chat or self.system is not None:
+                message = "--chat and --system are for rows that --template makes requests of"
+                raise UsageError(message)
+            return None
+        if self.system is not None and not self.chat:
+            message = "--system is for chats; add --chat"
+            raise UsageError(message)
+        text = _content_of(self.template[1:]) if self.template[:1] == "@" else self.template
+        return parse_template(text, is_chat=self.chat, system=self.system)
+
+
+def _content_of(name: str) -> str:
+    """Read the file of a template; its last line may end, as editors end it."""
+    try:
+        return Path(name).read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, ValueError) as error:
+        message = f"--template @{name} cannot be read: {error}"
+        raise UsageError(message) from error
 
 
 @options()
@@ -344,6 +381,7 @@ class JobOptions(EngineOptions, RequestOptions, LineOptions, InputOptions):
             overrides=dict(self.override),
             selection=self.selection(),
             columns=columns,
+            template=self.parsed_template(),
             stream_format=self.stream_format or "jsonl",
             ignore_unknown=self.ignore_unknown,
         )

@@ -14,7 +14,13 @@ from aobatch.formats.remote import Location
 MAX_LINE_BYTES = 16 * 2**20
 """A longer line is not kept in memory; it becomes an error record."""
 
-FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".csv": "delimited",
+    ".tsv": "delimited",
+}
 """The module that reads and writes files of a suffix."""
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
@@ -44,8 +50,9 @@ class Facts(msgspec.Struct, frozen=True):
 class Format(Protocol):
     """What a module of this package offers."""
 
-    is_table: bool
-    """Whether its files have columns, each compressed by itself."""
+    has_columns: bool
+    is_compressed_inside: bool
+    """Whether no suffix says how its files are compressed."""
 
     def check(self, path: Location, columns: Columns) -> Facts:
         """Refuse a file none of whose rows could be read; InputError says why."""
@@ -101,7 +108,7 @@ def find_format(path: Location) -> Format:
         message = f"{path} has no known suffix; {known_suffixes()}"
         raise UsageError(message)
     found = cast("Format", import_module(f"{__name__}.{FORMATS[suffix]}"))
-    if compression and found.is_table:
+    if compression and found.is_compressed_inside:
         message = f"{path}: files of this format are compressed inside; leave {compression} out"
         raise UsageError(message)
     return found
@@ -109,7 +116,7 @@ def find_format(path: Location) -> Format:
 
 def known_suffixes() -> str:
     """Say which suffixes there are."""
-    return f"known are {', '.join(FORMATS)}, those of lines also with {', '.join(COMPRESSIONS)}"
+    return f"known are {', '.join(FORMATS)}, but for Parquet also with {', '.join(COMPRESSIONS)}"
 
 
 def is_known(path: Location) -> bool:

@@ -4,19 +4,22 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from aobatch.api import errors
-from aobatch.errors import InputError
+from aobatch.api.json_line import decode_line
+from aobatch.errors import InputError, RequestError
 from aobatch.formats import Facts, Row
 from aobatch.formats.compression import open_input, open_output, read_head
 from aobatch.formats.parquet_fields import Columns
 from aobatch.formats.remote import Location, Remote, check_readable
+from aobatch.formats.template import Template
 
-is_table = False
+has_columns, is_compressed_inside = False, False
 
 CHUNK_BYTES = 2**18
 HEAD_BYTES = 2**16
@@ -25,7 +28,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MARKS = re.compile(b"(?:%b)+" % BYTE_ORDER_MARK)
 
 
-def check(path: Location, columns: Columns) -> Facts:  # noqa: ARG001 - a Format's signature
+def check(path: Location, columns: Columns) -> Facts:
     """Refuse what has no lines of requests by its first bytes; what else is wrong its lines say."""
     if isinstance(path, Remote):
         # A copy will be looked at.
@@ -44,7 +47,17 @@ def check(path: Location, columns: Columns) -> Facts:  # noqa: ARG001 - a Format
             f"{path} is one JSON array; write a line for each request in it, as jq -c '.[]' does"
         )
         raise InputError(message)
+    if columns.template is not None:
+        _check_template(text, path, columns.template)
     return Facts()
+
+
+def _check_template(text: str, path: Location, template: Template) -> None:
+    """Hold a template against the first line, if that is an object at all."""
+    with suppress(ValueError, RecursionError):
+        first, _ = json.JSONDecoder().raw_decode(text)
+        if isinstance(first, dict):
+            template.check(list(first), f"the first line of {path}")
 
 
 def _is_array(text: str, *, is_cut: bool) -> bool:
@@ -78,15 +91,30 @@ def _end_of(text: str) -> int:
 def read_rows(
     path: Location,
     max_line_bytes: int,
-    columns: Columns | None = None,  # noqa: ARG001 - a Format's signature
+    columns: Columns | None = None,
 ) -> Iterator[Row]:
     """Yield a row for each line that is not blank; a line that is too long is an error row."""
+    template = columns.template if columns else None
     with open_input(path) as stream:
         for number, line in split_lines(stream, max_line_bytes):
             if line is None:
                 yield Row(number, b"", errors.line_too_long("line", max_line_bytes))
+            elif template is not None and columns is not None:
+                yield _filled(number, line, template, columns)
             else:
                 yield Row(number, line)
+
+
+def _filled(number: int, line: bytes, template: Template, columns: Columns) -> Row:
+    """Make the request of a line that is data."""
+    fields: dict[str, Any] = {}
+    try:
+        decoded = decode_line(line)
+        fields = {"custom_id": decoded.fields.get("custom_id")}
+        decoded.check()
+        return Row(number, b"", None, template.fill(decoded.fields, columns.names))
+    except RequestError as error:
+        return Row(number, b"", error, fields)
 
 
 def write_records(

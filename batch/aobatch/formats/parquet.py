@@ -5,22 +5,21 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from uuid import UUID
 
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aobatch.api import errors
-from aobatch.api.response import Usage
 from aobatch.errors import InputError
 from aobatch.formats import Facts, Row
+from aobatch.formats.answers import CUSTOM_ID, GROUP_ROWS, RESPONSE, grouped
 from aobatch.formats.compression import check_input
 from aobatch.formats.parquet_fields import Columns, id_type_of, plan_fields, read_fields
 from aobatch.formats.remote import Location, Remote, open_places
 
-is_table = True
+has_columns, is_compressed_inside = True, True
 
 BATCH_BYTES = 8 * 2**20
 MAX_BATCH_ROWS = 2048
@@ -29,11 +28,6 @@ BUFFER_BYTES = 2**20
 MAX_THRIFT_STRING = 64 * 2**20
 MAX_THRIFT_ITEMS = 10**6
 
-RESPONSE = "response"
-GROUP_ROWS = 2**16
-GROUP_BYTES = 32 * 2**20
-
-CUSTOM_ID = "custom_id"
 SCHEMA = pa.schema(
     [
         (CUSTOM_ID, pa.string()),
@@ -50,41 +44,14 @@ SCHEMA = pa.schema(
 _REPEATED = ["finish_reason", "error_code", "error_message"]
 
 
-class _Choice(msgspec.Struct):
-    text: str
-    finish_reason: str | None
-
-
-class _Error(msgspec.Struct):
-    code: str | None
-    message: str
-
-
-class _Body(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: Usage | None = None
-    error: _Error | None = None
-
-
-class _Answer(msgspec.Struct):
-    body: _Body
-
-
-class _Line(_Body):
-    """An output line of either style; a bare one is its own body."""
-
-    custom_id: str | None = None
-    response: _Answer | None = None
-
-
 def check(path: Location, columns: Columns) -> Facts:
     """Refuse a file that is not Parquet, or whose columns cannot become requests."""
     with _opened(path) as file:
         fields = plan_fields(file.schema_arrow, path, columns)
         groups = map(file.metadata.row_group, range(file.num_row_groups))
         num_rows = sum(int(group.num_rows) for group in groups)
-        column = next((field.column for field in fields if field.name == CUSTOM_ID), None)
-        id_type = None if column is None else id_type_of(file.schema_arrow.field(column).type)
+        column = next((field.columns for field in fields if field.name == CUSTOM_ID), ())
+        id_type = id_type_of(file.schema_arrow.field(column[0]).type) if column else None
         return Facts(num_rows, id_type)
 
 
@@ -93,7 +60,7 @@ def read_rows(path: Location, max_line_bytes: int, columns: Columns) -> Iterator
     with _opened(path) as file:
         fields = plan_fields(file.schema_arrow, path, columns)
         number = 0
-        names = [field.column for field in fields if field.column is not None]
+        names = list(dict.fromkeys(name for field in fields for name in field.columns))
         for batch in _read_batches(file, names):
             is_large = batch.nbytes > max_line_bytes
             for values, error in read_fields(batch, fields):
@@ -130,7 +97,7 @@ def write_records(
     with pq.ParquetWriter(
         pa.PythonFile(stream, "w"), schema, compression="zstd", use_dictionary=_REPEATED
     ) as writer:
-        for rows in _groups(records):
+        for rows in grouped(records):
             batch = pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
             if is_typed:
                 batch = batch.set_column(0, schema.field(0), _typed(batch.column(0), id_type))
@@ -143,37 +110,6 @@ def _typed(ids: pa.Array, id_type: pa.DataType) -> pa.Array:
         return ids.cast(id_type)
     values = [None if text is None else UUID(text).bytes for text in ids.to_pylist()]
     return pa.ExtensionArray.from_storage(id_type, pa.array(values, id_type.storage_type))
-
-
-def _groups(records: Iterable[bytes]) -> Iterator[list[dict[str, Any]]]:
-    decoder = msgspec.json.Decoder(_Line)
-    rows: list[dict[str, Any]] = []
-    num_bytes = 0
-    for index, record in enumerate(records):
-        rows.append(_row_of(decoder.decode(record), index, record))
-        num_bytes += len(record)
-        if num_bytes >= GROUP_BYTES or len(rows) == GROUP_ROWS:
-            yield rows
-            rows, num_bytes = [], 0
-    if rows:
-        yield rows
-
-
-def _row_of(line: _Line, index: int, record: bytes) -> dict[str, Any]:
-    body = line if line.response is None else line.response.body
-    error = body.error or line.error
-    choice = body.choices[0] if body.choices else None
-    return {
-        CUSTOM_ID: line.custom_id,
-        "index": index,
-        "text": choice and choice.text,
-        "finish_reason": choice and choice.finish_reason,
-        "prompt_tokens": body.usage and body.usage.prompt_tokens,
-        "completion_tokens": body.usage and body.usage.completion_tokens,
-        "error_code": error and error.code,
-        "error_message": error and error.message,
-        RESPONSE: record,
-    }
 
 
 def _size(value: object) -> int:

@@ -23,6 +23,7 @@ from aobatch.api.request import ENVELOPE_FIELDS
 from aobatch.api.validation import IGNORED
 from aobatch.errors import InputError, RequestError, UsageError
 from aobatch.formats.remote import Location
+from aobatch.formats.template import Template, or_error
 
 Cells: TypeAlias = list[Any]
 """A value for each row; a RequestError stands for one that cannot be read."""
@@ -47,6 +48,10 @@ class Columns:
     """Fields that the job has a default for."""
     folders: Mapping[str, str | None] = field(default_factory=dict)
     """Columns that the folders of a file stand for, with their one value."""
+    template: Template | None = None
+    """What writes prompts of columns; then columns are data, but for those that are named."""
+    is_text: bool = False
+    """Whether all cells are text, as in CSV, so that what is no text is read as JSON."""
 
     def check(self) -> None:
         """Refuse a column for a field that does not exist."""
@@ -55,6 +60,10 @@ class Columns:
             if name not in known:
                 message = f"a request has no field '{name}' for a column{_suggest(name, known)}"
                 raise UsageError(message)
+        if self.template is not None and self.template.field in self.names:
+            field = self.template.field
+            message = f"--template gives '{field}', and --column {field} too; leave one of them out"
+            raise UsageError(message)
 
     def at(self, path: Location) -> "Columns":
         """Add the columns that the names of a file's folders stand for, as Hive parts tables."""
@@ -69,8 +78,8 @@ class Field(msgspec.Struct, frozen=True):
     """A field of a request and the column that gives it."""
 
     name: str
-    column: str | None
-    """None if a folder gives all rows one value."""
+    columns: tuple[str, ...]
+    """None of them if a folder gives all rows one value, several if a template writes it."""
     read: Callable[[pa.RecordBatch], Cells]
 
 
@@ -81,13 +90,39 @@ def plan_fields(schema: pa.Schema, path: Location, columns: Columns) -> list[Fie
         twice = next(name for name in names if names.count(name) > 1)
         message = f"{path} has two columns '{twice}'; rename one of them"
         raise InputError(message)
-    return [
+    fields = [
         _field_of(name, schema.field(column), path, columns)
         if column in names
-        else Field(name, None, _constant(name, columns.folders[column]))
+        else Field(name, (), _constant(name, columns.folders[column]))
         for name, column in _find_sources(names, path, columns).items()
         if name not in IGNORED
     ]
+    return fields if columns.template is None else [*fields, _written(columns)]
+
+
+def _written(columns: Columns) -> Field:
+    """Make the field that a template writes."""
+    template, folders = columns.template, columns.folders
+    assert template is not None
+    sources = tuple(dict.fromkeys(name for name in template.names if name not in folders))
+
+    def read(batch: pa.RecordBatch) -> Cells:
+        cells = [_read_values(name, batch.column(name)) for name in sources]
+        return [_write_row(template, sources, row, folders) for row in _zipped(cells, batch)]
+
+    return Field(template.field, sources, read)
+
+
+def _zipped(cells: list[Cells], batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
+    return zip(*cells, strict=True) if cells else repeat((), batch.num_rows)
+
+
+def _write_row(
+    template: Template, names: tuple[str, ...], row: tuple[Any, ...], folders: Mapping[str, Any]
+) -> object:
+    failed = next((cell for cell in row if type(cell) is RequestError), None)
+    values = {**folders, **dict(zip(names, row, strict=True))}
+    return or_error(template, values) if failed is None else failed
 
 
 def read_fields(
@@ -98,8 +133,7 @@ def read_fields(
     columns = [field.read(batch) for field in fields]
     has_errors = any(RequestError in set(map(type, column)) for column in columns)
     # A table none of whose columns is a field has rows too.
-    rows = zip(*columns, strict=True) if columns else repeat((), batch.num_rows)
-    for row in rows:
+    for row in _zipped(columns, batch):
         failed = [cell for cell in row if type(cell) is RequestError] if has_errors else []
         cells = [None if type(cell) is RequestError else cell for cell in row] if failed else row
         yield dict(zip(names, cells, strict=True)), failed[0] if failed else None
@@ -112,11 +146,15 @@ def _find_sources(names: list[str], path: Location, columns: Columns) -> dict[st
         if column not in names and column not in folders:
             message = f"{path} has no column '{column}'; it has {', '.join(names)}"
             raise InputError(message)
+    if columns.template is not None:
+        return _beside_template(names, path, columns)
     mapped = set(columns.names.values())
     found = {name: name for name in names if name not in mapped} | dict(columns.names)
     is_envelope = "body" in found and "prompt" not in columns.names
     known = set(ENVELOPE_FIELDS) if is_envelope else {"custom_id", *PARAMETERS, *IGNORED}
-    if not columns.names and not columns.ignores_unknown:
+    # Whoever has a CSV has seldom a table of requests, but one of data.
+    is_data = columns.is_text and not ({"prompt", "body"} & found.keys() | columns.optional)
+    if not columns.names and not columns.ignores_unknown and not is_data:
         _refuse_unknown(list(found), known, path)
     # A folder whose name is no field says how files are kept, not what a request is.
     found |= {name: name for name in folders if name in known and name not in found}
@@ -127,10 +165,19 @@ def _find_sources(names: list[str], path: Location, columns: Columns) -> dict[st
             raise InputError(message)
         message = (
             f"{path} has no column '{name}'; it has {', '.join(names)}: say which of them it is "
-            f"with --column {name}=NAME"
+            f"with --column {name}=NAME, or write prompts of them with --template"
         )
         raise InputError(message)
     return {name: column for name, column in found.items() if name in known}
+
+
+def _beside_template(names: list[str], path: Location, columns: Columns) -> dict[str, str]:
+    """Find the columns of the fields that the template does not write: those that are named."""
+    template = columns.template
+    assert template is not None
+    template.check([*names, *columns.folders], str(path))
+    own = {} if "custom_id" not in names else {"custom_id": "custom_id"}
+    return {**own, **columns.names}
 
 
 def _refuse_unknown(names: list[str], known: set[str], path: Location) -> None:
@@ -153,7 +200,7 @@ def _suggest(name: str, known: tuple[str, ...]) -> str:
 def _constant(name: str, text: str | None) -> Callable[[pa.RecordBatch], Cells]:
     """Make a reader of what a folder says: text where the field may be text, else JSON."""
     value: object = text
-    if text is not None and not any(pattern == "t" for pattern, _, _ in _accepted(name)):
+    if text is not None and not _may_be_text(name):
         with suppress(RequestError):
             value = decode_value(text.encode())
     return lambda batch: [value] * batch.num_rows
@@ -161,7 +208,7 @@ def _constant(name: str, text: str | None) -> Callable[[pa.RecordBatch], Cells]:
 
 def _field_of(name: str, column: pa.Field, path: Location, columns: Columns) -> Field:
     reader = _reader_of(name, column, path, columns)
-    return Field(name, column.name, lambda batch: reader(name, batch.column(column.name)))
+    return Field(name, (column.name,), lambda batch: reader(name, batch.column(column.name)))
 
 
 def _reader_of(name: str, column: pa.Field, path: Location, columns: Columns) -> Reader:
@@ -177,6 +224,8 @@ def _reader_of(name: str, column: pa.Field, path: Location, columns: Columns) ->
             ]
         )
     shape, accepted = _shape(column.type), _accepted(name)
+    if columns.is_text and name not in ("custom_id", *ENVELOPE_FIELDS) and not _may_be_text(name):
+        return _read_documents_or_nothing
     for pattern, reader, _ in (*accepted, ("j", _read_documents, "")):
         if shape == "0" or re.fullmatch(pattern, shape):
             return reader
@@ -186,6 +235,15 @@ def _reader_of(name: str, column: pa.Field, path: Location, columns: Columns) ->
         f"{expected}; convert it"
     )
     raise InputError(message)
+
+
+def _may_be_text(name: str) -> bool:
+    return any(pattern == "t" for pattern, _, _ in _accepted(name))
+
+
+def _read_documents_or_nothing(name: str, array: pa.Array) -> Cells:
+    """Read JSON of cells of text, of which an empty one says nothing."""
+    return _read_documents(name, pa.array([text or None for text in array.to_pylist()]))
 
 
 def _accepted(name: str) -> list[tuple[str, Reader, str]]:

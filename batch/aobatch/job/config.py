@@ -10,6 +10,7 @@ from aobatch.errors import UsageError
 from aobatch.formats import Row, split_compression
 from aobatch.formats.parquet_fields import Columns
 from aobatch.formats.remote import Location, Remote
+from aobatch.formats.template import Template
 from aobatch.job.report.usage import Prices
 
 AUTO = "auto"
@@ -154,6 +155,8 @@ class JobConfig:
     """Files of the job and where they are to be in the end, the output last."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """The columns of tables that give fields of other names."""
+    template: Template | None = None
+    """What writes the prompts of rows that are data."""
     ignore_unknown: bool = False
     is_restart: bool = False
     """Discard the results of an earlier run instead of going on from them."""
@@ -179,7 +182,12 @@ class JobConfig:
     @property
     def table_columns(self) -> Columns:
         """How columns of tables become fields."""
-        return Columns(self.columns, self.ignore_unknown, frozenset(self.defaults))
+        return Columns(
+            self.columns,
+            self.ignore_unknown,
+            frozenset(self.defaults),
+            template=self.template,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,18 +108,20 @@ def result_settings(config: JobConfig, backend: Backend) -> dict[str, str]:
         "overrides": _canonical(_without_texts(config.overrides)),
         "columns": _canonical(config.columns),
         "ignore_unknown": _canonical(config.ignore_unknown),
+        **({"template": _digest(config.template)} if config.template else {}),
         **{name: _canonical(value) for name, value in backend.settings.items()},
     }
 
 
 def _without_texts(defaults: Mapping[str, object]) -> dict[str, object]:
     # A message may name settings, and what is completed belongs in none.
-    digests = {
-        name: hashlib.sha256(_canonical(defaults[name]).encode()).hexdigest()
-        for name in ("prompt", "suffix")
-        if name in defaults
-    }
+    digests = {name: _digest(defaults[name]) for name in ("prompt", "suffix") if name in defaults}
     return {**defaults, **digests}
+
+
+def _digest(value: object) -> str:
+    """Name a value that belongs in no message."""
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()
 
 
 def _canonical(value: object) -> str:

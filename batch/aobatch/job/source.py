@@ -197,8 +197,9 @@ def check_columns(config: JobConfig) -> None:
     """Refuse columns where no input has any."""
     stream = Path(f"stdin.{config.stream_format}")
     files = [stream if path == STREAM else path for path in config.inputs]
-    if config.columns and not any(find_format(path).is_table for path in files):
-        message = "--column is for tables such as Parquet, and no input is one"
+    has_data = config.template is not None or any(find_format(f).has_columns for f in files)
+    if config.columns and not has_data:
+        message = "--column is for tables such as CSV and Parquet, and no input is one"
         raise UsageError(message)
 
 

@@ -1,0 +1,163 @@
+"""CSV and TSV: a header and a request a row, as RFC 4180 quotes them; all cells are text."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count, islice
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import pyarrow as pa
+
+from aobatch.api import errors
+from aobatch.errors import InputError, RequestError, UsageError
+from aobatch.formats import Facts, Row, split_compression
+from aobatch.formats.answers import COLUMNS, CUSTOM_ID, grouped
+from aobatch.formats.compression import open_input, open_output, read_head
+from aobatch.formats.parquet_fields import Columns, plan_fields, read_fields
+from aobatch.formats.remote import Location, Remote, check_readable
+
+has_columns, is_compressed_inside = True, False
+
+BATCH_ROWS = 1024
+HEAD_BYTES = 2**16
+_TABS = ".tsv"
+_OTHERS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
+
+
+class _Cells(NamedTuple):
+    """A row of cells, or why they are none of this table."""
+
+    cells: list[str]
+    error: RequestError | None = None
+
+
+def check(path: Location, columns: Columns) -> Facts:
+    """Refuse a file whose header cannot become requests."""
+    if isinstance(path, Remote):
+        # A copy will be looked at.
+        check_readable(path)
+        return Facts()
+    read_head(path, HEAD_BYTES)
+    with _opened(path) as rows:
+        plan_fields(_schema(_header(rows, path)), path, replace(columns, is_text=True))
+    return Facts()
+
+
+def read_rows(path: Location, max_line_bytes: int, columns: Columns) -> Iterator[Row]:
+    """Yield a row for each that is not blank; one with too few or many cells is an error row."""
+    numbers = count(1)
+    with _opened(path, max_line_bytes) as rows:
+        names = _header(rows, path)
+        schema = _schema(names)
+        fields = plan_fields(schema, path, replace(columns, is_text=True))
+        checked = _checked(rows, len(names), max_line_bytes)
+        while block := list(islice(checked, BATCH_ROWS)):
+            arrays = [
+                pa.array(cells, pa.string())
+                for cells in zip(*(r.cells for r in block), strict=True)
+            ]
+            batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
+            for row, (values, error) in zip(block, read_fields(batch, fields), strict=True):
+                if row.error is not None:
+                    values = {CUSTOM_ID: values.get(CUSTOM_ID)}
+                if values.get(CUSTOM_ID) == "":
+                    values[CUSTOM_ID] = None
+                yield Row(next(numbers), b"", row.error or error, values)
+
+
+def write_records(
+    records: Iterable[bytes],
+    stream: BinaryIO,
+    path: Path,
+    id_type: object,  # noqa: ARG001
+) -> None:
+    """Write a header and a row for each record; cells are written as they are."""
+    with open_output(stream, path) as opened:
+        text = io.TextIOWrapper(opened, "utf-8", newline="", write_through=True)
+        writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", delimiter=_delimiter(path))
+        writer.writeheader()
+        for rows in grouped(records):
+            writer.writerows(rows)
+        text.flush()
+        text.detach()
+
+
+def read_records(path: Path) -> Iterator[bytes]:
+    """Refuse to read answers back: a row has less than they."""
+    message = (
+        f"{path} does not have whole answers; write shards as .jsonl or .parquet to merge them"
+    )
+    raise UsageError(message)
+
+
+def output_id_type(path: Path) -> object:  # noqa: ARG001 - a Format's signature
+    """Give the type of custom_ids, which is text."""
+    return None
+
+
+@contextmanager
+def _opened(path: Location, max_line_bytes: int = 2**20) -> Iterator[Iterator[list[str]]]:
+    """Open a file as rows of cells; InputError names the line where it is no such file."""
+    csv.field_size_limit(max(max_line_bytes, HEAD_BYTES))
+    with open_input(path) as stream:
+        text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
+        rows = csv.reader(text, delimiter=_delimiter(path), strict=True)
+        try:
+            yield rows
+        except csv.Error as error:
+            message = (
+                f"{path} cannot be read beyond its line {rows.line_num}: {error}; a cell with "
+                "quotes in it is written in quotes, and each quote of it twice"
+            )
+            raise InputError(message) from error
+        except UnicodeDecodeError as error:
+            message = (
+                f"{path} is not UTF-8: byte {error.object[error.start]:#04x} behind line "
+                f"{rows.line_num} is none of it; save it as UTF-8, as iconv -f LATIN1 -t UTF-8 does"
+            )
+            raise InputError(message) from error
+
+
+def _delimiter(path: Location) -> str:
+    return "\t" if Path(split_compression(path)[0]).suffix.lower() == _TABS else ","
+
+
+def _header(rows: Iterator[list[str]], path: Location) -> list[str]:
+    """Read the names of the columns; InputError if they cannot be those."""
+    names = next((row for row in rows if row), None)
+    if names is None:
+        message = f"{path} is empty; its first line has to name its columns"
+        raise InputError(message)
+    found = re.search(r"[;\t|,]", names[0]) if len(names) == 1 else None
+    if found is not None:
+        wanted = "tabs" if _delimiter(path) == "\t" else "commas"
+        message = (
+            f"{path} seems to be separated by {_OTHERS[found[0]]}: its one column would be "
+            f"'{errors.shorten(names[0])}'; save it with {wanted}"
+        )
+        raise InputError(message)
+    if blank := [index for index, name in enumerate(names, 1) if not name]:
+        message = f"{path} has no name for its column {blank[0]}; name it in the first line"
+        raise InputError(message)
+    return names
+
+
+def _schema(names: list[str]) -> pa.Schema:
+    return pa.schema([(name, pa.string()) for name in names])
+
+
+def _checked(rows: Iterator[list[str]], width: int, max_line_bytes: int) -> Iterator[_Cells]:
+    for cells in rows:
+        if not cells:
+            continue
+        if len(cells) != width:
+            reason = f"the row has {len(cells)} cells, its table {width} columns."
+            yield _Cells((cells + [""] * width)[:width], errors.invalid_value(reason, "row"))
+        elif sum(map(len, cells)) > max_line_bytes:
+            yield _Cells([""] * width, errors.line_too_long("row", max_line_bytes))
+        else:
+            yield _Cells(cells)
