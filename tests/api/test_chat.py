@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from aobatch.api.body import PARAMETERS, CompletionBody
@@ -151,6 +152,15 @@ def test_each_endpoint_has_its_own_body(refuse: Refuse) -> None:
     """A chat that asks for completions is an error, and the other way round."""
     assert refuse(envelope({"messages": HELLO}, "/v1/completions")).code != "invalid_url"
     assert refuse(envelope({"prompt": "Hello"}) | {"custom_id": "b"}).param == "prompt"
+
+
+def test_chats_travel_between_processes(parser: Parser) -> None:
+    """A request of a chat is the same once it was encoded and decoded."""
+    parsed = parser.parse(1, json.dumps({"messages": HELLO}).encode())
+    assert isinstance(parsed, Request)
+
+    encoded = msgspec.msgpack.encode(parsed)
+    assert msgspec.msgpack.Decoder(Request).decode(encoded) == parsed
 
 
 def test_repeated_chats_have_keys_of_their_own(parser: Parser) -> None:
