@@ -43,6 +43,11 @@ _GGUF_NAMES = {
 FIGURES = pytest.StashKey[list[str]]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let commands of tests run with operators of a kind: `--kernels stock`."""
+    parser.addoption("--kernels", choices=("auto", "fused", "stock"), default="auto")
+
+
 def pytest_configure() -> None:
     """Let coverage.py say nothing in the processes of tests, which look at all that is said."""
     if any(name.startswith(("COVERAGE_", "COV_CORE_")) for name in os.environ):
@@ -91,11 +96,13 @@ def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Keep the user's own settings out of the tests."""
     for name in os.environ:
         if name.startswith("AOBATCH_") and name != "AOBATCH_MODELS":
             monkeypatch.delenv(name)
+    if (kernels := request.config.getoption("kernels")) != "auto":
+        monkeypatch.setenv("AOBATCH_RUN_KERNELS", kernels)
 
 
 @pytest.fixture(scope="session", autouse=True)

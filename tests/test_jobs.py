@@ -12,10 +12,10 @@ from openai.types import Completion
 from scipy.special import log_softmax
 
 from aobatch.cli.main import aobatch
+from aobatch.executors.local import open_runner
 from aobatch.models.store.catalogue import resolve
 from aobatch.models.tokenizer import load_tokenizer
-from aobatch.runners import Chunk
-from aobatch.runners.onnx import OnnxRunner
+from aobatch.runners import Chunk, RunnerConfig
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("model")]
 
@@ -80,7 +80,7 @@ def test_translations_come_back_in_their_envelopes(
 
 
 def test_scores_follow_the_echo_contract(
-    run: Callable[..., tuple[list[Row], list[Row], Row]],
+    run: Callable[..., tuple[list[Row], list[Row], Row]], pytestconfig: pytest.Config
 ) -> None:
     """Cutting by the context's length gives the continuation's logprobs, as harnesses do.
 
@@ -88,7 +88,8 @@ def test_scores_follow_the_echo_contract(
     """
     requests, answers, _ = run("score.jsonl")
     folder = resolve(None)
-    tokenizer, runner = load_tokenizer(folder), OnnxRunner(folder.path / "model.onnx", 2)
+    tokenizer = load_tokenizer(folder)
+    runner = open_runner(folder, RunnerConfig(2, pytestconfig.getoption("kernels")))
     runner.reserve(1, 256, [])
     sums = []
     for request, answer in zip(requests, answers, strict=True):
