@@ -17,7 +17,7 @@ from aobatch.kernels import (
     library,
     reference,
 )
-from aobatch.runners.operators import compute
+from aobatch.runners.operators import compute, transform
 
 try:
     library()
@@ -26,7 +26,6 @@ except KernelsError as error:
 
 EPSILON = 1e-5
 WIDTHS = st.integers(1, 20).map(lambda count: 16 * count)
-ROWS = st.integers(0, 20)
 SEEDS = st.integers(0, 2**32 - 1)
 CASES = settings(max_examples=25, deadline=None)
 BOUNDS: dict[CacheDtype, float] = {"int8": 0.03, "bf16": 0.01, "fp32": 1e-5}
@@ -38,71 +37,120 @@ def maybe(seed: int, bit: int, array: NDArray[Any]) -> NDArray[Any] | None:
     return array if seed >> bit & 1 else None
 
 
-@CASES
-@given(seed=SEEDS, rows=ROWS, width=WIDTHS, is_clipped=st.booleans())
-def test_norms_are_those_of_the_reference(
-    seed: int, rows: int, width: int, is_clipped: bool
-) -> None:
-    """The sum to single precision, bytes to one of 255, whatever is left out."""
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Random rows, and the weights and gains that a decoder puts them through."""
+
+    residual: NDArray[np.float32]
+    attended: NDArray[np.float32] | None
+    linears: dict[str, reference.Linear]
+    gains: dict[str, NDArray[np.float32]]
+    settings: reference.RowSettings
+
+    def computed(
+        self, chosen: slice = slice(None), threads: int = 1
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Put some rows through the operator."""
+        attended = None if self.attended is None else self.attended[chosen]
+        rest = self.linears, self.gains, self.settings
+        return transform(self.residual[chosen], attended, *rest, threads=threads)
+
+    def expected(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Put all rows through the reference."""
+        attended = None if self.attended is None else self.attended.astype(np.float64)
+        rest = self.linears, self.gains, self.settings
+        return reference.transformed(self.residual.astype(np.float64), attended, *rest)
+
+
+def draw_layer(seed: int, rows: int, widths: tuple[int, int, int], vocabulary: int) -> Layer:
+    """Draw a layer of some widths, with or without biases, gains, rotation and attended rows."""
     rng = np.random.default_rng(seed)
-    residual, product = rng.standard_normal((2, rows, width)).astype(np.float32)
-    scale = maybe(seed, 0, rng.random((rows, 1)).astype(np.float32))
-    bias, post_gain, gain = (
-        maybe(seed, bit, rng.standard_normal(width).astype(np.float32)) for bit in (1, 2, 3)
-    )
-    block, clip = (1, 4.0) if is_clipped else (width & -width, 0.0)
-    found, total, *peaks = compute(
-        "NormQuantise",
-        [residual, product, scale, bias, post_gain, gain],
-        2 if is_clipped else 3,
-        {"clip": clip, "block": block, "epsilon": EPSILON},
+    width, heads, inner = widths
+    sizes = {"o": (heads, width), "gate": (width, inner), "up": (width, inner)}
+    sizes |= {"down": (inner, width), "next": (width, vocabulary)}
+    is_whole, is_clipped = bool(seed & 1), bool(seed & 2)
+    linears = {
+        name: reference.Linear(
+            rng.integers(-127, 128, size).astype(np.int8),
+            ((0.5 + rng.random(size[1])) / (73 * np.sqrt(size[0]))).astype(np.float32),
+            None if name == "next" else maybe(seed, 2, rng.standard_normal(size[1])),
+        )
+        for name, size in sizes.items()
+        if is_whole or name == "next"
+    }
+    names = ("out", "middle", "down", "last")
+    drawn = {name: maybe(seed, 3, 0.5 + rng.random(width)) for name in names}
+    block = min(128, width & -width)
+    return Layer(
+        residual=rng.standard_normal((rows, width)).astype(np.float32),
+        attended=rng.standard_normal((rows, heads)).astype(np.float32) if is_whole else None,
+        linears=linears,
+        gains={name: gain.astype(np.float32) for name, gain in drawn.items() if gain is not None},
+        settings=reference.RowSettings(
+            *((4.0, 1) if is_clipped else (0.0, block)),
+            min(64, inner & -inner),
+            "silu" if seed & 16 else "gelu_tanh",
+            EPSILON,
+        ),
     )
 
-    added = product * np.float64(1 if scale is None else scale) + np.float64(0)
-    added = added if bias is None else added + bias
-    added = added if post_gain is None else reference.rms_norm(added, post_gain, EPSILON)
-    expected = residual + added
-    normed = reference.rms_norm(expected, 1.0 if gain is None else gain, EPSILON)
-    turned = normed if is_clipped else reference.hadamard(normed, block)
-    rows_expected, peaks_expected = reference.quantised(turned, clip)
-    assert np.abs(total - expected).max(initial=0) < 1e-5
-    assert np.abs(found.astype(int) - rows_expected).max(initial=0) <= 1
-    if peaks:
-        assert np.allclose(peaks[0], peaks_expected, rtol=1e-4)
+
+LAYERS = {
+    "seed": SEEDS,
+    "rows": st.integers(0, 40),
+    "widths": st.tuples(WIDTHS, WIDTHS, WIDTHS),
+    "vocabulary": st.integers(1, 120),
+}
 
 
 @CASES
-@given(
-    seed=SEEDS,
-    rows=ROWS,
-    width=WIDTHS,
-    kind=st.sampled_from([(0, "none"), (1, "silu"), (2, "gelu_tanh")]),
-)
-def test_activations_are_those_of_the_reference(
-    seed: int, rows: int, width: int, kind: tuple[int, Any]
+@given(**LAYERS)
+def test_rows_become_those_of_the_reference(
+    seed: int, rows: int, widths: tuple[int, int, int], vocabulary: int
 ) -> None:
-    """Peaks to single precision, bytes to one of 255, turned by blocks or not."""
-    rng = np.random.default_rng(seed)
-    gate, up = (3 * rng.standard_normal((2, rows, width))).astype(np.float32)
-    scale = maybe(seed, 0, rng.random((rows, 1)).astype(np.float32))
-    biases = [maybe(seed, bit, rng.standard_normal(width).astype(np.float32)) for bit in (1, 2)]
-    block = min(64, width & -width) if seed & 8 else 1
-    found, peaks = compute(
-        "ActivateQuantise",
-        [gate, up, scale, *biases],
-        2,
-        {"activation": kind[0], "block": block},
-    )
+    """Whatever is left out; a number that rounds to another byte is all that differs."""
+    layer = draw_layer(seed, rows, widths, vocabulary)
 
-    x, y = (
-        part * np.float64(1 if scale is None else scale) + (0 if bias is None else bias)
-        for part, bias in zip((gate, up), biases, strict=True)
-    )
-    expected, peaks_expected = reference.quantised(
-        reference.hadamard(reference.activated(kind[1], x) * y, block), 0.0
-    )
-    assert np.allclose(peaks, peaks_expected, rtol=1e-4)
-    assert np.abs(found.astype(int) - expected).max(initial=0) <= 1
+    for found, expected in zip(layer.computed(), layer.expected(), strict=True):
+        error = np.sqrt(((found - expected) ** 2).sum() / max(1, (expected**2).sum()))
+        assert found.shape == expected.shape
+        assert error < 0.01
+
+
+@CASES
+@given(seed=SEEDS, rows=st.integers(1, 20), width=WIDTHS, outputs=st.integers(1, 120))
+def test_products_of_bytes_are_exact(seed: int, rows: int, width: int, outputs: int) -> None:
+    """Integers are those of numpy, over bytes that a product with ones shows."""
+    rng = np.random.default_rng(seed)
+    residual = rng.standard_normal((rows, width)).astype(np.float32)
+    settings = reference.RowSettings(3.0, 1, 1, "silu", EPSILON)
+    weight = rng.choice(np.array([-127, 127, 0, 1], np.int8), (width, outputs))
+    unit = np.float32(3) / np.float32(127)
+
+    def product(weight: NDArray[np.int8]) -> NDArray[np.float32]:
+        linear = reference.Linear(weight, np.ones(weight.shape[1]))
+        return transform(residual, None, {"next": linear}, {}, settings)[0]
+
+    found = np.rint(product(np.eye(width, dtype=np.int8)) / unit).astype(np.int64)
+
+    expected = reference.rms_norm(residual.astype(np.float64), 1.0, EPSILON)
+    assert np.abs(found - (reference.quantised(expected, 3.0)[0].astype(int) - 128)).max() <= 1
+    assert np.array_equal(product(weight), (found @ weight.astype(int)).astype(np.float32) * unit)
+
+
+@CASES
+@given(seed=SEEDS, widths=st.tuples(WIDTHS, WIDTHS, WIDTHS))
+def test_a_row_has_the_same_bits_whatever_rows_are_beside_it(
+    seed: int, widths: tuple[int, int, int]
+) -> None:
+    """Alone, among few that threads share by columns, and among many that they share by rows."""
+    layer = draw_layer(seed | 1, 150, widths, 50)
+    whole = layer.computed()
+
+    for chosen in (slice(0, 1), slice(70, 71), slice(140, 147), slice(0, 80)):
+        for threads in (1, 2):
+            for part, all_rows in zip(layer.computed(chosen, threads), whole, strict=True):
+                assert np.array_equal(part, all_rows[chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +161,7 @@ class Case:
     lengths: tuple[int, ...]
     rows: NDArray[np.float32]
     options: tuple[NDArray[np.float32] | None, ...]
-    """Scale, bias, gains of queries and of keys."""
+    """Bias, gains of queries and of keys."""
 
     @property
     def slots(self) -> NDArray[np.int32]:
@@ -133,9 +181,9 @@ def draw_case(
     rng = np.random.default_rng(seed)
     num_heads, num_kv_heads, head_dim = heads
     width = (num_heads + 2 * num_kv_heads) * head_dim
-    rows = (0.6 * rng.standard_normal((sum(lengths), width))).astype(np.float32)
-    scale = 0.5 + rng.random((len(rows), 1))
-    sizes = (scale, 0.1 * rng.standard_normal(width), *(0.5 + rng.random((2, head_dim))))
+    size = 0.6 * (64 / head_dim) ** 0.25  # so that scores of all heads spread as far
+    rows = (size * rng.standard_normal((sum(lengths), width))).astype(np.float32)
+    sizes = (0.1 * rng.standard_normal(width), *(size * (0.5 + rng.random((2, head_dim)))))
     options = tuple(maybe(seed, bit, x.astype(np.float32)) for bit, x in enumerate(sizes))
     return Case(reference.Heads(*heads, window), lengths, rows, options)
 
@@ -161,23 +209,22 @@ def attend(
     threads: int = 1,
 ) -> NDArray[np.float32]:
     """Take in some tokens of a case."""
-    scale, *options = case.options
     heads = case.heads
-    inputs = [case.rows, cache, case.slots, case.positions, *tables_of(case), scale, *options]
-    for place in (0, 2, 3, 6):
-        if inputs[place] is not None:
-            inputs[place] = np.ascontiguousarray(inputs[place][chosen])  # type: ignore[index]
+    rows, *places = (
+        np.ascontiguousarray(x[chosen]) for x in (case.rows, case.slots, case.positions)
+    )
+    inputs = [rows, cache, *places, *tables_of(case), *case.options]
     sizes = {"num_heads": heads.num_heads, "num_kv_heads": heads.num_kv_heads}
     attributes = {**sizes, "head_dim": heads.head_dim, "window": heads.window, "epsilon": EPSILON}
-    found, _ = compute("AttendSlots", inputs, 2, attributes, threads=threads)
+    found, _ = compute("AttendSlots", inputs, attributes, threads=threads)
     return found
 
 
 def expected_of(case: Case) -> NDArray[np.float64]:
     """Attend as the reference does, sequence by sequence."""
-    scale, bias, q_gain, k_gain = case.options
+    bias, q_gain, k_gain = case.options
     heads = case.heads
-    x = case.rows * np.float64(1 if scale is None else scale) + (0 if bias is None else bias)
+    x = case.rows.astype(np.float64) + (0 if bias is None else bias)
     x = x.reshape(len(x), -1, heads.head_dim)
     q, k, v = np.split(x, [heads.num_heads, heads.num_heads + heads.num_kv_heads], axis=1)
     q = q if q_gain is None else reference.rms_norm(q, q_gain, EPSILON)
@@ -257,4 +304,4 @@ def test_tokens_outside_of_the_cache_are_refused(place: int, value: int) -> None
     sizes = {"num_heads": 2, "num_kv_heads": 1, "head_dim": 16, "window": 0, "epsilon": EPSILON}
 
     with pytest.raises(Exception, match="outside of the cache"):
-        compute("AttendSlots", [*inputs, *tables_of(case)], 2, sizes)
+        compute("AttendSlots", [*inputs, *tables_of(case)], sizes)

@@ -34,11 +34,8 @@ static void prepare_head(const Attention *a, int64_t token, int head, const floa
     int d = a->head_dim, half = a->rotary_half;
     int64_t at = (int64_t)head * d;
     const float *row = a->qkv + token * (a->num_heads + 2 * a->num_kv_heads) * d + at;
-    float scale = a->scale ? a->scale[token] : 1.0f;
-    for (int i = 0; i < d; i += LANES) {
-        f32x16 number = load(row + i);
-        store(x + i, a->bias ? number * scale + load(a->bias + at + i) : settled(number * scale));
-    }
+    for (int i = 0; i < d; i += LANES)
+        store(x + i, a->bias ? load(row + i) + load(a->bias + at + i) : load(row + i));
     if (gain) {
         f32x16 squares = {0};
         for (int i = 0; i < d; i += LANES) squares += load(x + i) * load(x + i);
@@ -127,6 +124,9 @@ void take_in_token(const Attention *a, int64_t token) {
     }
 }
 
+/* A lone token reads its slot but once, from far away. */
+#define BLOCKS_AHEAD 8
+
 /* How many tokens share a pass over keys and values. */
 static int tile_tokens(const Attention *a) {
     int group = a->num_heads / a->num_kv_heads;
@@ -151,7 +151,8 @@ void attend(const Attention *a, Tile tile, int kv_head) {
     int d = a->head_dim, group = a->num_heads / a->num_kv_heads;
     int64_t slot = a->slots[tile.first], heads = slot * a->num_kv_heads + kv_head;
     Rows rows = {.blocks = a->cache + heads * a->num_blocks * block_bytes(a),
-                 .block_bytes = block_bytes(a), .head_dim = d};
+                 .block_bytes = block_bytes(a), .head_dim = d,
+                 .ahead = tile.count > 1 ? 0 : BLOCKS_AHEAD * block_bytes(a)};
     for (int i = 0; i < tile.count * group;) {
         rows.count = 0;
         for (; rows.count < MAX_ROWS && i < tile.count * group; i++, rows.count++) {

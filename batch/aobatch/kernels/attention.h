@@ -13,6 +13,7 @@ typedef struct {
     const uint8_t *blocks;
     int64_t block_bytes;
     int head_dim, count;
+    int64_t ahead; /* bytes to what is fetched ahead while a block is read; 0: nothing */
     int32_t first[MAX_ROWS], last[MAX_ROWS]; /* tokens that a row sees */
     const uint8_t *queries[MAX_ROWS];
     float *out[MAX_ROWS];

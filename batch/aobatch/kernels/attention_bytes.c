@@ -43,7 +43,14 @@ INLINE void score(const Rows *rows, Work *work, const int R, const int num, int 
     for (int i = 0; i < d; i += 4) {
         i32x16 key[4];
 #pragma GCC unroll 4
-        for (int n = 0; n < num; n++) key[n] = load_bytes(keys + n * rows->block_bytes + i * LANES);
+        for (int n = 0; n < num; n++) {
+            const uint8_t *at = keys + n * rows->block_bytes + i * LANES;
+            key[n] = load_bytes(at);
+            if (rows->ahead) {
+                __builtin_prefetch(at + rows->ahead, 0, 2);
+                __builtin_prefetch(at + rows->ahead + LANES * d, 0, 2);
+            }
+        }
 #pragma GCC unroll 12
         for (int r = 0; r < R; r++) {
             int32_t query;

@@ -1,6 +1,6 @@
-/* The operators as plain functions; runtime.c makes them nodes of ONNX Runtime. */
+/* The operators as plain functions; nodes.c makes them nodes of ONNX Runtime. */
 #pragma once
-#include <stdint.h>
+#include "product.h"
 
 /* What a row may hold at most: widths are multiples of 16. */
 #define MAX_WIDTH (1 << 17)
@@ -11,36 +11,60 @@ typedef struct {
     int64_t block; /* turned by Hadamard matrices of this size first; 1: not at all */
     float clip;    /* one scale for all rows, clip / 127; 0: each row by its largest number */
 } Quantiser;
+/* Write a row as bytes; it is turned in place. Its largest number goes to peak, unless it clips. */
+EXPORTED void quantise_row(const Quantiser *quantiser, float *row, uint8_t *bytes, float *peak);
 
 /* A residual stream that takes in a product, is normed and becomes bytes (RMSNorm, Zhang and
- * Sennrich 2019). Pointers may be null where that step is left out. */
+ * Sennrich 2019). Gains and bias may be null. */
 typedef struct {
     Quantiser quantiser;
     float epsilon;
-    const float *residual;  /* [N, width] */
-    const float *product;   /* [N, width] */
-    const float *scale;     /* [N], what rows of the product are multiplied by */
-    const float *bias;      /* [width], added to the scaled product */
-    const float *post_gain; /* [width]: the scaled product is normed first */
+    const float *bias;      /* [width], added to the product */
+    const float *post_gain; /* [width]: the product is normed first */
     const float *gain;      /* [width] */
-    float *sum;             /* [N, width]: residual + product; may be the memory of residual */
-    uint8_t *bytes;         /* [N, width] */
-    float *peaks;           /* [N], unless the quantiser clips */
 } Norm;
-void norm_rows(const Norm *norm, int64_t first, int64_t stop);
+/* `product` may be null, and `sum`, residual + product, may be the memory of residual; the product
+ * is overwritten, `work` has a row's width. */
+EXPORTED void norm_row(const Norm *norm, const float *residual, float *product, float *sum, float *work,
+                       uint8_t *bytes, float *peak);
 
-/* A gate's activation times another row, as bytes. */
+enum { SILU = 1, GELU_TANH };
+/* Write to out the activation of gates times what stands beside them, [rows, columns]. */
 typedef struct {
-    Quantiser quantiser;
-    int kind;              /* SILU, GELU_TANH, or NONE: rows of `gate` as they are */
-    int64_t stride;        /* from one row of gate or up to the next */
+    int kind;
     const float *gate, *up, *gate_bias, *up_bias;
-    const float *scale; /* [N], what rows of gate and up are multiplied by */
+    int64_t rows, columns, stride;
+} Gates;
+EXPORTED void activate(const Gates *gates, float *out, int64_t stride);
+
+/* What a decoder does with each row by itself: from what one layer attended to, to what the next
+ * attends with, or to logits. Without attended rows there is only the last norm and product. */
+typedef struct {
+    Norm middle, last;
+    Quantiser attended_quantiser, gated_quantiser;
+    int activation;
+    Weight out, gate, up, down, next;
+    const float *gate_bias, *up_bias;
+    const float *residual, *attended; /* [N, width], [N, inputs of out] */
+    float *sum, *product;             /* [N, width], or null; [N, outputs of next] */
+} Transform;
+
+/* Rows that go through all of its stages together, in a memory of their own. */
+#define MAX_ROWS_TOGETHER 70
+typedef struct {
+    const Transform *transform;
+    int64_t first, count;
+    float *mixed, *added, *total, *peaks;
     uint8_t *bytes;
-    float *peaks;
-} Activation;
-enum { NONE, SILU, GELU_TANH };
-void activate_rows(const Activation *activation, int64_t first, int64_t stop);
+} Stages;
+enum { NUM_STAGES = 8 };
+int prepare_stages(Stages *stages, const Transform *transform, int64_t first, int64_t count);
+void release_stages(Stages *stages);
+/* Into how many parts a stage may be divided, which may run at once; and one of them. */
+int64_t parts_of_stage(const Stages *stages, int stage);
+void run_part(const Stages *stages, int stage, int64_t part, int64_t parts);
+/* All stages of some rows; 0 if there is too little memory. */
+EXPORTED int transform_rows(const Transform *transform, int64_t first, int64_t count);
 
 /* Causal attention of packed tokens over slots (GQA, Ainslie et al. 2023; RoPE, Su et al. 2021).
  *
@@ -56,8 +80,7 @@ typedef struct {
     uint8_t *cache;   /* [slots, kv_heads, num_blocks, block bytes] */
     const int32_t *slots, *positions; /* [N]; those of one slot ascend by one */
     const float *cosines, *sines;     /* [positions, rotary_half] */
-    const float *scale;               /* [N], what rows of qkv are multiplied by */
-    const float *bias;                /* [(heads + 2 kv_heads) * d] */
+    const float *bias;                /* [(heads + 2 kv_heads) * d], or null */
     const float *q_gain, *k_gain;     /* [d]: heads are normed first */
     uint8_t *queries;                 /* [N, heads, query_bytes]: room for prepared queries */
     float *out;                       /* [N, heads * d] */
@@ -70,9 +93,9 @@ typedef struct {
     int count;
 } Tile;
 
-int64_t block_bytes(const Attention *attention);
-int64_t query_bytes(const Attention *attention);
+EXPORTED int64_t block_bytes(const Attention *attention);
+EXPORTED int64_t query_bytes(const Attention *attention);
 /* Write a token's keys and values into its slot, and its queries aside. */
-void take_in_token(const Attention *attention, int64_t token);
-int64_t make_tiles(const Attention *attention, Tile *tiles);
-void attend(const Attention *attention, Tile tile, int kv_head);
+EXPORTED void take_in_token(const Attention *attention, int64_t token);
+EXPORTED int64_t make_tiles(const Attention *attention, Tile *tiles);
+EXPORTED void attend(const Attention *attention, Tile tile, int kv_head);

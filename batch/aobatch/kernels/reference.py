@@ -3,6 +3,7 @@
 Shapes: N tokens, H query heads, K heads of keys and values, D numbers a head.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,14 +27,12 @@ def rms_norm(x: Floats, gain: Floats | float, epsilon: float) -> Floats:
     return np.asarray(x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + epsilon) * gain)
 
 
-def activated(kind: Literal["none", "silu", "gelu_tanh"], x: Floats) -> Floats:
+def activated(kind: Literal["silu", "gelu_tanh"], x: Floats) -> Floats:
     """Apply SiLU, or the GELU by tanh (Hendrycks and Gimpel 2016)."""
     if kind == "silu":
         return np.asarray(x / (1 + np.exp(-x)))
-    if kind == "gelu_tanh":
-        inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
-        return np.asarray(0.5 * x * (1 + np.tanh(inner)))
-    return x
+    inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+    return np.asarray(0.5 * x * (1 + np.tanh(inner)))
 
 
 def quantised(x: Floats, clip: float) -> tuple[NDArray[np.uint8], Floats]:
@@ -42,8 +41,64 @@ def quantised(x: Floats, clip: float) -> tuple[NDArray[np.uint8], Floats]:
     Gives the bytes and what a row's largest stands for, [N, 1].
     """
     peaks = np.full((len(x), 1), clip) if clip else np.abs(x).max(axis=1, keepdims=True)
-    units = np.divide(127 * x, peaks, out=np.zeros_like(x), where=peaks > 0)
+    units = np.divide(127 * x, peaks, out=np.zeros(x.shape), where=peaks > 0)
     return (np.clip(np.rint(units), -128, 127) + 128).astype(np.uint8), peaks
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A weight of signed bytes [in, out], what its columns are multiplied by, and a bias, [out]."""
+
+    weight: NDArray[np.int8]
+    scales: Floats
+    bias: Floats | None = None
+
+    def __call__(self, x: Floats, *, clip: float = 0.0, block: int = 1) -> Floats:
+        """Multiply rows, turned and as bytes."""
+        rows, peaks = quantised(hadamard(x, block) if block > 1 else x, clip)
+        product = (rows.astype(np.int64) - 128) @ self.weight.astype(np.int64)
+        scaled = product * (peaks / 127) * self.scales
+        return np.asarray(scaled if self.bias is None else scaled + self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class RowSettings:
+    """How rows are normed and become bytes between products."""
+
+    clip: float
+    """One scale for all normed rows; 0: each of its own."""
+    normed_block: int
+    gated_block: int
+    activation: Literal["silu", "gelu_tanh"]
+    epsilon: float
+
+
+def transformed(
+    residual: Floats,
+    attended: Floats | None,
+    linears: Mapping[str, Linear],
+    gains: Mapping[str, Floats],
+    settings: RowSettings,
+) -> tuple[Floats, Floats]:
+    """Compute what a decoder does with rows by themselves: the next product, and their residual.
+
+    `linears` are o, gate, up, down and next, `gains` those of out, middle, down and last that there
+    are. Without attended rows there is only the last norm and product.
+    """
+    clip, block, epsilon = settings.clip, settings.normed_block, settings.epsilon
+
+    def added(to: Floats, product: Floats, gain: str) -> Floats:
+        return to + (rms_norm(product, gains[gain], epsilon) if gain in gains else product)
+
+    total = residual
+    if attended is not None:
+        total = added(total, linears["o"](attended), "out")
+        normed = rms_norm(total, gains.get("middle", 1.0), epsilon)
+        gate, up = (linears[part](normed, clip=clip, block=block) for part in ("gate", "up"))
+        gated = activated(settings.activation, gate) * up
+        total = added(total, linears["down"](gated, block=settings.gated_block), "down")
+    normed = rms_norm(total, gains.get("last", 1.0), epsilon)
+    return linears["next"](normed, clip=clip, block=block), total
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,11 @@ static void turn(float *row, int64_t width, int64_t block) {
     for (int64_t i = 0; i < width; i += LANES) store(row + i, load(row + i) * unit);
 }
 
-static void quantise(const Quantiser *quantiser, float *row, uint8_t *bytes, float *peak) {
+void quantise_row(const Quantiser *quantiser, float *row, uint8_t *bytes, float *peak) {
     int64_t width = quantiser->width;
     if (quantiser->block > 1) turn(row, width, quantiser->block);
     float scale = 127.0f / quantiser->clip;
-    if (peak) {
+    if (!(quantiser->clip > 0)) {
         f32x16 most = {0};
         for (int64_t i = 0; i < width; i += LANES) most = larger(absolute(load(row + i)), most);
         *peak = largest(most);
@@ -44,85 +44,50 @@ static float norm_factor(const float *row, int64_t width, float epsilon) {
     return 1.0f / sqrtf(sum(squares) / (float)width + epsilon);
 }
 
-/* What the product adds to the residual stream. */
-static void take_in(const Norm *norm, int64_t row, float *added) {
+void norm_row(const Norm *norm, const float *residual, float *product, float *total, float *work,
+              uint8_t *bytes, float *peak) {
     int64_t width = norm->quantiser.width;
-    const float *product = norm->product + row * width;
-    float scale = norm->scale ? norm->scale[row] : 1.0f;
+    if (product && norm->bias)
+        for (int64_t i = 0; i < width; i += LANES) store(product + i, load(product + i) + load(norm->bias + i));
+    if (product && norm->post_gain) {
+        float factor = norm_factor(product, width, norm->epsilon);
+        for (int64_t i = 0; i < width; i += LANES)
+            store(product + i, load(product + i) * factor * load(norm->post_gain + i));
+        SETTLE();
+    }
+    for (int64_t i = 0; product && i < width; i += LANES)
+        store(total + i, load(residual + i) + load(product + i));
+    const float *taken = product ? total : residual;
+    float factor = norm_factor(taken, width, norm->epsilon);
     for (int64_t i = 0; i < width; i += LANES) {
-        f32x16 x = norm->bias ? load(product + i) * scale + load(norm->bias + i)
-                              : load(product + i) * scale;
-        store(added + i, x);
+        f32x16 x = load(taken + i) * factor;
+        store(work + i, norm->gain ? x * load(norm->gain + i) : x);
     }
-    if (!norm->post_gain) return;
-    float factor = norm_factor(added, width, norm->epsilon);
-    for (int64_t i = 0; i < width; i += LANES)
-        store(added + i, load(added + i) * factor * load(norm->post_gain + i));
-    SETTLE();
-}
-
-void norm_rows(const Norm *norm, int64_t first, int64_t stop) {
-    int64_t width = norm->quantiser.width;
-    float work[width] __attribute__((aligned(64)));
-    for (int64_t row = first; row < stop; row++) {
-        const float *residual = norm->residual + row * width;
-        float *total = norm->sum ? norm->sum + row * width : work;
-        if (norm->product && !norm->bias && !norm->post_gain) {
-            float scale = norm->scale ? norm->scale[row] : 1.0f;
-            const float *product = norm->product + row * width;
-            for (int64_t i = 0; i < width; i += LANES)
-                store(total + i, load(product + i) * scale + load(residual + i));
-        } else if (norm->product) {
-            take_in(norm, row, work);
-            for (int64_t i = 0; i < width; i += LANES)
-                store(total + i, load(residual + i) + load(work + i));
-        } else {
-            memmove(total, residual, (size_t)width * sizeof(float));
-        }
-        float factor = norm_factor(total, width, norm->epsilon);
-        for (int64_t i = 0; i < width; i += LANES) {
-            f32x16 x = load(total + i) * factor;
-            store(work + i, norm->gain ? x * load(norm->gain + i) : x);
-        }
-        quantise(&norm->quantiser, work, norm->bytes + row * width,
-                 norm->peaks ? norm->peaks + row : NULL);
-    }
+    quantise_row(&norm->quantiser, work, bytes, peak);
 }
 
 /* x times a sigmoid: SiLU, or the GELU whose tanh is written as one (Hendrycks and Gimpel 2016). */
 INLINE f32x16 activated(int kind, f32x16 x) {
-    if (kind == NONE) return x;
-    f32x16 inner = x;
-    if (kind == GELU_TANH) {
-        inner = x * 1.5957691216057308f * (x * x * 0.044715f + 1.0f);
-    }
+    f32x16 inner = kind == GELU_TANH ? x * 1.5957691216057308f * (x * x * 0.044715f + 1.0f) : x;
     return x / (exponential(smaller(-inner, all(88.0f))) + 1.0f);
 }
 
-INLINE f32x16 biased(f32x16 x, float scale, const float *bias, int64_t i) {
-    return bias ? x * scale + load(bias + i) : settled(x * scale);
+INLINE f32x16 biased(const float *x, const float *bias, int64_t i) {
+    return bias ? load(x + i) + load(bias + i) : load(x + i);
 }
 
-INLINE void activate(const Activation *a, int kind, int64_t first, int64_t stop) {
-    int64_t width = a->quantiser.width;
-    float work[width] __attribute__((aligned(64)));
-    for (int64_t row = first; row < stop; row++) {
-        const float *gate = a->gate + row * a->stride;
-        const float *up = a->up ? a->up + row * a->stride : NULL;
-        float scale = a->scale ? a->scale[row] : 1.0f;
-        for (int64_t i = 0; i < width; i += LANES) {
-            f32x16 x = activated(kind, biased(load(gate + i), scale, a->gate_bias, i));
-            if (up) x *= biased(load(up + i), scale, a->up_bias, i);
-            store(work + i, x);
-        }
-        quantise(&a->quantiser, work, a->bytes + row * width, a->peaks ? a->peaks + row : NULL);
+INLINE void activate_kind(int kind, const Gates *gates, float *out, int64_t stride) {
+    for (int64_t row = 0; row < gates->rows; row++) {
+        const float *gate = gates->gate + row * gates->stride, *up = gates->up + row * gates->stride;
+        for (int64_t i = 0; i < gates->columns; i += LANES)
+            store(out + row * stride + i, activated(kind, biased(gate, gates->gate_bias, i)) *
+                                              biased(up, gates->up_bias, i));
     }
 }
 
-void activate_rows(const Activation *activation, int64_t first, int64_t stop) {
-    switch (activation->kind) {
-    case SILU: activate(activation, SILU, first, stop); break;
-    case GELU_TANH: activate(activation, GELU_TANH, first, stop); break;
-    default: activate(activation, NONE, first, stop);
-    }
+void activate(const Gates *gates, float *out, int64_t stride) {
+    if (gates->kind == SILU)
+        activate_kind(SILU, gates, out, stride);
+    else
+        activate_kind(GELU_TANH, gates, out, stride);
 }

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from aobatch.kernels import BLOCK, KernelsError, block_bytes, library
 from aobatch.kernels.reference import (
     Heads,
-    activated,
+    Linear,
+    RowSettings,
     attended,
-    hadamard,
-    quantised,
-    rms_norm,
+    transformed,
     turned,
 )
 from aobatch.models.convert.writer import DOMAIN, Attribute, GraphWriter
@@ -28,61 +27,96 @@ from aobatch.runners.session import open_session
 def compute(
     kind: str,
     inputs: Sequence[NDArray[Any] | None],
-    num_outputs: int,
     attributes: Mapping[str, Attribute],
     *,
     threads: int = 1,
 ) -> list[NDArray[Any]]:
     """Compute a single node; inputs that are None are left out."""
     graph = GraphWriter("node", opsets={DOMAIN: 1})
-    feeds = {f"x{i}": array for i, array in enumerate(inputs) if array is not None}
+    arrays = {f"x{place}": array for place, array in enumerate(inputs) if array is not None}
+    constants = {f"x{place}" for place in _CONSTANTS[kind]}
     values = {
-        name: graph.input(name, ir.DataType.from_numpy(array.dtype), array.shape)
-        for name, array in feeds.items()
+        name: graph.weight(name, array)
+        if name in constants
+        else graph.input(name, ir.DataType.from_numpy(array.dtype), array.shape)
+        for name, array in arrays.items()
     }
+    types = _OUTPUTS[kind]
     outputs = graph.node_with_outputs(
         kind,
         [values.get(f"x{i}") for i in range(len(inputs))],
-        num_outputs,
+        len(types),
         name="node",
         domain=DOMAIN,
         **attributes,
     )
-    types = _OUTPUTS[kind]
-    for value, dtype in zip(outputs, types, strict=False):
+    for value, dtype in zip(outputs, types, strict=True):
         graph.output(value, str(value.name), dtype, ["N", "W"])
     model = bytes(ir.to_proto(graph.model()).SerializeToString())
     session = open_session(model, threads, operators=library())
+    feeds = {name: array for name, array in arrays.items() if name not in constants}
     found: list[NDArray[Any]] = session.run(None, feeds)
     return found
 
 
-_BYTES, _FLOAT = ir.DataType.UINT8, ir.DataType.FLOAT
 _OUTPUTS = {
-    "NormQuantise": (_BYTES, _FLOAT, _FLOAT),
-    "ActivateQuantise": (_BYTES, _FLOAT),
-    "AttendSlots": (_FLOAT, _BYTES),
+    "TransformRows": (ir.DataType.FLOAT, ir.DataType.FLOAT),
+    "AttendSlots": (ir.DataType.FLOAT, ir.DataType.UINT8),
+}
+_LINEARS = {"o": 2, "gate": 5, "up": 8, "down": 11, "next": 14}
+_GAINS = {"out": 16, "middle": 17, "down": 18, "last": 19}
+"""Where a TransformRows takes weights, with scales and biases behind them, and gains."""
+_CONSTANTS = {
+    "TransformRows": {place + part for place in _LINEARS.values() for part in (0, 1)},
+    "AttendSlots": set[int](),
 }
 
 
+def transform(
+    residual: NDArray[np.float32],
+    attended: NDArray[np.float32] | None,
+    linears: Mapping[str, Linear],
+    gains: Mapping[str, NDArray[Any]],
+    settings: RowSettings,
+    *,
+    threads: int = 1,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Compute `kernels.reference.transformed` by the operator, in single precision.
+
+    Without attended rows the residual comes back as it is.
+    """
+    inputs: list[NDArray[Any] | None] = [residual, attended, *[None] * 18]
+    for name, linear in linears.items():
+        place = _LINEARS[name]
+        inputs[place : place + 2] = linear.weight, linear.scales.astype(np.float32)
+        if linear.bias is not None:
+            inputs[place + 2] = linear.bias.astype(np.float32)
+    for name, gain in gains.items():
+        inputs[_GAINS[name]] = gain.astype(np.float32)
+    attributes: dict[str, Attribute] = {
+        "clip": settings.clip,
+        "normed_block": settings.normed_block,
+        "gated_block": settings.gated_block,
+        "activation": 1 if settings.activation == "silu" else 2,
+        "epsilon": settings.epsilon,
+    }
+    product, total = compute("TransformRows", inputs, attributes, threads=threads)
+    return product, residual if attended is None else total
+
+
 def _try_rows(rng: np.random.Generator) -> None:
-    residual, product = rng.standard_normal((2, 9, 64)).astype(np.float32)
-    scale = rng.random((9, 1)).astype(np.float32)
-    found = compute(
-        "NormQuantise",
-        [residual, product, scale],
-        3,
-        {"clip": 4.0, "block": 1, "epsilon": 1e-5},
-    )
-    total = residual.astype(np.float64) + product * scale.astype(np.float64)
-    expected, _ = quantised(rms_norm(total, 1.0, 1e-5), 4.0)
-    _compare("NormQuantise", found[0], expected, 1)
-    _compare("NormQuantise", found[1], total, 1e-5)
-    found = compute("ActivateQuantise", [residual, product], 2, {"activation": 1, "block": 64})
-    gated = activated("silu", residual.astype(np.float64)) * product
-    expected, peaks = quantised(hadamard(gated, 64), 0.0)
-    _compare("ActivateQuantise", found[0], expected, 1)
-    _compare("ActivateQuantise", found[1], peaks, 1e-4)
+    residual, rows = rng.standard_normal((2, 9, 64)).astype(np.float32)
+    sizes = {"o": (64, 64), "gate": (64, 96), "up": (64, 96), "down": (96, 64), "next": (64, 50)}
+    linears = {
+        name: Linear(rng.integers(-127, 128, size).astype(np.int8), np.full(size[1], 1e-3))
+        for name, size in sizes.items()
+    }
+    for clip in (4.0, 0.0):
+        settings = RowSettings(clip, 1 if clip else 64, 32, "silu", 1e-5)
+        found, total = transform(residual, rows, linears, {}, settings, threads=2)
+        product, added = transformed(residual, rows, linears, {}, settings)
+        _compare("TransformRows", found, product, 0.05)
+        _compare("TransformRows", total, added, 0.05)
 
 
 def _try_attention(rng: np.random.Generator) -> None:
@@ -95,7 +129,7 @@ def _try_attention(rng: np.random.Generator) -> None:
     slots = np.full(num_tokens, 2, np.int32)
     sizes = {"num_heads": 4, "num_kv_heads": 2, "head_dim": 32, "window": 0, "epsilon": 1e-5}
     inputs: list[NDArray[Any]] = [rows, cache, slots, positions, *tables]
-    found, _ = compute("AttendSlots", inputs, 2, sizes, threads=2)
+    found, _ = compute("AttendSlots", inputs, sizes, threads=2)
     x = rows.astype(np.float64).reshape(num_tokens, 8, 32)
     seen = turned(x[:, :6], *(table[:num_tokens].astype(np.float64) for table in tables))
     expected = attended(seen[:, :4], seen[:, 4:], x[:, 6:], heads.window)

@@ -81,13 +81,7 @@ OURS = GraphRules(
 """A family or precision that needs another operator adds it here."""
 
 FUSED = GraphRules(
-    _operators(
-        {
-            "": "Cast Gather Mul",
-            MICROSOFT: "MatMulIntegerToFloat",
-            DOMAIN: "ActivateQuantise AttendSlots NormQuantise",
-        }
-    ),
+    _operators({"": "Cast Gather", DOMAIN: "AttendSlots TransformRows"}),
     is_ours=True,
 )
 """What `models.convert.fused` writes."""

@@ -7,11 +7,12 @@ Both graphs read the same weights. Tokens stay packed all the way, each with its
 Output: logits [R, V].
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 
-from aobatch.models.convert.writer import DOMAIN, MICROSOFT, GraphWriter
+from aobatch.models.convert.writer import DOMAIN, GraphWriter
 from aobatch.models.spec import DecoderSpec
 
 _LANES, _MAX_HEAD, _MAX_WIDTH = 16, 256, 2**17
@@ -57,49 +58,53 @@ class _FusedGraph:
         spec, graph = self._spec, self._graph
         half = graph.node("Gather", self._weight("embedding"), self._ids, name="embedded.half")
         residual = graph.node("Cast", half, name="embedded", to=ir.DataType.FLOAT)
-        rows, peaks, _ = self._norm(
-            (residual, None, None), "layers.0.attention_norm", "embedded.norm"
-        )
+        tail = "layers.0.qkv", "layers.0.attention_norm"
+        product, _ = self._transform("layers.0.input", [residual], tail)
         for index in range(spec.num_layers):
-            residual, rows, peaks = self._layer(index, residual, rows, peaks)
-        logits = self._product(rows, "logits")
-        if peaks is not None:
-            logits = graph.node("Mul", logits, peaks, name="logits.scaled")
-        graph.output(logits, "logits", ir.DataType.FLOAT, ["R", spec.vocab_size])
+            name, is_last = f"layers.{index}", index + 1 == spec.num_layers
+            rows = [residual, self._attend(index, product)]
+            if is_last:  # only some rows are wanted from here on
+                rows = [
+                    graph.node("Gather", x, self._wanted, name=f"wanted.{place}")
+                    for place, x in enumerate(rows)
+                ]
+                tail = "logits", "final_norm"
+            else:
+                tail = f"layers.{index + 1}.qkv", f"layers.{index + 1}.attention_norm"
+            product, residual = self._transform(name, rows, tail)
+        graph.output(product, "logits", ir.DataType.FLOAT, ["R", spec.vocab_size])
         return graph.model()
 
-    def _layer(
-        self, index: int, residual: ir.Value, rows: ir.Value, peaks: ir.Value | None
-    ) -> tuple[ir.Value, ir.Value, ir.Value | None]:
-        spec, name = self._spec, f"layers.{index}"
-        is_last = index + 1 == spec.num_layers
-        attended = self._attend(index, self._product(rows, f"{name}.qkv"), peaks)
-        if is_last:  # only some rows are wanted from here on
-            attended, residual = (
-                self._graph.node("Gather", x, self._wanted, name=f"wanted.{place}")
-                for place, x in enumerate((attended, residual))
-            )
-        rows, scale = self._quantised([attended], f"{name}.o", activation=0, block=1)
-        product = self._product(rows, f"{name}.o")
-        terms = residual, product, scale
-        rows, peaks, residual = self._norm(
-            terms, f"{name}.mlp_norm", f"{name}.mlp_input", f"{name}.o", f"{name}.attention_output"
-        )
-        gate, up = (self._product(rows, f"{name}.{part}") for part in ("gate", "up"))
-        biases = [self._optional(f"{name}.{part}.bias") for part in ("gate", "up")]
-        block = _block(spec.intermediate_size, _SPREAD_BLOCK)
-        activation = 1 if spec.activation == "silu" else 2
-        rows, scale = self._quantised(
-            [gate, up, peaks, *biases], f"{name}.down", activation=activation, block=block
-        )
-        terms = residual, self._product(rows, f"{name}.down"), scale
-        norm = "final_norm" if is_last else f"layers.{index + 1}.attention_norm"
-        rows, peaks, residual = self._norm(
-            terms, norm, f"{name}.output", f"{name}.down", f"{name}.mlp_output"
-        )
-        return residual, rows, peaks
+    def _transform(
+        self, name: str, rows: Sequence[ir.Value], tail: tuple[str, str]
+    ) -> Sequence[ir.Value]:
+        """Compute what rows need by themselves, up to the next product; give it and the residual.
 
-    def _attend(self, index: int, qkv: ir.Value, scale: ir.Value | None) -> ir.Value:
+        `rows` are the residual and, unless nothing was attended to yet, what was; `tail` names the
+        next product and the norm before it.
+        """
+        spec, is_whole = self._spec, len(rows) > 1
+        linear, norm = tail
+        inputs: list[ir.Value | None] = [rows[0], rows[1] if is_whole else None]
+        for part in ("o", "gate", "up", "down"):
+            inputs += self._linear(f"{name}.{part}") if is_whole else [None] * 3
+        inputs += self._linear(linear)[:2]
+        gains = ("attention_output.gain", "mlp_norm", "mlp_output.gain")
+        inputs += [self._optional(f"{name}.{gain}") if is_whole else None for gain in gains]
+        return self._graph.node_with_outputs(
+            "TransformRows",
+            [*inputs, self._optional(norm)],
+            2,
+            name=f"{name}.rows",
+            domain=DOMAIN,
+            clip=self._clip,
+            normed_block=1 if self._clip else _block(spec.hidden_size, _NORMED_BLOCK),
+            gated_block=_block(spec.intermediate_size, _SPREAD_BLOCK),
+            activation=1 if spec.activation == "silu" else 2,
+            epsilon=spec.norm_epsilon,
+        )
+
+    def _attend(self, index: int, qkv: ir.Value) -> ir.Value:
         spec, name = self._spec, f"layers.{index}"
         layer = spec.attentions[index]
         cache = self._graph.input(
@@ -108,13 +113,10 @@ class _FusedGraph:
         ropes = list(dict.fromkeys(attention.rope for attention in spec.attentions))
         place = ropes.index(layer.rope)
         tables = [self._weight(f"rotary.{t}{f'.{place}' if place else ''}") for t in ("cos", "sin")]
-        optional = ("qkv.bias", "q.gain", "k.gain")
+        optional = [self._optional(f"{name}.{part}") for part in ("qkv.bias", "q.gain", "k.gain")]
         attended, _ = self._graph.node_with_outputs(
             "AttendSlots",
-            [
-                *(qkv, cache, self._slots, self._positions, *tables, scale),
-                *(self._optional(f"{name}.{part}") for part in optional),
-            ],
+            [qkv, cache, self._slots, self._positions, *tables, *optional],
             2,
             name=f"{name}.attention",
             domain=DOMAIN,
@@ -126,55 +128,11 @@ class _FusedGraph:
         )
         return attended
 
-    def _norm(
-        self,
-        terms: tuple[ir.Value, ir.Value | None, ir.Value | None],
-        gain: str,
-        name: str,
-        linear: str = "",
-        post_norm: str = "",
-    ) -> tuple[ir.Value, ir.Value | None, ir.Value]:
-        """Add a product times its rows' scales to a residual; give bytes, their scales, the sum."""
-        parts = f"{linear}.bias", f"{post_norm}.gain", gain
-        outputs = self._graph.node_with_outputs(
-            "NormQuantise",
-            [*terms, *map(self._optional, parts)],
-            3,
-            name=name,
-            domain=DOMAIN,
-            clip=self._clip,
-            block=1 if self._clip else _block(self._spec.hidden_size, _NORMED_BLOCK),
-            epsilon=self._spec.norm_epsilon,
-        )
-        return outputs[0], None if self._clip else outputs[2], outputs[1]
-
-    def _quantised(
-        self, inputs: list[ir.Value | None], name: str, *, activation: int, block: int
-    ) -> tuple[ir.Value, ir.Value]:
-        rows, scale = self._graph.node_with_outputs(
-            "ActivateQuantise",
-            inputs,
-            2,
-            name=f"{name}.q",
-            domain=DOMAIN,
-            activation=activation,
-            block=block,
-        )
-        return rows, scale
-
-    def _product(self, rows: ir.Value, name: str) -> ir.Value:
-        is_clipped = f"{name}.weight" in self._stored
-        stem = name if is_clipped else f"{name}.product"
-        return self._graph.node(
-            "MatMulIntegerToFloat",
-            rows,
-            self._weight(f"{stem}.weight"),
-            self._weight("clip.scale" if is_clipped else "unit.scale"),
-            self._weight(f"{stem}.scales"),
-            self._weight("zero.point"),
-            name=f"{name}.product",
-            domain=MICROSOFT,
-        )
+    def _linear(self, name: str) -> list[ir.Value | None]:
+        """Give a weight, the scales of its columns, and its bias."""
+        stem = name if f"{name}.weight" in self._stored else f"{name}.product"
+        parts = self._weight(f"{stem}.weight"), self._weight(f"{stem}.scales")
+        return [*parts, self._optional(f"{name}.bias")]
 
     def _optional(self, name: str) -> ir.Value | None:
         # Gains that were folded are ones in the stock graph.

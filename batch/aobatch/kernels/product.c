@@ -1,0 +1,168 @@
+/* Products of rows of bytes with weights of bytes. */
+#include "product.h"
+#include <stdlib.h>
+
+/* A tile is MAX_TILE rows by WIDE registers of PART lanes. Rows are bytes around 128: where
+ * FROM_OFFSETS, they count as they are, and sums begin with what takes the 128 back. */
+#if defined(__AVX512VNNI__)
+#define MAX_TILE 14
+#define WIDE 2
+#define PART 16
+#define FROM_OFFSETS 1
+#elif defined(__AVX2__)
+#define MAX_TILE 4
+#define WIDE 2
+#define PART 8
+#else
+#define MAX_TILE 4
+#define WIDE 4
+#define PART 4
+#endif
+#ifdef __AVXVNNI__
+#define FROM_OFFSETS 1
+#elif !defined(FROM_OFFSETS)
+#define FROM_OFFSETS 0
+#endif
+typedef int32_t part __attribute__((vector_size(4 * PART)));
+typedef float floats __attribute__((vector_size(4 * PART)));
+
+/* Add to each lane the product of its four bytes, in [-127, 127], and the four of a row. */
+INLINE part dot_row(part sums, int32_t four, part bytes) {
+#if defined(__AVX512VNNI__)
+    return (part)_mm512_dpbusd_epi32((__m512i)sums, _mm512_set1_epi32(four), (__m512i)bytes);
+#elif defined(__AVXVNNI__)
+    return (part)_mm256_dpbusd_avx_epi32((__m256i)sums, _mm256_set1_epi32(four), (__m256i)bytes);
+#elif defined(__AVX2__)
+    /* Signs go to the other side: pairs of products of at most 128 * 127 fit into 16 bits. */
+    __m256i x = _mm256_set1_epi32(four ^ (int32_t)0x80808080);
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8((__m256i)bytes, x));
+    return sums + (part)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#elif defined(__ARM_FEATURE_DOTPROD)
+    int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(four ^ (int32_t)0x80808080));
+    return (part)vdotq_s32((int32x4_t)sums, x, (int8x16_t)bytes);
+#else
+    for (int i = 0; i < 32; i += 8)
+        sums += ((bytes << (24 - i)) >> 24) * ((int32_t)(((uint32_t)four >> i) & 255) - 128);
+    return sums;
+#endif
+}
+
+int pack_weight(Weight *weight, const int8_t *columns, const float *scales, float unit, int64_t inputs,
+                int64_t outputs) {
+    int64_t depth = depth_of(inputs), panels = (outputs + LANES - 1) / LANES, padded = panels * LANES;
+    *weight = (Weight){inputs, outputs, aligned_alloc(64, (size_t)(padded * depth)),
+                       aligned_alloc(64, (size_t)padded * sizeof(float)),
+                       aligned_alloc(64, (size_t)padded * sizeof(int32_t))};
+    if (!weight->panels || !weight->scales || !weight->offsets) return release_weight(weight), 0;
+    for (int64_t panel = 0; panel < panels; panel++) {
+        int64_t from = panel * LANES, width = outputs - from < LANES ? outputs - from : LANES;
+        int8_t *target = weight->panels + from * depth;
+        i32x16 sums = {0};
+        for (int64_t k = 0; k < depth; k += 4, target += 4 * LANES) {
+            i32x16 quads = {0};
+            for (int part = 0; part < 4 && k + part < inputs; part++) {
+                int8_t bytes[LANES] = {0};
+                memcpy(bytes, columns + (k + part) * outputs + from, (size_t)width);
+                s8x16 row;
+                memcpy(&row, bytes, sizeof row);
+                i32x16 numbers = __builtin_convertvector(row, i32x16);
+                sums += numbers;
+                quads |= (numbers & 255) << (8 * part);
+            }
+            memcpy(target, &quads, sizeof quads);
+        }
+        sums *= -128;
+        memcpy(weight->offsets + from, &sums, sizeof sums);
+        for (int64_t i = 0; i < LANES; i++)
+            weight->scales[from + i] = i < width ? scales[from + i] * unit : 0;
+    }
+    return 1;
+}
+
+void release_weight(Weight *weight) {
+    free(weight->panels), free(weight->scales), free(weight->offsets);
+    *weight = (Weight){0};
+}
+
+static __attribute__((noinline)) void store_part(float *target, floats x, int64_t width) {
+    if (width > 0) memcpy(target, &x, width < PART ? (size_t)width * sizeof(float) : sizeof x);
+}
+
+/* R rows by N registers from a column on; a tile that is the first of its columns has the next
+ * ones fetched. */
+INLINE void tile(const ByteRows *rows, const Weight *weight, const int R, const int N, int64_t row,
+                 int64_t column, float *out, int64_t stride) {
+    int64_t depth = depth_of(weight->inputs), apart[WIDE];
+    const uint8_t *bytes = rows->bytes + row * depth;
+    const int8_t *columns = weight->panels + column / LANES * LANES * depth + column % LANES * 4;
+    part sums[MAX_TILE][WIDE];
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) {
+        apart[n] = n * PART / LANES * LANES * depth + n * PART % LANES * 4;
+#pragma GCC unroll 14
+        for (int r = 0; r < R; r++) {
+            sums[r][n] = (part){0};
+            if (FROM_OFFSETS) memcpy(&sums[r][n], weight->offsets + column + n * PART, sizeof(part));
+        }
+    }
+    for (int64_t k = 0; k < depth; k += 4) {
+        part bytes_of_columns[WIDE];
+#pragma GCC unroll 4
+        for (int n = 0; n < N; n++) {
+            const int8_t *at = columns + apart[n] + k * LANES;
+            memcpy(&bytes_of_columns[n], at, sizeof(part));
+            if (!row) __builtin_prefetch(at + WIDE * PART * depth);
+        }
+#pragma GCC unroll 14
+        for (int r = 0; r < R; r++) {
+            int32_t four;
+            memcpy(&four, bytes + r * depth + k, 4);
+#pragma GCC unroll 4
+            for (int n = 0; n < N; n++) sums[r][n] = dot_row(sums[r][n], four, bytes_of_columns[n]);
+        }
+    }
+    float *target = out + row * stride;
+    int64_t width = weight->outputs - column;
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) {
+        floats scales;
+        memcpy(&scales, weight->scales + column + n * PART, sizeof scales);
+#pragma GCC unroll 14
+        for (int r = 0; r < R; r++) {
+            floats x = __builtin_convertvector(sums[r][n], floats) * scales;
+            if (rows->scales) x *= rows->scales[row + r];
+            if (width >= N * PART)
+                memcpy(target + r * stride + n * PART, &x, sizeof x);
+            else
+                store_part(target + r * stride + n * PART, x, width - n * PART);
+        }
+    }
+}
+
+INLINE void tile_rows(const ByteRows *rows, const Weight *weight, const int N, int count, int64_t row,
+                      int64_t column, float *out, int64_t stride) {
+#define TILE(R) case R: tile(rows, weight, R, N, row, column, out, stride); break;
+    switch (count) {
+        TILE(1) TILE(2) TILE(3) TILE(4)
+#if MAX_TILE > 4
+        TILE(5) TILE(6) TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
+#endif
+    }
+}
+
+void multiply(const ByteRows *rows, const Weight *weight, int64_t first, int64_t stop, float *out,
+              int64_t stride) {
+    int64_t tiles = (rows->count + MAX_TILE - 1) / MAX_TILE;
+    for (int64_t column = first * LANES; column < stop * LANES;) {
+        int is_wide = stop * LANES - column >= WIDE * PART;
+        float *target = out + column - first * LANES;
+        for (int64_t i = 0; i < tiles; i++) { /* as equal as can be */
+            int64_t row = rows->count * i / tiles, end = rows->count * (i + 1) / tiles;
+            if (is_wide)
+                tile_rows(rows, weight, WIDE, (int)(end - row), row, column, target, stride);
+            else
+                tile_rows(rows, weight, LANES / PART, (int)(end - row), row, column, target, stride);
+        }
+        column += is_wide ? WIDE * PART : LANES;
+    }
+}

@@ -1,0 +1,34 @@
+/* Products of rows of bytes with weights of bytes, whose integers are exact. */
+#pragma once
+#include "lanes.h"
+
+/* Rows of bytes are as long as a multiple of this; what a weight has behind its inputs is zero. */
+#define DEPTH_STEP 64
+INLINE int64_t depth_of(int64_t inputs) { return (inputs + DEPTH_STEP - 1) / DEPTH_STEP * DEPTH_STEP; }
+
+/* A weight as products read it. */
+typedef struct {
+    int64_t inputs, outputs;
+    int8_t *panels;   /* [outputs / 16, depth / 4, 16, 4] */
+    float *scales;    /* [outputs, or more]: what a column's integers are multiplied by */
+    int32_t *offsets; /* [outputs, or more]: take back that rows are 128 too large */
+} Weight;
+
+INLINE int64_t panels_of(const Weight *weight) { return (weight->outputs + LANES - 1) / LANES; }
+
+/* Pack [inputs, outputs] signed bytes and the scales of columns, times a unit; 0 if there is too
+ * little memory. What was packed is to be released. */
+EXPORTED int pack_weight(Weight *weight, const int8_t *columns, const float *scales, float unit,
+                         int64_t inputs, int64_t outputs);
+EXPORTED void release_weight(Weight *weight);
+
+/* Rows of bytes around 128. */
+typedef struct {
+    int64_t count;
+    const uint8_t *bytes; /* [count, depth of the weight's inputs] */
+    const float *scales;  /* [count], or null: what rows of the product are multiplied by */
+} ByteRows;
+
+/* Multiply rows by the columns of panels first to stop; out is that of the first one's columns. */
+EXPORTED void multiply(const ByteRows *rows, const Weight *weight, int64_t first, int64_t stop, float *out,
+                       int64_t stride);

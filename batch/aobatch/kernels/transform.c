@@ -1,0 +1,120 @@
+/* What a decoder does with each row by itself, in stages that stay in the cache of one core. */
+#include "operators.h"
+#include <stdlib.h>
+
+enum { QUANTISE_ATTENDED, MULTIPLY_OUT, NORM_MIDDLE, MULTIPLY_GATED, QUANTISE_GATED, MULTIPLY_DOWN, NORM_LAST, MULTIPLY_NEXT };
+/* Rows, and panels of columns, that are not worth being divided. */
+#define ROWS_EACH 4
+#define PANELS_EACH 8
+#define MAX_PARTS 16
+
+static const Weight *weight_of(const Transform *t, int stage) {
+    switch (stage) {
+    case MULTIPLY_OUT: return &t->out;
+    case MULTIPLY_GATED: return &t->gate;
+    case MULTIPLY_DOWN: return &t->down;
+    case MULTIPLY_NEXT: return &t->next;
+    default: return NULL;
+    }
+}
+
+static int64_t first_stage(const Transform *t) { return t->attended ? QUANTISE_ATTENDED : NORM_LAST; }
+
+static void *room(uint8_t **at, int64_t rows, int64_t width, size_t size) {
+    void *found = *at;
+    *at += ((size_t)(rows * width) * size + 63) / 64 * 64;
+    return found;
+}
+
+int prepare_stages(Stages *stages, const Transform *t, int64_t first, int64_t count) {
+    int64_t width = t->last.quantiser.width, most = width;
+    if (t->attended && t->down.inputs > most) most = t->down.inputs;
+    if (t->attended && t->out.inputs > most) most = t->out.inputs;
+    size_t size = (size_t)count * (size_t)(5 * depth_of(most) + 8 * width + 4) + 5 * 64;
+    uint8_t *at = aligned_alloc(64, (size + 63) / 64 * 64);
+    *stages = (Stages){.transform = t, .first = first, .count = count, .mixed = (float *)at};
+    if (!at) return 0;
+    room(&at, count, most, sizeof(float));
+    stages->added = room(&at, count, width, sizeof(float));
+    stages->total = room(&at, count, width, sizeof(float));
+    stages->peaks = room(&at, count, 1, sizeof(float));
+    stages->bytes = room(&at, count, depth_of(most), 1);
+    return 1; /* what stands behind a row's bytes may be anything: it is multiplied by zero */
+}
+
+void release_stages(Stages *stages) { free(stages->mixed); }
+
+int64_t parts_of_stage(const Stages *stages, int stage) {
+    const Weight *weight = weight_of(stages->transform, stage);
+    if (stage < first_stage(stages->transform)) return 0;
+    if (!weight) return (stages->count + ROWS_EACH - 1) / ROWS_EACH;
+    int64_t parts = (panels_of(weight) + PANELS_EACH - 1) / PANELS_EACH;
+    return parts < MAX_PARTS ? parts : MAX_PARTS;
+}
+
+/* Gate and up two panels at a time, so that their numbers never leave the nearest cache. */
+static void multiply_gated(const Stages *stages, const ByteRows *rows, int64_t first, int64_t stop) {
+    const Transform *t = stages->transform;
+    float gate[MAX_ROWS_TOGETHER * 2 * LANES] __attribute__((aligned(64)));
+    float up[MAX_ROWS_TOGETHER * 2 * LANES] __attribute__((aligned(64)));
+    for (int64_t panel = first; panel < stop; panel += 2) {
+        int64_t end = panel + 2 < stop ? panel + 2 : stop, column = panel * LANES;
+        multiply(rows, &t->gate, panel, end, gate, 2 * LANES);
+        multiply(rows, &t->up, panel, end, up, 2 * LANES);
+        Gates gates = {t->activation, gate, up, t->gate_bias ? t->gate_bias + column : NULL,
+                       t->up_bias ? t->up_bias + column : NULL, rows->count, (end - panel) * LANES, 2 * LANES};
+        activate(&gates, stages->mixed + column, t->gate.outputs);
+    }
+}
+
+static void multiply_panels(const Stages *stages, int stage, int64_t part, int64_t parts) {
+    const Transform *t = stages->transform;
+    const Weight *weight = weight_of(t, stage);
+    int64_t pairs = (panels_of(weight) + 1) / 2, first = pairs * part / parts * 2, stop = pairs * (part + 1) / parts * 2;
+    if (stop > panels_of(weight)) stop = panels_of(weight);
+    int is_clipped = (stage == MULTIPLY_GATED || stage == MULTIPLY_NEXT) && t->last.quantiser.clip > 0;
+    ByteRows rows = {stages->count, stages->bytes, is_clipped ? NULL : stages->peaks};
+    if (stage == MULTIPLY_GATED) {
+        multiply_gated(stages, &rows, first, stop);
+        return;
+    }
+    float *out = stage == MULTIPLY_NEXT ? t->product + stages->first * weight->outputs : stages->added;
+    multiply(&rows, weight, first, stop, out + first * LANES, weight->outputs);
+}
+
+static void run_row(const Stages *stages, int stage, int64_t row, float *work) {
+    const Transform *t = stages->transform;
+    int64_t width = t->last.quantiser.width, at = (stages->first + row) * width;
+    float *peak = stages->peaks + row, *total = stages->total + row * width, *added = stages->added + row * width;
+    if (stage == QUANTISE_ATTENDED) {
+        int64_t inputs = t->out.inputs; /* its rows are not turned, so what is attended stays */
+        quantise_row(&t->attended_quantiser, (float *)t->attended + (stages->first + row) * inputs,
+                     stages->bytes + row * depth_of(inputs), peak);
+    } else if (stage == NORM_MIDDLE) {
+        norm_row(&t->middle, t->residual + at, added, total, work, stages->bytes + row * depth_of(width), peak);
+    } else if (stage == QUANTISE_GATED) {
+        int64_t inputs = t->down.inputs;
+        quantise_row(&t->gated_quantiser, stages->mixed + row * inputs, stages->bytes + row * depth_of(inputs), peak);
+    } else {
+        norm_row(&t->last, t->attended ? total : t->residual + at, t->attended ? added : NULL,
+                 t->sum ? t->sum + at : total, work, stages->bytes + row * depth_of(width), peak);
+    }
+}
+
+void run_part(const Stages *stages, int stage, int64_t part, int64_t parts) {
+    if (weight_of(stages->transform, stage)) {
+        multiply_panels(stages, stage, part, parts);
+        return;
+    }
+    float work[stages->transform->last.quantiser.width] __attribute__((aligned(64)));
+    for (int64_t row = stages->count * part / parts; row < stages->count * (part + 1) / parts; row++)
+        run_row(stages, stage, row, work);
+}
+
+int transform_rows(const Transform *transform, int64_t first, int64_t count) {
+    Stages stages;
+    if (!prepare_stages(&stages, transform, first, count)) return 0;
+    for (int stage = (int)first_stage(transform); stage < NUM_STAGES; stage++) run_part(&stages, stage, 0, 1);
+    release_stages(&stages);
+    return 1;
+}
