@@ -32,7 +32,7 @@ def test_bench_measures_jobs_and_their_parts(
         assert job["occupancy"] > 0
         check_shares(job)
     phases = [speed["phase"] for speed in figures["speeds"]]
-    assert (phases.count("decode"), phases.count("prefill")) == (8, 6)
+    assert (phases.count("decode"), phases.count("prefill")) == (10, 6)
     assert [job["kernels"] for job in figures["jobs"]] == ["fused", "stock"] * 2
     assert all(ceiling["tokens_per_second"] > 0 for ceiling in figures["ceilings"])
 

@@ -90,9 +90,10 @@ def test_nothing_is_opened_or_written(
 
 
 def test_plan_fits_the_memory(invoke: Invoke, tmp_path: Path, tiny_fp32: ModelFolder) -> None:
-    """Slots times capacity is what the cache holds; time follows from tokens and speed."""
+    """Slots times capacity is what the cache holds; time follows from tokens, steps and speed."""
     path = tmp_path / "right.jsonl"
-    path.write_text('{"prompt": [1, 2, 3], "max_tokens": 100}\n' * 9)
+    line = '{"prompt": [1, 2, 3], "max_tokens": 100, "ignore_eos": true}\n'
+    path.write_text(line * 9)
     size = 6 * 128 * tiny_fp32.kv_bytes_per_token()
 
     arguments = path, "-m", tiny_fp32.path
@@ -101,8 +102,11 @@ def test_plan_fits_the_memory(invoke: Invoke, tmp_path: Path, tiny_fp32: ModelFo
     (plan,) = found["plans"]
     assert (plan["slots"], plan["capacity"], plan["kv_cache_bytes"]) == (6, 128, size)
     speed = plan["speed"]
-    seconds = 27 / speed["prompt_tokens"] + 900 / speed["new_tokens"]
-    assert plan["seconds_at_most"] == pytest.approx(seconds, abs=0.05)
+    rows = 9 * 99
+    lanes = speed["step"] * 2 * rows / 6 + speed["row"] * rows + speed["prompt_token"] * 27
+    lanes += speed["cached_token"] * rows * (3 + 50)
+    assert plan["seconds"] == pytest.approx(speed["start"] + lanes / 2, abs=0.11)
+    assert plan["seconds"] == pytest.approx(sum(plan["time"].values()), abs=0.06)
     assert speed["source"] == "default"
     unbounded = validated(invoke, *arguments, code=0)["plans"][0]
     assert unbounded["slots"] == 9

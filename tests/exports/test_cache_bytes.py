@@ -23,13 +23,13 @@ EXPORTS = {
     "half precision": lambda path: changed(path, half_precision_cache),
     "keys and values in one": lambda path: changed(path, fused_cache),
 }
-LOAD = Workload(requests=4, sequences=4, prompt_tokens=20, computed_tokens=20, longest=508)
+LOAD = Workload(requests=4, sequences=4, prompt_tokens=20, longest=508)
 
 
 def planned(folder: ModelFolder, runner: RunnerConfig) -> Plan:
     """Plan four long sequences."""
     config = EngineConfig(kv_cache_bytes=2**30)
-    return plan_of(folder, LOAD, config, runner, Speed(1, 1, "default"))
+    return plan_of(folder, LOAD, config, runner, Speed(1, 1, 1, 1, 1))
 
 
 def allocated(folder: ModelFolder, config: RunnerConfig, plan: Plan) -> int:

@@ -25,7 +25,7 @@ BATCHES = (1, 16, 64, 128)
 """Rows of a measured decode step, over all lanes."""
 PROMPTS = ((32, 16), (8, 64), (2, 256))
 """Prompts of a measured prefill, over all lanes, and tokens in each."""
-CACHED_TOKENS = 64
+CACHED_TOKENS, MANY_CACHED_TOKENS = 64, 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class Speed:
     """Of one run of all lanes."""
     kernels: Kernels | None = None
     """What computed it; None for the ceiling."""
+    cached_tokens: int = 0
+    """Those of each sequence that new ones attend to."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -48,19 +50,21 @@ class Speed:
         return self.num_sequences * self.num_tokens / self.seconds
 
 
-def decode_speed(runners: Sequence[ModelRunner], num_sequences: int) -> Speed:
-    """Measure decode steps over 64 cached tokens."""
+def decode_speed(
+    runners: Sequence[ModelRunner], num_sequences: int, num_cached: int = CACHED_TOKENS
+) -> Speed:
+    """Measure decode steps over 64 cached tokens, or another number."""
     lanes = runners[:num_sequences]
     rows = num_sequences // len(lanes)
-    token_ids, lengths = np.full(rows, 17), np.full(rows, CACHED_TOKENS)
+    token_ids, lengths = np.full(rows, 17), np.full(rows, num_cached)
     for runner in lanes:
-        prompt = np.random.default_rng(0).integers(0, runner.vocab_size, CACHED_TOKENS)
-        runner.reserve(rows, 4 * CACHED_TOKENS, [])
+        prompt = np.random.default_rng(0).integers(0, runner.vocab_size, num_cached)
+        runner.reserve(rows, num_cached + 3 * CACHED_TOKENS, [])
         runner.prefill([Chunk(0, 0, prompt, 1)])
         for slot in range(1, rows):
-            runner.copy(0, slot, CACHED_TOKENS)
+            runner.copy(0, slot, num_cached)
     seconds = _seconds(12, [partial(runner.decode, token_ids, lengths) for runner in lanes])
-    return Speed("decode", rows * len(lanes), 1, seconds)
+    return Speed("decode", rows * len(lanes), 1, seconds, cached_tokens=num_cached)
 
 
 def prefill_speed(runners: Sequence[ModelRunner], num_prompts: int, num_tokens: int) -> Speed:

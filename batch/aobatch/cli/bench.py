@@ -12,6 +12,7 @@ import click
 from aobatch.bench.jobs import KINDS, JobSpeed, benchmark_job
 from aobatch.bench.parts import (
     BATCHES,
+    MANY_CACHED_TOKENS,
     PROMPTS,
     Ceiling,
     SamplerSpeed,
@@ -28,8 +29,8 @@ from aobatch.cli.progress import stage_progress
 from aobatch.cli.values import AT_LEAST_1, model_names
 from aobatch.engine.config import EngineConfig
 from aobatch.executors.local import LocalBackend, default_kv_cache_bytes, open_runner, pull
+from aobatch.job.plan import DecodeStep, note_speed, speed_of_steps
 from aobatch.job.plan import Speed as MachineSpeed
-from aobatch.job.plan import note_speed
 from aobatch.kernels import Kernels
 from aobatch.models.foreign import ExportedFolder
 from aobatch.models.store.folder import ModelFolder
@@ -51,12 +52,23 @@ class Measurements:
     """Of a step if it were matrix products alone, the `ceiling`, of decode steps, of prefill."""
     samplers: list[SamplerSpeed]
 
-    def speed(self, kernels: Kernels) -> MachineSpeed:
-        """What a guess of a job's time needs: prompts read apart, and decoding as in a job."""
+    def speed(self, kernels: Kernels, lanes: int, seconds_before: float) -> MachineSpeed:
+        """Say what a guess of a job's time needs, of whose lanes there are so many."""
         own = [speed for speed in self.speeds if speed.kernels == kernels]
         prefills = [s.tokens_per_second for s in own if s.phase == "prefill"]
-        decodes = [s.tokens_per_second for s in own if s.phase == "decode"]
-        return MachineSpeed(max(prefills), max(decodes), "bench", time.strftime("%Y-%m-%d"))
+        steps = [
+            DecodeStep(max(1, s.num_sequences // lanes), s.cached_tokens, s.seconds)
+            for s in own
+            if s.phase == "decode"
+        ]
+        job = next(job for job in reversed(self.jobs) if job.kernels == kernels)
+        share = job.sampling_share + job.bookkeeping_share
+        return speed_of_steps(
+            steps,
+            prompt_token=lanes * len(prefills) / sum(prefills),
+            drawing=share * lanes * job.run_seconds / max(1, job.new_tokens),
+            start=seconds_before + job.load_seconds + job.publish_seconds,
+        )
 
 
 def measure(
@@ -104,6 +116,7 @@ class _Parts:
         # Products of graphs that other tools wrote have other names and shapes.
         is_ours = not isinstance(folder, ExportedFolder)
         self._ceiling = Ceiling(folder.graph, config.threads, lanes) if is_ours else None
+        self._many_cached = min(MANY_CACHED_TOKENS, folder.manifest.context_length // 2)
         runner = open_runner(folder, config, lanes)
         self._kernels = choose_kernels(folder, config).kernels
         self._runners = [runner, *(runner.sibling() for _ in range(1, lanes))]
@@ -114,6 +127,7 @@ class _Parts:
 
     def speeds(self) -> list[Speed]:
         decodes = [decode_speed(self._runners, batch) for batch in BATCHES]
+        decodes.append(decode_speed(self._runners, BATCHES[-2], self._many_cached))
         prefills = [prefill_speed(self._runners, *prompts) for prompts in PROMPTS]
         return [replace(speed, kernels=self._kernels) for speed in decodes + prefills]
 
@@ -187,11 +201,14 @@ def _bench_files(*, as_json: bool) -> None:
 
 def _bench_model(options: BenchOptions) -> None:
     with interruptible(), stage_progress(is_quiet=options.as_json) as stages:
+        seconds_before = time.process_time()
         folder = pull(options.model, stages)
         runners = _ways(folder, options)
         figures = measure(folder, runners, options.rounds, options.job, stages)
+    lanes = min(EngineConfig().num_lanes, figures.threads)
     for runner in runners:
-        note_speed(folder, runner, figures.speed(choose_kernels(folder, runner).kernels))
+        kernels = choose_kernels(folder, runner).kernels
+        note_speed(folder, runner, figures.speed(kernels, lanes, seconds_before))
     if options.as_json:
         show_json(_as_data(figures))
     else:
@@ -238,11 +255,12 @@ def _show(figures: Measurements) -> None:
             f"{speed.phase}, {speed.kernels}" if speed.kernels else speed.phase,
             str(speed.num_sequences),
             str(speed.num_tokens),
+            str(speed.cached_tokens),
             f"{speed.seconds * 1e3:.1f}",
             f"{speed.tokens_per_second:,.0f}",
         )
         for speed in figures.speeds
     ]
-    show_table([("phase", "sequences", "tokens", "ms", "tokens/s"), *rows], "<>")
+    show_table([("phase", "sequences", "tokens", "cached", "ms", "tokens/s"), *rows], "<>")
     show("\nsampling a step of 64 rows × 49,152 logits, one lane")
     show_table([(s.case, f"{s.seconds * 1e3:.2f}", "ms") for s in figures.samplers], "<><")

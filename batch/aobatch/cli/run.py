@@ -1,5 +1,6 @@
 """`aobatch run`: answer every request of the input files."""
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
@@ -226,6 +227,8 @@ def _run(options: RunOptions, ending: Ending) -> tuple[int, int]:
     from aobatch.job.runner import run_job
 
     num_failed = num_lines = 0
+    # Nothing has run beside the main thread so far, so that this is about the time that passed.
+    seconds_before = time.process_time()
     with (
         interruptible(),
         limited_time(options.time_limit),
@@ -244,7 +247,7 @@ def _run(options: RunOptions, ending: Ending) -> tuple[int, int]:
             outcome = run_job(config, backend, job_progress(is_quiet=options.quiet))
             ending.jobs[config.output] = outcome.report
             if not outcome.was_finished and options.executor == "local":
-                note_run(outcome.report, options.runner_config())
+                note_run(outcome.report, options.runner_config(), seconds_before)
             if not options.quiet:
                 say_outcome(outcome, config)
             num_failed += outcome.report.requests.failed

@@ -188,15 +188,9 @@ class Vocabulary:
         if state.error is None:
             self.load.requests += 1
         for group in state.groups if state.error is None else ():
-            load, num_prompt_tokens = self.load, len(group.prompt_token_ids)
-            self.prompt_lengths.append(num_prompt_tokens)
-            new_tokens = group.max_tokens * group.num_sequences
-            self.new_tokens += new_tokens * group.num_copies
-            if group.needs_model:
-                load.sequences += group.num_sequences
-                load.prompt_tokens += num_prompt_tokens
-                load.computed_tokens += new_tokens
-                load.longest = max(load.longest, group.num_tokens_at_most)
+            self.prompt_lengths.append(len(group.prompt_token_ids))
+            self.new_tokens += group.max_tokens * group.num_sequences * group.num_copies
+            self.load.add(group)
         return state.error
 
 

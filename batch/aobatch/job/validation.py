@@ -239,18 +239,21 @@ def _counts(found: Validation) -> Iterator[str]:
 
 
 def _plan(plan: Plan) -> str:
-    seconds = duration(math.ceil(plan.seconds_at_most), is_exact=False)
+    parts = (plan.time.start, plan.time.reading, plan.time.writing)
+    whole, start, reading, writing = (
+        duration(math.ceil(seconds), is_exact=False) for seconds in (plan.seconds, *parts)
+    )
     return (
         f"plan: {plan.model} answers {counted(plan.requests, 'request')} in "
         f"{counted(plan.slots, 'slot')} of {plan.capacity:,} tokens, "
         f"{plan.kv_cache_bytes / 1e6:,.0f} MB of keys and values beside "
         f"{plan.weights_bytes / 1e6:,.0f} MB of weights\n"
-        f"time: {seconds} at most, at {_origin(plan.speed)}"
+        f"time: about {whole}: {start} to start, {reading} to read prompts, {writing} to write, at "
+        f"{_origin(plan.speed)}"
     )
 
 
 def _origin(speed: Speed) -> str:
-    rates = f"{speed.prompt_tokens:,.0f} prompt and {speed.new_tokens:,.0f} new tokens a second"
     if speed.source == "default":
-        return f"{rates} (not measured here: a guess for two cores; `aobatch bench` measures)"
-    return f"{rates} (measured here on {speed.date} by `aobatch {speed.source}`)"
+        return "speeds that are guessed from the size of the model (`aobatch bench` measures them)"
+    return f"speeds that `aobatch {speed.source}` measured here on {speed.date}"
