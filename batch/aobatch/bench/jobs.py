@@ -111,7 +111,7 @@ def request_lines(num_requests: int, parameters: Mapping[str, object]) -> Iterat
 
 
 NUM_ROWS = 100_000
-FILE_KINDS = (".jsonl", *(f".jsonl{suffix}" for suffix in COMPRESSIONS), ".parquet")
+FILE_KINDS = (".jsonl", *(f".jsonl{suffix}" for suffix in COMPRESSIONS), ".parquet", ".csv", ".tsv")
 
 
 @dataclass(frozen=True, slots=True)
