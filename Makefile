@@ -15,7 +15,7 @@ COMPILE := CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/lock/bin/pip-compile --qui
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run test crash-test page-test airflow-test check bench translate model docs screenshot format lock clean distclean help
+.PHONY: run extract classify test crash-test page-test airflow-test check bench translate model docs screenshot format lock clean distclean help
 
 run: $(VENV)/run.stamp ## run the main job, jobs/poems.jsonl, on the default model
 	$(AOBATCH) run jobs/poems.jsonl
@@ -23,6 +23,14 @@ run: $(VENV)/run.stamp ## run the main job, jobs/poems.jsonl, on the default mod
 
 translate: $(VENV)/run.stamp ## translate the sentences of jobs/translate.jsonl
 	$(AOBATCH) run jobs/translate.jsonl
+
+extract: $(VENV)/run.stamp ## read names, dates and amounts out of texts, as JSON of a schema
+	$(AOBATCH) run jobs/extract.jsonl --default response_format=@jobs/extract.schema.json
+	@python3 jobs/library/accuracy.py jobs/extract.jsonl jobs/extract.out.jsonl
+
+classify: $(VENV)/run.stamp ## tell good reviews from bad ones, in one word
+	$(AOBATCH) run jobs/classify.jsonl
+	@python3 jobs/library/accuracy.py jobs/classify.jsonl jobs/classify.out.jsonl
 
 bench: $(VENV)/run.stamp ## measure tokens a second on this machine
 	$(AOBATCH) bench

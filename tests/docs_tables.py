@@ -183,7 +183,7 @@ def reference() -> str:
 def _default(value: object) -> str:
     if value is msgspec.NODEFAULT:
         return "required"
-    if value is None or value == ():
+    if value in {None, (), msgspec.UNSET}:
         return "none"
     return f"`{str(value).lower()}`"
 

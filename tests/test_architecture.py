@@ -24,6 +24,7 @@ HOMES = {
     "onnx_ir": ("models", "runners", "bench"),
     "google": ("models",),
     "gguf": ("models",),
+    "llguidance": ("shapes",),
     "safetensors": ("models",),
     "tokenizers": ("models",),
     "huggingface_hub": ("models",),

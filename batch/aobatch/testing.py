@@ -34,6 +34,7 @@ class ByteTokenizer:
     """A vocabulary of the 256 bytes and an end token."""
 
     token_bytes: Sequence[bytes] = (*(bytes([value]) for value in range(256)), b"<end>")
+    special_token_ids: Sequence[int] = (END_TOKEN,)
 
     def encode(self, text: str) -> TokenIds:
         """Split a text into its bytes, whose values are their ids, [N]."""

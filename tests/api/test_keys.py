@@ -16,7 +16,7 @@ OTHER_VALUES: dict[str, object] = {
     "top_p": 0.5, "n": 2, "stream": True, "logprobs": 0, "echo": True, "stop": ["b", "a"],
     "presence_penalty": 1, "frequency_penalty": 1, "best_of": 2, "logit_bias": {"1": 2},
     "user": "u", "seed": 0, "top_k": 1, "min_p": 0.5, "repetition_penalty": 2, "min_tokens": 1,
-    "ignore_eos": True, "stop_token_ids": [1],
+    "ignore_eos": True, "stop_token_ids": [1], "guided_regex": "a",
 }  # fmt: skip
 
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
+from msgspec import UNSET
 
-from aobatch.api.body import PARAMETERS, CompletionBody
+from aobatch.api.body import PARAMETERS, SHAPES, CompletionBody
 from aobatch.api.errors import ErrorObject
 
 Accept = Callable[[dict[str, object]], CompletionBody]
@@ -46,7 +47,7 @@ DEFAULTS = {
     "top_p": 1.0, "n": 1, "stream": False, "include_usage": False, "logprobs": None, "echo": False,
     "stop": (), "presence_penalty": 0.0, "frequency_penalty": 0.0, "best_of": 1, "logit_bias": (),
     "user": None, "seed": None, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0,
-    "min_tokens": 0, "ignore_eos": False, "stop_token_ids": (),
+    "min_tokens": 0, "ignore_eos": False, "stop_token_ids": (), "shape": UNSET,
 }  # fmt: skip
 NUMBERS = INTEGERS | DECIMALS
 WRONG_TYPES = [
@@ -64,7 +65,7 @@ WRONG_TYPES = [
 
 def test_every_parameter_is_tested() -> None:
     """The lists of this file and the table name the same parameters."""
-    assert sorted(PARAMETERS) == sorted([*NUMBERS, *BOOLEANS, *TEXTS, *CONTAINERS])
+    assert sorted(PARAMETERS) == sorted([*NUMBERS, *BOOLEANS, *TEXTS, *CONTAINERS, *SHAPES])
 
 
 def test_every_parameter_is_described() -> None:

@@ -1,6 +1,7 @@
 """The body of a completion request: its parameters, each with its bounds and its sentence.
 
-Adding a parameter is adding a field to CompletionBody and a row to PARAMETERS.
+Adding a parameter is adding a field to CompletionBody and a row to PARAMETERS; several may say the
+same thing, and then have one field.
 """
 
 from collections.abc import Mapping
@@ -22,6 +23,14 @@ from aobatch.api.kinds import (
     Text,
     Texts,
     TokenIdList,
+)
+from aobatch.api.shapes import (
+    Choices,
+    JsonSchema,
+    MaybeShape,
+    ResponseFormat,
+    ShapeText,
+    StructuredOutputs,
 )
 from aobatch.sampling.params import GREEDY_BELOW, SamplingParams
 
@@ -56,6 +65,13 @@ class CompletionBody(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     min_tokens: int = 0
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
+    shape: MaybeShape = msgspec.UNSET
+
+    def said(self) -> "CompletionBody":
+        """Leave only what a request says, not which of several names it says it by."""
+        if self.shape is msgspec.UNSET:
+            return self
+        return msgspec.structs.replace(self, shape=msgspec.structs.replace(self.shape, name=""))
 
     def decision(self) -> "CompletionBody | None":
         """Leave only what decides the result; None if the request's own random draws do too.
@@ -124,14 +140,32 @@ _ROWS: dict[str, tuple[Kind, str]] = {
     "min_tokens": (Integer(0, INT32_MAX), "No end token before that many; at most max_tokens."),
     "ignore_eos": (Boolean(), "Go on after the model's end-of-text token."),
     "stop_token_ids": (TokenIdList(0, 64), "Tokens that end the completion as its end does."),
+    "response_format": (ResponseFormat(), "Answer with JSON, or with JSON of a schema."),
+    "structured_outputs": (
+        StructuredOutputs(),
+        "Answer with JSON of a schema, a match of a regular expression, one of some strings, or a "
+        "sentence of a grammar.",
+    ),
+    "guided_json": (JsonSchema(), "The same as the field json of structured_outputs."),
+    "guided_regex": (ShapeText("regex"), "The same as its field regex."),
+    "guided_choice": (Choices(), "The same as its field choice."),
+    "guided_grammar": (ShapeText("grammar"), "The same as its field grammar."),
 }
+
+SHAPES: Final = tuple(name for name in _ROWS if name.startswith(("response_", "struct", "guided_")))
+"""The parameters that give answers a shape, of which a request has one at most."""
+
+_FIELDS: Final = {"prompt": "prompts", "stream_options": "include_usage"} | dict.fromkeys(
+    SHAPES, "shape"
+)
+"""The fields of parameters that are called otherwise."""
+
+_DEFAULTS = {field.name: field.default for field in msgspec.structs.fields(CompletionBody)}
 
 PARAMETERS: Final[Mapping[str, Parameter]] = MappingProxyType(
     {
-        name: Parameter(name, field.name, kind, field.default, doc)
-        for field, (name, (kind, doc)) in zip(
-            msgspec.structs.fields(CompletionBody), _ROWS.items(), strict=True
-        )
+        name: Parameter(name, field := _FIELDS.get(name, name), kind, _DEFAULTS[field], doc)
+        for name, (kind, doc) in _ROWS.items()
     }
 )
-"""Every parameter by its name, in the documented order, which is that of the body's fields."""
+"""Every parameter by its name, in the documented order."""

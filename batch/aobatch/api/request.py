@@ -238,7 +238,7 @@ class KeyMaker:
 
     def make_key(self, custom_id: str | None, body: CompletionBody) -> str:
         """Hash what a request says and its number among the equal ones, 32 hexadecimal digits."""
-        message = self._encoder.encode((custom_id, body))
+        message = self._encoder.encode((custom_id, body.said()))
         digest = blake2b(message, digest_size=16, person=b"aobatch-request")
         value, occurrence = int.from_bytes(digest.digest()[:8]), 0
         # A custom_id stands in a job once, so that only requests without one can be equal.

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from msgspec import UNSET
+
 from aobatch.api import errors
-from aobatch.api.body import PARAMETERS, CompletionBody
+from aobatch.api.body import PARAMETERS, SHAPES, CompletionBody
 from aobatch.api.chat import (
     CHAT_PARAMETERS,
     COMPLETIONS_ONLY,
@@ -16,6 +18,7 @@ from aobatch.api.chat import (
 )
 from aobatch.api.json_line import is_unicode
 from aobatch.api.kinds import Integer, Kind, Prompts, StreamOptions, check_range
+from aobatch.api.shapes import ResponseFormat, StructuredOutputs
 
 IGNORED = frozenset({"metadata", "service_tier", "store"})
 """Parameters of the OpenAI API that are accepted and change nothing."""
@@ -59,6 +62,8 @@ class BodyValidator:
             "logprobs": Integer(0, limits.max_logprobs),
             "prompt": Prompts(limits.max_prompts),
             "stream_options": StreamOptions(ignores_unknown),
+            "response_format": ResponseFormat(ignores_unknown),
+            "structured_outputs": StructuredOutputs(ignores_unknown),
         }
         self._kinds = {p.name: (p.field, moved.get(p.name, p.kind)) for p in PARAMETERS.values()}
         self._chat_kinds = {
@@ -82,7 +87,7 @@ class BodyValidator:
     def validate(self, fields: Mapping[str, object]) -> CompletionBody:
         """Check a body; RequestError names the first thing that is wrong."""
         if self._overrides:
-            fields = {**fields, **self._overrides}
+            fields = _overridden(fields, self._overrides)
         if not self._ignores_unknown:
             _check_names(fields)
         required = "prompt"
@@ -111,7 +116,12 @@ class BodyValidator:
             # Null says as little as leaving it out, except that a null prompt is a prompt.
             if name in kinds and (value is not None or name == "prompt"):
                 field, kind = kinds[name]
-                values[field] = kind(name, value)
+                found = kind(name, value)
+                if field != "shape" or not values.get(field):
+                    values[field] = found
+                elif found:
+                    reason = "the request has another one of the parameters that shape an answer."
+                    raise errors.invalid_value(reason, name)
                 given.add(name)
         return values, given
 
@@ -120,6 +130,15 @@ def _of_chats(values: Mapping[str, Any]) -> dict[str, Any]:
     """Leave those defaults of a job that mean something for chats."""
     others = {PARAMETERS[name].field for name in COMPLETIONS_ONLY}
     return {field: value for field, value in values.items() if field not in others}
+
+
+def _overridden(
+    fields: Mapping[str, object], overrides: Mapping[str, object]
+) -> Mapping[str, object]:
+    """Let overrides replace fields, and a shape any other one."""
+    if not overrides.keys().isdisjoint(SHAPES):
+        fields = {name: value for name, value in fields.items() if name not in SHAPES}
+    return {**fields, **overrides}
 
 
 def _check_names(fields: Mapping[str, object]) -> None:
@@ -141,4 +160,9 @@ def _assemble(values: dict[str, Any], given: Collection[str]) -> CompletionBody:
         reason = "it is only allowed when 'stream' is true."
         raise errors.invalid_value(reason, "stream_options")
     check_range("min_tokens", body.min_tokens, (0, body.max_tokens), "integer")
+    if body.shape is not UNSET:
+        for name in ("suffix", "min_tokens", "ignore_eos"):
+            if getattr(body, name):
+                reason = "it does not go together with a shape of the answer."
+                raise errors.invalid_value(reason, name)
     return body

@@ -5,21 +5,23 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from aobatch.api.body import PARAMETERS, Parameter
+from aobatch.api.body import PARAMETERS, SHAPES, Parameter
 from aobatch.api.kinds import Boolean
 from aobatch.api.request import FailedLine, Limits, Parser
 from aobatch.api.response import ChatChoice, ChatCompletion, Completion, Origin, response_of
+from aobatch.api.shapes import ShapeText
 from aobatch.cli.command import command, exit_codes
 from aobatch.cli.console import say, show, show_json
 from aobatch.cli.ending import interruptible
 from aobatch.cli.models import usable_model
 from aobatch.cli.options import RunnerOptions, option, options
-from aobatch.cli.values import Kind, model_names, read_json
+from aobatch.cli.values import Kind, model_names, read_file, read_json, read_value
 from aobatch.engine.streaming import Listener
 from aobatch.errors import JobError, ModelError, UsageError
 from aobatch.executors import Backend, ModelIdentity
@@ -57,6 +59,19 @@ class CompleteOptions(RunnerOptions):
         None, "A system message ahead of the chat; only with --chat.", metavar="TEXT"
     )
     as_json: bool = option(False, "Print the whole response object.", "--json")
+    json_schema: Path | None = option(None, "Answer with JSON of the schema in a file.")
+    regex: str | None = option(None, "Answer with a match of a regular expression.")
+    choice: str | None = option(None, "Answer with one of some words.", metavar="A,B...")
+
+    def shape(self) -> dict[str, object]:
+        """Give the field that says which shape the answer is to have, if any."""
+        parts = {
+            "json": self.json_schema and read_file(self.json_schema),
+            "regex": self.regex,
+            "choice": self.choice and self.choice.split(","),
+        }
+        given = {name: part for name, part in parts.items() if part is not None}
+        return {"structured_outputs": given} if given else {}
 
 
 @command(CompleteOptions, exit_codes({0: "the answer is printed"}, 69, 130, 143))
@@ -68,6 +83,7 @@ def complete(options: CompleteOptions, **parameters: object) -> None:
       aobatch complete "Once upon a time" --max-tokens 60 --stream
       aobatch complete "2 + 2 =" --temperature 0 --stop '["\n"]' --json
       aobatch complete - --n 3 < prompt.txt
+      aobatch complete "Is the sea blue?" --choice " yes, no"
     """
     from aobatch.cli.progress import stage_progress
     from aobatch.engine.config import EngineConfig
@@ -76,7 +92,8 @@ def complete(options: CompleteOptions, **parameters: object) -> None:
     if options.system is not None and not options.chat:
         message = "--system is for chats; add --chat"
         raise UsageError(message)
-    body = body_of(options, {name: v for name, v in parameters.items() if v is not None})
+    given = {name: value for name, value in parameters.items() if value is not None}
+    body = body_of(options, given | options.shape())
     with interruptible(), stage_progress(is_quiet=False) as stages:
         size = default_kv_cache_bytes()
         config = EngineConfig(num_lanes=1, kv_cache_bytes=size, chat_format=options.chat_format)
@@ -137,6 +154,8 @@ def _option_of(parameter: Parameter) -> click.Option:
         text = f"{text}  [default: {parameter.default}]"
 
     def read(value: object) -> object:
+        if isinstance(value, str) and parameter.name in SHAPES:
+            return read_value(value, str if isinstance(parameter.kind, ShapeText) else read_json)
         if not isinstance(value, str) or (is_text and not value.startswith("[")):
             return value
         return read_json(value)

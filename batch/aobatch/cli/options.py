@@ -309,10 +309,14 @@ class RequestOptions(Options):
         None, "The model of lines that name none.", "-m", metavar="NAME", shell_complete=model_names
     )
     default: tuple[tuple[str, object], ...] = option(
-        (), "A body field for lines that leave it out, as JSON; may be repeated.", type=FIELD
+        (),
+        "A body field for lines that leave it out, as JSON, or @FILE; may be repeated.",
+        type=FIELD,
     )
     override: tuple[tuple[str, object], ...] = option(
-        (), "A body field that replaces that of every line, as JSON; may be repeated.", type=FIELD
+        (),
+        "A body field that replaces that of every line, as JSON, or @FILE; may be repeated.",
+        type=FIELD,
     )
     template: str | None = option(
         None,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from aobatch.errors import UsageError
+
 if TYPE_CHECKING:
     from aobatch.formats.remote import Location
 
@@ -77,11 +79,34 @@ def _pair(value: object) -> tuple[str, str]:
 
 def _field(value: object) -> tuple[str, object]:
     if isinstance(value, tuple):  # from a settings file
-        return value
+        name, given = value
+        return name, read_value(given, str) if isinstance(given, str) else given
     name, equals, text = str(value).partition("=")
     if not name or not equals:
         raise ValueError
-    return name, read_json(text)
+    return name, read_value(text, read_json)
+
+
+def read_value(text: str, read: Callable[[str], object]) -> object:
+    """Read a value, or for @FILE what the file holds, as JSON or else as text; @@ is one @.
+
+    UsageError if the file cannot be read.
+    """
+    if not text.startswith("@") or text == "@":
+        return read(text)
+    return read(text[1:]) if text.startswith("@@") else read_file(Path(text[1:]))
+
+
+def read_file(path: Path) -> object:
+    """Read a file of JSON, or of a text without the end of its last line; UsageError if neither."""
+    try:
+        return read_json(path.read_text(encoding="utf-8").removesuffix("\n"))
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror}; @FILE stands for what a file holds"
+        raise UsageError(message) from error
+    except UnicodeDecodeError as error:
+        message = f"{path} is not UTF-8: byte {error.start + 1} cannot be decoded"
+        raise UsageError(message) from error
 
 
 def read_json(text: str) -> object:
@@ -143,4 +168,4 @@ ALLOWANCE = Kind("allowance", str, toml=(int, str))
 CHAT_FORMAT = Kind("format", _chat_format)
 COLUMN = Kind("field=name", _pair, "{!r} is not FIELD=NAME, such as prompt=text")
 FIELD = Kind("name=value", _field, "{!r} is not NAME=VALUE, such as temperature=0.2", (dict,))
-"""A field of bodies and its value, JSON or text."""
+"""A field of bodies and its value, JSON or text, perhaps out of a file."""

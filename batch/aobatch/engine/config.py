@@ -64,6 +64,8 @@ class EngineStatistics:
     """Prompts whose suffix the model read by its infill tokens."""
     suffixes_resampled: int = 0
     """Prompts whose suffix chose among candidates, the model having no infill tokens."""
+    requests_shaped: int = 0
+    """Requests that asked for answers of a shape."""
 
     def add(self, other: "EngineStatistics") -> None:
         """Add what another lane counted."""

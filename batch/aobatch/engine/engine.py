@@ -283,6 +283,7 @@ class OpenRequests:
 
     def admit(self, request: Request) -> RequestState | None:
         """Prepare a request; None if it needs no computation or shares an equal one's."""
+        self.statistics.requests_shaped += bool(request.body.shape)
         known = self.coalescer.find(request)
         if known or self.coalescer.join(request):
             self.statistics.requests_shared += 1

@@ -99,7 +99,8 @@ class Lane:
         statistics.sampled_tokens += len(placed)
         for group in [group for group in self._last_logits if group.is_started]:
             del self._last_logits[group]
-        self._finish(self._intake.take_in(self.sampler.sample(logits, first), first))
+        sampled = self.sampler.sample(logits, first, self._intake.masks(first))
+        self._finish(self._intake.take_in(sampled, first))
 
     def _place(self, groups: list[SequenceGroup], first: int) -> list[Placement]:
         """Assign slots to prompts, sharing what they have in common if bits do not depend on it."""
@@ -155,7 +156,7 @@ class Lane:
         logits = self.runner.decode(slots.last_token, slots.cached)
         decoded = time.perf_counter()
         slots.advance()
-        sampled = self.sampler.sample(logits)
+        sampled = self.sampler.sample(logits, masks=self._intake.masks(0))
         statistics.decode_seconds += decoded - started
         statistics.sample_seconds += time.perf_counter() - decoded
         statistics.decode_steps += 1

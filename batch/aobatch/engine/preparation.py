@@ -16,6 +16,7 @@ from aobatch.engine.sequence import RequestState, SequenceGroup
 from aobatch.errors import RequestError
 from aobatch.models.chat import FORMATS, UNKNOWN, ChatFormat, format_of_vocabulary
 from aobatch.models.tokenizer import Tokenizer
+from aobatch.shapes.matching import Matcher, ShapeCompiler
 
 MIN_CANDIDATES = 8
 """Fewer candidates leave nothing to choose from."""
@@ -69,9 +70,11 @@ class Preparation:
     clamp_max_tokens: bool = field(kw_only=True)
     longest_token: int = field(init=False)
     """In bytes; a text of more characters than the context times that cannot fit."""
+    shapes: ShapeCompiler = field(init=False)
 
     def __post_init__(self) -> None:
         self.longest_token = max(map(len, self.tokenizer.token_bytes), default=1)
+        self.shapes = ShapeCompiler(self.tokenizer, self.limits.eos_token_ids)
 
     def prepare(self, request: Request) -> RequestState:
         """Tokenise all prompts; a request that the model cannot take gets its error set."""
@@ -79,7 +82,9 @@ class Preparation:
         try:
             self._check_range([token_id for token_id, _ in body.logit_bias], "logit_bias")
             self._check_range(body.stop_token_ids, "stop_token_ids")
-            state.groups = [self._group(state, index) for index in range(len(body.prompts))]
+            matcher = self.shapes.compile(body.shape) if body.shape else None
+            indices = range(len(body.prompts))
+            state.groups = [self._group(state, index, matcher) for index in indices]
         except RequestError as error:
             state.error = error
         for group in state.groups:
@@ -89,7 +94,7 @@ class Preparation:
         state.num_open = sum(group.num_sequences for group in state.groups_to_compute)
         return state
 
-    def _group(self, state: RequestState, index: int) -> SequenceGroup:
+    def _group(self, state: RequestState, index: int, matcher: Matcher | None) -> SequenceGroup:
         body = state.request.body
         prompt = body.prompts[index]
         text, token_ids, num_added = self._tokenise(prompt)
@@ -125,6 +130,7 @@ class Preparation:
             num_sequences=1 if params.is_greedy else num_drawn,
             suffix_token_ids=suffix,
             num_echoed=num_echoed,
+            matcher=matcher,
         )
 
     @cached_property

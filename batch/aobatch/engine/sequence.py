@@ -12,6 +12,7 @@ from aobatch.engine.detokenizer import Detokenizer
 from aobatch.errors import RequestError
 from aobatch.sampling.logprobs import Scores
 from aobatch.sampling.params import SamplingParams
+from aobatch.shapes.matching import Matcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,8 @@ class SequenceGroup:
     """What the candidates are ranked by; empty if there is no suffix, or infill tokens hold it."""
     num_echoed: int
     """Tokens of the prompt text, behind the added ones."""
+    matcher: Matcher | None = None
+    """Of the shape that each answer is to have, at its beginning."""
     sequences: "list[Sequence]" = field(default_factory=list)
     """Those that were started, by candidate."""
     prompt_scores: list[Scores] = field(default_factory=list)
@@ -157,7 +160,8 @@ class SequenceGroup:
         """Begin the next candidate."""
         stop = self.body.stop
         watcher = StopWatcher(stop, self.params.min_tokens) if stop else None
-        sequence = Sequence(self, len(self.sequences), watcher)
+        matcher = self.matcher.deep_copy() if self.matcher and self.max_tokens else None
+        sequence = Sequence(self, len(self.sequences), watcher, matcher)
         self.sequences.append(sequence)
         return sequence
 
@@ -170,6 +174,8 @@ class Sequence:
     candidate: int
     watcher: StopWatcher | None
     """Looks for stop strings; None if there are none."""
+    matcher: Matcher | None = None
+    """Holds it to the shape of the answer; None if it is free, or has finished."""
     tops: list[tuple[TokenIds, Floats]] = field(default_factory=list)
     """The most probable ids and their logprobs, a pair for each token, where they are asked for."""
     token_ids: TokenIds = field(default_factory=lambda: np.empty(0, np.int64))

@@ -12,7 +12,9 @@ from aobatch.engine.choices import NO_TOP
 from aobatch.engine.sequence import Sequence
 from aobatch.engine.streaming import ChoiceStream, Listener
 from aobatch.models.tokenizer import Tokenizer
+from aobatch.sampling.processors import Masks
 from aobatch.sampling.sampler import Sampled
+from aobatch.shapes.matching import Masker, Matcher, failure, unusable
 
 SLOT = np.dtype(
     [
@@ -22,6 +24,7 @@ SLOT = np.dtype(
         ("num_tokens_at_most", np.int64),
         ("last_token", np.int64),
         ("is_watched", np.bool_),
+        ("is_shaped", np.bool_),
     ]
 )
 """Tokens in the cache, and sampled so far; how many of either it must have room for."""
@@ -59,7 +62,8 @@ class Slots:
         slot, group = len(self), sequence.group
         self._make_room(slot + 1, max(1, group.max_tokens))
         num_cached, num_at_most = len(group.prompt_token_ids), group.num_tokens_at_most
-        self._table[slot] = num_cached, 0, group.max_tokens, num_at_most, 0, sequence.is_watched
+        flags = sequence.is_watched, sequence.matcher is not None
+        self._table[slot] = num_cached, 0, group.max_tokens, num_at_most, 0, *flags
         self.sequences.append(sequence)
 
     def append(self, sampled: Sampled, first: int) -> TokenIds:
@@ -79,6 +83,12 @@ class Slots:
         """Find the slots from `first` on whose tokens must be looked at."""
         return first + np.flatnonzero(self._table["is_watched"][first : len(self)])
 
+    def shaped(self, first: int) -> tuple[TokenIds, list[Matcher]]:
+        """Find the slots from `first` on whose answers have a shape, [M], and their matchers."""
+        slots = first + np.flatnonzero(self._table["is_shaped"][first : len(self)])
+        matchers = [self.sequences[slot].matcher for slot in slots.tolist()]
+        return slots, [matcher for matcher in matchers if matcher is not None]
+
     def keeps_tokens(self, slot: int) -> bool:
         """Say whether the slot is there for tokens, and not for its prompt's scores alone."""
         return bool(self._table["max_tokens"][slot])
@@ -89,6 +99,7 @@ class Slots:
         count = min(row["generated"], row["max_tokens"])
         sequence.token_ids = self._token_ids[slot, :count].copy()
         sequence.logprobs = self._logprobs[slot, :count].copy()
+        sequence.matcher = None
 
     def remove(self, slot: int) -> int | None:
         """Free a slot; return the slot whose sequence now lives there, None if it was the last."""
@@ -121,6 +132,10 @@ class Intake:
     end_token_ids: TokenIds
     listener: Listener
     streams: dict[Sequence, ChoiceStream] = field(default_factory=dict)
+    masker: Masker = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.masker = Masker(len(self.tokenizer.token_bytes))
 
     def open(self, sequence: Sequence) -> None:
         """Begin to listen to a sequence, if it is to be streamed."""
@@ -135,11 +150,20 @@ class Intake:
         if stream and not sequence.group.state.is_cancelled:
             stream.finish()
 
+    def masks(self, first: int) -> Masks | None:
+        """Say how the answers of shapes may go on, in the slots from `first` on."""
+        slots, matchers = self.slots.shaped(first)
+        return Masks(slots - first, self.masker.allowed(matchers)) if matchers else None
+
     def take_in(self, sampled: Sampled, first: int) -> list[int]:
         """Note a sampled token of each slot from `first` on; give the slots that are finished."""
         slots = self.slots
         reasons = dict.fromkeys(slots.append(sampled, first).tolist(), "length")
-        stopped = [*self._ended(sampled.token_ids, first), *self._watch(sampled, first)]
+        stopped = [
+            *self._ended(sampled.token_ids, first),
+            *self._watch(sampled, first),
+            *self._complete(sampled.token_ids, first),
+        ]
         reasons |= dict.fromkeys((s for s in stopped if slots.keeps_tokens(s)), "stop")
         for slot in (first + np.flatnonzero(~sampled.is_finite)).tolist():
             slots.sequences[slot].group.state.error = errors.numerical_error()
@@ -155,6 +179,19 @@ class Intake:
             sequence, token_id = self.slots.sequences[slot], int(token_ids[slot - first])
             if token_id in sequence.group.params.end_token_ids and self.slots.keeps_tokens(slot):
                 sequence.ends_with_token = True
+                yield slot
+
+    def _complete(self, token_ids: TokenIds, first: int) -> Iterator[int]:
+        """Hold the answers of shapes to them; find the slots in which nothing may follow."""
+        slots, matchers = self.slots.shaped(first)
+        if not matchers:
+            return
+        stops = self.masker.take(matchers, token_ids[slots - first])
+        for slot, matcher, is_at_end in zip(slots.tolist(), matchers, stops, strict=True):
+            if is_at_end:
+                group = self.slots.sequences[slot].group
+                if group.body.shape and (reason := failure(matcher)):
+                    group.state.error = unusable(group.body.shape, reason)
                 yield slot
 
     def _watch(self, sampled: Sampled, first: int) -> Iterator[int]:

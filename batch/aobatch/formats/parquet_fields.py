@@ -16,7 +16,7 @@ import msgspec
 import pyarrow as pa
 from pyarrow import types
 
-from aobatch.api import errors, kinds
+from aobatch.api import errors, kinds, shapes
 from aobatch.api.body import PARAMETERS
 from aobatch.api.json_line import decode_line, decode_value
 from aobatch.api.request import ENVELOPE_FIELDS
@@ -389,6 +389,19 @@ def _object_of(name: str, cell: object) -> object:
     return pairs if len(pairs) == len(cell) else errors.duplicate_key(name)
 
 
+def _read_nested(name: str, array: pa.Array) -> Cells:
+    """Read maps and structs of any depth as objects; what is null in them is not there."""
+    return [_nested_of(value) for value in _read_values(name, array)]
+
+
+def _nested_of(value: object) -> object:
+    if isinstance(value, list) and value and isinstance(value[0], tuple):
+        value = dict(value)
+    if isinstance(value, dict):
+        return {str(key): _nested_of(part) for key, part in value.items() if part is not None}
+    return [_nested_of(part) for part in value] if isinstance(value, list) else value
+
+
 def _body_reader(fields: list[Field]) -> Reader:
     """Make a reader of structs whose children are fields."""
 
@@ -403,6 +416,10 @@ def _body_reader(fields: list[Field]) -> Reader:
 
 
 _TEXT: tuple[str, Reader, str] = ("t", _read_values, "strings")
+_NESTED: list[tuple[str, Reader, str]] = [
+    (r"<.*>|\{.*\}", _read_nested, "maps or structs"),
+    ("t", _read_json, "strings of JSON"),
+]
 _ACCEPTED: dict[object, list[tuple[str, Reader, str]]] = {
     "custom_id": [_TEXT, ("[inu]", _read_identifiers, "integers")],
     "body": [("t", _read_json, "structs, or strings of JSON")],
@@ -425,6 +442,13 @@ _ACCEPTED: dict[object, list[tuple[str, Reader, str]]] = {
     kinds.StreamOptions: [
         (r"<b>|\{[b0]+\}", _read_mappings, "structs of booleans"),
         ("t", _read_json, "strings of JSON"),
+    ],
+    shapes.ResponseFormat: _NESTED,
+    shapes.StructuredOutputs: _NESTED,
+    shapes.JsonSchema: _NESTED,
+    shapes.Choices: [
+        (r"\[[t0]\]", _read_values, "lists of strings"),
+        ("t", _read_documents, "strings of JSON"),
     ],
 }
 """The types that a field or a kind of parameter may have, with their readers and names."""

@@ -31,6 +31,11 @@ class Tokenizer(Protocol):
         """The bytes that each token id stands for; a special token stands for its name."""
         ...
 
+    @property
+    def special_token_ids(self) -> Sequence[int]:
+        """The tokens that say something to the model and stand for no text."""
+        ...
+
     def encode(self, text: str) -> TokenIds:
         """Give the ids of a text, [N], without any added start token."""
         ...
@@ -65,6 +70,7 @@ class VocabularyTokenizer:
         self.token_bytes = _token_bytes(file, path, vocab_size)
         self._place = path, vocab_size
         self._part_encoder: PartEncoder | None = None
+        self.special_token_ids = [t.id for t in file.added_tokens if t.special is True]
 
     def encode(self, text: str) -> TokenIds:
         """Give the ids of a text, [N]; RequestError if the library cannot read it."""
@@ -166,6 +172,7 @@ class ReadAhead:
 
     def __init__(self, tokenizer: VocabularyTokenizer) -> None:
         self.token_bytes = tokenizer.token_bytes
+        self.special_token_ids = tokenizer.special_token_ids
         self._tokenizer = tokenizer
         self._known: Mapping[str, TokenIds] = {}
 

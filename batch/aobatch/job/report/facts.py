@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from aobatch.api.errors import ErrorObject
+from aobatch.api.errors import ErrorObject, shorten
 from aobatch.errors import InputError, InputMissingError
 from aobatch.executors import package_version
 from aobatch.job.config import JobConfig
@@ -27,6 +27,8 @@ from aobatch.job.state import StateFolder, state_path
 from aobatch.job.status import job_status, read_finished
 
 _NOT_SHOWN = {"results version", "created", "shard"}
+LONGEST_SETTING = 400
+"""More characters of a setting, such as a schema, are not shown."""
 _TEXTS = {"prompt", "suffix"}
 """Fields that hold what is completed, which stands in no report."""
 _FIELDS = {"defaults": "default", "overrides": "override"}
@@ -68,8 +70,9 @@ def shown_settings(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _plain(value: str) -> str:
-    """Write JSON of a plain string without its quotes."""
-    return value[1:-1] if value.startswith('"') and "\\" not in value else value
+    """Write JSON of a plain string without its quotes, and cut what is very long."""
+    plain = value[1:-1] if value.startswith('"') and "\\" not in value else value
+    return shorten(plain, LONGEST_SETTING)
 
 
 _RESULTS = """

@@ -1,0 +1,105 @@
+"""A shape as a grammar in llguidance's form of Lark, and what is refused before it is compiled."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, Final
+
+from llguidance import regex_to_lark
+from llguidance.gbnf_to_lark import any_to_lark
+
+from aobatch.api.shapes import Shape
+from aobatch.text import printable
+
+MAX_GRAMMAR: Final = 2**16
+"""Characters of a grammar, which is converted by a slow parser if it is in GBNF."""
+MAX_PROPERTIES: Final = 2000
+"""Of all objects of a schema: compiling takes time by their square."""
+MAX_LITERAL: Final = 8192
+"""Characters of one string that an answer may have to repeat: each step takes time by them."""
+
+_OPTIONS = '%llguidance {"no_forcing": true}\n'
+# Without it, the library would have a text tokenised where only one can follow. So the model picks
+# among all tokens that begin it, and the bytes are those of our table of tokens alone.
+
+_WRITTEN = {"item_separator": ", ?", "key_separator": ": ?", "whitespace_flexible": False}
+"""On one line, as most JSON in examples is: a model that may indent takes more tokens, or never
+stops to."""
+
+_ANNOTATIONS = frozenset({"$comment", "$id", "$schema", "description", "examples", "title"})
+
+
+class UnusableShapeError(ValueError):
+    """Why a shape cannot be compiled, as the end of a sentence."""
+
+
+def grammar_of(shape: Shape) -> str:
+    """Write the grammar; UnusableShapeError if it would cost too much or is no grammar."""
+    if shape.kind == "json":
+        return f"{_OPTIONS}start: %json {_schema(shape.text)}"
+    if shape.kind == "regex":
+        return f"{_OPTIONS}start: /{regex_to_lark(shape.text, '')}/"
+    if shape.kind == "choice":
+        choices = json.loads(shape.text)
+        _check_literals(choices)
+        literals = (json.dumps(choice, ensure_ascii=False) for choice in choices)
+        # One terminal of all costs a state where alternatives of a rule cost an item each.
+        return f"{_OPTIONS}start: CHOICE\nCHOICE: {' | '.join(literals)}"
+    return _OPTIONS + _lark(shape.text)
+
+
+def _schema(text: str) -> str:
+    schema = json.loads(text)
+    _check_literals(list(_literals(schema)))
+    num_properties = sum(len(found) for found in _property_tables(schema))
+    if num_properties > MAX_PROPERTIES:
+        message = f"it has {num_properties:,} properties, more than {MAX_PROPERTIES:,}"
+        raise UnusableShapeError(message)
+    options = {**_WRITTEN, "lenient": False, "coerce_one_of": False}
+    return json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
+
+
+def _lark(text: str) -> str:
+    if len(text) > MAX_GRAMMAR:
+        message = f"it has {len(text):,} characters, more than {MAX_GRAMMAR:,}"
+        raise UnusableShapeError(message)
+    try:
+        return str(any_to_lark(text))
+    except RecursionError as error:
+        message = "its parentheses are nested too deeply"
+        raise UnusableShapeError(message) from error
+    except Exception as error:  # the library raises all sorts, and plain ones too
+        message = f"it is neither Lark with a rule `start` nor GBNF: {error}"
+        raise UnusableShapeError(message) from error
+
+
+def _check_literals(texts: list[str]) -> None:
+    longest = max(texts, key=len, default="")
+    if len(longest) > MAX_LITERAL:
+        message = (
+            f"'{printable(longest, 24)}' has {len(longest):,} characters, more than {MAX_LITERAL:,}"
+        )
+        raise UnusableShapeError(message)
+
+
+def _nodes(schema: object) -> Iterator[dict[str, Any] | str]:
+    """Walk through the objects and strings of a schema, but those for people."""
+    waiting = [schema]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            yield node
+            waiting += [value for key, value in node.items() if key not in _ANNOTATIONS]
+        elif isinstance(node, list):
+            waiting += node
+        elif isinstance(node, str):
+            yield node
+
+
+def _literals(schema: object) -> Iterator[str]:
+    return (node for node in _nodes(schema) if isinstance(node, str))
+
+
+def _property_tables(schema: object) -> Iterator[dict[str, Any]]:
+    for node in _nodes(schema):
+        if isinstance(node, dict) and isinstance(found := node.get("properties"), dict):
+            yield found
