@@ -108,10 +108,13 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureR
 @pytest.fixture(scope="session", autouse=True)
 def _heard_signals() -> None:
     """Hear signals even where the suite itself runs in the background of a shell or under nohup."""
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number, action in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
         if signal.getsignal(number) is signal.SIG_IGN:
             # Processes that tests start inherit what is ignored, and would rightly ignore it too.
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, action)
 
 
 @pytest.fixture(scope="session")
