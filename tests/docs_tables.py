@@ -67,7 +67,12 @@ columns are data then, but for `custom_id` and those that `--column` names. With
 what a user says, `--system` ahead of it. A name that is not there ends the run before anything is
 computed; a null fails its row.
 
-A CSV or TSV output has these columns, but for the last one. A Parquet output has a row for each
+`--keep topic,year`, or `--keep all`, takes columns of the inputs along into the output, with their
+types; one that is called as an answer's own becomes `input_text`. In JSON lines they are an object,
+`input`, in CSV text; fields of JSON lines are text, or JSON, in a table. A Parquet output says in
+its metadata (`aobatch.version`, `.models`, `.settings`, `.inputs`) what made it of what.
+
+A CSV or TSV output has the columns below, but for the last one. A Parquet output has a row for each
 line of the input: `custom_id` (of the type that it has in the tables of the input, so that the two
 can be joined), `index` (counted from 0), `text` and `finish_reason` of the first choice,
 `prompt_tokens`, `completion_tokens`, `error_code`, `error_message`, and in `response` the whole

@@ -29,6 +29,7 @@ from aobatch.cli.values import (
     COLUMN,
     FIELD,
     LOCATION,
+    NAMES,
     SIZE,
     chat_formats,
     model_names,
@@ -258,6 +259,12 @@ class InputOptions(Options):
     column: tuple[tuple[str, str], ...] = option(
         (), "The column of tables that gives a field; may be repeated.", type=COLUMN
     )
+    keep: tuple[str, ...] | None = option(
+        None,
+        "Columns or fields of the inputs that go along into the output: A,B or all.",
+        metavar="NAMES",
+        type=NAMES,
+    )
     stream_format: str | None = option(
         None,
         "What standard input and output are, where IN or OUT is -. Default: jsonl.",
@@ -386,6 +393,7 @@ class JobOptions(EngineOptions, RequestOptions, LineOptions, InputOptions):
             selection=self.selection(),
             columns=columns,
             template=self.parsed_template(),
+            keep=self.keep or (),
             stream_format=self.stream_format or "jsonl",
             ignore_unknown=self.ignore_unknown,
         )

@@ -77,6 +77,14 @@ def _pair(value: object) -> tuple[str, str]:
     return name, text
 
 
+def _names(value: object) -> tuple[str, ...]:
+    given = value.split(",") if isinstance(value, str) else value
+    names = tuple(name for name in given if name) if isinstance(given, list | tuple) else ()
+    if not names:
+        raise ValueError
+    return names
+
+
 def _field(value: object) -> tuple[str, object]:
     if isinstance(value, tuple):  # from a settings file
         name, given = value
@@ -166,6 +174,8 @@ DURATION = Kind(
 """Seconds, as a plain number too."""
 ALLOWANCE = Kind("allowance", str, toml=(int, str))
 CHAT_FORMAT = Kind("format", _chat_format)
+NAMES = Kind("names", _names, "{!r} names no column", (str, list))
+"""Names with commas between them."""
 COLUMN = Kind("field=name", _pair, "{!r} is not FIELD=NAME, such as prompt=text")
 FIELD = Kind("name=value", _field, "{!r} is not NAME=VALUE, such as temperature=0.2", (dict,))
 """A field of bodies and its value, JSON or text, perhaps out of a file."""

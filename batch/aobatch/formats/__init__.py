@@ -8,6 +8,7 @@ from typing import Any, BinaryIO, Protocol, cast
 import msgspec
 
 from aobatch.errors import RequestError, UsageError
+from aobatch.formats.keep import Extras, KeptBatch
 from aobatch.formats.parquet_fields import Columns
 from aobatch.formats.remote import Location
 
@@ -45,6 +46,8 @@ class Facts(msgspec.Struct, frozen=True):
     """None if they have to be read to be counted."""
     id_type: object = None
     """The type of its column of custom_ids, None if it is text."""
+    kept: Any = None
+    """The schema of what is kept of its rows, if anything is."""
 
 
 class Format(Protocol):
@@ -63,9 +66,15 @@ class Format(Protocol):
         ...
 
     def write_records(
-        self, records: Iterable[bytes], stream: BinaryIO, path: Path, id_type: object
+        self, records: Iterable[bytes], stream: BinaryIO, path: Path, extras: Extras
     ) -> None:
         """Write output records, each one JSON text, as the name in path asks for."""
+        ...
+
+    def read_kept(
+        self, path: Location, max_line_bytes: int, columns: Columns
+    ) -> Iterator[KeptBatch]:
+        """Yield what is kept of the rows, by the numbers that `read_rows` gives them."""
         ...
 
     def read_records(self, path: Path) -> Iterator[bytes]:
@@ -85,14 +94,19 @@ def read_rows(
 
 
 def write_records(
-    records: Iterable[bytes], stream: BinaryIO, path: Path, id_type: object = None
+    records: Iterable[bytes], stream: BinaryIO, path: Path, extras: Extras | None = None
 ) -> None:
     """Write output records into a stream in the format that the name in path asks for.
 
     A table has custom_ids of the type of those that the inputs' tables have, so that it can be
     joined with them.
     """
-    find_format(path).write_records(records, stream, path, id_type)
+    find_format(path).write_records(records, stream, path, extras or Extras())
+
+
+def read_kept(path: Location, columns: Columns) -> Iterator[KeptBatch]:
+    """Yield what is kept of the rows of a file; InputError if the file itself cannot be read."""
+    return find_format(path).read_kept(path, MAX_LINE_BYTES, columns)
 
 
 def read_records(path: Path) -> Iterator[bytes]:

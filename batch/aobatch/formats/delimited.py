@@ -17,6 +17,7 @@ from aobatch.errors import InputError, RequestError, UsageError
 from aobatch.formats import Facts, Row, split_compression
 from aobatch.formats.answers import COLUMNS, CUSTOM_ID, grouped
 from aobatch.formats.compression import open_input, open_output, read_head
+from aobatch.formats.keep import Extras, KeptBatch, kept_schema, numbered
 from aobatch.formats.parquet_fields import Columns, plan_fields, read_fields
 from aobatch.formats.remote import Location, Remote, check_readable
 
@@ -43,8 +44,9 @@ def check(path: Location, columns: Columns) -> Facts:
         return Facts()
     read_head(path, HEAD_BYTES)
     with _opened(path) as rows:
-        plan_fields(_schema(_header(rows, path)), path, replace(columns, is_text=True))
-    return Facts()
+        schema = _schema(_header(rows, path))
+        plan_fields(schema, path, replace(columns, is_text=True))
+    return Facts(kept=kept_schema(schema, path, columns.keep))
 
 
 def read_rows(path: Location, max_line_bytes: int, columns: Columns) -> Iterator[Row]:
@@ -56,11 +58,7 @@ def read_rows(path: Location, max_line_bytes: int, columns: Columns) -> Iterator
         fields = plan_fields(schema, path, replace(columns, is_text=True))
         checked = _checked(rows, len(names), max_line_bytes)
         while block := list(islice(checked, BATCH_ROWS)):
-            arrays = [
-                pa.array(cells, pa.string())
-                for cells in zip(*(r.cells for r in block), strict=True)
-            ]
-            batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
+            batch = _batch(block, schema)
             for row, (values, error) in zip(block, read_fields(batch, fields), strict=True):
                 if row.error is not None:
                     values = {CUSTOM_ID: values.get(CUSTOM_ID)}
@@ -73,17 +71,31 @@ def write_records(
     records: Iterable[bytes],
     stream: BinaryIO,
     path: Path,
-    id_type: object,  # noqa: ARG001
+    extras: Extras,
 ) -> None:
     """Write a header and a row for each record; cells are written as they are."""
     with open_output(stream, path) as opened:
         text = io.TextIOWrapper(opened, "utf-8", newline="", write_through=True)
-        writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", delimiter=_delimiter(path))
-        writer.writeheader()
+        writer = csv.writer(text, delimiter=_delimiter(path))
+        kept = extras.kept
+        writer.writerow([*COLUMNS, *(f.name for f in kept.table_fields)] if kept else COLUMNS)
         for rows in grouped(records):
-            writer.writerows(rows)
+            columns = [[row[name] for row in rows] for name in COLUMNS]
+            columns += kept.texts(len(rows)) if kept else []
+            writer.writerows(zip(*columns, strict=True))
         text.flush()
         text.detach()
+
+
+def read_kept(path: Location, max_line_bytes: int, columns: Columns) -> Iterator[KeptBatch]:
+    """Yield what is kept of the rows."""
+    with _opened(path, max_line_bytes) as rows:
+        schema = _schema(_header(rows, path))
+        kept = kept_schema(schema, path, columns.keep)
+        checked = _checked(rows, len(schema.names), max_line_bytes)
+        blocks = iter(lambda: list(islice(checked, BATCH_ROWS)), [])
+        names = [] if kept is None else kept.names
+        yield from numbered(_batch(block, schema).select(names) for block in blocks)
 
 
 def read_records(path: Path) -> Iterator[bytes]:
@@ -144,6 +156,12 @@ def _header(rows: Iterator[list[str]], path: Location) -> list[str]:
         message = f"{path} has no name for its column {blank[0]}; name it in the first line"
         raise InputError(message)
     return names
+
+
+def _batch(block: list[_Cells], schema: pa.Schema) -> pa.RecordBatch:
+    cells = zip(*(row.cells for row in block), strict=True)
+    arrays = [pa.array(column, pa.string()) for column in cells]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _schema(names: list[str]) -> pa.Schema:

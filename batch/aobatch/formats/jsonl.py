@@ -6,15 +6,25 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import pyarrow as pa
 
 from aobatch.api import errors
 from aobatch.api.json_line import decode_line
 from aobatch.errors import InputError, RequestError
 from aobatch.formats import Facts, Row
 from aobatch.formats.compression import open_input, open_output, read_head
+from aobatch.formats.keep import (
+    Extras,
+    KeptBatch,
+    json_schema,
+    kept_schema,
+    row_of_json,
+    with_kept,
+)
 from aobatch.formats.parquet_fields import Columns
 from aobatch.formats.remote import Location, Remote, check_readable
 from aobatch.formats.template import Template
@@ -22,6 +32,7 @@ from aobatch.formats.template import Template
 has_columns, is_compressed_inside = False, False
 
 CHUNK_BYTES = 2**18
+KEPT_ROWS = 1024
 HEAD_BYTES = 2**16
 """So much is looked at before a job begins."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -47,17 +58,36 @@ def check(path: Location, columns: Columns) -> Facts:
             f"{path} is one JSON array; write a line for each request in it, as jq -c '.[]' does"
         )
         raise InputError(message)
-    if columns.template is not None:
-        _check_template(text, path, columns.template)
-    return Facts()
+    first = _first_of(text)
+    if columns.template is not None and first:
+        columns.template.check(first, f"the first line of {path}")
+    return Facts(kept=kept_schema(json_schema(first), path, columns.keep))
 
 
-def _check_template(text: str, path: Location, template: Template) -> None:
-    """Hold a template against the first line, if that is an object at all."""
+def _first_of(text: str) -> list[str]:
+    """Name the fields of the first line, none if that is no object."""
     with suppress(ValueError, RecursionError):
         first, _ = json.JSONDecoder().raw_decode(text)
-        if isinstance(first, dict):
-            template.check(list(first), f"the first line of {path}")
+        return list(first) if isinstance(first, dict) else []
+    return []
+
+
+def read_kept(path: Location, max_line_bytes: int, columns: Columns) -> Iterator[KeptBatch]:
+    """Yield what is kept of the lines: their fields as JSON, nothing of a line that is wrong."""
+    facts = check(path, columns)
+    schema = facts.kept if isinstance(facts.kept, pa.Schema) else json_schema([])
+    with open_input(path) as stream:
+        lines = split_lines(stream, max_line_bytes)
+        while block := list(islice(lines, KEPT_ROWS)):
+            rows = [row_of_json(_fields_of(line), schema.names) for _, line in block]
+            batch = pa.RecordBatch.from_pylist(rows, schema=schema)
+            yield KeptBatch([number for number, _ in block], batch)
+
+
+def _fields_of(line: bytes | None) -> dict[str, Any]:
+    with suppress(RequestError):
+        return {} if line is None else decode_line(line).fields
+    return {}
 
 
 def _is_array(text: str, *, is_cut: bool) -> bool:
@@ -121,11 +151,11 @@ def write_records(
     records: Iterable[bytes],
     stream: BinaryIO,
     path: Path,
-    id_type: object,  # noqa: ARG001 - a Format's signature
+    extras: Extras,
 ) -> None:
     """Write each record and a line feed."""
     with open_output(stream, path) as lines:
-        for record in records:
+        for record in with_kept(records, extras.kept):
             lines.write(record + b"\n")
 
 

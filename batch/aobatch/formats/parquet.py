@@ -16,6 +16,7 @@ from aobatch.errors import InputError
 from aobatch.formats import Facts, Row
 from aobatch.formats.answers import CUSTOM_ID, GROUP_ROWS, RESPONSE, grouped
 from aobatch.formats.compression import check_input
+from aobatch.formats.keep import Extras, KeptBatch, kept_schema, numbered
 from aobatch.formats.parquet_fields import Columns, id_type_of, plan_fields, read_fields
 from aobatch.formats.remote import Location, Remote, open_places
 
@@ -52,7 +53,7 @@ def check(path: Location, columns: Columns) -> Facts:
         num_rows = sum(int(group.num_rows) for group in groups)
         column = next((field.columns for field in fields if field.name == CUSTOM_ID), ())
         id_type = id_type_of(file.schema_arrow.field(column[0]).type) if column else None
-        return Facts(num_rows, id_type)
+        return Facts(num_rows, id_type, kept_schema(file.schema_arrow, path, columns.keep))
 
 
 def read_rows(path: Location, max_line_bytes: int, columns: Columns) -> Iterator[Row]:
@@ -69,6 +70,17 @@ def read_rows(path: Location, max_line_bytes: int, columns: Columns) -> Iterator
                     error = errors.line_too_long("row", max_line_bytes)
                     values = {CUSTOM_ID: values.get(CUSTOM_ID)}
                 yield Row(number, b"", error, values)
+
+
+def read_kept(
+    path: Location,
+    max_line_bytes: int,  # noqa: ARG001 - a Format's signature
+    columns: Columns,
+) -> Iterator[KeptBatch]:
+    """Yield what is kept of the rows."""
+    with _opened(path) as file:
+        schema = kept_schema(file.schema_arrow, path, columns.keep)
+        yield from numbered(_read_batches(file, [] if schema is None else schema.names))
 
 
 def read_records(path: Path) -> Iterator[bytes]:
@@ -89,19 +101,23 @@ def write_records(
     records: Iterable[bytes],
     stream: BinaryIO,
     path: Path,  # noqa: ARG001 - a Format's signature
-    id_type: object,
+    extras: Extras,
 ) -> None:
     """Write a row for each record, in row groups of some megabytes."""
+    id_type, kept = extras.id_type, extras.kept
     is_typed = isinstance(id_type, pa.DataType)
     schema = SCHEMA.set(0, pa.field(CUSTOM_ID, id_type)) if is_typed else SCHEMA
+    own = schema
+    schema = pa.schema([*schema, *(kept.table_fields if kept else ())], extras.metadata)
     with pq.ParquetWriter(
         pa.PythonFile(stream, "w"), schema, compression="zstd", use_dictionary=_REPEATED
     ) as writer:
         for rows in grouped(records):
             batch = pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
             if is_typed:
-                batch = batch.set_column(0, schema.field(0), _typed(batch.column(0), id_type))
-            writer.write_batch(batch, row_group_size=GROUP_ROWS)
+                batch = batch.set_column(0, own.field(0), _typed(batch.column(0), id_type))
+            columns = [*batch.columns, *(kept.columns(len(rows)) if kept else ())]
+            writer.write_table(pa.table(columns, schema=schema), row_group_size=GROUP_ROWS)
 
 
 def _typed(ids: pa.Array, id_type: pa.DataType) -> pa.Array:

@@ -50,6 +50,8 @@ class Columns:
     """Columns that the folders of a file stand for, with their one value."""
     template: Template | None = None
     """What writes prompts of columns; then columns are data, but for those that are named."""
+    keep: tuple[str, ...] = ()
+    """Columns that go along into the output."""
     is_text: bool = False
     """Whether all cells are text, as in CSV, so that what is no text is read as JSON."""
 

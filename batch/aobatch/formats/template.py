@@ -53,7 +53,7 @@ class Template:
                 what = "is null" if name in values else "is missing"
                 reason = f"'{printable(name)}', which the template needs, {what}."
                 raise errors.invalid_value(reason, self.field)
-            text += _text_of(values[name]) + literal
+            text += text_of(values[name]) + literal
         if not self.is_chat:
             return text
         messages = [] if self.system is None else [{"role": "system", "content": self.system}]
@@ -94,7 +94,7 @@ def parse_template(text: str, *, is_chat: bool = False, system: str | None = Non
     return Template(text, tuple(literals), tuple(names), is_chat, system)
 
 
-def _text_of(value: object) -> str:
+def text_of(value: object) -> str:
     """Write a value as people do: text as it is, what JSON knows as JSON, dates as ISO 8601."""
     if isinstance(value, str):
         return value

@@ -157,6 +157,8 @@ class JobConfig:
     """The columns of tables that give fields of other names."""
     template: Template | None = None
     """What writes the prompts of rows that are data."""
+    keep: tuple[str, ...] = ()
+    """Columns of the inputs that go along into the output; `all` is every one."""
     ignore_unknown: bool = False
     is_restart: bool = False
     """Discard the results of an earlier run instead of going on from them."""
@@ -187,6 +189,7 @@ class JobConfig:
             self.ignore_unknown,
             frozenset(self.defaults),
             template=self.template,
+            keep=self.keep,
         )
 
 

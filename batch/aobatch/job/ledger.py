@@ -221,6 +221,13 @@ class Ledger:
         with reading(self._path) as connection:
             yield from map(Answer._make, connection.execute(_ANSWERS, (are_failures,)))
 
+    def numbers(self, *, are_failures: bool = False) -> Iterator[int]:
+        """Yield the numbers of the lines in their order, or of those alone that failed."""
+        self.commit()
+        with reading(self._path) as connection:
+            for row in connection.execute(_ANSWERS, (are_failures,)):
+                yield row[0]
+
     def prune(self) -> None:
         """Discard the results of lines that are no longer there."""
         if len(self) > int(self._rows("SELECT count(key) FROM lines")[0][0]):

@@ -11,6 +11,7 @@ from aobatch.errors import InputError, InputMissingError, UsageError
 from aobatch.executors import Statistics
 from aobatch.files import replacing, storage_error
 from aobatch.formats import find_format, read_records, write_records
+from aobatch.formats.keep import Extras
 from aobatch.job.config import JobConfig, Shard
 from aobatch.job.events import stream_folder
 from aobatch.job.ledger import reading
@@ -131,7 +132,7 @@ def _publish(shards: Sequence[ShardOutput], output: Path, prices: Prices | None)
     types = [find_format(path).output_id_type(path) for path in paths]
     id_type = types[0] if all(found == types[0] for found in types) else None
     with replacing(output) as stream:
-        write_records(_in_order(paths), stream, output, id_type)
+        write_records(_in_order(paths), stream, output, Extras(id_type))
         for shard in shards:
             _copy_events(stream_folder(shard.path), stream_folder(output))
         write_report(report, output)

@@ -19,13 +19,15 @@ from aobatch.errors import (
     UsageError,
     unwritable_output,
 )
+from aobatch.executors import package_version
 from aobatch.files import check_creatable, replacing, write_whole
 from aobatch.formats import remote, write_records
+from aobatch.formats.keep import Extras
 from aobatch.formats.remote import Remote
 from aobatch.job.config import STREAM, JobConfig
 from aobatch.job.context import Job
 from aobatch.job.ledger import Answer
-from aobatch.job.report.facts import finished_report
+from aobatch.job.report.facts import finished_report, shown_settings
 from aobatch.job.report.usage import UsageReport, UsageTally
 from aobatch.job.source import digest_file
 from aobatch.job.state import StateFolder
@@ -97,7 +99,7 @@ def publish(job: Job) -> UsageReport:
         _write_failed_lines(job)
         return finished_report(job, tally)
     with replacing(output) as stream:
-        write_records(lines, stream, output, job.source.id_type)
+        write_records(lines, stream, output, _extras(job))
         report = finished_report(job, tally)
         # Before the output, so that the output is the newest file, as make wants it.
         _write_failed_lines(job)
@@ -107,6 +109,24 @@ def publish(job: Job) -> UsageReport:
         # Lines that are no longer in the input would pile up in a job that is run each night.
         job.ledger.prune()
     return report
+
+
+def _extras(job: Job, *, are_failures: bool = False) -> Extras:
+    """Say what an output has beside its answers."""
+    numbers = job.ledger.numbers(are_failures=are_failures)
+    return Extras(job.source.id_type, job.source.kept_rows(numbers), _metadata(job))
+
+
+def _metadata(job: Job) -> dict[str, str]:
+    """Say in a table what it was made by and of."""
+    models = {name or model.name: model.fingerprint for name, model in job.models.found.items()}
+    inputs = [{"name": str(x.named), "digest": x.digest} for x in job.source.inputs]
+    return {
+        "aobatch.version": package_version(),
+        "aobatch.models": msgspec.json.encode(models).decode(),
+        "aobatch.settings": msgspec.json.encode(shown_settings(job.settings)).decode(),
+        "aobatch.inputs": msgspec.json.encode(inputs).decode(),
+    }
 
 
 def _output_lines(job: Job, tally: UsageTally) -> Iterator[bytes]:
@@ -144,14 +164,14 @@ def _write_failed_lines(job: Job) -> None:
         failures = job.ledger.answers(are_failures=True)
         lines = (render_failure(_failed_line(job, failure)) for failure in failures)
         with replacing(path) as stream:
-            write_records(lines, stream, path, job.source.id_type)
+            write_records(lines, stream, path, _extras(job, are_failures=True))
 
 
 def _write_to_standard_output(lines: Iterable[bytes], job: Job) -> None:
     try:
         stream = cast("BinaryIO", _StandardOutput())
         path = Path(f"stdout.{job.config.stream_format}")
-        write_records(lines, stream, path, job.source.id_type)
+        write_records(lines, stream, path, _extras(job))
         sys.stdout.flush()
     except BrokenPipeError:
         raise

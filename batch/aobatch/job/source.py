@@ -20,8 +20,9 @@ from aobatch.files import (
     file_digest,
     replacing,
 )
-from aobatch.formats import Facts, Row, find_format, read_rows, split_compression
+from aobatch.formats import Facts, Row, find_format, read_kept, read_rows, split_compression
 from aobatch.formats.compression import check_input
+from aobatch.formats.keep import KeptRows, renumbered
 from aobatch.formats.parquet_fields import Columns
 from aobatch.formats.remote import Location, Remote, download, stated_identity
 from aobatch.job.config import STREAM, JobConfig
@@ -57,7 +58,7 @@ class Input:
         self.facts = facts or Facts()
         self.digest = ""
         """Of its bytes as they were when the job began, or what its store said of them."""
-        self._named = named
+        self.named = named
         self._stamp: object = None
 
     def identify(self, state: StateFolder) -> None:
@@ -81,32 +82,32 @@ class Input:
 
     def check_unchanged(self) -> None:
         """Refuse to go on if the input is not what it was when the job began."""
-        if self._named != STREAM and self._stamp not in (None, _stamp(self._named)):
+        if self.named != STREAM and self._stamp not in (None, _stamp(self.named)):
             message = (
-                f"input {self._named} changed while the job ran; nothing was published, run again"
+                f"input {self.named} changed while the job ran; nothing was published, run again"
             )
             raise InputError(message)
 
     def check_copy(self, columns: Columns) -> None:
         """Refuse a copy, if there is one, that could not be checked before it was made."""
-        if self.path == self._named:
+        if self.path == self.named:
             return
         with self._naming_what_was_copied():
-            self.facts = find_format(self.path).check(self.path, columns.at(self._named))
+            self.facts = find_format(self.path).check(self.path, columns.at(self.named))
 
     def rows(self, columns: Columns) -> Iterator[Row]:
         """Read every row anew; errors of a copy name what was copied."""
         with self._naming_what_was_copied():
-            yield from read_rows(self.path, columns=columns.at(self._named))
+            yield from read_rows(self.path, columns=columns.at(self.named))
 
     @contextmanager
     def _naming_what_was_copied(self) -> Iterator[None]:
         try:
             yield
         except InputError as error:
-            if self.path == self._named:
+            if self.path == self.named:
                 raise
-            named = "standard input" if self._named == STREAM else str(self._named)
+            named = "standard input" if self.named == STREAM else str(self.named)
             raise InputError(str(error).replace(str(self.path), named)) from error
 
 
@@ -137,6 +138,22 @@ class Source:
         """The type of the custom_ids of all inputs if it is one, and not text."""
         types = [source.facts.id_type for source in self.inputs]
         return types[0] if all(found == types[0] for found in types) else None
+
+    def kept_rows(self, numbers: Iterator[int]) -> KeptRows | None:
+        """Give what is kept of the lines with these numbers; InputError if inputs do not agree."""
+        schemas = [source.facts.kept for source in self.inputs]
+        if schemas[0] is None:
+            return None
+        for source, schema in zip(self.inputs, schemas, strict=True):
+            if schema != schemas[0]:
+                message = (
+                    f"{source.path} and {self.inputs[0].path} have columns of other names or types "
+                    "to keep; convert one of them, or keep what is alike"
+                )
+                raise InputError(message)
+        columns = self.config.table_columns
+        parts = (read_kept(source.path, columns) for source in self.inputs)
+        return KeptRows(schemas[0], renumbered(parts), numbers)
 
     def fetch(self, state: StateFolder) -> None:
         """Copy remote inputs, unless their first lines alone are asked for."""

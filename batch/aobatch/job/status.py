@@ -29,6 +29,8 @@ class FinishedJob(msgspec.Struct, frozen=True):
     selection: Selection = Selection()
     errors: str | None = None
     """The digest of the file of failed lines, if there is one."""
+    keep: tuple[str, ...] = ()
+    """The columns of the inputs that the output has."""
 
     def write(self, state: StateFolder) -> None:
         """Keep it for the next run of the job."""
@@ -50,6 +52,7 @@ class FinishedJob(msgspec.Struct, frozen=True):
         return (
             self.inputs == source.digests
             and self.selection == config.selection
+            and self.keep == config.keep
             and _is_still(config.output, self.output)
             and (config.errors is None or _is_still(config.errors, self.errors))
         )
@@ -80,6 +83,7 @@ def finish(state: StateFolder, job: Job, report: UsageReport) -> None:
         report,
         config.selection,
         digest_file(config.errors) if config.errors else None,
+        config.keep,
     ).write(state)
 
 

@@ -14,6 +14,7 @@ from aobatch.job.config import JobConfig
 from aobatch.job.context import Job
 from aobatch.job.ledger import read_statistics, reading
 from aobatch.job.report.usage import (
+    InputFacts,
     JobFacts,
     ModelFacts,
     Point,
@@ -52,6 +53,7 @@ def finished_report(job: Job, tally: UsageTally) -> UsageReport:
             for name, model in job.models.found.items()
         ],
         settings=shown_settings(job.settings),
+        inputs=[InputFacts(str(each.named), each.digest) for each in job.source.inputs],
     )
     report = tally.report(statistics, facts, timeline(job.ledger.points()))
     return with_cost(report, job.config.prices)

@@ -213,6 +213,14 @@ class ModelFacts(msgspec.Struct, frozen=True):
     """Why fused operators could not be had."""
 
 
+class InputFacts(msgspec.Struct, frozen=True):
+    """An input of a job."""
+
+    name: str
+    digest: str
+    """Its sha256, or what its store says of it."""
+
+
 class JobFacts(msgspec.Struct, frozen=True):
     """What a job was."""
 
@@ -226,6 +234,8 @@ class JobFacts(msgspec.Struct, frozen=True):
     models: list[ModelFacts]
     settings: dict[str, str]
     """Those that shape results."""
+    inputs: list[InputFacts] = []
+    """None in the report of an unfinished job, or of shards that were merged."""
 
 
 Price: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
