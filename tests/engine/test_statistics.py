@@ -1,5 +1,6 @@
 """Laws of what an engine counts."""
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -42,3 +43,18 @@ def test_counts_can_be_read_while_requests_are_computed(parse: Parse) -> None:
         values = [counts[name] for counts in seen]
         assert values == sorted(values), name
     assert len({counts["sampled_tokens"] for counts in seen}) > 5
+
+
+def test_seconds_are_those_in_a_slot(parse: Parse) -> None:
+    """Slots cannot be busy for longer than they were there; what was before is waiting."""
+    different = [{"prompt": f"p{n}", "max_tokens": 4, "seed": n} for n in range(40)]
+    equal = [{"prompt": "same", "max_tokens": 4, "temperature": 0}] * 3
+    engine = scripted_engine(config=EngineConfig(max_num_seqs=2))
+    began = time.monotonic()
+    results = list(engine.run(parse(*different, *equal)))
+    passed = time.monotonic() - began
+
+    assert 0 < sum(result.seconds for result in results) <= 2 * passed
+    assert all(0 <= result.waited <= result.waited + result.seconds <= passed for result in results)
+    assert sum(result.waited for result in results) > passed
+    assert sum(result.seconds == result.waited == 0 for result in results) == 2

@@ -52,7 +52,10 @@ def test_requests_and_results_arrive_as_they_were_sent() -> None:
     requests = parse(*BODIES)
     error = RequestError("Too long.", code="context_length_exceeded", param="prompt")
     choice = Choice("é", 1, None, "stop")
-    done, failed = Outcome("k", (choice,), USAGE, None, 0.1), Outcome("m", (), USAGE, error, 1.0)
+    done, failed = (
+        Outcome("k", (choice,), USAGE, None, (0.1, 0.2)),
+        Outcome("m", (), USAGE, error, (1.0, 0.0)),
+    )
     items = [Piece("k", choice), done, failed, Failure("x", lacks_memory=True)]
 
     order = decode_order(encode(Order(requests, 1.0, 0.5)))
@@ -167,7 +170,7 @@ def test_buffer_gives_requests_in_order_and_takes_back_the_last() -> None:
 def test_collecting_waits_for_the_first_result_or_a_failure() -> None:
     """A call returns with what there is, as soon as there is any."""
     buffer = Buffer()
-    item, failure = Outcome("k", (), USAGE, None, 0.0), Failure("x", lacks_memory=False)
+    item, failure = Outcome("k", (), USAGE, None, (0.0, 0.0)), Failure("x", lacks_memory=False)
     assert buffer.collect(0.0, 0.0) == []
     Timer(0.05, lambda: buffer.items.put(item)).start()
     assert buffer.collect(600.0, 0.0) == [item]

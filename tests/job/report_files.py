@@ -45,7 +45,7 @@ def full_report(name: str = HOSTILE) -> UsageReport:
         num_prompt, num_completion = 10 + index, 7 * index % 200
         reason = "stop" if index % 3 else "length"
         user = ("ada", name, None)[index % 3]
-        tally.add_completion("small", user, [reason], (num_prompt, num_completion, index / 7))
+        tally.add_completion("small", user, [reason], (num_prompt, num_completion, index / 7, 0.0))
     for _ in range(3):
         tally.add_failure("invalid_type", None, None)
     tally.add_failure("model_not_found", name, name)

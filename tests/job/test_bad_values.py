@@ -163,7 +163,7 @@ def test_models_urls_and_methods(tmp_path: Path) -> None:
         tmp_path,
         [
             gone,
-            Bad({**envelope, "url": "/v1/chat/completions"}, "invalid_url", "url", "e"),
+            Bad({**envelope, "url": "/v1/embeddings"}, "invalid_url", "url", "e"),
             Bad({**envelope, "custom_id": "f", "method": "GET"}, VALUE, "method", "f"),
             Bad({**envelope, "custom_id": "g", "method": 5}, TYPE, "method", "g"),
             Bad({**envelope, "custom_id": "h", "body": "x"}, TYPE, "body", "h"),

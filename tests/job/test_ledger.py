@@ -30,7 +30,7 @@ def ledger(path: Path) -> Iterator[Ledger]:
 
 def record(number: int, body: bytes = b"{}") -> Record:
     """Give a record whose key is a number."""
-    return Record(f"{number:032x}", 200, body, "m", 2, 3, 0.25, "stop,length")
+    return Record(f"{number:032x}", 200, body, "m", 2, 3, 0.25, 0.5, "stop,length")
 
 
 def num_committed(path: Path) -> int:
@@ -54,9 +54,9 @@ def test_results_come_back_with_their_lines(ledger: Ledger) -> None:
     assert record(1).key not in ledger
     assert ledger.last_line == 4
     assert list(ledger.answers()) == [
-        (1, None, 0, None, None, None, 400, b"{}", None, None, None, None),
-        (3, "id", 1, keys[1], "m", "ada", 200, b"\x00 body", 2, 3, 0.25, "stop,length"),
-        (4, None, 0, keys[0], "m", None, None, None, None, None, None, None),
+        (1, None, 0, None, None, None, 400, b"{}", *[None] * 5),
+        (3, "id", 1, keys[1], "m", "ada", 200, b"\x00 body", 2, 3, 0.25, 0.5, "stop,length"),
+        (4, None, 0, keys[0], "m", None, None, None, *[None] * 5),
     ]
 
 
@@ -68,7 +68,8 @@ def test_results_without_a_line_are_pruned(ledger: Ledger) -> None:
     ledger.prune()
     assert len(ledger) == 2
 
-    ledger.begin_lines(1)
+    ledger.begin_lines(1, "other", [record(2).key])
+    assert (len(ledger), ledger.num_used) == (2, 1)
     ledger.add_line(Line(1, None, False, bytes.fromhex(record(2).key)))
     ledger.prune()
 

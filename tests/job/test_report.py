@@ -15,9 +15,9 @@ from aobatch.job.report.usage import UsageReport, UsageTally
 def report_of(statistics: Statistics) -> UsageReport:
     """Give the report of three answers and two failures."""
     tally = UsageTally()
-    tally.add_completion("a", "ada", ["stop"], (10, 1, 0.5))
-    tally.add_completion("a", None, ["stop"], (20, 2, 1.5))
-    tally.add_completion("b", "ada", ["stop"], (1000, 3000, 2.5))
+    tally.add_completion("a", "ada", ["stop"], (10, 1, 0.5, 0.0))
+    tally.add_completion("a", None, ["stop"], (20, 2, 1.5, 0.0))
+    tally.add_completion("b", "ada", ["stop"], (1000, 3000, 2.5, 0.0))
     tally.add_failure("invalid_type", None, None)
     tally.add_failure("model_not_found", "c\x1b[2J", "ada")
     return tally.report(statistics, FACTS)
@@ -49,7 +49,7 @@ def test_number_and_length_of_names_are_bounded(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("aobatch.job.report.usage.MAX_GROUPS", 3)
     tally = UsageTally()
     for index in range(10):
-        tally.add_completion("a", f"user {index % 5}", ["stop"], (1, 2, 0.5))
+        tally.add_completion("a", f"user {index % 5}", ["stop"], (1, 2, 0.5, 0.0))
         tally.add_failure("model_not_found", f"{index}" * 600, None)
 
     report = tally.report(Statistics(), FACTS)

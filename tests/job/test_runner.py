@@ -195,14 +195,15 @@ def test_lost_result_is_reported(tmp_path: Path) -> None:
         run(tmp_path, FakeBackend(forgets="two"))
 
 
-def test_files_are_numbered_as_one(tmp_path: Path) -> None:
-    """Line numbers go on from one input to the next, and the output has all lines in order."""
+def test_files_are_read_as_one(tmp_path: Path) -> None:
+    """The output has all lines in order; a number is that of a line in its own file."""
     first = write_input(tmp_path / "a.jsonl", [{"prompt": "a"}, b"{"])
     second = write_input(tmp_path / "b.jsonl", [b"", b"[", {"prompt": "b"}])
 
     run_job(JobConfig((first, second), tmp_path / "out.jsonl"), FakeBackend())
 
-    assert [line.get("line") for line in output(tmp_path)] == [None, 2, 4, None]
+    places = [(line.get("file"), line.get("line")) for line in output(tmp_path)]
+    assert places == [(None, None), ("a.jsonl", 2), ("b.jsonl", 2), (None, None)]
 
 
 class Counter(Progress):

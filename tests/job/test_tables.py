@@ -73,13 +73,13 @@ def test_table_of_answers_holds_the_lines(tmp_path: Path) -> None:
 
 
 def test_kinds_of_inputs_mix(tmp_path: Path) -> None:
-    """Lines and tables make one job, with lines numbered on."""
+    """Lines and tables make one job, with lines numbered in their own files."""
     lines = write_input(tmp_path / "a.jsonl", [*requests(["a"]), b"{"])
     table = write_table(tmp_path / "b.parquet", prompt=["b", "c"], max_tokens=[1, -1])
 
     run_job(JobConfig((lines, table, lines), tmp_path / "out.jsonl"), FakeBackend())
 
-    assert [line.get("line") for line in output(tmp_path)] == [None, 2, None, 4, None, 6]
+    assert [line.get("line") for line in output(tmp_path)] == [None, 2, None, 2, None, 2]
 
 
 def test_wrong_table_stops_the_job_before_it_begins(tmp_path: Path) -> None:

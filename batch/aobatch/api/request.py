@@ -58,13 +58,24 @@ class FailedLine(msgspec.Struct, frozen=True, gc=False):
     is_envelope: bool
     error: ErrorObject
     status_code: int
+    model: str | None = None
+    """The model that it asks for, "" if for none; None if it could not be read."""
+    user: str | None = None
+    file: str | None = None
+    """The input that it is in, if there are several."""
+    line_in_file: int = 0
 
     @classmethod
     def of(
-        cls, line: int, custom_id: str | None, is_envelope: bool, error: RequestError
+        cls,
+        line: int,
+        custom_id: str | None,
+        is_envelope: bool,
+        error: RequestError,
+        told: tuple[str | None, str | None] = (None, None),
     ) -> "FailedLine":
-        """Make the failed line of an error."""
-        return cls(line, custom_id, is_envelope, error_object(error), error.status_code)
+        """Make the failed line of an error, with its model and user as far as they are known."""
+        return cls(line, custom_id, is_envelope, error_object(error), error.status_code, *told)
 
 
 class Parser:
@@ -118,7 +129,9 @@ class Parser:
                 raise errors.duplicate_custom_id(str(custom_id), is_envelope=is_envelope)
             body = self._validated(self._body_of(fields, is_envelope), fields)
         except RequestError as error:
-            return FailedLine.of(line, custom_id, is_envelope, error)
+            asked = fields.get("body") if is_envelope else fields
+            told = self._validator.told(asked) if isinstance(asked, dict) else (None, None)
+            return FailedLine.of(line, custom_id, is_envelope, error, told)
         return Request(line, custom_id, is_envelope, body, self._keys.make_key(custom_id, body))
 
     def _validated(

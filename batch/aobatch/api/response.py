@@ -286,11 +286,18 @@ def render_failure(failed: FailedLine) -> bytes:
         # There may be no request and so no key: what identifies the line stands for it.
         key = f"line {failed.line} {failed.custom_id}"
         body = _encoded({"error": failed.error})
-        place = {"line": failed.line} if failed.custom_id is None else {}
+        place = _place(failed) if failed.custom_id is None else {}
         return _envelope(key, failed.custom_id, failed.status_code, body, place)
-    fields = {"line": failed.line, "status_code": failed.status_code, "error": failed.error}
+    fields = {**_place(failed), "status_code": failed.status_code, "error": failed.error}
     identity = {} if failed.custom_id is None else {"custom_id": failed.custom_id}
     return _encoded(identity | fields)
+
+
+def _place(failed: FailedLine) -> dict[str, object]:
+    """Say where a line is: in which file too, if there are several."""
+    if failed.file is None:
+        return {"line": failed.line}
+    return {"file": failed.file, "line": failed.line_in_file}
 
 
 def one_line(record: bytes) -> bytes:
@@ -310,7 +317,7 @@ def _envelope(
     custom_id: str | None,
     status_code: int,
     body: bytes,
-    place: Mapping[str, int] = MappingProxyType({}),
+    place: Mapping[str, object] = MappingProxyType({}),
 ) -> bytes:
     response = {
         "status_code": status_code,

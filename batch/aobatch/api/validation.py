@@ -19,6 +19,7 @@ from aobatch.api.chat import (
 from aobatch.api.json_line import is_unicode
 from aobatch.api.kinds import Integer, Kind, Prompts, StreamOptions, check_range
 from aobatch.api.shapes import ResponseFormat, StructuredOutputs
+from aobatch.errors import RequestError
 
 IGNORED = frozenset({"metadata", "service_tier", "store"})
 """Parameters of the OpenAI API that are accepted and change nothing."""
@@ -106,6 +107,19 @@ class BodyValidator:
         values, given = self._checked(fields, self._chat_kinds)
         values = self._chat_defaults | chat_values(values) | self._chat_overrides
         return _assemble(open_ended(values), given)
+
+    def told(self, fields: Mapping[str, object]) -> tuple[str, str | None]:
+        """Read what a wrong body still says of its model, "" if nothing, and of its user."""
+        return self._read("model", fields) or "", self._read("user", fields)
+
+    def _read(self, name: str, fields: Mapping[str, object]) -> str | None:
+        field, kind = self._kinds[name]
+        value = self._overrides.get(name, fields.get(name))
+        try:
+            read = self._defaults.get(field) if value is None else kind(name, value)
+        except RequestError:
+            return None
+        return read if isinstance(read, str) and is_unicode(read) else None
 
     def _checked(
         self, fields: Mapping[str, object], kinds: Mapping[str, tuple[str, Kind]]

@@ -216,7 +216,7 @@ class Coalescer:
         """Find the result that a request shares with one before."""
         name = request.body.decision()
         known = None if name is None else self._known.get(name)
-        return None if known is None else replace(known, request=request)
+        return None if known is None else _shared(known, request)
 
     def join(self, request: Request) -> bool:
         """Say whether an equal request is being computed, whose result will serve this one too."""
@@ -242,7 +242,7 @@ class Coalescer:
             del self._known[next(iter(self._known))]
         followers = [] if result.request.is_awaited else self._open.pop(name)
         self.num_joined -= len(followers)
-        return [replace(result, request=request) for request in followers]
+        return [_shared(result, request) for request in followers]
 
     def leave(self, request: Request) -> None:
         """Let a request go that may wait for an equal one."""
@@ -352,9 +352,11 @@ class OpenRequests:
         self.answered += [result, *self.coalescer.finish(result)]
 
     def _result(self, state: RequestState) -> Result:
-        seconds = time.monotonic() - state.admitted
+        now = time.monotonic()
+        started = now if state.started is None else state.started
+        times = (now - started, started - state.admitted)
         if state.error is not None:
-            return Result(state.request, (), Usage(0, 0, 0), state.error, seconds)
+            return Result(state.request, (), Usage(0, 0, 0), state.error, *times)
         body = state.request.body
         if body.suffix:
             num_resampled = sum(len(group.suffix_token_ids) > 0 for group in state.groups)
@@ -365,7 +367,12 @@ class OpenRequests:
             for choice in choices:
                 if state.groups[choice.index // body.n].is_ranked:
                     self.listener(Delta(state.request, choice))
-        return Result(state.request, choices, usage_of(state), None, seconds)
+        return Result(state.request, choices, usage_of(state), None, *times)
+
+
+def _shared(result: Result, request: Request) -> Result:
+    """Give a request the result of an equal one, without any time in slots."""
+    return replace(result, request=request, seconds=0.0, waited=0.0)
 
 
 def _join(threads: list[Thread]) -> None:

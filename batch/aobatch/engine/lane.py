@@ -85,6 +85,8 @@ class Lane:
         """Compute the prompts of new sequences and sample their first tokens."""
         first, started = len(self._slots), time.perf_counter()
         groups = dict.fromkeys(sequence.group for sequence in sequences)
+        for state in {id(group.state): group.state for group in groups}.values():
+            state.started = state.started or time.monotonic()
         fresh = [group for group in groups if not self._is_decoded(group)]
         placements = self._place(fresh, first)
         prefill(self.runner, placements, self._reserved[1])

@@ -24,7 +24,9 @@ class Result:
     usage: Usage
     error: RequestError | None
     seconds: float
-    """From admission to the last token."""
+    """In slots, from the prompt's first step to the last token; 0 if another's result serves."""
+    waited: float = 0.0
+    """From admission to that first step."""
 
 
 class StopWatcher:
@@ -74,6 +76,8 @@ class RequestState:
     is_cancelled: bool = False
     """Whether nobody wants it any more; lanes look at each step."""
     admitted: float = field(default_factory=time.monotonic)
+    started: float | None = None
+    """When the first sequence got a slot."""
 
     @property
     def groups_to_compute(self) -> "list[SequenceGroup]":

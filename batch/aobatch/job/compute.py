@@ -100,6 +100,7 @@ def _keep_line(
     """Keep what publishing needs of a line that no reading came to before."""
     kept = Line(line.line, line.custom_id, line.is_envelope)
     if isinstance(line, FailedLine):
+        kept = kept._replace(model=line.model, user=line.user)
         error = msgspec.json.encode(line.error)
         job.ledger.add_line(kept._replace(status_code=line.status_code, error=error))
         job.progress.advance(1, 0)

@@ -94,8 +94,9 @@ def begin_job(
     ledger.claim({"created": created})
     ledger.add_statistics(Statistics(runs=1))
     num_lines = source.count()
-    ledger.begin_lines(num_lines)
-    progress.start(num_lines, len(ledger))
+    keys = (line.key for line in source.lines() if isinstance(line, Request))
+    ledger.begin_lines(num_lines, _canonical([source.digests, source.config.selection]), keys)
+    progress.start(num_lines, ledger.num_used)
     models = ModelDirectory(backend, source.config.model, ledger)
     return Job(source, backend, ledger, models, in_flight, progress, settings, int(created))
 
@@ -135,7 +136,9 @@ def record_of(job: Job, model: ModelIdentity, result: Result) -> Record:
     name = origin.model
     if error is not None:
         body = msgspec.json.encode(error_object(error))
-        return Record(request.key, error.status_code, body, name, seconds=result.seconds)
+        return Record(
+            request.key, error.status_code, body, name, seconds=result.seconds, waited=result.waited
+        )
     return Record(
         request.key,
         200,
@@ -144,6 +147,7 @@ def record_of(job: Job, model: ModelIdentity, result: Result) -> Record:
         usage.prompt_tokens,
         usage.completion_tokens,
         result.seconds,
+        result.waited,
         ",".join(choice.finish_reason or "" for choice in result.choices),
     )
 

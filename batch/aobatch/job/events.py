@@ -1,7 +1,10 @@
 """Server-sent-event files: one for each line that asks for a stream, written while tokens come."""
 
+import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -12,9 +15,10 @@ from aobatch.api.request import Request
 from aobatch.api.response import Choice, Usage, encode_chunk, one_line
 from aobatch.engine.sequence import Result
 from aobatch.executors import ModelIdentity
-from aobatch.files import storage_error
+from aobatch.files import storage_errors
 from aobatch.job.config import STREAM
 from aobatch.job.context import Job, origin_of
+from aobatch.job.state import StateFolder, state_path
 
 if TYPE_CHECKING:
     from aobatch.engine.streaming import Delta
@@ -45,6 +49,61 @@ class RoundRobin:
 def stream_folder(output: Path) -> Path:
     """Name the folder of a job's event files."""
     return output.with_name(f"{output.name}.stream")
+
+
+def event_name(job: Job, number: int) -> str:
+    """Name the event file of a line; of several inputs, with the number of its own ahead."""
+    # Nothing from the request itself enters the name.
+    index, line = job.source.place(number)
+    return f"{index + 1}-{line:06d}.sse" if len(job.source.inputs) > 1 else f"{line:06d}.sse"
+
+
+def events_digest(output: Path) -> str:
+    """Say by one hash which event files a job has, and how long they are."""
+    files = sorted((p.name, p.stat().st_size) for p in stream_folder(output).glob("*.sse"))
+    return sha256(repr(files).encode()).hexdigest()
+
+
+def _kept(job: Job) -> Path:
+    """Name the folder in which events are kept under the keys of their requests."""
+    return StateFolder(state_path(job.config)).events
+
+
+def publish_events(job: Job) -> None:
+    """Give every line that was streamed its events, and nothing else a file of events.
+
+    They are kept under the key of their request, as results are, wherever its line is by now.
+    """
+    kept = {path.stem: path for path in _kept(job).glob("*.sse")}
+    folder = stream_folder(job.config.output)
+    names = set()
+    with storage_errors(folder):
+        for number, key in job.ledger.keys() if kept else ():
+            if key in kept:
+                names.add(name := event_name(job, number))
+                folder.mkdir(exist_ok=True)
+                _link(kept.pop(key), folder / name)
+        # A part is tried ahead of the whole, whose results are kept too.
+        for path in () if job.config.selection.is_partial else kept.values():
+            path.unlink()
+        for path in folder.glob("*.sse"):
+            if path.name not in names:
+                path.unlink()
+        with suppress(OSError):  # it is missing, or holds what is not ours
+            folder.rmdir()
+
+
+def _link(source: Path, target: Path) -> None:
+    """Let a file have a second name, or a copy where files have but one."""
+    if target.exists() and target.samefile(source):
+        return
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)
 
 
 class EventFiles:
@@ -101,12 +160,11 @@ class EventFiles:
         output = self._job.config.output
         if output == STREAM:
             return  # standard output has no place beside it
-        # Nothing from the request itself enters the name.
-        path = stream_folder(output) / f"{request.line:06d}.sse"
-        try:
+        folder, path = stream_folder(output), _kept(self._job) / f"{request.key}.sse"
+        with storage_errors(folder):
             if request.line not in self._files:
                 path.parent.mkdir(exist_ok=True)
+                folder.mkdir(exist_ok=True)
                 self._files[request.line] = path.open("wb", buffering=0)
+                _link(path, folder / event_name(self._job, request.line))
             self._files[request.line].write(b"data: " + one_line(data) + b"\n\n")
-        except OSError as error:
-            raise storage_error(path, error) from error

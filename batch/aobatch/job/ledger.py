@@ -28,7 +28,7 @@ MOMENT_SECONDS = 0.05
 MAX_ADDED_BYTES = 2**20
 """What may wait in memory for the rows after it."""
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
@@ -42,6 +42,8 @@ CREATE TABLE results (
     prompt_tokens INTEGER NOT NULL,
     completion_tokens INTEGER NOT NULL,
     seconds REAL NOT NULL,
+    waited REAL NOT NULL,
+    is_used INTEGER NOT NULL DEFAULT 1,
     model TEXT NOT NULL,
     finish_reasons TEXT NOT NULL,
     body BLOB NOT NULL
@@ -50,6 +52,8 @@ CREATE TABLE lines (
     number INTEGER PRIMARY KEY, custom_id TEXT, is_envelope INTEGER NOT NULL,
     key BLOB, model TEXT, user TEXT, status_code INTEGER, error BLOB
 );
+CREATE VIEW failed_lines AS SELECT * FROM lines
+    WHERE status_code IS NOT NULL AND (key IS NULL OR key NOT IN (SELECT key FROM results));
 CREATE TABLE points (
     run INTEGER, seconds REAL, lines INTEGER, prompt_tokens INTEGER, new_tokens INTEGER,
     rows INTEGER, slots INTEGER
@@ -65,8 +69,9 @@ _ADD_STATISTIC = (
 )
 _ADD_RESULT = """
 INSERT OR IGNORE INTO results (
-    key, status_code, body, model, prompt_tokens, completion_tokens, seconds, finish_reasons
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    key, status_code, body, model, prompt_tokens, completion_tokens, seconds, waited,
+    finish_reasons
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _ADD_LINE = "INSERT INTO lines VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_WALL_SECONDS = _ADD_STATISTIC.replace("?, ?", "'wall_seconds', ?")
@@ -74,7 +79,7 @@ _ADD_DEATH = "INSERT INTO deaths VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET c
 _ANSWERS = """
 SELECT number, custom_id, is_envelope, lines.key, coalesce(results.model, lines.model), user,
        coalesce(results.status_code, lines.status_code), coalesce(body, error),
-       prompt_tokens, completion_tokens, seconds, finish_reasons
+       prompt_tokens, completion_tokens, seconds, waited, finish_reasons
 FROM lines LEFT JOIN results ON results.key = lines.key
 WHERE NOT ? OR coalesce(results.status_code, lines.status_code) IS NOT 200
 ORDER BY number
@@ -94,6 +99,7 @@ class Record(NamedTuple):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
     finish_reasons: str = ""
     """Of all choices, with commas between them."""
 
@@ -129,6 +135,7 @@ class Answer(NamedTuple):
     prompt_tokens: int
     completion_tokens: int
     seconds: float
+    waited: float
     finish_reasons: str
 
 
@@ -167,6 +174,11 @@ class Ledger:
         """Count the results."""
         return int(self._rows("SELECT count(*) FROM results")[0][0])
 
+    @property
+    def num_used(self) -> int:
+        """Count the results of lines that are still there."""
+        return int(self._rows("SELECT count(*) FROM results WHERE is_used")[0][0])
+
     def __contains__(self, key: str) -> bool:
         """Say whether a request has its result."""
         return bool(self._rows("SELECT 1 FROM results WHERE key = ?", bytes.fromhex(key)))
@@ -203,8 +215,17 @@ class Ledger:
         row = (bytes.fromhex(record.key), *record[1:])
         self._add(_ADD_RESULT, row, len(record.body), counts=True)
 
-    def begin_lines(self, total: int) -> None:
-        """Forget the lines of an earlier run, and note how many there will be for who asks."""
+    def begin_lines(self, total: int, inputs: str, keys: Iterable[str]) -> None:
+        """Forget the lines of an earlier run, and note how many there will be for who asks.
+
+        If the inputs, by what identifies them, are others than those of that run, its results count
+        only as far as one of the keys of all requests is theirs.
+        """
+        if len(self) and self.settings.get("inputs") != inputs:
+            self._write("UPDATE results SET is_used = 0")
+            rows = ((bytes.fromhex(key),) for key in keys)
+            self._write("UPDATE results SET is_used = 1 WHERE key = ?", rows)
+        self._write("INSERT OR REPLACE INTO settings VALUES ('inputs', ?)", [(inputs,)])
         self._write("DELETE FROM lines")
         self._write("INSERT OR REPLACE INTO facts VALUES ('lines', ?)", [(total,)])
         self.last_line = 0
@@ -227,6 +248,13 @@ class Ledger:
         with reading(self._path) as connection:
             for row in connection.execute(_ANSWERS, (are_failures,)):
                 yield row[0]
+
+    def keys(self) -> Iterator[tuple[int, str]]:
+        """Yield the number and the key of each line that is a request."""
+        self.commit()
+        query = "SELECT number, key FROM lines WHERE key IS NOT NULL ORDER BY number"
+        with reading(self._path) as connection:
+            yield from ((number, key.hex()) for number, key in connection.execute(query))
 
     def prune(self) -> None:
         """Discard the results of lines that are no longer there."""

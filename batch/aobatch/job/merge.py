@@ -9,7 +9,7 @@ from msgspec import structs
 
 from aobatch.errors import InputError, InputMissingError, UsageError
 from aobatch.executors import Statistics
-from aobatch.files import replacing, storage_error
+from aobatch.files import replacing, storage_errors
 from aobatch.formats import find_format, read_records, write_records
 from aobatch.formats.keep import Extras
 from aobatch.job.config import JobConfig, Shard
@@ -63,6 +63,7 @@ def merge_shards(paths: Sequence[Path], output: Path, prices: Prices | None = No
             report=report,
             selection=replace(shards[0].job.selection, shard=Shard()),
             errors=None,
+            events=None,
         ).write(state)
     return report
 
@@ -133,8 +134,7 @@ def _publish(shards: Sequence[ShardOutput], output: Path, prices: Prices | None)
     id_type = types[0] if all(found == types[0] for found in types) else None
     with replacing(output) as stream:
         write_records(_in_order(paths), stream, output, Extras(id_type))
-        for shard in shards:
-            _copy_events(stream_folder(shard.path), stream_folder(output))
+        _copy_events([stream_folder(shard.path) for shard in shards], stream_folder(output))
         write_report(report, output)
     return report
 
@@ -151,27 +151,29 @@ def _in_order(paths: Sequence[Path]) -> Iterator[bytes]:
         raise InputError(message)
 
 
-def _measures(shards: Sequence[ShardOutput]) -> Iterator[tuple[int, int, float]]:
+def _measures(shards: Sequence[ShardOutput]) -> Iterator[tuple[int, int, float, float]]:
     """Read the tokens and seconds of every completed request."""
-    columns = "prompt_tokens, completion_tokens, seconds"
+    columns = "prompt_tokens, completion_tokens, seconds, waited"
     for shard in shards:
         with reading(shard.ledger) as connection:
             yield from connection.execute(f"SELECT {columns} FROM results WHERE status_code = 200")
 
 
-def _copy_events(source: Path, target: Path) -> None:
-    if not source.is_dir():
-        return
-    try:
-        target.mkdir(exist_ok=True)
-        for path in source.glob("*.sse"):
-            shutil.copyfile(path, target / path.name)
-    except OSError as error:
-        raise storage_error(target, error) from error
+def _copy_events(folders: Sequence[Path], target: Path) -> None:
+    """Copy the event files of all shards, and remove those that are of none."""
+    found = {path.name: path for folder in folders for path in folder.glob("*.sse")}
+    with storage_errors(target):
+        if found:
+            target.mkdir(exist_ok=True)
+        for path in target.glob("*.sse"):
+            if path.name not in found:
+                path.unlink()
+        for name, path in found.items():
+            shutil.copyfile(path, target / name)
 
 
 def add_reports(
-    reports: Sequence[UsageReport], measures: Iterable[tuple[int, int, float]]
+    reports: Sequence[UsageReport], measures: Iterable[tuple[int, int, float, float]]
 ) -> UsageReport:
     """Add reports up; the measures are tokens and seconds of each completed request.
 

@@ -116,6 +116,12 @@ class ModelDirectory(ModelNames[ModelIdentity]):
         return model.name if isinstance(model, ModelIdentity) else None
 
     @property
+    def own_name(self) -> str | None:
+        """The name of the job's own model, None if no line asked for that."""
+        own = self._found.get(None)
+        return self._default or (own.name if own else None)
+
+    @property
     def found(self) -> dict[str, ModelIdentity]:
         """What each name stood for; "" stands for the job's own model."""
         return {name or "": model for name, model in self._found.items()}

@@ -26,6 +26,7 @@ from aobatch.formats.keep import Extras
 from aobatch.formats.remote import Remote
 from aobatch.job.config import STREAM, JobConfig
 from aobatch.job.context import Job
+from aobatch.job.events import publish_events
 from aobatch.job.ledger import Answer
 from aobatch.job.report.facts import finished_report, shown_settings
 from aobatch.job.report.usage import UsageReport, UsageTally
@@ -103,6 +104,7 @@ def publish(job: Job) -> UsageReport:
         report = finished_report(job, tally)
         # Before the output, so that the output is the newest file, as make wants it.
         _write_failed_lines(job)
+        publish_events(job)
         write_report(report, output)
     # A part is tried ahead of the whole.
     if not job.config.selection.is_partial:
@@ -134,27 +136,32 @@ def _output_lines(job: Job, tally: UsageTally) -> Iterator[bytes]:
     for answer in job.ledger.answers():
         if answer.status_code == 200 and answer.key and answer.body:
             reasons = answer.finish_reasons.split(",")
-            measures = (answer.prompt_tokens, answer.completion_tokens, answer.seconds)
+            tokens = (answer.prompt_tokens, answer.completion_tokens)
+            measures = (*tokens, answer.seconds, answer.waited)
             tally.add_completion(answer.model, answer.user, reasons, measures)
             key, is_envelope = answer.key.hex(), bool(answer.is_envelope)
             yield render_success(key, answer.custom_id, is_envelope, answer.body)
         else:
             failed = _failed_line(job, answer)
-            tally.add_failure(failed.error.code, answer.model, answer.user)
+            model = job.models.own_name if answer.model == "" else answer.model
+            tally.add_failure(failed.error.code, model, answer.user)
             yield render_failure(failed)
 
 
 def _failed_line(job: Job, answer: Answer) -> FailedLine:
-    line = (answer.number, answer.custom_id, bool(answer.is_envelope))
+    file, line = job.source.named_place(answer.number)
     if answer.body is not None and answer.status_code is not None:
-        found = msgspec.json.decode(answer.body, type=ErrorObject)
-        return FailedLine(*line, found, answer.status_code)
-    # Its model was given up after the line was read.
-    error = job.models.find(answer.model)
-    if not isinstance(error, RequestError):
-        message = f"line {answer.number} has no result; run again"
-        raise JobError(message)
-    return FailedLine(*line, error_object(error), error.status_code)
+        found, status = msgspec.json.decode(answer.body, type=ErrorObject), answer.status_code
+    else:
+        # Its model was given up after the line was read.
+        error = job.models.find(answer.model)
+        if not isinstance(error, RequestError):
+            place = f"line {line}" if file is None else f"{file} line {line}"
+            message = f"{place} has no result; run again"
+            raise JobError(message)
+        found, status = error_object(error), error.status_code
+    identity = (answer.number, answer.custom_id, bool(answer.is_envelope))
+    return FailedLine(*identity, found, status, file=file, line_in_file=line)
 
 
 def _write_failed_lines(job: Job) -> None:

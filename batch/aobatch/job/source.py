@@ -6,6 +6,8 @@ stayed the same is told by its size, time and inode, which are taken before the 
 
 import shutil
 import sys
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -127,6 +129,25 @@ class Source:
     def __init__(self, config: JobConfig, inputs: Sequence[Input]) -> None:
         self.config = config
         self.inputs = inputs
+        self._firsts: list[int] = []
+        """The number ahead of the first line of each input that was come to."""
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Find the input, counted from 0, and the line in it of a line that was read."""
+        index = bisect_left(self._firsts, number) - 1
+        return index, number - self._firsts[index]
+
+    def named_place(self, number: int) -> tuple[str | None, int]:
+        """Find the input of a line by its name, None if it is the only one, and the line in it."""
+        index, line = self.place(number)
+        return self._names[index] if len(self.inputs) > 1 else None, line
+
+    @cached_property
+    def _names(self) -> list[str]:
+        """Names without their folders, where those are not needed to tell inputs apart."""
+        named = self.config.inputs
+        counts = Counter(location.name for location in named)
+        return [str(path) if counts[path.name] > 1 else path.name for path in named]
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -192,9 +213,12 @@ class Source:
         return self.config.selection.bounds(self._rows())
 
     def _rows(self) -> Iterator[Row]:
-        first = 0
+        first, firsts = 0, list[int]()
         for source in self.inputs:
             number = 0
+            firsts.append(first)
+            if len(firsts) > len(self._firsts):
+                self._firsts = firsts.copy()
             for row in source.rows(self.config.table_columns):
                 number = row.number
                 yield Row(first + number, row.raw, row.error, row.fields) if first else row

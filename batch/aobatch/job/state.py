@@ -18,6 +18,8 @@ class StateFolder:
         self.ledger = path / "ledger.sqlite3"
         """The results of the job, also when it is finished, so that a longer input keeps them."""
         self.lock = path / "lock"
+        self.events = path / "events"
+        """What streamed requests sent, a file each."""
         self.in_flight = path / "in-flight"
         """The requests that a run has taken up."""
         self.finished = path / "done.json"
@@ -37,7 +39,7 @@ class StateFolder:
         """Discard the results of an earlier job and what is known of its end."""
         # What is known of its end last: while it is there, the next run goes on discarding.
         ledger = [self.ledger.with_name(self.ledger.name + end) for end in ("-wal", "-shm", "")]
-        self._drop(*ledger, self.in_flight, self.finished)
+        self._drop(*self.events.glob("*"), *ledger, self.in_flight, self.finished)
 
     def drop_copies(self) -> None:
         """Discard the copies of inputs, which a finished job no longer needs."""

@@ -11,6 +11,7 @@ from aobatch.executors import Backend, Statistics
 from aobatch.files import lock_holder, storage_errors, write_whole
 from aobatch.job.config import JobConfig, Selection
 from aobatch.job.context import Job, result_settings
+from aobatch.job.events import events_digest
 from aobatch.job.ledger import is_begun, read_statistics, reading
 from aobatch.job.report.usage import UsageReport, report_json, report_path
 from aobatch.job.source import Source, digest_file
@@ -31,6 +32,8 @@ class FinishedJob(msgspec.Struct, frozen=True):
     """The digest of the file of failed lines, if there is one."""
     keep: tuple[str, ...] = ()
     """The columns of the inputs that the output has."""
+    events: str | None = None
+    """What `events_digest` said of its event files; None if nobody asked."""
 
     def write(self, state: StateFolder) -> None:
         """Keep it for the next run of the job."""
@@ -55,6 +58,7 @@ class FinishedJob(msgspec.Struct, frozen=True):
             and self.keep == config.keep
             and _is_still(config.output, self.output)
             and (config.errors is None or _is_still(config.errors, self.errors))
+            and self.events in (None, events_digest(config.output))
         )
 
     def refresh(self, config: JobConfig, report: UsageReport) -> None:
@@ -84,6 +88,7 @@ def finish(state: StateFolder, job: Job, report: UsageReport) -> None:
         config.selection,
         digest_file(config.errors) if config.errors else None,
         config.keep,
+        events_digest(config.output),
     ).write(state)
 
 
@@ -98,12 +103,12 @@ def _is_still(path: Path, digest: str | None) -> bool:
 
 _COUNTS = """
 SELECT coalesce((SELECT value FROM facts WHERE name = 'lines'), 0),
-       (SELECT count(*) FROM lines WHERE key IS NULL),
+       (SELECT count(*) FROM failed_lines),
        count(*),
        coalesce(sum(status_code <> 200), 0),
        coalesce(sum(prompt_tokens), 0),
        coalesce(sum(completion_tokens), 0)
-FROM results
+FROM results WHERE is_used
 """
 
 

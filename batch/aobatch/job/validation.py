@@ -42,6 +42,8 @@ class BatchError(msgspec.Struct, frozen=True):
     line: int
     message: str
     param: str | None
+    file: str | msgspec.UnsetType = msgspec.UNSET
+    """The input that the line is in, if there are several."""
 
 
 class LineCounts(msgspec.Struct, frozen=True):
@@ -97,7 +99,9 @@ def validate(
             num_lines += 1
             if error is not None:
                 codes[error.code] += 1
-                on_error(BatchError(error.code, line.line, error.message, error.param))
+                file, number = source.named_place(line.line)
+                named = msgspec.UNSET if file is None else file
+                on_error(BatchError(error.code, number, error.message, error.param, named))
             elif isinstance(line, Request):
                 num_prompts += len(line.body.prompts)
     counts = LineCounts(
@@ -210,7 +214,8 @@ class ErrorSpool:
 def error_line(error: BatchError) -> str:
     """Write a bad line in one line."""
     param = "" if error.param is None else f" ({printable(error.param)})"
-    return f"line {error.line}: {error.code}{param}: {printable(error.message, 300)}"
+    file = "" if error.file is msgspec.UNSET else f"{printable(error.file, 300)} "
+    return f"{file}line {error.line}: {error.code}{param}: {printable(error.message, 300)}"
 
 
 def validation_table(found: Validation) -> str:

@@ -284,7 +284,7 @@ class Dispatcher:
         self._num_fruitless = 0
         self._backlog.end(request.key)
         self._streams.end(request.key)
-        return Result(request, outcome.choices, outcome.usage, outcome.error, outcome.seconds)
+        return Result(request, outcome.choices, outcome.usage, outcome.error, *outcome.times)
 
     def _hand_out(self, member: Member) -> None:
         """Give a worker what it has room for, or what another one has too much of."""

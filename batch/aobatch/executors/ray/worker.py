@@ -49,7 +49,8 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, tag=0):
     choices: tuple[Choice, ...]
     usage: Usage
     error: RequestError | None
-    seconds: float
+    times: tuple[float, float]
+    """In slots and waiting, as a result has them; seconds."""
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True, tag=1):
@@ -235,7 +236,8 @@ class Worker:
         try:
             for result in engine.run(self._buffer.requests(), hear):
                 key, error = result.request.key, result.error
-                items.put(Outcome(key, result.choices, result.usage, error, result.seconds))
+                times = result.seconds, result.waited
+                items.put(Outcome(key, result.choices, result.usage, error, times))
         except BaseException as error:  # noqa: BLE001 - the driver hears of it
             text = f"{type(error).__name__}: {error}"
             items.put(Failure(text, isinstance(error, MemoryError)))

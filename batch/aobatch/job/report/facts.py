@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
-from msgspec.structs import replace
 
 from aobatch.api.errors import ErrorObject, shorten
 from aobatch.errors import InputError, InputMissingError
@@ -27,7 +26,7 @@ from aobatch.job.report.usage import (
 from aobatch.job.state import StateFolder, state_path
 from aobatch.job.status import job_status, read_finished
 
-_NOT_SHOWN = {"results version", "created", "shard"}
+_NOT_SHOWN = {"results version", "created", "shard", "inputs"}
 LONGEST_SETTING = 400
 """More characters of a setting, such as a schema, are not shown."""
 _TEXTS = {"prompt", "suffix"}
@@ -78,9 +77,10 @@ def _plain(value: str) -> str:
 
 
 _RESULTS = """
-SELECT iif(status_code = 200, NULL, body), model, finish_reasons, prompt_tokens, completion_tokens,
-       seconds
-FROM results
+SELECT iif(results.status_code = 200, NULL, body), results.model, user, finish_reasons,
+       prompt_tokens, completion_tokens, seconds, waited
+FROM results LEFT JOIN lines ON lines.key = results.key WHERE is_used
+UNION ALL SELECT error, nullif(model, ''), user, '', 0, 0, 0, 0 FROM failed_lines
 """
 
 
@@ -104,21 +104,20 @@ def past_report(output: Path) -> UsageReport:
 
 
 def _unfinished_report(output: Path, state: StateFolder) -> UsageReport:
-    """Add up the results that a ledger has; who asked for them is not known without the inputs."""
+    """Add up the results that a ledger has; users are known of lines that the last run read."""
     status = job_status(output)
     tally = UsageTally()
     with reading(state.ledger) as connection:
         connection.execute("BEGIN")  # a run may be adding results
-        for error, model, reasons, *measures in connection.execute(_RESULTS):
+        for error, model, user, reasons, *measures in connection.execute(_RESULTS):
             if error is None:
-                tally.add_completion(model, None, reasons.split(","), measures)
+                tally.add_completion(model, user, reasons.split(","), measures)
             else:
-                tally.add_failure(msgspec.json.decode(error, type=ErrorObject).code, None, None)
+                code = msgspec.json.decode(error, type=ErrorObject).code
+                tally.add_failure(code, model, user)
         settings = dict(connection.execute("SELECT name, value FROM settings"))
         statistics = read_statistics(connection)
         points = [Point(*row) for row in connection.execute("SELECT * FROM points ORDER BY rowid")]
-    for _ in range(status.answered - tally.num_lines):
-        tally.add_failure(None, None, None)  # lines that are no requests have no result
     facts = JobFacts(
         state=status.state,
         lines=status.lines,
@@ -127,7 +126,7 @@ def _unfinished_report(output: Path, state: StateFolder) -> UsageReport:
         models=_models(settings),
         settings=shown_settings(settings),
     )
-    return replace(tally.report(statistics, facts, timeline(points)), by_user=[])
+    return tally.report(statistics, facts, timeline(points))
 
 
 def _models(settings: Mapping[str, str]) -> list[ModelFacts]:

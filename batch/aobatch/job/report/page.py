@@ -79,7 +79,7 @@ def _distributions(report: UsageReport) -> list[tuple["Chart", str]]:
     drawn = (
         ("Prompt length", "tokens", shapes.prompt_tokens, report.prompt_tokens),
         ("Completion length", "tokens", shapes.completion_tokens, report.completion_tokens),
-        ("Time per request", "s", shapes.seconds, report.seconds),
+        ("Time in a slot", "s", shapes.seconds, report.seconds),
     )
     return [
         (

@@ -109,7 +109,8 @@ def details(report: UsageReport) -> Iterator[tuple[str, str]]:
         for label, values, form in (
             ("prompt tokens a request", report.prompt_tokens, "{:,.0f}"),
             ("new tokens a request", report.completion_tokens, "{:,.0f}"),
-            ("seconds a request", report.seconds, "{:,.2f}"),
+            ("seconds in a slot", report.seconds, "{:,.2f}"),
+            ("seconds waiting", report.waiting_seconds, "{:,.2f}"),
         ):
             if values.p50 is not None:
                 yield label, percentiles_text(values, form)

@@ -43,7 +43,10 @@ class RequestCounts(msgspec.Struct, frozen=True):
 
 
 class GroupUsage(msgspec.Struct):
-    """The lines that share a name; null is the name of those that give none."""
+    """The lines that share a name; null of those that give none, or that could not be read.
+
+    Lines that name no model ask for the job's own and stand under its name.
+    """
 
     name: str | None
     requests: int = 0
@@ -309,7 +312,7 @@ class UsageReport(msgspec.Struct, frozen=True):
     completion_tokens: Percentiles
     """New tokens a completed request."""
     seconds: Percentiles
-    """Time from admission to finish of a completed request."""
+    """Time in a slot of a completed request, from its prompt's first step to its last token."""
     tokens_per_second: float
     """New tokens a second of wall time without fetching models, over all runs of the job."""
     statistics: dict[str, int | float]
@@ -322,6 +325,8 @@ class UsageReport(msgspec.Struct, frozen=True):
     job: JobFacts
     cost: Cost | None = None
     """Null without prices."""
+    waiting_seconds: Percentiles = Percentiles()
+    """Time for which a completed request, read ahead, waited for a slot."""
 
     @property
     def counted(self) -> Statistics:
@@ -355,23 +360,23 @@ class UsageTally:
         self._finish_reasons = Counter[str]()
         self._by_model: dict[str | None, GroupUsage] = {}
         self._by_user: dict[str | None, GroupUsage] = {}
-        self._measures = array("d"), array("d"), array("d")
+        self._measures = array("d"), array("d"), array("d"), array("d")
 
     def add_completion(
         self,
         model: str | None,
         user: str | None,
         finish_reasons: Iterable[str],
-        measures: tuple[int, int, float],
+        measures: tuple[int, int, float, float],
     ) -> None:
-        """Count a line that was answered with these tokens, in these seconds."""
+        """Count a line that was answered with these tokens, in these seconds after these."""
         tokens = measures[:2]
         self._add(model, user, GroupUsage(None, 1, 0, *tokens, sum(tokens)))
         self._finish_reasons.update(finish_reasons)
         self.add_measures(measures)
 
-    def add_measures(self, measures: tuple[int, int, float]) -> None:
-        """Add the tokens and seconds of a completed request to the spread of all."""
+    def add_measures(self, measures: tuple[int, int, float, float]) -> None:
+        """Add tokens, seconds and seconds of waiting of a completed request to those of all."""
         for values, value in zip(self._measures, measures, strict=True):
             values.append(value)
 
@@ -401,7 +406,7 @@ class UsageTally:
         total = sum_of(None, self._by_model.values())
         by_code = dict(self._failed_by_code.most_common())
         # What is sorted already is sorted again in no time.
-        prompt_tokens, completion_tokens, seconds = map(sorted, self._measures)
+        prompt_tokens, completion_tokens, seconds, waited = map(sorted, self._measures)
         speed = total.completion_tokens / (statistics.job_seconds or math.inf)
         return UsageReport(
             RequestCounts(total.requests, total.requests - total.failed, total.failed, by_code),
@@ -411,6 +416,7 @@ class UsageTally:
             by_user=list(self._by_user.values()),
             completion_tokens=percentiles(completion_tokens),
             seconds=percentiles(seconds),
+            waiting_seconds=percentiles(waited),
             tokens_per_second=round(speed, 3),
             statistics={n: _tidy(value) for n, value in sorted(statistics.numbers().items())},
             prompt_tokens=percentiles(prompt_tokens),
