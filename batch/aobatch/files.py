@@ -195,13 +195,8 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def files_digest(paths: Sequence[Path]) -> str:
-    """Take the sha256 of one file, or of those of several in their order."""
-    return joined_digest([file_digest(path) for path in paths])
-
-
 def joined_digest(digests: Sequence[str]) -> str:
-    """Join the checksums of files, read before, to what `files_digest` gives for them."""
+    """Join the checksums of files, in their order, to one; that of a lone file is its own."""
     return (
         digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     )
