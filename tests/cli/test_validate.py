@@ -162,3 +162,17 @@ def test_standard_input_is_validated(invoke: Invoke, tiny_fp32: ModelFolder) -> 
     result = invoke(*arguments, input=text)
 
     assert "2 lines: 2 right with 2 prompts, 0 bad" in result.stdout
+
+
+def test_the_cost_is_told_ahead(invoke: Invoke, tiny_home: Path, tmp_path: Path) -> None:
+    """Tokens that are read and that may be drawn at most, at the prices of a file."""
+    (tmp_path / "in.jsonl").write_text('{"prompt": [5, 6, 7], "max_tokens": 10, "n": 2}\n')
+    (tmp_path / "prices.toml").write_text(
+        'currency = "EUR"\n[models."*"]\nprompt = 1000000\ncompletion = 2000000\n'
+    )
+    model = tiny_home / "smollm2-135m-instruct"
+    arguments = ["validate", "in.jsonl", "--prices", "prices.toml", "-m", model]
+
+    assert "cost: 43.0000 EUR at most" in invoke(*arguments).stdout
+    found = json.loads(invoke(*arguments, "--json").stdout)
+    assert found["cost"]["total"] == 43.0

@@ -1,5 +1,6 @@
-"""`aobatch status`, `report` and `merge`: what became of jobs, by their outputs."""
+"""`aobatch status`, `results`, `report` and `merge`: what became of jobs, by their outputs."""
 
+import time
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,18 +34,23 @@ class OutputArgument(StateOption):
         return local_path(self.output, self.state_dir)
 
 
+WATCH_SECONDS = 2.0
+
+
 @options()
 class StatusOptions(JsonOption, OutputArgument):
     """What the command line gives."""
 
+    watch: bool = option(False, "Say it again every two seconds, while a run is at work.")
 
-@command(StatusOptions, exit_codes({0: "there is such a job"}, 65, 66))
+
+@command(StatusOptions, exit_codes({0: "there is such a job"}, 65, 66, 130))
 def status(options: StatusOptions) -> None:
     """Say how far a running or interrupted job is.
 
     Examples:
       aobatch status jobs/poems.out.jsonl
-      watch aobatch status answers.jsonl
+      aobatch status answers.jsonl --watch
       aobatch status answers.jsonl --json | jq .answered
 
     OUT is the output of the job. A run that is at work is not disturbed.
@@ -53,18 +59,23 @@ def status(options: StatusOptions) -> None:
 
     from aobatch.job.status import job_status
 
-    found = job_status(options.path)
-    if options.as_json:
-        show(msgspec.json.encode(found).decode())
-    else:
-        show(_sentence(options.output, found))
+    with interruptible():
+        while True:
+            found = job_status(options.path)
+            if options.as_json:
+                show(msgspec.json.encode(found).decode())
+            else:
+                show(_sentence(options.output, found))
+            if not options.watch or found.state != "running":
+                return
+            time.sleep(WATCH_SECONDS)
 
 
 def _sentence(output: "Location", found: "JobStatus") -> str:
     share = f"{found.answered:,} of {found.lines:,} lines answered"
     failed = f", {found.failed:,} of them failed" if found.failed else ""
-    time = duration(found.seconds, is_exact=False)
-    done = f"{share}{failed}, {found.completion_tokens:,} new tokens in {time}"
+    taken = duration(found.seconds, is_exact=False)
+    done = f"{share}{failed}, {found.completion_tokens:,} new tokens in {taken}"
     if found.state == "finished":
         return f"{output} is finished: {done}"
     left = found.seconds_left
@@ -72,6 +83,44 @@ def _sentence(output: "Location", found: "JobStatus") -> str:
     if found.state == "running":
         return f"{output} is under way by {found.holder}: {done}{rest}"
     return f"{output} was interrupted; run the same command again: {done}{rest}"
+
+
+@options()
+class ResultsOptions(OutputArgument):
+    """What the command line gives."""
+
+    watch: bool = option(False, "Go on with further answers, while a run is at work.")
+
+
+@command(ResultsOptions, exit_codes({0: "the answers so far are printed"}, 65, 66, 130))
+def results(options: ResultsOptions) -> None:
+    """Print the answers that a job has so far, as lines.
+
+    Examples:
+      aobatch results answers.jsonl | head
+      aobatch results answers.parquet | jq -r .error.message
+      aobatch results answers.jsonl --watch
+
+    OUT is the output of the job, which does not have to be there yet. The lines are in the order of
+    the input and are those that the output will have, without what --keep adds; with --watch, those
+    that come later follow in the order in which they were found. A run that is at work is not
+    disturbed.
+    """
+    from aobatch.job.results import known_lines
+    from aobatch.job.status import job_status
+
+    seen: set[int] = set()
+    with interruptible():
+        while True:
+            is_running = job_status(options.path).state == "running"
+            started = time.monotonic()
+            for number, line in known_lines(options.path):
+                if number not in seen:
+                    show(line.decode())
+                    seen.add(number)
+            if not (options.watch and is_running):
+                return
+            time.sleep(max(WATCH_SECONDS / 2, 10 * (time.monotonic() - started)))
 
 
 @options()

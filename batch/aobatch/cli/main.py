@@ -15,6 +15,7 @@ COMMANDS = {
     "run": ("run", "Answer every request of the input files."),
     "validate": ("validate", "Check the lines of a job and say what it will take."),
     "status": ("jobs", "Say how far a running or interrupted job is."),
+    "results": ("jobs", "Print the answers that a job has so far, as lines."),
     "report": ("jobs", "Show the usage report of a job again."),
     "merge": ("jobs", "Put the outputs of all shards of a job together."),
     "models": ("models", "List, fetch, convert, inspect and verify models."),

@@ -191,7 +191,8 @@ def run(options: RunOptions) -> None:
         ending.check()
         allowance = parse_allowance(options.max_failures)
         if options.dry_run:
-            lines = ending.checked = check_lines(options, as_json=False).lines
+            prices = options.known_prices()
+            lines = ending.checked = check_lines(options, as_json=False, prices=prices).lines
             num_failed, num_lines = lines.bad, lines.total
         else:
             num_failed, num_lines = _run(options, ending)

@@ -11,11 +11,12 @@ from aobatch.cli.command import command, exit_codes
 from aobatch.cli.console import show
 from aobatch.cli.ending import interruptible
 from aobatch.cli.models import known_model
-from aobatch.cli.options import JobOptions, JsonOption, options
+from aobatch.cli.options import JobOptions, JsonOption, PricesOption, options
 
 if TYPE_CHECKING:
     from aobatch.job.models import Vocabulary
     from aobatch.job.plan import Plan
+    from aobatch.job.report.usage import Prices
     from aobatch.job.validation import BatchError, Validation
 
 SHOWN = 20
@@ -23,7 +24,7 @@ SHOWN = 20
 
 
 @options()
-class ValidateOptions(JsonOption, JobOptions):
+class ValidateOptions(JsonOption, PricesOption, JobOptions):
     """What the command line gives."""
 
 
@@ -37,6 +38,7 @@ def validate(options: ValidateOptions) -> None:
     Examples:
       aobatch validate jobs/poems.jsonl
       aobatch validate jobs/*.jsonl.gz --default max_tokens=64 -m smollm2-135m-instruct
+      aobatch validate reviews.csv --template 'Good or bad? {text}' --prices prices.toml
       aobatch validate all.jsonl --json | jq '.errors.data[] | .line'
 
     Nothing is computed, fetched or written, and no weights are loaded. A line is bad here if it
@@ -44,16 +46,19 @@ def validate(options: ValidateOptions) -> None:
     of the lines all is checked that needs no tokenizer. The table has the first 20 bad lines, the
     JSON all.
     """
-    if check_lines(options, as_json=options.as_json).lines.bad:
+    prices = options.known_prices()
+    if check_lines(options, as_json=options.as_json, prices=prices).lines.bad:
         raise click.exceptions.Exit(1)
 
 
-def check_lines(options: JobOptions, *, as_json: bool) -> "Validation":
+def check_lines(
+    options: JobOptions, *, as_json: bool, prices: "Prices | None" = None
+) -> "Validation":
     """Show every bad line and what the others will take."""
     from aobatch.job.models import Vocabularies
     from aobatch.job.plan import known_speed, plan_of
     from aobatch.job.source import check_columns
-    from aobatch.job.validation import ErrorSpool, error_line, validation_table
+    from aobatch.job.validation import ErrorSpool, error_line, validation_table, with_cost
     from aobatch.job.validation import validate as validate_job
 
     model, find = known_model(options.model)
@@ -74,6 +79,7 @@ def check_lines(options: JobOptions, *, as_json: bool) -> "Validation":
 
     with interruptible(), closing(ErrorSpool()) as spool:
         found = validate_job(config, vocabularies, plan, spool.add if as_json else show_first)
+        found = with_cost(found, vocabularies, prices)
         if as_json:
             for line in spool.lines(found):
                 show(line)

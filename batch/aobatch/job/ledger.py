@@ -394,6 +394,12 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
+def read_answers(path: Path) -> Iterator[Answer]:
+    """Read the lines of a ledger that another process may be writing."""
+    with reading(path) as connection:
+        yield from map(Answer._make, connection.execute(_ANSWERS, (False,)))
+
+
 def read_statistics(connection: sqlite3.Connection) -> Statistics:
     """Read what all runs of a job counted so far."""
     return Statistics.of(dict(connection.execute(_STATISTICS)))

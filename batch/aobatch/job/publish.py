@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 
 import msgspec
 
-from aobatch.api.errors import ErrorObject, error_object
+from aobatch.api.errors import ErrorObject, error_object, shorten
 from aobatch.api.request import FailedLine
 from aobatch.api.response import render_failure, render_success
 from aobatch.errors import (
@@ -29,11 +29,14 @@ from aobatch.job.context import Job
 from aobatch.job.events import publish_events
 from aobatch.job.ledger import Answer
 from aobatch.job.report.facts import finished_report, shown_settings
-from aobatch.job.report.usage import UsageReport, UsageTally
+from aobatch.job.report.usage import FailedSample, UsageReport, UsageTally
 from aobatch.job.source import digest_file
 from aobatch.job.state import StateFolder
 from aobatch.job.status import write_report
 from aobatch.text import escape
+
+MAX_SAMPLE = 300
+"""Characters of an error that a report shows."""
 
 UNWRITABLE = frozenset("%;|\t\n\r")
 """What make takes for something else however it is escaped."""
@@ -144,7 +147,11 @@ def _output_lines(job: Job, tally: UsageTally) -> Iterator[bytes]:
         else:
             failed = _failed_line(job, answer)
             model = job.models.own_name if answer.model == "" else answer.model
-            tally.add_failure(failed.error.code, model, answer.user)
+            error = failed.error
+            message = shorten(error.message, MAX_SAMPLE)
+            place = failed.line_in_file or failed.line
+            sample = FailedSample(place, failed.custom_id, error.code, message, failed.file)
+            tally.add_failure(error.code, model, answer.user, sample)
             yield render_failure(failed)
 
 

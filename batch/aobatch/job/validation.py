@@ -23,7 +23,8 @@ from aobatch.errors import RequestError
 from aobatch.job.config import JobConfig
 from aobatch.job.models import Vocabularies, Vocabulary
 from aobatch.job.plan import Plan, Speed
-from aobatch.job.report.usage import percentiles
+from aobatch.job.report.text import money
+from aobatch.job.report.usage import Cost, GroupUsage, Prices, cost_of, percentiles
 from aobatch.job.source import check_inputs, open_source
 from aobatch.job.state import StateFolder
 from aobatch.text import counted, duration, printable
@@ -81,6 +82,20 @@ class Validation(msgspec.Struct, frozen=True):
     plans: list[Plan]
     notes: list[str]
     """What could not be checked, and why."""
+    cost: Cost | None = None
+    """At most, if every completion is as long as it may be; null without prices."""
+
+
+def with_cost(found: Validation, vocabularies: Vocabularies, prices: Prices | None) -> Validation:
+    """Add what the tokens will cost at most; without prices it stays as it is."""
+    if prices is None:
+        return found
+    groups = []
+    for model in vocabularies.opened:
+        prompt, new = sum(model.prompt_lengths), model.new_tokens
+        name = model.folder.manifest.name
+        groups.append(GroupUsage(name, 0, 0, prompt, new, prompt + new))
+    return msgspec.structs.replace(found, cost=cost_of(groups, prices))
 
 
 def validate(
@@ -220,7 +235,16 @@ def error_line(error: BatchError) -> str:
 
 def validation_table(found: Validation) -> str:
     """Lay out counts, tokens and plan."""
-    return "\n".join([*_counts(found), *map(_plan, found.plans), *found.notes])
+    plans = map(_plan, found.plans)
+    return "\n".join([*_counts(found), *plans, *_cost(found.cost), *found.notes])
+
+
+def _cost(cost: Cost | None) -> Iterator[str]:
+    if cost is None:
+        return
+    without = ", ".join(map(printable, cost.unpriced))
+    others = f", without {without}, which has no price" if without else ""
+    yield f"cost: {money(cost.total)} {printable(cost.currency)} at most{others}"
 
 
 def _counts(found: Validation) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from aobatch.errors import UsageError
 from aobatch.executors import Statistics
 from aobatch.job.report.text import (
+    failed_lines,
     money,
     occupancy,
     percentiles_text,
@@ -34,6 +35,7 @@ def report_page(report: UsageReport, name: str) -> bytes:
     statistics = report.counted
     page = _environment().get_template("report.html")
     text = page.render(
+        failed_lines=list(failed_lines(report)),
         report=report,
         name=printable(name, 120),
         users=shown_users(report, MAX_USERS),
@@ -66,6 +68,7 @@ def _environment() -> "Environment":
     environment.filters |= {
         "count": lambda number: f"{number:,}",
         "printable": lambda text: printable(text, 60),
+        "sentence": lambda text: printable(text, 300),
         "date": lambda time: datetime.fromtimestamp(time, UTC).strftime("%-d %b %Y, %H:%M UTC"),
         "duration": duration,
         "money": money,

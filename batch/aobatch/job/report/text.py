@@ -33,8 +33,18 @@ def report_lines(report: UsageReport) -> Iterator[tuple[LineKind, str]]:
     for index, (name, number) in enumerate(failures):
         label = "" if index else "failed"
         yield "failure", f"{label:<23}  {number:>{width},} {printable(name)}"
+    for place, message in failed_lines(report):
+        yield "failure", f"{'':<23}  {printable(f'{place}: {message}', 400)}"
     for label, text in details(report):
         yield "note", f"{label:<23}  {printable(text, 400)}"
+
+
+def failed_lines(report: UsageReport) -> Iterator[tuple[str, str]]:
+    """Yield where the first failed lines stand, and what is wrong with them; nothing is escaped."""
+    for failed in report.failed_lines:
+        named = "" if failed.custom_id is None else f" ({failed.custom_id})"
+        file = "" if failed.file is None else f"{failed.file} "
+        yield f"{file}line {failed.line:,}{named}", failed.message
 
 
 def _cells(group: GroupUsage, nameless: str = "") -> list[str]:
@@ -89,6 +99,8 @@ def _markdown_table(header: Sequence[str], rule: str, rows: Iterable[Sequence[st
 def _facts(report: UsageReport) -> Iterator[tuple[str, str]]:
     if by_code := report.requests.failed_by_code:
         yield "failed", _counts({code(name): number for name, number in by_code.items()})
+    for place, message in failed_lines(report):
+        yield "failed", f"{code(place)} {code(message)}"
     for model in report.job.models:
         way = f"{model.kernels} operators, {model.kv_cache_dtype} cache" if model.kernels else ""
         told = ", ".join(filter(None, (model.precision, way)))

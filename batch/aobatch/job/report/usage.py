@@ -216,6 +216,21 @@ class ModelFacts(msgspec.Struct, frozen=True):
     """Why fused operators could not be had."""
 
 
+class FailedSample(msgspec.Struct, frozen=True):
+    """One of the first lines that failed."""
+
+    line: int
+    custom_id: str | None
+    code: str
+    message: str
+    file: str | None = None
+    """Where the line stands, in a job of several inputs."""
+
+
+NUM_SAMPLES = 3
+"""Failed lines that a report shows."""
+
+
 class InputFacts(msgspec.Struct, frozen=True):
     """An input of a job."""
 
@@ -327,6 +342,8 @@ class UsageReport(msgspec.Struct, frozen=True):
     """Null without prices."""
     waiting_seconds: Percentiles = Percentiles()
     """Time for which a completed request, read ahead, waited for a slot."""
+    failed_lines: list[FailedSample] = []
+    """The first ones, at most three; none in the report of an unfinished job."""
 
     @property
     def counted(self) -> Statistics:
@@ -361,6 +378,7 @@ class UsageTally:
         self._by_model: dict[str | None, GroupUsage] = {}
         self._by_user: dict[str | None, GroupUsage] = {}
         self._measures = array("d"), array("d"), array("d"), array("d")
+        self._samples: list[FailedSample] = []
 
     def add_completion(
         self,
@@ -380,8 +398,16 @@ class UsageTally:
         for values, value in zip(self._measures, measures, strict=True):
             values.append(value)
 
-    def add_failure(self, code: str | None, model: str | None, user: str | None) -> None:
-        """Count a line that ended in an error."""
+    def add_failure(
+        self,
+        code: str | None,
+        model: str | None,
+        user: str | None,
+        sample: FailedSample | None = None,
+    ) -> None:
+        """Count a line that ended in an error; the first samples are kept."""
+        if sample is not None and len(self._samples) < NUM_SAMPLES:
+            self._samples.append(sample)
         self._add(model, user, GroupUsage(None, 1, 1))
         self._failed_by_code[code or "unknown"] += 1
 
@@ -427,6 +453,7 @@ class UsageTally:
             ),
             timeline=timeline or Timeline(),
             job=job,
+            failed_lines=self._samples,
         )
 
     def _add(self, model: str | None, user: str | None, line: GroupUsage) -> None:
