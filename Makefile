@@ -15,11 +15,14 @@ COMPILE := CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/lock/bin/pip-compile --qui
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run extract classify test crash-test page-test airflow-test check bench translate model docs screenshot format lock clean distclean help
+.PHONY: run serve extract classify test crash-test page-test airflow-test check bench translate model docs screenshot format lock clean distclean help
 
 run: $(VENV)/run.stamp ## run the main job, jobs/poems.jsonl, on the default model
 	$(AOBATCH) run jobs/poems.jsonl
 	@echo "the first answers:" && head -n 3 jobs/poems.out.jsonl
+
+serve: $(VENV)/serve.stamp ## answer requests over HTTP on the default model, and say what to try
+	$(AOBATCH) serve
 
 translate: $(VENV)/run.stamp ## translate the sentences of jobs/translate.jsonl
 	$(AOBATCH) run jobs/translate.jsonl
@@ -93,6 +96,10 @@ $(VENV)/bin/pip:
 $(VENV)/run.stamp: requirements.txt pyproject.toml | $(VENV)/bin/pip
 	$(INSTALL) --require-hashes --requirement requirements.txt
 	$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/serve.stamp: $(VENV)/run.stamp
+	$(INSTALL) --no-build-isolation --editable '.[serve]'
 	@touch $@
 
 $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp

@@ -32,7 +32,9 @@ HOMES = {
     "jinja2": ("job",),
     "prometheus_client": ("job",),
     "ray": ("executors/ray",),
-    "msgspec": ("api", "cli", "bench", "job", "executors", "formats", "models"),
+    "msgspec": ("api", "cli", "bench", "job", "serve", "executors", "formats", "models"),
+    "starlette": ("serve",),
+    "uvicorn": ("serve",),
 }
 """The folders in which a library may be imported."""
 

@@ -253,6 +253,15 @@ def chat_completion_id(key: str) -> str:
     return f"chatcmpl-{_derive('chat', key)}"
 
 
+END_OF_EVENTS = b"[DONE]"
+"""What the last event of a stream says."""
+
+
+def render_event(data: bytes) -> bytes:
+    """Write a server-sent event."""
+    return b"data: " + one_line(data) + b"\n\n"
+
+
 def completion_id(key: str) -> str:
     """Derive the id of a completion object from the request's key."""
     return f"cmpl-{_derive('completion', key)}"

@@ -20,6 +20,7 @@ COMMANDS = {
     "merge": ("jobs", "Put the outputs of all shards of a job together."),
     "models": ("models", "List, fetch, convert, inspect and verify models."),
     "complete": ("complete", "Complete one prompt; - reads it from standard input."),
+    "serve": ("serve", "Answer requests over HTTP, and batches of files."),
     "bench": ("bench", "Measure jobs, decode steps and prefill, or files alone."),
     "doctor": ("doctor", "Say whether this machine can run jobs."),
     "completion": ("config", "Print the script by which a shell completes commands."),

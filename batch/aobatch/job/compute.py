@@ -94,6 +94,14 @@ class _Reading:
             yield line
 
 
+def keep_lines(job: Job) -> None:
+    """Keep what publishing needs of all lines, and compute nothing."""
+    for line in job.source.lines():
+        _keep_line(
+            job, line, job.models.find(line.body.model) if isinstance(line, Request) else None
+        )
+
+
 def _keep_line(
     job: Job, line: Request | FailedLine, model: ModelIdentity | RequestError | None
 ) -> None:

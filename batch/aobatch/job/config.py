@@ -149,6 +149,8 @@ class JobConfig:
     """Which of the lines are answered."""
     errors: Path | None = None
     """Where failed lines go as well."""
+    errors_apart: bool = False
+    """Whether failed lines go there alone, and not to the output."""
     stream_format: str = "jsonl"
     """The suffixes that would say what standard input and output are."""
     uploads: tuple[tuple[Path, Remote], ...] = ()

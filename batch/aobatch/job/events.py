@@ -12,7 +12,7 @@ import msgspec
 
 from aobatch.api.errors import error_object
 from aobatch.api.request import Request
-from aobatch.api.response import Choice, Usage, encode_chunk, one_line
+from aobatch.api.response import END_OF_EVENTS, Choice, Usage, encode_chunk, render_event
 from aobatch.engine.sequence import Result
 from aobatch.executors import ModelIdentity
 from aobatch.files import storage_errors
@@ -139,7 +139,7 @@ class EventFiles:
             self._write(request, msgspec.json.encode(error))
         elif request.body.include_usage:
             self._write(request, self._chunk(request, [], result.usage))
-        self._write(request, b"[DONE]")
+        self._write(request, END_OF_EVENTS)
         self._begun.pop(request.line, None)
         if file := self._files.pop(request.line, None):
             file.close()
@@ -167,4 +167,4 @@ class EventFiles:
                 folder.mkdir(exist_ok=True)
                 self._files[request.line] = path.open("wb", buffering=0)
                 _link(path, folder / event_name(self._job, request.line))
-            self._files[request.line].write(b"data: " + one_line(data) + b"\n\n")
+            self._files[request.line].write(render_event(data))

@@ -152,7 +152,8 @@ def _output_lines(job: Job, tally: UsageTally) -> Iterator[bytes]:
             place = failed.line_in_file or failed.line
             sample = FailedSample(place, failed.custom_id, error.code, message, failed.file)
             tally.add_failure(error.code, model, answer.user, sample)
-            yield render_failure(failed)
+            if not job.config.errors_apart:
+                yield render_failure(failed)
 
 
 def _failed_line(job: Job, answer: Answer) -> FailedLine:

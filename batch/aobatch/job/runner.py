@@ -1,15 +1,16 @@
 """A whole job: read, compute what is not known, publish."""
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from aobatch.errors import UsageError
 from aobatch.executors import Backend
-from aobatch.job.compute import compute
+from aobatch.job.compute import compute, keep_lines
 from aobatch.job.config import STREAM, JobConfig
 from aobatch.job.context import Job, Progress, Unwatched, begin_job
 from aobatch.job.in_flight import InFlight
-from aobatch.job.ledger import Ledger
+from aobatch.job.ledger import Answer, Ledger
 from aobatch.job.paths import check_places, places_of
 from aobatch.job.publish import check_depfile, check_uploads, publish, upload_files, write_depfile
 from aobatch.job.report.usage import UsageReport, with_cost
@@ -61,6 +62,22 @@ def run_job(config: JobConfig, backend: Backend, progress: Progress | None = Non
         upload_files(config, state)
         state.drop_copies()
     return JobOutcome(report, was_finished)
+
+
+@contextmanager
+def known_answers(config: JobConfig, backend: Backend) -> Iterator[Iterator[Answer]]:
+    """Give what is known of each line of an unfinished job, which is computed no further.
+
+    A line without a status code has no answer. JobError says why the job cannot be read.
+    """
+    with open_state(config) as state:
+        source = open_source(config, state, check_inputs(config))
+        for each in source.inputs:
+            each.identify(state)
+        with closing(Ledger(state.ledger)) as ledger, InFlight(state.in_flight) as in_flight:
+            job = begin_job(source, backend, ledger, in_flight, Unwatched())
+            keep_lines(job)
+            yield ledger.answers()
 
 
 def _earlier_end(state: StateFolder, config: JobConfig, backend: Backend) -> FinishedJob | None:

@@ -1,0 +1,1 @@
+"""The documented endpoint over HTTP, and batches over HTTP, on top of the engine and of jobs."""
