@@ -73,6 +73,25 @@ def test_logprobs_are_those_of_the_raw_distribution(complete: Complete) -> None:
         np.testing.assert_allclose(sorted(top.values(), reverse=True)[:4], best, atol=1e-5)
 
 
+@pytest.mark.parametrize(("top_k", "num_listed"), [(1, 1), (3, 3), (9, 5)])
+def test_processed_logprobs_list_possible_tokens_alone(
+    complete: Complete, top_k: int, num_listed: int
+) -> None:
+    """What a filter has dropped is not listed, however many tokens were asked for."""
+    body = {"prompt": "few", "max_tokens": 6, "logprobs": 5, "top_k": top_k, "ignore_eos": True}
+    (result,) = complete(body, config=EngineConfig(logprobs_mode="processed"))
+    logprobs = result.choices[0].logprobs
+
+    for name, logprob, top in zip(
+        logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs, strict=True
+    ):
+        assert len(top) in (num_listed, num_listed + (top_k > 5))
+        assert top[name] == logprob
+        assert min(top.values()) > -100
+        if top_k <= 5:
+            assert abs(sum(np.exp(list(top.values()))) - 1) < 1e-4
+
+
 def test_joined_tokens_start_with_the_text(complete: Complete) -> None:
     """After a stop the arrays reach to the token of the cut, and offsets follow the text."""
     body = {"prompt": "say:", "temperature": 0, "max_tokens": 64, "logprobs": 1, "stop": "wo t"}

@@ -7,9 +7,15 @@ from sampling_reference import ranked
 from sampling_strategies import logit_rows, unhurried
 
 from aobatch.arrays import Logits
-from aobatch.sampling.nucleus import best_until, largest_bounds, pick, running_sums
+from aobatch.sampling.blocks import Blocks, largest_bounds
+from aobatch.sampling.nucleus import Candidates, best_until, running_sums
 
 WEIGHTS = st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=8), min_size=1, max_size=5)
+
+
+def maxima_of(logits: Logits) -> Logits:
+    """Give the largest logit of each block."""
+    return Blocks(logits).measure(np.arange(len(logits)), np.zeros(len(logits))).maxima
 
 
 @unhurried
@@ -36,16 +42,17 @@ def test_running_sums_do_not_feel_other_rows(rows: list[list[float]]) -> None:
 @given(logits=logit_rows(3), count=st.integers(1, 300))
 def test_enough_logits_reach_their_bound(logits: Logits, count: int) -> None:
     """At least as many logits as asked are at or above the bound, in every row."""
-    bounds = largest_bounds(logits, np.array([count, 1, 300]))
+    counts = np.array([count, 1, 300])
+    bounds = largest_bounds(Blocks(logits), np.arange(3), maxima_of(logits), counts)
 
-    assert (np.count_nonzero(logits >= bounds[:, None], axis=1) >= [count, 1, 300]).all()
+    assert (np.count_nonzero(logits >= bounds[:, None], axis=1) >= counts).all()
 
 
 def test_bound_is_close_in_a_large_vocabulary() -> None:
     """Few more than k of many logits reach the bound: the head stays short."""
     logits = np.random.default_rng(5).normal(0, 3, (2, 49_157)).astype(np.float32)
 
-    bounds = largest_bounds(logits, np.array([40, 3000]))
+    bounds = largest_bounds(Blocks(logits), np.arange(2), maxima_of(logits), np.array([40, 3000]))
 
     sizes = np.count_nonzero(logits >= bounds[:, None], axis=1)
     assert 40 <= sizes[0] < 60
@@ -53,29 +60,33 @@ def test_bound_is_close_in_a_large_vocabulary() -> None:
 
 
 @unhurried
-@given(logits=logit_rows(2), bound=st.floats(-3, 0, width=32), first=st.integers(0, 9))
-def test_pick_takes_what_reaches_the_bound(logits: Logits, bound: float, first: int) -> None:
-    """Exactly the finite logits at or above the bound, and the first ids, are picked."""
-    peaks = logits.max(axis=1)
-    found = pick(logits, np.float32(bound) + peaks, peaks, np.array([1.0, 0.5]), first)
+@given(logits=logit_rows(2, 700), bound=st.floats(-3, 0, width=32), height=st.floats(0, 3))
+def test_opened_blocks_give_what_lies_between_the_bounds(
+    logits: Logits, bound: float, height: float
+) -> None:
+    """Exactly the finite logits from the bound on and under the ceiling are found, in order."""
+    bounds = np.append(logits[0].max() + np.float32(bound), np.float32(-np.inf))
+    ceilings = np.append(bounds[0] + np.float32(height), np.float32(np.inf))
 
-    wanted = (logits - peaks[:, None] >= 0) | (logits >= np.float32(bound) + peaks[:, None])
-    wanted[:, :first] = True
-    rows, ids = np.nonzero(wanted)
-    np.testing.assert_array_equal(found.rows, rows)
-    np.testing.assert_array_equal(found.ids, ids)
-    expected = (peaks[rows].astype(float) - logits[rows, ids]) / np.array([1.0, 0.5])[rows]
-    np.testing.assert_array_equal(found.depths, expected)
+    rows, ids, values = Blocks(logits).find(np.arange(2), maxima_of(logits), bounds, ceilings)
+
+    is_between = np.isfinite(logits) & (logits >= bounds[:, None]) & (logits < ceilings[:, None])
+    expected_rows, expected_ids = np.nonzero(is_between)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_array_equal(ids, expected_ids)
+    np.testing.assert_array_equal(values, logits[is_between])
 
 
 @unhurried
 @given(logits=logit_rows(2), share=st.floats(0, 1.1))
 def test_best_until_is_the_shortest_sorted_prefix(logits: Logits, share: float) -> None:
     """The marked tokens are the first of the sorted row whose sum reaches the target."""
-    peaks = logits.max(axis=1)
-    found = pick(logits, np.full(2, -np.inf, dtype=np.float32), peaks, np.ones(2))
-    counts = np.ceil(share * found.sizes)
-    mask = best_until(found, np.ones(len(found.ids)), counts.astype(float))
+    ids = [np.flatnonzero(np.isfinite(row)) for row in logits]
+    values = np.concatenate([row[found] for row, found in zip(logits, ids, strict=True)])
+    sizes = np.array([len(found) for found in ids])
+    found = Candidates(sizes, np.concatenate(ids), values, np.ones(len(values)))
+    counts = np.ceil(share * sizes)
+    mask = best_until(found, found.weights, counts.astype(float))
 
     for row in range(2):
         best = ranked(logits[row].tolist())[: max(1, int(counts[row]))]

@@ -38,7 +38,7 @@ def test_draw_from_candidates_never_meets_a_weight_of_zero(uniform: float, token
     """Each number finds its token, in a row between others."""
     weights = np.array([1.0, 0.0, 1.0, 0.0, 1.0, 2.0, 0.0, 0.5, 1.0])
     ids = np.array([7, 10, 20, 30, 40, 50, 60, 8, 9])
-    found = Candidates(np.array([1, 6, 2]), ids, np.zeros(9), weights)
+    found = Candidates(np.array([1, 6, 2]), ids, np.zeros(9, np.float32), weights)
 
     tokens = draw_from_candidates(found, np.array([0.9, uniform, 0.1]))
 

@@ -1,5 +1,7 @@
 """Laws of temperature, top_k, top_p and min_p; transformers and sorting are the oracles."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -8,20 +10,22 @@ from sampling_reference import distribution, processed
 from sampling_strategies import any_params, logit_rows, unhurried
 from scipy.special import softmax
 
-from aobatch.sampling.columns import Columns
 from aobatch.sampling.params import SamplingParams
-from aobatch.sampling.sampler import BatchStep
+from aobatch.sampling.sampler import Sampler
 
 
 def probabilities(logits: ArrayLike, params: SamplingParams) -> NDArray[np.float64]:
     """Give the probabilities [B, V] that the sampler draws from."""
     rows = np.atleast_2d(np.array(logits, dtype=np.float32))
-    columns = Columns(*rows.shape)
+    params = replace(params, num_logprobs=rows.shape[1])
+    sampler = Sampler(*rows.shape, "processed")
     for slot in range(len(rows)):
-        columns.admit(slot, params, np.array([], dtype=np.int64))
-    with np.errstate(over="ignore", invalid="ignore"):
-        step = BatchStep(rows, columns, slice(0, len(rows)))
-        return softmax(step.distribution(np.arange(len(rows))).astype(np.float64), axis=1)
+        sampler.admit(slot, params, bytes(16), np.array([], dtype=np.int64))
+    sampled = sampler.sample(rows)
+    found = np.zeros(rows.shape)
+    places, ranks = np.nonzero(np.isfinite(sampled.top_logprobs))
+    found[places, sampled.top_ids[places, ranks]] = np.exp(sampled.top_logprobs[places, ranks])
+    return found
 
 
 def kept(logits: ArrayLike, params: SamplingParams) -> list[int]:

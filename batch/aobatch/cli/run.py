@@ -125,7 +125,8 @@ class RunOptions(
 
     logprobs_mode: Literal["raw", "processed"] = option(
         "raw",
-        "Logprobs of the model alone, or after bias, penalties and temperature.",
+        "Logprobs of the model alone, or of what tokens are drawn from: after bias, penalties, "
+        "temperature, top_k, top_p and min_p, possible tokens alone.",
         group="Requests",
     )
     seed: int = option(0, "Seed of lines without one.", group="Sampling")

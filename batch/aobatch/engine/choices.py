@@ -54,6 +54,8 @@ class LogprobsBuilder:
             logprob = _finite(scored[0])
             ranked = {name: logprob}
             for other_id, other_logprob in zip(*scored[1], strict=True):
+                if other_logprob <= LOGPROB_OF_NOTHING:
+                    break  # no further token was possible
                 # Two ids with the same bytes share a key: the more probable comes first and stays.
                 other = token_name(self._token_bytes[int(other_id)])
                 ranked.setdefault(other, _finite(float(other_logprob)))

@@ -25,6 +25,7 @@ from aobatch.engine.streaming import ChoiceStream, Delta, Listener
 from aobatch.errors import JobError
 from aobatch.models.tokenizer import Tokenizer
 from aobatch.runners import ModelRunner
+from aobatch.sampling.blocks import Blocks, BlocksOf
 from aobatch.sampling.sampler import Sampler
 
 NUM_KEPT = 512
@@ -62,8 +63,14 @@ class Engine:
     """Computes requests with one model; each result depends on its request alone."""
 
     def __init__(
-        self, runner: ModelRunner, tokenizer: Tokenizer, limits: ModelLimits, config: EngineConfig
+        self,
+        runner: ModelRunner,
+        tokenizer: Tokenizer,
+        limits: ModelLimits,
+        config: EngineConfig,
+        blocks_of: BlocksOf = Blocks,
     ) -> None:
+        """Take a model; other `blocks_of` are faster ones, which give the same bits."""
         self._counted: tuple[EngineStatistics, list[Lane]] = (EngineStatistics(), [])
         self._scheduler: Scheduler | None = None
         self._events: SimpleQueue[Event] = SimpleQueue()
@@ -76,7 +83,8 @@ class Engine:
         self._preparation = Preparation(tokenizer, limits, clamp_max_tokens=config.clamp_max_tokens)
         counts = slot_counts(config)
         self._runners = [runner, *(runner.sibling() for _ in counts[1:])]
-        self._samplers = [Sampler(n, limits.vocab_size, config.logprobs_mode) for n in counts]
+        vocab_size, mode = limits.vocab_size, config.logprobs_mode
+        self._samplers = [Sampler(count, vocab_size, mode, blocks_of) for count in counts]
 
     @property
     def statistics(self) -> EngineStatistics:

@@ -89,7 +89,7 @@ class Lane:
             state.started = state.started or time.monotonic()
         fresh = [group for group in groups if not self._is_decoded(group)]
         placements = self._place(fresh, first)
-        prefill(self.runner, placements, self._reserved[1])
+        prefill(self.runner, placements, self._reserved[1], self.sampler.blocks_of)
         self._admit_all(sequences, placements)
         statistics = self.statistics
         statistics.prefix_tokens_shared += sum(p.start for p in placements)
@@ -191,5 +191,5 @@ class Lane:
             if sequence.group.ranks_by_suffix and not sequence.group.state.is_cancelled:
                 free = len(self._slots)
                 self._held.forget(free)
-                score_suffix(self.runner, free, sequence, self.tokenizer)
+                score_suffix(self.runner, free, sequence, self.tokenizer, self.sampler.blocks_of)
             self.emit(sequence)

@@ -12,6 +12,7 @@ from aobatch.arrays import Logits, TokenIds
 from aobatch.engine.sequence import Sequence, SequenceGroup
 from aobatch.models.tokenizer import Tokenizer
 from aobatch.runners import Chunk, ModelRunner
+from aobatch.sampling.blocks import BlocksOf
 from aobatch.sampling.logprobs import Scores, score
 
 CHUNK = 256
@@ -179,7 +180,9 @@ def _share(placement: Placement, neighbour: Placement | None, held: Source | Non
         placement.stage = neighbour.stage + (near > neighbour.start)
 
 
-def prefill(runner: ModelRunner, placements: list[Placement], capacity: int) -> None:
+def prefill(
+    runner: ModelRunner, placements: list[Placement], capacity: int, blocks_of: BlocksOf
+) -> None:
     """Compute prompts into the slots of their placements, which have room for `capacity` tokens.
 
     Sets every placement's last_logits, and its scores where they are asked for.
@@ -194,13 +197,15 @@ def prefill(runner: ModelRunner, placements: list[Placement], capacity: int) -> 
             if placement.neighbour and placement.stage == stage:
                 near = placement.neighbour
                 _copy(runner, placement, near.slot, near.scores)
-        _compute(runner, list(members), capacity)
+        _compute(runner, list(members), capacity, blocks_of)
     for placement in placements:
         if any(np.isnan(chunk.logprobs).any() for chunk in placement.scores):
             placement.group.state.error = errors.numerical_error()
 
 
-def score_suffix(runner: ModelRunner, slot: int, sequence: Sequence, tokenizer: Tokenizer) -> None:
+def score_suffix(
+    runner: ModelRunner, slot: int, sequence: Sequence, tokenizer: Tokenizer, blocks_of: BlocksOf
+) -> None:
     """Set the mean logprob of the suffix behind a finished candidate, computed in a free slot."""
     group, watcher, middle = sequence.group, sequence.watcher, sequence.text_token_ids
     if watcher is not None and watcher.cut is not None:
@@ -215,7 +220,7 @@ def score_suffix(runner: ModelRunner, slot: int, sequence: Sequence, tokenizer: 
         targets = token_ids[end - num_logits + 1 : end + 1]
         if len(targets):
             none = np.zeros(len(targets), np.int64)
-            logprobs.append(_scores(logits[: len(targets)], targets, none).logprobs)
+            logprobs.append(_scores(logits[: len(targets)], targets, none, blocks_of).logprobs)
         start = end
     sequence.suffix_logprob = float(np.concatenate(logprobs).mean())
     if np.isnan(sequence.suffix_logprob):
@@ -233,13 +238,15 @@ def _copy(runner: ModelRunner, placement: Placement, slot: int, scores: list[Sco
             left -= len(chunk.logprobs)
 
 
-def _compute(runner: ModelRunner, placements: list[Placement], capacity: int) -> None:
+def _compute(
+    runner: ModelRunner, placements: list[Placement], capacity: int, blocks_of: BlocksOf
+) -> None:
     for run in _runs(placements, capacity):
         logits = runner.prefill([chunk for _, chunk in run])
         stop = 0
         for placement, chunk in run:
             start, stop = stop, stop + chunk.num_logits
-            _keep(placement, chunk, logits[start:stop])
+            _keep(placement, chunk, logits[start:stop], blocks_of)
 
 
 def _runs(placements: list[Placement], capacity: int) -> Iterator[list[tuple[Placement, Chunk]]]:
@@ -272,22 +279,22 @@ def _fits(chunks: list[Chunk], capacity: int) -> bool:
     return has_room and sum(sizes) <= MAX_RUN_TOKENS and num_logits <= MAX_RUN_LOGITS
 
 
-def _keep(placement: Placement, chunk: Chunk, logits: Logits) -> None:
+def _keep(placement: Placement, chunk: Chunk, logits: Logits, blocks_of: BlocksOf) -> None:
     """Copy what is still needed of a chunk's logits [R, V]; the runner will overwrite them."""
     group = placement.group
     prompt, end = group.prompt_token_ids, chunk.start + len(chunk.token_ids)
     if group.scores_prompt:
         targets = prompt[chunk.start + 1 : end + 1]
         asked = np.full(len(targets), group.params.num_logprobs or 0)
-        placement.scores.append(_scores(logits[: len(targets)], targets, asked))
+        placement.scores.append(_scores(logits[: len(targets)], targets, asked, blocks_of))
     if end == len(prompt):
         placement.last_logits = logits[-1].copy()
 
 
-def _scores(logits: Logits, targets: TokenIds, asked: TokenIds) -> Scores:
+def _scores(logits: Logits, targets: TokenIds, asked: TokenIds, blocks_of: BlocksOf) -> Scores:
     """Score targets under logits [n, V], which are changed; NaN under rows without numbers."""
     is_broken = ~np.isfinite(logits.max(axis=1))
     logits[is_broken] = 0
-    scores = score(logits, np.full(len(targets), np.nan), targets, asked)
+    scores = score(blocks_of(logits, None), targets, asked)
     scores.logprobs[is_broken] = np.nan
     return scores

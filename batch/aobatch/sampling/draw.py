@@ -5,8 +5,9 @@ from typing import Final
 
 import numpy as np
 
-from aobatch.arrays import Floats, TokenIds
-from aobatch.sampling.nucleus import BLOCK, Candidates, Rows, running_sums
+from aobatch.arrays import Floats, Logits, TokenIds
+from aobatch.sampling.blocks import BLOCK, scales_of, weights_of
+from aobatch.sampling.nucleus import UNIT, Candidates, Kept, Rows, running_sums
 
 KEY_BYTES: Final = 16
 WORDS_PER_COUNTER: Final = 4
@@ -69,25 +70,49 @@ class UniformColumns:
         return np.asarray(self._values[slots, offsets])
 
 
-def draw_from_all(rows: Rows, uniforms: Floats) -> TokenIds:
-    """Draw from the whole vocabulary: first a block by its sum, then a token in it, [n]."""
+def draw_from_blocks(
+    rows: Rows, weights: Floats, uniforms: Floats, floors: Logits | None = None
+) -> TokenIds:
+    """Draw by the blocks' weights [n, blocks]: first a block, then a token in it, [n].
+
+    Tokens under the floors [n] are not drawn.
+    """
     every = np.arange(len(uniforms))
-    blocks, uniforms = invert(rows.sums, uniforms)
-    ids = blocks[:, None] * BLOCK + np.arange(BLOCK)
-    last = rows.logits.shape[1] - 1
-    logits = rows.logits[every[:, None], np.minimum(ids, last)].astype(np.float64)
-    depths = (rows.peaks[:, None] - logits) / rows.temperatures[:, None]
-    places, _ = invert(np.exp(-depths) * (ids <= last), uniforms)
-    return np.asarray(ids[every, places])
+    blocks, uniforms = invert(weights, uniforms)
+    logits = rows.blocks.read(rows.rows, blocks)
+    if floors is not None:
+        logits[logits < floors[:, None]] = -np.inf
+    peaks = rows.maxima[every, blocks]
+    inside = weights_of(logits, peaks[:, None], scales_of(rows.temperatures)[:, None])
+    places, _ = invert(inside.astype(np.float64), uniforms)
+    return np.asarray(blocks * BLOCK + places)
 
 
-def draw_from_candidates(left: Candidates, uniforms: Floats) -> TokenIds:
-    """Draw one of the tokens that are left in each row, [n]."""
-    sums = running_sums(left.weights, left.sizes)
-    ends = left.starts + left.sizes
+def draw_from_kept(kept: Kept, uniforms: Floats) -> TokenIds:
+    """Draw one of the tokens that filters have left of each row, [n]."""
+    if not kept.weights.size:
+        return draw_from_candidates(kept.found, uniforms)
+    totals, base = kept.totals, kept.base
+    targets = _targets(uniforms, totals)
+    in_blocks = np.flatnonzero(targets < base)
+    # Each part of a row's share is stretched to a share of its own.
+    behind = np.maximum(targets - base, 0.0) / np.maximum(totals - base, UNIT)
+    token_ids = draw_from_candidates(kept.found, behind)
+    if in_blocks.size:
+        rows, floors = kept.rows.take(in_blocks), kept.floors[in_blocks]
+        shares = targets[in_blocks] / base[in_blocks]
+        token_ids[in_blocks] = draw_from_blocks(rows, kept.weights[in_blocks], shares, floors)
+    return token_ids
+
+
+def draw_from_candidates(found: Candidates, uniforms: Floats) -> TokenIds:
+    """Draw one of the candidates of each row, [n]."""
+    sums = running_sums(found.weights, found.sizes)
+    ends = found.starts + found.sizes
     targets = _targets(uniforms, sums[ends - 1])
-    passed = left.totals((sums <= left.spread(targets)).astype(np.int64))
-    return np.asarray(left.ids[left.starts + passed])
+    is_passed = sums <= found.spread(targets)
+    passed = found.totals(is_passed.astype(np.float64)).astype(np.int64)
+    return np.asarray(found.ids[found.starts + passed])
 
 
 def invert(weights: Floats, uniforms: Floats) -> tuple[TokenIds, Floats]:

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from aobatch.arrays import Floats, Logits, TokenIds
-from aobatch.sampling.columns import take_rows
-from aobatch.sampling.nucleus import block_sums, largest_bounds, log_sum, pick
+from aobatch.sampling.blocks import Blocks, Measured, block_weights, largest_bounds, logarithm
+from aobatch.sampling.nucleus import Rows, last_sums
 
 
 class Scores(NamedTuple):
@@ -15,51 +15,93 @@ class Scores(NamedTuple):
     logprobs: Floats
     """Logprob of the row's token, [n]."""
     top_ids: TokenIds
-    """The most probable ids, [n, K], ties by id."""
+    """The most probable ids, [n, K], ties by id; meaningless where the logprob is -inf."""
     top_logprobs: Floats
-    """Their logprobs, [n, K], falling."""
+    """Their logprobs, [n, K], falling, -inf where no further token is possible."""
 
 
 def blank_scores(num_rows: int, width: int) -> Scores:
     """Make the scores of rows in which nothing is possible: -inf throughout, K = width."""
     return Scores(
         np.full(num_rows, -np.inf),
-        np.tile(np.arange(width), (num_rows, 1)),
+        np.zeros((num_rows, width), dtype=np.int64),
         np.full((num_rows, width), -np.inf),
     )
 
 
-def score(logits: Logits, log_sums: Floats, token_ids: TokenIds, counts: TokenIds) -> Scores:
-    """Score token_ids[i] and the counts[i] most probable tokens under row i of logits [n, V].
+def log_sums_of(measured: Measured) -> Floats:
+    """Compute log(sum(exp(logits))) of rows measured at temperature 1, [n]."""
+    peaks = measured.maxima.max(axis=1)
+    weights = block_weights(measured, peaks, np.ones(len(peaks)))
+    return np.asarray(peaks + logarithm(last_sums(weights)))
 
-    Each row has a finite maximum; log_sums [n] are log(sum(exp(row))), NaN where not yet known.
-    K is the largest count, at most V; a row that asks for fewer reads its first ones.
+
+def score(blocks: Blocks, token_ids: TokenIds, counts: TokenIds) -> Scores:
+    """Score token_ids[i] and the counts[i] most probable tokens under row i of n rows of logits.
+
+    Each row has a finite maximum. K is the largest count, at most V; a row that asks for fewer
+    reads its first ones.
     """
-    peaks = logits.max(axis=1)
-    unknown = np.flatnonzero(np.isnan(log_sums))
-    if unknown.size:
-        sums = block_sums(take_rows(logits, unknown), peaks[unknown], np.ones(unknown.size))
-        log_sums = log_sums.copy()
-        log_sums[unknown] = log_sum(peaks[unknown], sums)
-
-    scores = blank_scores(len(logits), int(np.clip(counts.max(initial=0), 0, logits.shape[1])))
-    scores.logprobs[:] = logits[np.arange(len(logits)), token_ids] - log_sums
-    rows = np.flatnonzero(counts > 0)
-    if rows.size:
-        top_ids, top_logits = _top_tokens(
-            take_rows(logits, rows), peaks[rows], scores.top_ids.shape[1]
-        )
-        scores.top_ids[rows] = top_ids
-        scores.top_logprobs[rows] = top_logits - log_sums[rows, None]
-    return scores
+    every = np.arange(len(token_ids))
+    measured = blocks.measure(every, np.ones(len(every)))
+    return score_rows(blocks, every, measured, token_ids, counts)
 
 
-def _top_tokens(logits: Logits, peaks: Logits, count: int) -> tuple[TokenIds, Floats]:
-    """Find the ids and logits [n, count] of the largest logits, falling, ties by id."""
-    every = np.arange(len(logits))
-    bounds = largest_bounds(logits, np.full(len(logits), count))
-    # Where fewer are finite, the first ids of -inf follow: they are among the first 2 * count.
-    found = pick(logits, bounds, peaks, np.ones(len(logits)), first=2 * count)
-    order = np.lexsort((found.depths, found.rows))
-    ids = found.ids[order[found.starts[:, None] + np.arange(count)]]
-    return ids, logits[every[:, None], ids].astype(np.float64)
+def score_rows(
+    blocks: Blocks, rows: TokenIds, measured: Measured, token_ids: TokenIds, counts: TokenIds
+) -> Scores:
+    """Score some rows [n], measured at temperature 1, as `score` does."""
+    log_sums = log_sums_of(measured)
+    width = int(np.clip(counts.max(initial=0), 0, blocks.vocab_size))
+    logprobs = blocks.logits[rows, token_ids] - log_sums
+    top_ids, top_logits = top_tokens(blocks, rows, measured.maxima, counts, width)
+    return Scores(logprobs, top_ids, top_logits - log_sums[:, None])
+
+
+def score_kept(
+    rows: Rows,
+    totals: Floats,
+    last: tuple[Logits, TokenIds],
+    token_ids: TokenIds,
+    counts: TokenIds,
+) -> Scores:
+    """Score rows by what filters have left: `totals` [n], down to the token `last`, (logit, id).
+
+    Among the best tokens are none that could not have been drawn.
+    """
+    log_totals = logarithm(totals)
+    width = int(np.clip(counts.max(initial=0), 0, rows.blocks.vocab_size))
+    top_ids, top_logits = top_tokens(rows.blocks, rows.rows, rows.maxima, counts, width)
+    logits = np.column_stack([rows.blocks.logits[rows.rows, token_ids], top_logits])
+    depths = (rows.peaks[:, None] - logits) / rows.temperatures[:, None]
+    logprobs = -depths - log_totals[:, None]
+    least, last_id = (column[:, None] for column in last)
+    is_left = (top_logits > least) | ((top_logits == least) & (top_ids <= last_id))
+    return Scores(
+        logprobs[:, 0],
+        np.where(is_left, top_ids, 0),
+        np.where(is_left, logprobs[:, 1:], -np.inf),
+    )
+
+
+def top_tokens(
+    blocks: Blocks, rows: TokenIds, maxima: Logits, counts: TokenIds, width: int
+) -> tuple[TokenIds, Floats]:
+    """Find the ids and logits [n, width] of the largest logits, falling, ties by id.
+
+    A row is given none if its count is 0; what is left is id 0 at -inf.
+    """
+    ids = np.zeros((len(rows), width), dtype=np.int64)
+    logits = np.full((len(rows), width), -np.inf)
+    asking = np.flatnonzero(counts > 0)
+    if not asking.size:
+        return ids, logits
+    bounds = largest_bounds(blocks, rows[asking], maxima[asking], np.full(asking.size, width))
+    owners, found, values = blocks.find(rows[asking], maxima[asking], bounds)
+    order = np.lexsort((-values, owners))
+    sizes = np.bincount(owners, minlength=asking.size)
+    ranks = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    best = order[ranks < width]
+    places = asking[owners[best]], ranks[ranks < width]
+    ids[places], logits[places] = found[best], values[best]
+    return ids, logits

@@ -1,7 +1,9 @@
 """Which tokens a filtered draw is made from: top_k, top_p and min_p, one pure function each.
 
-Nothing is sorted but what has to be: bounds on the logits pick a few candidates of each row, and
-only the candidates around the end of what a filter keeps are put in order.
+All three keep the first tokens of one order, the most probable first, ties by id. Nothing is sorted
+but what has to be: bounds pick a few candidates of each row out of the blocks that reach them, and
+only candidates around the end of what a filter keeps are put in order. Of a long nucleus only the
+tokens around its end are candidates; those before it are summed by blocks.
 """
 
 from collections.abc import Iterator
@@ -12,36 +14,47 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aobatch.arrays import Floats, Logits, TokenIds
-from aobatch.sampling.columns import Table, take_rows
-
-BLOCK: Final = 128
-"""Tokens whose weights are added up before the draw looks at single ones."""
-
-CHUNK: Final = 2**18
-"""Logits that are worked on at a time, so that intermediate results stay in the cache."""
-
+from aobatch.sampling.blocks import (
+    BLOCK,
+    Blocks,
+    Measured,
+    block_weights,
+    largest_bounds,
+    logarithm,
+    scales_of,
+    weights_of,
+)
+from aobatch.sampling.columns import Table
 
 NUM_BINS: Final = 512
-BINS_PER_NAT: Final = 16
-"""Depths are told apart by 1/16 nat down to 32 nats, and put together below that."""
+"""Parts of the range of a row's logits, of which one is sorted."""
+
+SMALLEST_SPAN: Final = 1e-30
+"""Stands for the range of logits that are all the same."""
 
 UNIT: Final = 2.0**-44
 """Running sums count in this part of the best token's weight."""
 
-NUM_GROUPS: Final = 1024
-"""Groups of logits of which only the largest is looked at, if top_k is not beyond half of them."""
-
 USUAL_SHARE: Final = 512
 """Among tokens less probable than (1 - top_p) / 512 there is seldom one of the nucleus."""
 
-STRIDE: Final = 32
-"""Every 32nd token is looked at to tell how a long tail is spread."""
+SAMPLE: Final = 4096
+"""Tokens of a row, at least, that are looked at to tell where a long nucleus ends."""
 
-LONG_GROUP: Final = 2**19
-"""Logits whose long nuclei are worked on at a time."""
+SPREAD: Final = 4.0
+"""Standard errors of the sample, at most, on both sides between which the end is looked for."""
 
-CAUTION: Final = 0.75
-"""The part of 1 - top_p that a tail judged by its sample may hold."""
+LONG: Final = 1024
+"""A nucleus that surely has more tokens, or lacks more after a first look, is long."""
+
+FEWER: Final = 80
+"""For each so many tokens that a first look lacks, at least, a second goes down once more."""
+
+OPEN_AT_ONCE: Final = 4096
+"""Blocks that are opened for rows with short nuclei before these are cut."""
+
+LONG_AT_ONCE: Final = 2**20
+"""Logits of rows with long nuclei that are worked on at a time."""
 
 SLACK: Final = 1e-3
 """Lowers bounds, in nats, by far more than rounding can raise them."""
@@ -53,14 +66,20 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 class Rows:
     """Some rows of a step with what their draw needs."""
 
-    logits: Logits
-    """After the processors, [n, V]."""
+    blocks: Blocks
+    """Of the whole step, [B, V]."""
+    rows: TokenIds
+    """Which rows of the step, [n]."""
     peaks: Logits
     """The largest logit of each row, finite, [n]."""
     table: Table
     """The parameters, [n]."""
-    sums: Floats
-    """Weights exp((logit - peak) / temperature) summed by blocks, [n, blocks]; NaN if unused."""
+    maxima: Logits
+    """The largest logit of each block, [n, blocks]."""
+    weights: Floats
+    """Weights exp((logit - peak) / temperature) summed by blocks, [n, blocks]; 0 if unused."""
+    totals: Floats
+    """The weight of the whole vocabulary, [n], 0 if unused."""
 
     @property
     def temperatures(self) -> Floats:
@@ -68,14 +87,9 @@ class Rows:
         return np.asarray(self.table["temperature"], dtype=np.float64)
 
     @property
-    def totals(self) -> Floats:
-        """The weight of the whole vocabulary, [n], NaN if unused."""
-        return np.asarray(self.sums.sum(axis=1))
-
-    @property
     def is_limited(self) -> NDArray[np.bool_]:
         """Which rows have a top_k, [n]."""
-        return np.asarray(self.table["top_k"] < self.logits.shape[1])
+        return is_limited(self.table, self.blocks.vocab_size)
 
     @property
     def is_nucleus(self) -> NDArray[np.bool_]:
@@ -83,67 +97,49 @@ class Rows:
         return ~self.is_limited & (self.table["top_p"] < 1)
 
     def take(self, places: TokenIds) -> "Rows":
-        """Take the rows at rising places."""
+        """Take the rows at the places."""
+        if len(places) == len(self.rows):
+            return self
         return Rows(
-            take_rows(self.logits, places),
-            take_rows(self.peaks, places),
-            take_rows(self.table, places),
-            take_rows(self.sums, places),
+            self.blocks,
+            self.rows[places],
+            self.peaks[places],
+            self.table[places],
+            self.maxima[places],
+            self.weights[places],
+            self.totals[places],
         )
 
 
-def gather(logits: Logits, peaks: Logits, table: Table, places: TokenIds) -> Rows:
-    """Gather rows at places [n] of logits [B, V], with the sums that their way of drawing needs."""
-    sums = np.full((len(places), -(-logits.shape[1] // BLOCK)), np.nan)
-    rows = Rows(take_rows(logits, places), peaks[places], table[places], sums)
-    summed = np.flatnonzero(rows.is_nucleus | ~rows.table["is_filtered"])
-    part = rows.take(summed)
-    sums[summed] = block_sums(part.logits, part.peaks, part.temperatures)
-    return rows
+def rows_of(blocks: Blocks, rows: TokenIds, peaks: Logits, table: Table, found: Measured) -> Rows:
+    """Make rows out of what was measured of their blocks."""
+    temperatures = np.asarray(table["temperature"], dtype=np.float64)
+    weights = block_weights(found, peaks, temperatures)
+    return Rows(blocks, rows, peaks, table, found.maxima, weights, last_sums(weights))
 
 
-def log_sum(peaks: Logits, sums: Floats) -> Floats:
-    """Compute log(sum(exp(logits))) from the rows' peaks [n] and block sums [n, blocks]; [n]."""
-    return np.asarray(peaks + np.log(sums.sum(axis=1)))
+def is_limited(table: Table, vocab_size: int) -> NDArray[np.bool_]:
+    """Say which rows have a top_k, [n]."""
+    return np.asarray(table["top_k"] < vocab_size)
 
 
-def block_sums(logits: Logits, peaks: Logits, temperatures: Floats) -> Floats:
-    """Add up exp((logit - peak) / temperature) over blocks of the vocabulary, [n, blocks].
-
-    The exponential is taken in float32 and summed in float64: a sum is right within 1e-6 of it.
-    """
-    num_rows, vocab_size = logits.shape
-    sums = np.empty((num_rows, -(-vocab_size // BLOCK)))
-    step = min(max(1, CHUNK // vocab_size), max(1, num_rows))
-    scaled = np.empty((step, vocab_size), dtype=np.float32)
-    # What is behind the vocabulary's end in the last block stays 0.
-    weights = np.zeros((step, sums.shape[1] * BLOCK))
-    for start in range(0, num_rows, step):
-        part = slice(start, min(start + step, num_rows))
-        used = slice(0, part.stop - start)
-        np.subtract(logits[part], peaks[part, None], out=scaled[used])
-        divisors = temperatures[part, None].astype(np.float32)
-        if (divisors != 1).any():
-            np.divide(scaled[used], divisors, out=scaled[used])
-        np.exp(scaled[used], out=scaled[used])
-        weights[used, :vocab_size] = scaled[used]
-        blocks = weights[used].reshape(-1, sums.shape[1], BLOCK)
-        np.einsum("rbw->rb", blocks, out=sums[part])
-    return sums
+def last_sums(weights: Floats) -> Floats:
+    """Add up rows [n, K] from the left, [n]."""
+    return np.asarray(np.cumsum(weights, axis=1)[:, -1])
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Some tokens of each row, at least one, row after row and ids rising within a row."""
+    """Some tokens of each row, row after row and ids rising within a row."""
 
     sizes: TokenIds
     """How many tokens each row has, [n]; they add up to M."""
     ids: TokenIds
     """Token ids, [M]."""
-    depths: Floats
-    """How far below the row's best token, in nats after the temperature, [M], at least 0."""
+    logits: Logits
+    """Their logits, [M]."""
     weights: Floats
-    """Probabilities in proportion to the row's best token, exp(-depth), [M]."""
+    """Probabilities in proportion to the row's best token, [M]."""
 
     @property
     def starts(self) -> TokenIds:
@@ -155,13 +151,20 @@ class Candidates:
         """The row of each token, [M]."""
         return self.spread(np.arange(len(self.sizes)))
 
+    @property
+    def last(self) -> tuple[Logits, TokenIds]:
+        """Logit and id of each row's last token, the least probable one, [n] each."""
+        least = np.minimum.reduceat(self.logits, self.starts)
+        ids = np.where(self.logits == self.spread(least), self.ids, -1)
+        return least, np.maximum.reduceat(ids, self.starts)
+
     def spread(self, values: NDArray[Scalar]) -> NDArray[Scalar]:
         """Repeat each row's value for its tokens, [M] from [n]."""
         return np.repeat(values, self.sizes)
 
-    def totals(self, values: NDArray[Scalar]) -> NDArray[Scalar]:
+    def totals(self, values: Floats) -> Floats:
         """Add up the tokens' values [M] for each row, [n]."""
-        return np.asarray(np.add.reduceat(values, self.starts))
+        return np.asarray(np.bincount(self.rows, values, len(self.sizes)), dtype=np.float64)
 
     def take(self, is_taken: NDArray[np.bool_]) -> "Candidates":
         """Take only the marked rows [n]."""
@@ -171,31 +174,21 @@ class Candidates:
         return self._of(self.sizes[is_taken], kept)
 
     def keep(self, mask: NDArray[np.bool_]) -> "Candidates":
-        """Keep the marked tokens, of which each row has one."""
+        """Keep the marked tokens."""
         kept = np.flatnonzero(mask)
         return self._of(np.diff(np.searchsorted(kept, self.starts), append=len(kept)), kept)
 
     def _of(self, sizes: TokenIds, kept: TokenIds) -> "Candidates":
-        return Candidates(sizes, self.ids[kept], self.depths[kept], self.weights[kept])
+        return Candidates(sizes, self.ids[kept], self.logits[kept], self.weights[kept])
 
 
-def pick(
-    logits: Logits, bounds: Logits, peaks: Logits, temperatures: Floats, first: int = 0
-) -> Candidates:
-    """Pick the finite logits [n, V] that reach the row's bound [n], and the first ids anyway.
-
-    Depths count from peaks [n], the rows' maxima, and are divided by temperatures [n].
-    """
-    num_rows, vocab_size = logits.shape
-    mask = logits >= np.maximum(bounds, np.finfo(np.float32).min)[:, None]
-    mask[:, :first] = True
-    places = np.flatnonzero(mask)
-    starts = np.arange(num_rows) * vocab_size
-    sizes = np.diff(np.searchsorted(places, starts), append=len(places))
-    depths = np.repeat(peaks.astype(np.float64), sizes)
-    depths -= logits.reshape(-1)[places]
-    depths /= np.repeat(temperatures, sizes)
-    return Candidates(sizes, places - np.repeat(starts, sizes), depths, np.exp(-depths))
+def pick(rows: Rows, bounds: Logits, ceilings: Logits | None = None) -> Candidates:
+    """Pick the finite logits that reach the row's bound [n], and are under its ceiling [n]."""
+    owners, ids, logits = rows.blocks.find(rows.rows, rows.maxima, bounds, ceilings)
+    scales = scales_of(rows.temperatures)
+    weights = weights_of(logits.copy(), rows.peaks[owners], scales[owners])
+    sizes = np.bincount(owners, minlength=len(rows.rows))
+    return Candidates(sizes, ids, logits, weights.astype(np.float64))
 
 
 def running_sums(weights: Floats, sizes: TokenIds) -> Floats:
@@ -214,12 +207,15 @@ def running_sums(weights: Floats, sizes: TokenIds) -> Floats:
 def best_until(found: Candidates, weights: Floats, targets: Floats) -> NDArray[np.bool_]:
     """Mark in each row the fewest tokens, best first, whose weights [M] reach the target [n].
 
-    The order is (depth, id). The best token always stays; all stay where they never reach it.
-    Only the tokens in the narrow bin of depths in which the sum crosses the target are sorted.
+    The order is (-logit, id); each row has a token. The best one always stays; all stay where they
+    never reach it. Only the tokens in the bin of logits in which the sum crosses it are sorted.
     """
     num_rows = len(found.sizes)
     targets = np.maximum(targets, UNIT)
-    bins = np.minimum(found.depths * BINS_PER_NAT, NUM_BINS - 1).astype(np.int64)
+    most = np.maximum.reduceat(found.logits, found.starts)
+    spans = most - np.minimum.reduceat(found.logits, found.starts)
+    rates = np.float32(NUM_BINS - 1) / np.maximum(spans, np.float32(SMALLEST_SPAN))
+    bins = ((found.spread(most) - found.logits) * found.spread(rates)).astype(np.int64)
     flat = bins + found.spread(np.arange(num_rows) * NUM_BINS)
     sums = np.asarray(np.bincount(flat, weights, num_rows * NUM_BINS), dtype=np.float64)
     reached = np.cumsum(sums.reshape(num_rows, NUM_BINS), axis=1)
@@ -232,91 +228,150 @@ def best_until(found: Candidates, weights: Floats, targets: Floats) -> NDArray[n
     mask = bins < limits
     edge = np.flatnonzero(bins == limits)
     rows = np.searchsorted(found.starts, edge, side="right") - 1
-    edge = edge[np.lexsort((found.depths[edge], rows))]
+    edge = edge[np.lexsort((-found.logits[edge], rows))]
     sizes = np.bincount(rows, minlength=num_rows)
     ahead = running_sums(weights[edge], sizes) - weights[edge]
     mask[edge] = before[rows] + ahead < targets[rows]
     return np.asarray(mask)
 
 
-def largest_bounds(logits: Logits, counts: TokenIds) -> Logits:
-    """Find for each row a logit [n] that at least counts[i] of its logits [n, V] reach.
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What the filters leave of some rows: candidates, and whole blocks above a floor."""
 
-    At least k numbers reach the k-th largest of group maxima, and with many groups few more do.
+    rows: Rows
+    found: Candidates
+    floors: Logits
+    """From which logit on a token is not among the candidates but in the blocks, [n]."""
+    weights: Floats
+    """The weights of tokens above the floor, by blocks, [n, blocks], or [n, 0] for none."""
+    base: Floats
+    """Their sums, [n]."""
+
+    @property
+    def totals(self) -> Floats:
+        """The weight of all that is left, [n]."""
+        return self.base + self.found.totals(self.found.weights)
+
+
+def filtered(rows: Rows) -> Iterator[tuple[TokenIds, Kept]]:
+    """Yield groups of rows, by their places [g], and what the filters leave of each.
+
+    A group is small enough for its candidates to stay in the cache.
     """
-    num_rows, vocab_size = logits.shape
-    num_groups = min(vocab_size, max(NUM_GROUPS, 2 * int(counts.max(initial=0))))
-    grouped = logits[:, : vocab_size // num_groups * num_groups]
-    maxima = np.sort(grouped.reshape(num_rows, -1, num_groups).max(axis=1), axis=1)
-    return np.asarray(maxima[np.arange(num_rows), num_groups - counts])
+    bounds, is_complete = _bounds(rows)
+    # No token weighs more than 1.
+    is_long = ~is_complete & (rows.table["top_p"] * rows.totals > LONG)
+    left = np.flatnonzero(~is_long)
+    for _ in range(2):
+        missing = np.zeros(len(bounds))
+        for places in _groups(rows, bounds, left):
+            part = rows.take(places)
+            found = pick(part, bounds[places])
+            rest = part.table["top_p"] * part.totals - found.totals(found.weights)
+            is_done = is_complete[places] | (rest <= 0)
+            missing[places] = np.where(is_done, 0.0, rest)
+            if is_done.any():
+                done = places[is_done]
+                yield done, _cut(rows.take(done), found.take(is_done))
+        left = np.flatnonzero(missing)
+        # The tokens that are missing weigh less than the bound, so there are that many at least.
+        at_least = missing[left] / _usual_shares(rows.take(left))
+        is_long[left] = True
+        left, at_least = left[at_least < LONG], at_least[at_least < LONG]
+        lower = logarithm(1.5 + at_least / FEWER) * rows.temperatures[left]
+        bounds[left] -= lower.astype(np.float32)
+        is_long[left] = False
+    is_long[left] = True
+    undone = np.flatnonzero(is_long)
+    step = max(1, LONG_AT_ONCE // rows.blocks.vocab_size)
+    for start in range(0, undone.size, step):
+        places = undone[start : start + step]
+        yield places, _long(rows.take(places))
 
 
-def filtered(rows: Rows) -> Iterator[tuple[TokenIds, Candidates]]:
-    """Yield groups of rows, by their places [g], and what the filters leave of each."""
-    for places, found in candidates(rows):
-        part = rows.take(places)
-        for keep in FILTERS:
-            found = keep(found, part)
-        yield places, found
+def _groups(rows: Rows, bounds: Logits, places: TokenIds) -> Iterator[TokenIds]:
+    """Divide rows at places by how many blocks their bounds open, and what their top_k is."""
+    opened = np.count_nonzero(rows.maxima[places] >= bounds[places, None], axis=1)
+    opened += np.where(rows.is_limited[places], rows.table["top_k"][places] // BLOCK, 0)
+    groups = np.cumsum(opened) // OPEN_AT_ONCE
+    for group in np.unique(groups):
+        yield places[groups == group]
 
 
-def candidates(rows: Rows) -> Iterator[tuple[TokenIds, Candidates]]:
-    """Pick all tokens that the filters could leave, and few others, by groups of rows.
-
-    Rows whose nucleus is long come a few at a time, so that their many tokens stay in the cache.
-    """
-    found = _pick(rows, _usual_bounds(rows))
-    is_long = _is_short(rows, found)
-    if not is_long.all():
-        yield np.flatnonzero(~is_long), found.take(~is_long)
-    long = np.flatnonzero(is_long)
-    step = max(1, LONG_GROUP // rows.logits.shape[1])
-    for start in range(0, long.size, step):
-        places = long[start : start + step]
-        yield places, _long_candidates(rows.take(places))
+def _usual_shares(rows: Rows) -> Floats:
+    """Give weights under which there is seldom a token of the nucleus, [n]."""
+    return np.asarray((1 - rows.table["top_p"]) * rows.totals / USUAL_SHARE)
 
 
-def _long_candidates(rows: Rows) -> Candidates:
-    bounds = _sampled_bounds(rows)
-    found = _pick(rows, bounds)
-    is_short = _is_short(rows, found)
-    if is_short.any():
-        found = _pick(rows, np.where(is_short, np.float32(-np.inf), bounds))
-    return found
+def _cut(rows: Rows, found: Candidates) -> Kept:
+    for keep in FILTERS:
+        found = keep(found, rows)
+    num_rows = len(rows.rows)
+    floors = np.full(num_rows, np.inf, dtype=np.float32)
+    return Kept(rows, found, floors, np.empty((num_rows, 0)), np.zeros(num_rows))
 
 
-def _pick(rows: Rows, bounds: Logits) -> Candidates:
-    return pick(rows.logits, bounds, rows.peaks, rows.temperatures)
-
-
-def _is_short(rows: Rows, found: Candidates) -> NDArray[np.bool_]:
-    """Find the rows [n] whose candidates end before their nucleus does."""
+def _long(rows: Rows) -> Kept:
+    """Cut long nuclei: sum up what is surely in them, and order what is around their ends."""
+    bounds, floors = _window(rows)
+    # What is under min_p of the best token is dropped anyway.
+    is_bounded = rows.table["min_p"] > 0
+    bounds = np.where(is_bounded, _min_p_bounds(rows), bounds)
+    floors = np.where(is_bounded, np.float32(np.inf), floors)
+    measured = rows.blocks.measure(rows.rows, rows.temperatures, floors)
+    weights = block_weights(measured, rows.peaks, rows.temperatures)
+    base, found = last_sums(weights), pick(rows, bounds, floors)
     targets = rows.table["top_p"] * rows.totals
-    return np.asarray(rows.is_nucleus & (found.totals(found.weights) < targets))
+    is_missed = (base >= targets) | (base + found.totals(found.weights) < targets)
+    is_missed &= ~is_bounded
+    if is_missed.any():
+        bounds = np.where(is_missed, np.float32(-np.inf), bounds)
+        floors = np.where(is_missed, np.float32(np.inf), floors)
+        weights[is_missed] = 0.0
+        base = np.where(is_missed, 0.0, base)
+        found = pick(rows, bounds, floors)
+    found = found.keep(best_until(found, found.weights, targets - base))
+    return Kept(rows, keep_min_p(found, rows), floors, weights, base)
 
 
-def _usual_bounds(rows: Rows) -> Logits:
-    """Bound by top_k, else by a guess at the end of the nucleus, else by min_p."""
-    tiny = np.finfo(np.float64).tiny
-    tail = np.log(np.maximum(1 - rows.table["top_p"], tiny) * rows.totals / USUAL_SHARE)
-    min_p = np.log(np.maximum(rows.table["min_p"], tiny))
-    nats = np.minimum(np.where(rows.is_nucleus, tail, min_p), 0.0) - SLACK
-    bounds = np.asarray(rows.peaks + nats * rows.temperatures, dtype=np.float32)
+def _window(rows: Rows) -> tuple[Logits, Logits]:
+    """Tell by a sample of each row between which logits its nucleus ends, [n] each."""
+    step = max(1, rows.blocks.vocab_size // SAMPLE)
+    sample = np.sort(rows.blocks.sample(rows.rows, step), axis=1)
+    scales = scales_of(rows.temperatures)[:, None]
+    weights = weights_of(sample.copy(), rows.peaks[:, None], scales).astype(np.float64) * step
+    below = np.cumsum(weights, axis=1)
+    allowed = (1 - rows.table["top_p"]) * rows.totals
+    every, last = np.arange(len(sample)), sample.shape[1] - 1
+    place = np.minimum(np.count_nonzero(below <= allowed[:, None], axis=1), last)
+    # No weight below is larger than that at the place.
+    error = SPREAD * np.sqrt(weights[every, place] * below[every, place])
+    first = np.count_nonzero(below <= (allowed - error)[:, None], axis=1)
+    end = np.count_nonzero(below <= (allowed + error)[:, None], axis=1)
+    bounds = np.where(first > 0, sample[every, np.maximum(first - 1, 0)], -np.inf)
+    floors = np.where(end <= last, sample[every, np.minimum(end, last)], np.inf)
+    return bounds.astype(np.float32), floors.astype(np.float32)
+
+
+def _min_p_bounds(rows: Rows) -> Logits:
+    min_p = logarithm(np.maximum(rows.table["min_p"], np.finfo(np.float64).tiny))
+    return np.asarray(rows.peaks + (min_p - SLACK) * rows.temperatures, dtype=np.float32)
+
+
+def _bounds(rows: Rows) -> tuple[Logits, NDArray[np.bool_]]:
+    """Bound rows by top_k, else by min_p or a guess at the nucleus's end; say which do for sure."""
+    by_min_p, is_nucleus = _min_p_bounds(rows), rows.is_nucleus
+    share = np.where(is_nucleus, _usual_shares(rows), 0.0)
+    tail = np.minimum(logarithm(np.maximum(share, np.finfo(np.float64).tiny)), 0.0) - SLACK
+    by_tail = np.asarray(rows.peaks + tail * rows.temperatures, dtype=np.float32)
+    bounds = np.maximum(by_min_p, by_tail)
     limited = np.flatnonzero(rows.is_limited)
     if limited.size:
-        logits = take_rows(rows.logits, limited)
-        bounds[limited] = largest_bounds(logits, rows.table["top_k"][limited])
-    return bounds
-
-
-def _sampled_bounds(rows: Rows) -> Logits:
-    """Bound the rows, by a sample of each, where less than 1 - top_p of the mass lies below."""
-    sample = np.sort(rows.logits[:, ::STRIDE], axis=1)
-    depths = (rows.peaks[:, None] - sample) / rows.temperatures[:, None]
-    below = np.cumsum(np.exp(-depths) * STRIDE, axis=1)
-    allowed = CAUTION * (1 - rows.table["top_p"]) * rows.totals
-    places = np.count_nonzero(below <= allowed[:, None], axis=1)
-    return np.asarray(sample[np.arange(len(sample)), np.minimum(places, sample.shape[1] - 1)])
+        counts = rows.table["top_k"][limited]
+        maxima = rows.maxima[limited]
+        bounds[limited] = largest_bounds(rows.blocks, rows.rows[limited], maxima, counts)
+    return bounds, ~is_nucleus | (by_tail <= by_min_p)
 
 
 def keep_top_k(found: Candidates, rows: Rows) -> Candidates:

@@ -90,28 +90,10 @@ class Masks(NamedTuple):
     rows: TokenIds
     """Rows of the step, [M], rising; all others may choose any token."""
     bits: NDArray[np.uint32]
-    """Token 32 w + b is allowed if bit b of word w is set, [M, ceil(V / 32)]."""
+    """Token 32 w + b is allowed if bit b of word w is set, [M, ceil(V / 32)], row after row."""
 
-    def allow(self, token_ids: TokenIds) -> NDArray[np.bool_]:
-        """Say which of token_ids[i] the i-th mask allows, [M]."""
-        words = self.bits[np.arange(len(token_ids)), token_ids // 32]
+    def allow(self, places: TokenIds, token_ids: TokenIds) -> NDArray[np.bool_]:
+        """Say which tokens the masks at places allow; both are broadcast against each other."""
+        # Behind the vocabulary's end there is nothing to forbid.
+        words = self.bits[places, np.minimum(token_ids // 32, self.bits.shape[1] - 1)]
         return np.asarray(words >> (token_ids % 32).astype(np.uint32) & 1, dtype=np.bool_)
-
-    def take(self, is_taken: NDArray[np.bool_]) -> "Masks":
-        """Take only the marked masks [M]."""
-        return self if is_taken.all() else Masks(self.rows[is_taken], self.bits[is_taken])
-
-
-_OCTETS: Final = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-_GAPS: Final = np.where(_OCTETS, 0, -np.inf).astype(np.float32)
-"""What is added to eight logits for each value of eight bits, [256, 8]."""
-
-
-def hide(logits: Logits, masks: Masks) -> None:
-    """Make the tokens impossible that masks do not allow, in the finite rows of logits [B, V]."""
-    octets = masks.bits.view(np.uint8)
-    gaps = np.empty((octets.shape[1], len(_GAPS[0])), np.float32)
-    # A row at a time, so that what is added stays in the cache.
-    for row, values in zip(masks.rows, octets, strict=True):
-        np.take(_GAPS, values, axis=0, out=gaps, mode="wrap")
-        logits[row] += gaps.reshape(-1)[: logits.shape[1]]

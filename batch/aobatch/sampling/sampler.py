@@ -1,124 +1,159 @@
 """The sampler: logits of neighbouring slots in, one token a slot out, with its logprobs."""
 
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aobatch.arrays import Floats, Logits, TokenIds
-from aobatch.sampling.columns import Columns, take_rows
-from aobatch.sampling.draw import UniformColumns, draw_from_all, draw_from_candidates
-from aobatch.sampling.logprobs import Scores, blank_scores, score
-from aobatch.sampling.nucleus import Candidates, Rows, filtered, gather, log_sum
+from aobatch.sampling.blocks import BLOCK, Blocks, BlocksOf, Measured
+from aobatch.sampling.columns import Columns
+from aobatch.sampling.draw import UniformColumns, draw_from_blocks, draw_from_kept
+from aobatch.sampling.logprobs import Scores, blank_scores, score_kept, score_rows
+from aobatch.sampling.nucleus import Rows, filtered, is_limited, rows_of
 from aobatch.sampling.params import SamplingParams
-from aobatch.sampling.processors import Masks, hide, process
+from aobatch.sampling.processors import Masks, process
 
 
 class BatchStep:
     """One step of neighbouring slots: processes their logits [B, V], in place, and chooses."""
 
     def __init__(
-        self, logits: Logits, columns: Columns, slots: slice, masks: Masks | None = None
+        self,
+        logits: Logits,
+        columns: Columns,
+        slots: slice,
+        masks: Masks | None,
+        blocks_of: BlocksOf,
+        *,
+        is_raw: bool,
     ) -> None:
-        self._logits = logits
+        self._logits, self._blocks_of, self._is_raw = logits, blocks_of, is_raw
         self._table = columns.table[slots]
-        self._best = logits.argmax(axis=1)
-        # A NaN or +inf is its row's maximum, and so is -inf where there is nothing else.
-        self.is_finite = np.isfinite(self._at(self._best))
         self._edits = process(logits, columns, slots)
-        edited = np.flatnonzero(np.bincount(self._edits.rows))
-        self._best[edited] = take_rows(logits, edited).argmax(axis=1)
-        self._hidden, self._unhidden = self._hide(masks)
-        self._peaks = self._at(self._best)
+        self._is_edited = np.bincount(self._edits.rows, minlength=len(logits)) > 0
+        self._blocks = blocks_of(logits, masks)
+        self._best, self._peaks = self._find_best(masks)
+
+        # A NaN or +inf is its row's maximum, and so is -inf where there is nothing else.
+        before = np.full(len(logits), -np.inf, dtype=np.float32)
+        np.maximum.at(before, self._edits.rows, self._edits.before)
+        self.is_finite = np.isfinite(np.maximum(self._peaks, before))
         # Bans and masks can leave a row nothing; then its best token is id 0.
         self.is_possible = self.is_finite & np.isfinite(self._peaks)
-
         is_drawn = self.is_possible & self._table["is_drawn"]
         self.drawn = np.flatnonzero(is_drawn)
         self._whole = np.flatnonzero(is_drawn & ~self._table["is_filtered"])
         self._narrow = np.flatnonzero(is_drawn & self._table["is_filtered"])
+        # What filters have left of rows, by its weight and its last token.
+        self._totals = np.full(len(logits), np.nan)
+        self._last_logits = np.full(len(logits), -np.inf, dtype=np.float32)
+        self._last_ids = np.zeros(len(logits), dtype=np.int64)
 
     def choose(self, uniforms: Floats) -> TokenIds:
         """Choose each row's token [B]: the best one, or where drawn, by its uniform [B]."""
         token_ids = self._best.copy()
         if self._whole.size:
-            token_ids[self._whole] = draw_from_all(self._whole_rows, uniforms[self._whole])
-        for rows, found in self._candidates:
-            token_ids[rows] = draw_from_candidates(found, uniforms[rows])
-        return np.asarray(token_ids)
+            whole = self._rows(self._whole)
+            token_ids[self._whole] = draw_from_blocks(whole, whole.weights, uniforms[self._whole])
+        for places, kept in filtered(self._rows(self._narrow)) if self._narrow.size else ():
+            rows = self._narrow[places]
+            token_ids[rows] = draw_from_kept(kept, uniforms[rows])
+            if not self._is_raw:
+                self._totals[rows] = kept.totals
+                self._last_logits[rows], self._last_ids[rows] = kept.found.last
+        return token_ids
 
-    def distribution(self, rows: TokenIds) -> Logits:
-        """Compute log-weights [n, V] of the distributions from which some rows' tokens come.
+    def score(self, token_ids: TokenIds) -> tuple[TokenIds, Scores]:
+        """Score the tokens [B] of rows that ask for it; which rows [n] these are, and their scores.
 
-        A greedy row's are its processed logits, as no temperature divides them.
+        The logits are put back; what is drawn must be drawn before.
         """
-        places = np.full(len(self._logits), -1)
-        places[rows] = np.arange(len(rows))
-        weights = np.take(self._logits, rows, axis=0)
-        whole = self._whole[places[self._whole] >= 0]
-        if whole.size:
-            gaps = weights[places[whole]] - self._peaks[whole, None]
-            weights[places[whole]] = gaps / self._table["temperature"][whole, None]
-        weights[np.isin(rows, self._narrow)] = -np.inf
-        for group, found in self._candidates:
-            targets = found.spread(places[group])
-            wanted = targets >= 0
-            weights[targets[wanted], found.ids[wanted]] = -found.depths[wanted]
-        return weights
-
-    def undo(self) -> Logits:
-        """Put the raw logits [B, V] back; what is drawn must be drawn before."""
-        if self._unhidden is not None:
-            self._logits[self._hidden] = self._unhidden
+        is_scored = self.is_finite if self._is_raw else self.is_possible
+        rows = np.flatnonzero(self._table["is_scored"] & is_scored)
+        counts = self._table["num_logprobs"][rows]
+        if rows.size and not self._is_raw:
+            scores = self._score_processed(rows, token_ids[rows], counts)
         self._edits.undo(self._logits)
-        return self._logits
+        if rows.size and self._is_raw:
+            raw = self._blocks_of(self._logits, None)
+            measured = self._measure_raw(raw, rows)
+            scores = score_rows(raw, rows, measured, token_ids[rows], counts)
+        return rows, scores if rows.size else blank_scores(0, 0)
 
-    def raw_log_sums(self) -> Floats:
-        """Compute log(sum(exp(raw logits))) of rows whose draw has summed them, [B], else NaN."""
-        known = np.full(len(self._logits), np.nan)
-        if self._whole.size:
-            known[self._whole] = log_sum(self._whole_rows.peaks, self._whole_rows.sums)
-        if self._narrow.size:
-            known[self._narrow] = log_sum(self._narrow_rows.peaks, self._narrow_rows.sums)
-        known[self._table["temperature"] != 1.0] = np.nan
-        known[self._edits.rows] = np.nan
-        known[self._hidden] = np.nan
-        return known
+    def _find_best(self, masks: Masks | None) -> tuple[TokenIds, Logits]:
+        """Find each row's largest logit: ids and logits, [B].
 
-    @cached_property
-    def _whole_rows(self) -> Rows:
-        return gather(self._logits, self._peaks, self._table, self._whole)
-
-    @cached_property
-    def _narrow_rows(self) -> Rows:
-        return gather(self._logits, self._peaks, self._table, self._narrow)
-
-    @cached_property
-    def _candidates(self) -> list[tuple[TokenIds, Candidates]]:
-        if not self._narrow.size:
-            return []
-        return [(self._narrow[places], found) for places, found in filtered(self._narrow_rows)]
-
-    def _hide(self, masks: Masks | None) -> tuple[TokenIds, Logits | None]:
-        """Hide what masks do not allow; give the rows in which it was, and what they were, [n, V].
-
-        A row's best token needs no look at its others if the mask allows it, and what nobody will
-        report is not kept.
+        Rows of which nothing else will be asked are searched as they are, all others by blocks.
         """
-        if masks is None:
-            return np.empty(0, np.int64), None
-        rows, table = masks.rows, self._table[masks.rows]
-        is_best = masks.allow(self._best[rows]) & ~table["is_drawn"] & ~table["is_scored"]
-        masks = masks.take(self.is_finite[rows] & ~is_best)
-        is_reported = bool(self._table["is_scored"][masks.rows].any())
-        before = np.take(self._logits, masks.rows, axis=0) if is_reported else None
-        hide(self._logits, masks)
-        self._best[masks.rows] = take_rows(self._logits, masks.rows).argmax(axis=1)
-        return masks.rows, before
+        table, logits = self._table, self._logits
+        is_reported = table["is_scored"] & ~(self._is_edited & self._is_raw)
+        is_measured = table["is_drawn"] | is_reported
+        best = np.zeros(len(logits), dtype=np.int64)
+        searched = np.flatnonzero(~is_measured)
+        best[searched] = [logits[row].argmax() for row in searched]
+        if masks is not None:
+            # A row's best token needs no look at its others if the mask allows it.
+            is_allowed = masks.allow(np.arange(len(masks.rows)), best[masks.rows])
+            is_measured[masks.rows[~is_allowed]] = True
+        rows = self._measured_rows = np.flatnonzero(is_measured)
+        self._temperatures = self._temperatures_of(rows)
+        self._measured = self._blocks.measure(rows, self._temperatures)
+        blocks = self._measured.maxima.argmax(axis=1)
+        best[rows] = blocks * BLOCK + self._blocks.read(rows, blocks).argmax(axis=1)
+        peaks = logits[np.arange(len(best)), best]
+        peaks[rows] = self._measured.maxima[np.arange(len(rows)), blocks]
+        return best, peaks
 
-    def _at(self, token_ids: TokenIds) -> Logits:
-        return self._logits[np.arange(len(token_ids)), token_ids]
+    def _temperatures_of(self, rows: TokenIds) -> Floats:
+        """Say at which temperature sums of rows' exponentials will be wanted, [n]; 0 for none."""
+        table = self._table[rows]
+        temperatures = np.where(table["is_drawn"], table["temperature"], 1.0)
+        # A top_k is of the largest logits, whatever all others sum up to.
+        is_unused = table["is_filtered"] & is_limited(table, self._logits.shape[1])
+        is_unused |= ~table["is_drawn"] & ~table["is_scored"]
+        is_unused &= ~(table["is_scored"] & (temperatures == 1.0))
+        return np.where(is_unused, 0.0, temperatures)
+
+    def _take_measured(self, rows: TokenIds) -> Measured:
+        if len(rows) == len(self._measured_rows):
+            return self._measured
+        places = np.searchsorted(self._measured_rows, rows)
+        return Measured(self._measured.maxima[places], self._measured.sums[places])
+
+    def _rows(self, rows: TokenIds) -> Rows:
+        table = self._table[rows]
+        table["temperature"][~table["is_drawn"]] = 1.0
+        return rows_of(self._blocks, rows, self._peaks[rows], table, self._take_measured(rows))
+
+    def _measure_raw(self, raw: Blocks, rows: TokenIds) -> Measured:
+        """Measure rows [n] at temperature 1, once more where edits, masks or draws saw others."""
+        is_raw = ~self._is_edited & (self._blocks.mask_places < 0)
+        is_raw[self._measured_rows] &= self._temperatures == 1.0
+        is_raw &= np.isin(np.arange(len(is_raw)), self._measured_rows)
+        again = np.flatnonzero(~is_raw[rows])
+        if not again.size:
+            return self._take_measured(rows)
+        fresh = raw.measure(rows[again], np.ones(again.size))
+        if again.size == len(rows):
+            return fresh
+        shape = len(rows), self._blocks.num_blocks
+        found = Measured(np.empty(shape, np.float32), np.empty(shape, np.float32))
+        known = np.flatnonzero(is_raw[rows])
+        for target, part, new in zip(found, self._take_measured(rows[known]), fresh, strict=True):
+            target[known], target[again] = part, new
+        return found
+
+    def _score_processed(self, rows: TokenIds, token_ids: TokenIds, counts: TokenIds) -> Scores:
+        """Score rows [n] by the distributions that their tokens come from.
+
+        A greedy row's is that of its processed logits, as no temperature divides them.
+        """
+        part = self._rows(rows)
+        known = self._totals[rows]
+        totals = np.where(np.isnan(known), part.totals, known)
+        last = self._last_logits[rows], self._last_ids[rows]
+        return score_kept(part, totals, last, token_ids, counts)
 
 
 class Sampled(NamedTuple):
@@ -149,11 +184,13 @@ class Sampler:
         num_slots: int,
         vocab_size: int,
         logprobs_mode: Literal["raw", "processed"] = "raw",
+        blocks_of: BlocksOf = Blocks,
     ) -> None:
         self._vocab_size = vocab_size
         self._columns = Columns(num_slots, vocab_size)
         self._streams = UniformColumns(num_slots)
         self._is_raw = logprobs_mode == "raw"
+        self.blocks_of = blocks_of
 
     def admit(
         self, slot: int, params: SamplingParams, key: bytes, prompt_token_ids: TokenIds
@@ -172,14 +209,15 @@ class Sampler:
 
         The order is raw logits, bias, bans by min_tokens, penalties, masks, then either the best
         token (lowest id among equals) or temperature, top_k, top_p, min_p and one draw. Logits
-        [B, V] are changed meanwhile, and are what they were in the end, but where a mask was
-        applied to rows of which none is scored.
+        [B, V] are changed meanwhile, and are what they were in the end.
         """
         slots = slice(first_slot, first_slot + len(logits))
         with np.errstate(over="ignore", invalid="ignore"):
-            step = BatchStep(logits, self._columns, slots, masks)
+            step = BatchStep(
+                logits, self._columns, slots, masks, self.blocks_of, is_raw=self._is_raw
+            )
             token_ids = step.choose(self._uniforms(step.drawn, slots))
-            scores = self._score(step, slots, token_ids)
+            scores = self._spread(*step.score(token_ids), slots)
         self._columns.record(slots, token_ids)
         is_usable = step.is_finite
         if masks is not None:
@@ -193,21 +231,14 @@ class Sampler:
         uniforms[rows] = self._streams.take(rows + slots.start, table["num_generated"][rows])
         return uniforms
 
-    def _score(self, step: BatchStep, slots: slice, token_ids: TokenIds) -> Scores:
+    def _spread(self, rows: TokenIds, found: Scores, slots: slice) -> Scores:
+        """Give scores [n] of some rows their places among all, [B]."""
         table = self._columns.table[slots]
-        counts = table["num_logprobs"]
-        has_scores = step.is_finite if self._is_raw else step.is_possible
-        rows = np.flatnonzero(table["is_scored"] & has_scores)
-        scores = blank_scores(len(counts), min(counts.max(initial=0), self._vocab_size))
+        width = min(table["num_logprobs"].max(initial=0), self._vocab_size)
+        scores = blank_scores(len(table), width)
         scores.logprobs[~table["is_scored"]] = np.nan
-        weights = step.distribution(rows) if rows.size and not self._is_raw else None
-        raw = step.undo()
-        if rows.size:
-            known = step.raw_log_sums()[rows] if weights is None else np.full(len(rows), np.nan)
-            reported = take_rows(raw, rows) if weights is None else weights
-            found = score(reported, known, token_ids[rows], counts[rows])
-            width = found.top_ids.shape[1]
-            scores.logprobs[rows] = found.logprobs
-            scores.top_ids[rows, :width] = found.top_ids
-            scores.top_logprobs[rows, :width] = found.top_logprobs
+        width = found.top_ids.shape[1]
+        scores.logprobs[rows] = found.logprobs
+        scores.top_ids[rows, :width] = found.top_ids
+        scores.top_logprobs[rows, :width] = found.top_logprobs
         return scores
