@@ -96,7 +96,8 @@ class LocalBackend:
         if is_export:  # which of a folder's graphs it is was chosen, and trying it takes a while
             self._progress(stage, 0, 1)
         runner = replace(self.runner, kernels=model.kernels, kv_cache_dtype=model.kv_cache_dtype)
-        engine = interruptible(lambda: open_engine(folder, self.config, runner))
+        compiles = self.runner.kernels != "stock"
+        engine = interruptible(lambda: open_engine(folder, self.config, runner, compiles=compiles))
         if is_export:
             self._progress(stage, 1, 1)
         return engine
@@ -148,15 +149,23 @@ def load_engine(
     return backend.load(backend.resolve(model))
 
 
-def open_engine(folder: ModelFolder, config: EngineConfig, runner: RunnerConfig) -> "Engine":
-    """Open the graph and the tokenizer of a model folder behind an engine."""
+def open_engine(
+    folder: ModelFolder, config: EngineConfig, runner: RunnerConfig, *, compiles: bool = True
+) -> "Engine":
+    """Open the graph and the tokenizer of a model folder behind an engine.
+
+    Its sampler computes the same bits with compiled code and without.
+    """
     # A finished job, which opens no engine, is not to wait for the runtime.
     from aobatch.engine.engine import Engine
+    from aobatch.kernels.blocks import fastest_blocks
     from aobatch.models.tokenizer import load_tokenizer
+    from aobatch.sampling.blocks import Blocks
 
     config = replace(config, num_lanes=min(config.num_lanes, runner.threads))
     opened = open_runner(folder, runner, config.num_lanes)
-    return Engine(opened, load_tokenizer(folder), limits_of(folder.manifest), config)
+    blocks_of = fastest_blocks() if compiles else Blocks
+    return Engine(opened, load_tokenizer(folder), limits_of(folder.manifest), config, blocks_of)
 
 
 def open_runner(folder: ModelFolder, config: RunnerConfig, num_lanes: int = 1) -> "ModelRunner":
