@@ -13,7 +13,7 @@ from report_files import FACTS, HOSTILE, full_report
 from aobatch.errors import UsageError
 from aobatch.executors import Statistics
 from aobatch.job.report.page import HEIGHT, WIDTH, histogram_chart, report_page, time_chart
-from aobatch.job.report.usage import Histogram, UsageTally
+from aobatch.job.report.usage import FailedSample, Histogram, InputFacts, UsageTally
 
 VOID = {"meta", "path", "rect", "br", "link", "img", "text"}
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -77,7 +77,7 @@ def numbers(value: object) -> Iterator[int | float]:
 
 def written(number: float) -> set[str]:
     """Give the ways in which a number may stand on the page."""
-    return {f"{number:,}", f"{number:,.2f}", f"{number:,.4f}", f"{number:,.6f}"}
+    return {f"{number:,}", *(f"{number:,.{digits}f}" for digits in (1, 2, 4, 6))}
 
 
 def test_every_number_of_the_report_is_on_the_page(page: Page) -> None:
@@ -137,8 +137,58 @@ def test_page_of_an_unfinished_job_says_so(state: str) -> None:
 def test_page_of_an_empty_job_is_whole(seconds: float) -> None:
     """Without lines, times and charts there is a page, too."""
     report = UsageTally().report(Statistics(wall_seconds=seconds), FACTS)
+    text = Page(report_page(report, "a.jsonl")).text
 
-    assert "every line answered" in Page(report_page(report, "a.jsonl")).text
+    assert "no lines" in text
+    assert "every line answered" not in text
+
+
+def test_page_says_what_was_read_and_what_failed() -> None:
+    """Inputs stand there with their hashes, the first failed lines with what is wrong with them."""
+    tally = UsageTally()
+    for line in range(1, 13):
+        sample = FailedSample(line, "a", "invalid_type", f"Wrong is {line * 1001}.", "b.jsonl")
+        tally.add_failure("invalid_type", None, None, sample)
+    inputs = [InputFacts("jobs/a.jsonl", "0123456789abcdef" * 4)]
+    report = tally.report(Statistics(runs=1), msgspec.structs.replace(FACTS, inputs=inputs))
+
+    content = report_page(report, "a.jsonl")
+    text = Page(content).text
+    assert "jobs/a.jsonl 0123456789ab" in text
+    assert b"0123456789abcdef" * 4 in content
+    assert [f"Wrong is {line * 1001}." in text for line in range(1, 13)] == [True] * 3 + [False] * 9
+    assert "b.jsonl line 3 (a) Wrong" in text
+    assert "and 9 more" in text
+
+
+def test_settings_are_words() -> None:
+    """What a setting is called in files is not what people read."""
+    settings = {"clamp_max_tokens": "false", "columns": "{}", "seed": "7", "default n": "2"}
+    facts = msgspec.structs.replace(FACTS, settings=settings)
+
+    text = Page(report_page(UsageTally().report(Statistics(), facts), "a.jsonl")).text
+    assert "max_tokens beyond the context refused columns of tables as they are named" in text
+    assert "seed of draws 7 default n 2" in text
+
+
+@pytest.mark.parametrize(
+    ("bounds", "labels"),
+    [
+        ([round(0.04 * n, 2) for n in range(1, 14)], ["0.20", "0.40"]),
+        ([1.585, 1.586, 1.587, 1.588, 1.589, 1.59], ["1.585", "1.586", "1.587", "1.588", "1.589"]),
+        ([0, 100, 200, 300], ["0", "100", "200", "300"]),
+        ([0.37, 0.370001], ["0.37"]),
+        ([8760.1551, 8760.1552, 8760.1553], ["8,760.1551", "8,760.1552", "8,760.1553"]),
+    ],
+)
+def test_labels_of_an_axis_are_round_and_differ(bounds: list[float], labels: list[str]) -> None:
+    """Labels are multiples of their distance, with the digits that tell them apart."""
+    counts = [1] * (len(bounds) - 1)
+    chart = histogram_chart("t", "s", Histogram(bounds, counts), is_whole=False)
+
+    assert [label for _, label in chart.x_ticks][: len(labels)] == labels
+    assert (chart.x_label, chart.y_label) == ("s", "requests")
+    assert len({bar.label for bar in chart.bars}) == len(chart.bars)
 
 
 def test_page_is_small() -> None:

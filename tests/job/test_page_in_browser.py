@@ -21,10 +21,12 @@ onload = () => {{
   const page = document.querySelector("iframe").contentDocument;
   const boxes = [...page.querySelectorAll("svg, table, .card, .tiles > div")].map(
     (box) => box.getBoundingClientRect());
+  const cut = [...page.querySelectorAll(".card, td, th")].filter(
+    (box) => box.scrollWidth > box.clientWidth + 1).length;
   const sizes = [...page.querySelectorAll("svg text")].map(
     (text) => text.getBoundingClientRect().height);
   document.querySelector("pre").textContent = [
-    page.documentElement.scrollWidth, Math.max(...boxes.map((box) => box.right)),
+    page.documentElement.scrollWidth, cut, Math.max(...boxes.map((box) => box.right)),
     Math.min(...boxes.map((box) => Math.min(box.width, box.height))),
     Math.min(...sizes), getComputedStyle(page.body).backgroundColor,
   ].join("|");
@@ -40,7 +42,8 @@ pytestmark = [
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Give a folder with a page."""
-    (tmp_path / "report.html").write_bytes(report_page(full_report("smollm2"), "out.jsonl"))
+    report = full_report("organisation-of-long-names/a-model-of-40")
+    (tmp_path / "report.html").write_bytes(report_page(report, "out.jsonl"))
     return tmp_path
 
 
@@ -63,9 +66,10 @@ def test_page_fits(folder: Path, width: int, scheme: str) -> None:
     found = re.search(r"<pre>([^<]+)</pre>", browse(folder, "frame.html", setting, *flags))
 
     assert found is not None
-    scroll_width, right, smallest, text_height, background = found[1].split("|")
+    scroll_width, cut, right, smallest, text_height, background = found[1].split("|")
     assert float(scroll_width) <= width
     assert float(right) <= width
+    assert int(cut) == 0
     assert float(smallest) > 30
     assert float(text_height) >= 9
     red = int(re.findall(r"\d+", background)[0])

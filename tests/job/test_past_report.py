@@ -67,7 +67,7 @@ def test_unfinished_report_adds_up_what_is_there(output: Path) -> None:
     assert partial.requests.total == len(explosive.computed) == 4
     assert partial.requests.failed == 1
     assert partial.job.models == [
-        msgspec.structs.replace(model, name="(the job's own)", kernels="", kv_cache_dtype="")
+        msgspec.structs.replace(model, precision="", kernels="", kv_cache_dtype="")
         for model in whole.job.models
     ]
     assert 0 < partial.usage.total_tokens < whole.usage.total_tokens

@@ -1,7 +1,7 @@
 """The usage report of a job that is finished, of one that is not, and of one that was."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -123,17 +123,22 @@ def _unfinished_report(output: Path, state: StateFolder) -> UsageReport:
         lines=status.lines,
         created=int(settings.get("created", 0)),
         version=package_version(),
-        models=_models(settings),
+        models=_models(settings, tally.model_names),
         settings=shown_settings(settings),
     )
     return tally.report(statistics, facts, timeline(points))
 
 
-def _models(settings: Mapping[str, str]) -> list[ModelFacts]:
-    """Read the models that a ledger is bound to, see `ModelDirectory`."""
-    own = [ModelFacts("(the job's own)", settings["model"], "")] if "model" in settings else []
-    return own + [
-        ModelFacts(name.removeprefix("model ")[1:-1], fingerprint, "")
+def _models(settings: Mapping[str, str], names: Iterable[str]) -> list[ModelFacts]:
+    """Read the models that a ledger is bound to, see `ModelDirectory`; answers name the job's own.
+
+    As long as there is no answer of it, it has no name.
+    """
+    named = {
+        name.removeprefix("model ")[1:-1]: fingerprint
         for name, fingerprint in settings.items()
         if name.startswith(("model '", 'model "'))
-    ]
+    }
+    own = next((name for name in names if name not in named), "the model of the command line")
+    found = {own: settings["model"]} if "model" in settings else {}
+    return [ModelFacts(name, digest, "") for name, digest in (found | named).items()]

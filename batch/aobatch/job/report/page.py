@@ -46,6 +46,7 @@ def report_page(report: UsageReport, name: str) -> bytes:
         savings=savings(statistics),
         occupancy=occupancy(statistics),
         worker_rates=worker_rates(statistics),
+        settings=_settings(report),
         width=WIDTH,
         height=HEIGHT,
     )
@@ -114,8 +115,33 @@ def _time_charts(timeline: Timeline) -> list["Chart"]:
     return charts
 
 
-def _phases(statistics: Statistics) -> list[tuple[str, float, float]]:
-    """What lanes spent their time with: a name, seconds and their share of all."""
+_SETTINGS: dict[str, tuple[str, dict[str, str]]] = {
+    "chat_format": ("format of chats", {}),
+    "clamp_max_tokens": (
+        "max_tokens beyond the context",
+        {"true": "shortened", "false": "refused"},
+    ),
+    "columns": ("columns of tables", {"{}": "as they are named"}),
+    "ignore_unknown": ("unknown fields", {"true": "ignored", "false": "refused"}),
+    "kernels": ("operators", {}),
+    "kv_cache_dtype": ("keys and values", {}),
+    "logprobs_mode": ("logprobs", {"raw": "of the model", "processed": "as drawn"}),
+    "seed": ("seed of draws", {}),
+}
+"""What settings are called on the page, and their values."""
+
+
+def _settings(report: UsageReport) -> dict[str, str]:
+    """Write settings in words."""
+    words = {name: _SETTINGS.get(name, (name, {})) for name in report.job.settings}
+    return {
+        words[name][0]: words[name][1].get(value, value)
+        for name, value in report.job.settings.items()
+    }
+
+
+def _phases(statistics: Statistics) -> list[tuple[str, float]]:
+    """What lanes, which work side by side, spent their time with: a name and a share of all."""
     engine = statistics.engine
     spent = {
         "reading prompts": engine.prefill_seconds,
@@ -124,7 +150,7 @@ def _phases(statistics: Statistics) -> list[tuple[str, float, float]]:
     }
     total = engine.lane_seconds
     spent["bookkeeping"] = max(0, total - sum(spent.values()))
-    return [(name, seconds, seconds / total) for name, seconds in spent.items() if total]
+    return [(name, seconds / total) for name, seconds in spent.items() if total]
 
 
 MAX_PARTS = 48
@@ -172,8 +198,8 @@ def _interpolated(times: Sequence[float], counts: Sequence[float], time: float) 
     return counts[after - 1] + (counts[after] - counts[after - 1]) * share
 
 
-WIDTH, HEIGHT = 360, 188
-TOP, RIGHT, BOTTOM = 10, 14, 24
+WIDTH, HEIGHT = 360, 210
+TOP, RIGHT, BOTTOM = 22, 14, 34
 LEAST_BARS = 10
 """A histogram of fewer bars does not become wider for it."""
 _CHARACTER = 6.4
@@ -201,7 +227,8 @@ class Chart:
     """A drawing; everything in it has its place."""
 
     title: str
-    unit: str
+    x_label: str
+    y_label: str
     left: float
     x_ticks: list[Tick]
     y_ticks: list[Tick]
@@ -216,6 +243,7 @@ def histogram_chart(title: str, unit: str, values: Histogram, *, is_whole: bool)
     """Draw a bar a bucket; buckets of whole values are named by the first and the last."""
     frame = _Frame(max(values.counts), is_whole=True)
     count = len(values.counts)
+    size = (values.bounds[-1] - values.bounds[0]) / count
     step = frame.width / max(count, LEAST_BARS)
     start = frame.left + (frame.width - count * step) / 2
     gap = min(2.0, step / 6)
@@ -223,15 +251,27 @@ def histogram_chart(title: str, unit: str, values: Histogram, *, is_whole: bool)
     for index, (number, (low, end)) in enumerate(
         zip(values.counts, pairwise(values.bounds), strict=True)
     ):
-        ends = dict.fromkeys(map(_number, (low, end - is_whole)))
+        ends = dict.fromkeys(_exact(value, size) for value in (low, end - is_whole))
         label = f"{'–'.join(ends)} {unit}: {counted(number, 'request')}"
         x, top = round(start + index * step + gap / 2, 1), frame.y(number)
         bars.append(Bar(x, top, round(step - gap, 1), round(frame.baseline - top, 1), label))
     ticks = [
-        (round(start + index * step, 1), _number(values.bounds[index]))
-        for index in range(0, count + 1, math.ceil((count + 1) / 6))
+        (round(start + index * step, 1), _exact(values.bounds[index], size))
+        for index in _labelled(values, frame.width)
     ]
-    return Chart(title, unit, frame.left, ticks, frame.ticks, bars)
+    if count == 1:
+        ticks = [(round(start + step / 2, 1), _number(values.bounds[0]))]
+    return Chart(title, unit, "requests", frame.left, ticks, frame.ticks, bars)
+
+
+def _labelled(values: Histogram, width: float) -> range:
+    """Choose the bounds that have room for a label: multiples of a round number of bars."""
+    count = len(values.counts)
+    size = (values.bounds[-1] - values.bounds[0]) / count
+    longest = max(len(_exact(bound, size)) for bound in values.bounds)
+    most = max(1, min(6, int(width / (longest * _CHARACTER + 12))))
+    every = max(1, round(nice_step(math.ceil((count + 1) / most), smallest=1)))
+    return range(-round(values.bounds[0] / size) % every, count + 1, every)
 
 
 def time_chart(
@@ -257,7 +297,8 @@ def time_chart(
     area = f"{line}V{frame.baseline}H{begin}Z"
     ticks = [(frame.x(time / total), _time(time)) for time in _round_times(total)]
     places = tuple(frame.x(mark / total) for mark in marks)
-    return Chart(title, unit, frame.left, ticks, frame.ticks, spots, line, area, places)
+    y_label = "of all slots" if unit == "%" else unit
+    return Chart(title, "time", y_label, frame.left, ticks, frame.ticks, spots, line, area, places)
 
 
 class _Frame:
@@ -269,7 +310,7 @@ class _Frame:
         step = nice_step((highest or 1) / 5, smallest=1 if is_whole else 1e-9)
         self._top = max(highest, step)
         count = math.floor(self._top / step + 1e-9)
-        labels = [f"{_number(index * step)}{suffix}" for index in range(count + 1)]
+        labels = [f"{_exact(index * step, step)}{suffix}" for index in range(count + 1)]
         self.left = round(max(map(len, labels)) * _CHARACTER + 10, 1)
         self.width = WIDTH - RIGHT - self.left
         self.ticks = [(self.y(index * step), label) for index, label in enumerate(labels)]
@@ -292,6 +333,12 @@ def _round_times(total: float) -> list[float]:
 def _number(value: float) -> str:
     """Write a number as short as an axis wants it."""
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:.3g}"
+
+
+def _exact(value: float, step: float) -> str:
+    """Write a number with as many digits as tell it from its neighbours a step away."""
+    digits = max(0, -math.floor(math.log10(step) + 1e-9)) if 0 < step < 1 else 0
+    return f"{value:,.{digits}f}"
 
 
 def _time(seconds: float) -> str:

@@ -421,6 +421,11 @@ class UsageTally:
             _group(self._by_user, group.name).add(group)
 
     @property
+    def model_names(self) -> list[str]:
+        """Those of lines so far."""
+        return [name for name in self._by_model if name is not None]
+
+    @property
     def num_lines(self) -> int:
         """Lines so far."""
         return sum(group.requests for group in self._by_model.values())
