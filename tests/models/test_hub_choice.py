@@ -56,3 +56,10 @@ def test_what_is_unclear_or_unsafe_is_refused(
     """Nothing is fetched on a guess, and no pickle at all."""
     with pytest.raises(error, match=message):
         choose("org/x", names, file)
+
+
+def test_an_adapter_beside_weights_is_not_passed_over() -> None:
+    """A repository whose model would be another without it is refused ahead of any download."""
+    with pytest.raises(ModelError, match="which is not applied"):
+        choose("org/x", [*TEXTS, "adapter_config.json", "model.safetensors"], None)
+    assert choose("org/x", ["adapter_config.json", "x.gguf"], None) == ["x.gguf"]

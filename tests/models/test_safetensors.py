@@ -13,6 +13,7 @@ from aobatch.errors import ModelError
 from aobatch.models.source.safetensors import read_safetensors
 from aobatch.models.store.locate import read_checkpoint
 
+EMBEDDING = "model.embed_tokens.weight"
 Tensors = dict[str, np.ndarray]
 
 
@@ -47,6 +48,46 @@ def test_weights_in_several_files_are_those_of_one(folder: Path, tmp_path: Path)
     for name in ("embedding", "head", "layers.2.down", "final_norm"):
         np.testing.assert_array_equal(whole.load(name), parts.load(name))
     np.testing.assert_array_equal(whole.load("head", 7, 20), whole.load("head")[7:20])
+
+
+@pytest.mark.parametrize("kind", ["equal", "half", "trained"])
+def test_a_stored_head_is_used_though_the_description_ties_it(folder: Path, kind: str) -> None:
+    """One that is the embedding, however it is typed, is; any other one was trained."""
+    change_config(folder, tie_word_embeddings=True)
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    embedding = tensors["model.embed_tokens.weight"].astype(np.float16)
+    if kind == "trained":
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + np.float32(0.5)
+    else:
+        tensors["lm_head.weight"] = embedding.astype(np.float32 if kind == "equal" else np.float16)
+        tensors["model.embed_tokens.weight"] = embedding.astype(np.float32)
+    save_file(tensors, path)
+
+    checkpoint = read_safetensors(folder)
+
+    assert checkpoint.spec.is_tied == (kind != "trained")
+    np.testing.assert_array_equal(checkpoint.load("head"), tensors["lm_head.weight"])
+    assert (kind == "trained") == bool(
+        (checkpoint.load("head") != checkpoint.load("embedding")).any()
+    )
+
+
+def test_a_head_of_another_size_is_refused(folder: Path) -> None:
+    """It belongs to another vocabulary than the embedding."""
+    change_config(folder, tie_word_embeddings=True)
+    rewrite(folder, lambda tensors: tensors | {"lm_head.weight": tensors[EMBEDDING][1:]})
+
+    with pytest.raises(ModelError, match=r"'lm_head\.weight' has shape"):
+        read_safetensors(folder)
+
+
+def test_an_adapter_beside_a_model_is_refused(folder: Path) -> None:
+    """The model alone would answer otherwise than the one that was meant."""
+    write_json(folder / "adapter_config.json", {"peft_type": "LORA"})
+
+    with pytest.raises(ModelError, match=r"adapter, adapter_config\.json, which is not applied"):
+        read_safetensors(folder)
 
 
 def save_typed(path: Path, tensors: dict[str, tuple[str, np.ndarray]]) -> None:
@@ -141,14 +182,6 @@ def test_an_index_that_is_not_true_is_refused(what: str, folder: Path) -> None:
 
     with pytest.raises(ModelError, match=r"index\.json"):
         read_safetensors(folder)
-
-
-def test_a_head_that_is_stored_though_it_is_tied_is_not_read(folder: Path) -> None:
-    """The embedding is the head if config.json says so."""
-    rewrite(folder, lambda t: t | {"lm_head.weight": np.zeros((512, 64), np.float32)})
-    checkpoint = read_safetensors(folder)
-
-    np.testing.assert_array_equal(checkpoint.load("embedding"), checkpoint.load("head"))
 
 
 def test_files_of_a_cache_may_be_links(folder: Path, tmp_path: Path) -> None:

@@ -99,13 +99,14 @@ class Preparation:
         prompt = body.prompts[index]
         text, token_ids, num_added = self._tokenise(prompt)
         num_echoed = len(token_ids) - num_added
-        suffix = self._encode(body.suffix) if body.suffix else np.empty(0, np.int64)
+        suffix = self._encode_behind(body.suffix) if body.suffix else np.empty(0, np.int64)
         if len(suffix) and self.limits.infill_token_ids:
             # Prefix, suffix, middle: the order in which such models were trained.
             before, between, middle = ([token_id] for token_id in self.limits.infill_token_ids)
+            start = token_ids[: num_added if self.limits.adds_document_start else 0]
             prefix = token_ids[num_added:]
-            token_ids = np.concatenate([before, prefix, between, suffix, middle])
-            num_added, suffix = 1, suffix[:0]
+            token_ids = np.concatenate([start, before, prefix, between, suffix, middle])
+            num_added, suffix = len(start) + 1, suffix[:0]
         num_logprobs = body.logprobs
         if num_logprobs is None and body.best_of > body.n:
             num_logprobs = 0  # ranking needs the logprobs of the sampled tokens
@@ -158,6 +159,18 @@ class Preparation:
         # Tokenising takes a hundred times the memory of a text: not for one that cannot fit.
         self._check_fits(-(-len(text) // self.longest_token))
         return self.tokenizer.encode(text)
+
+    def _encode_behind(self, text: str) -> TokenIds:
+        """Give the ids of a text that goes on: without the space that some vocabularies put ahead.
+
+        They put none behind a line end, whose ids are then left out.
+        """
+        ids, table, line_end = self._encode(text), self.tokenizer.token_bytes, "\n"
+        asked = text.encode("utf-8", "replace")
+        if b"".join(table[token_id] for token_id in ids) == asked:
+            return ids
+        behind = self._encode(line_end + text)[len(self._encode(line_end)) :]
+        return behind if b"".join(table[token_id] for token_id in behind) == asked else ids
 
     def _check_fits(self, min_tokens: int) -> None:
         if min_tokens > self.limits.context_length:

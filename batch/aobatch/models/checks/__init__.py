@@ -74,6 +74,8 @@ def own_file(path: Path) -> Path:
     return target if target.parent == snapshots.parent / "blobs" else path
 
 
+ADAPTER = "adapter_config.json"
+"""What says that a folder, or a repository, has weights to be added to those of a model."""
 POINTER = b"version https://git-lfs"
 POINTER_ADVICE = "is only a pointer; get the file itself with `git lfs pull`"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

@@ -6,7 +6,7 @@ file that becomes shorter would end the process.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from aobatch.errors import ModelError
 from aobatch.models.checks import (
+    ADAPTER,
     MAX_RANK,
     MAX_SAFETENSORS_HEADER_BYTES,
     MAX_SAFETENSORS_TENSORS,
@@ -156,9 +157,23 @@ def load_tensor(tensor: FileTensor, start: int = 0, stop: int | None = None) -> 
     return weight
 
 
+_BLOCK = 2**22
+"""Numbers of a table that are compared at a time."""
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Old files keep the frequencies that follow from config.json.
 _UNNEEDED = ("rotary_emb.inv_freq",)
+
+
+def _are_equal(one: FileTensor, other: FileTensor) -> bool:
+    """Say whether two tables hold the same numbers, however they are typed."""
+    if one.shape != other.shape or len(one.shape) != 2:
+        return False
+    step = max(1, _BLOCK // max(1, one.shape[1]))
+    starts = range(0, one.shape[0], step)
+    return all(
+        np.array_equal(load_tensor(one, i, i + step), load_tensor(other, i, i + step))
+        for i in starts
+    )
 
 
 def read_safetensors(folder: Path) -> Checkpoint:
@@ -167,6 +182,9 @@ def read_safetensors(folder: Path) -> Checkpoint:
     Nothing is taken on trust: raises ModelError if the files contradict each other, or ask for
     anything that is not supported.
     """
+    if (folder / ADAPTER).exists():
+        message = f"{folder} has an adapter, {ADAPTER}, which is not applied; merge or remove it"
+        raise ModelError(message)
     config = read_fields(folder / "config.json")
     # The part of a model that reads text alone adds this to the family's name.
     name = config.text("model_type").removesuffix("_text")
@@ -175,6 +193,9 @@ def read_safetensors(folder: Path) -> Checkpoint:
     check_presence(_EMBEDDING, stored, config)
     spec = spec_from_config(family, name, config, stored[_EMBEDDING].shape[0])
     check_config(config)
+    # Fine-tuning may train a head of its own and leave the description as it was.
+    has_own = spec.is_tied and _HEAD in stored and not _are_equal(stored[_EMBEDDING], stored[_HEAD])
+    spec = replace(spec, is_tied=spec.is_tied and not has_own)
     files = sorted({tensor.path for tensor in stored.values()})
     check_spec(spec, config, memory_budget(sum(path.stat().st_size for path in files)))
     unneeded = (*_UNNEEDED, *((_HEAD,) if spec.is_tied else ()))

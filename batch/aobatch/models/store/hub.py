@@ -10,6 +10,7 @@ from typing import Any
 
 from aobatch.errors import ModelError, UsageError
 from aobatch.models import Progress
+from aobatch.models.checks import ADAPTER
 from aobatch.models.convert.quality import Scorer
 from aobatch.models.source.tokenizer_json import UNKNOWN, read_licence
 from aobatch.models.store.card import check_name
@@ -77,6 +78,12 @@ def choose(repository: str, names: Sequence[str], file: str | None) -> list[str]
     ModelError if there are no weights that can be used, UsageError if it is not clear which.
     """
     weights = _weights(repository, names) if file is None else _named(repository, names, file)
+    if weights[0] in (_SINGLE, _INDEX) and ADAPTER in names:
+        message = (
+            f"{repository} has an adapter, {ADAPTER}, which is not applied; take a repository into "
+            "whose model it is merged"
+        )
+        raise ModelError(message)
     described = [name for name in DESCRIPTIONS if name in names]
     if weights[0].endswith(_ONNX) and _GENAI_CONFIG in names:
         described.append(_GENAI_CONFIG)
