@@ -151,7 +151,7 @@ def test_commands_options_and_choices_are_offered() -> None:
     """What the help lists can be completed."""
     assert "validate" in offered([], "val")
     assert "--max-num-seqs" in offered(["run"], "--max-n")
-    assert offered(["run", "--kv-cache-dtype"], "") == ["fp32", "int8"]
+    assert offered(["run", "--kv-cache-dtype"], "") == ["int8", "bf16", "fp32"]
 
 
 @pytest.mark.parametrize(

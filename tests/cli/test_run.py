@@ -98,7 +98,7 @@ def test_failures_over_the_allowance_exit_1(
         (["good.jsonl", "--limit", "0"], 2, "0 is not in the range"),
         (["good.jsonl", "--shard", "2/2"], 2, "is no shard"),
         (["good.jsonl", "--override", "n"], 2, "not NAME=VALUE"),
-        (["in/c.parquet"], 65, "columns that are no field of a request: text, label"),
+        (["in/c.parquet"], 65, "no field of a request: text (did you mean 'prompt'?), label"),
         (["in/c.parquet", "--column", "prompt=label"], 65, "is of type double"),
         (["in/c.parquet", "--column", "promt=text"], 2, "did you mean 'prompt'?"),
         (["in/c.parquet", "--column", "prompt"], 2, "is not FIELD=NAME"),

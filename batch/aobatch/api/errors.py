@@ -163,11 +163,16 @@ def unsupported_parameter(name: str, reason: str) -> RequestError:
     return RequestError(message, code="unsupported_parameter", param=_parameter_of(name))
 
 
-def meant_by(name: str, known: Collection[str]) -> str | None:
-    """Find which of the known names was meant; None if that is not sure."""
+def meant_by(name: str, known: Collection[str], *, is_exact: bool = False) -> str | None:
+    """Find which of the known names was meant; None if that is not sure.
+
+    Exact names are known ones, or what other APIs call them.
+    """
     plain = _CAMEL.sub("_", name).lower().replace("-", "_")
-    ours = _MEANT.get(plain)
-    return ours if ours in known else nearest(name, tuple(known))
+    ours = _MEANT.get(plain, plain if is_exact else None)
+    if ours in known:
+        return ours
+    return None if is_exact else nearest(name, tuple(known))
 
 
 def invalid_type(value: object, expected: str, name: str) -> RequestError:

@@ -1,5 +1,6 @@
 """Commands of this program: settings come from a file too, and the help ends with exit codes."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from inspect import cleandoc
@@ -8,8 +9,9 @@ from typing import TYPE_CHECKING, Concatenate
 
 import click
 
-from aobatch.cli.console import show
+from aobatch.cli.console import say, show
 from aobatch.cli.options import AnyOptions, PricesOption, parameters
+from aobatch.text import nearest
 
 if TYPE_CHECKING:
     from aobatch.job.paths import Place
@@ -113,6 +115,17 @@ class Command(Helpful):
 
     exit_codes: Mapping[int, str]
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line; what is misspelt, or a field of requests, gets a hint."""
+        given = list(args)
+        try:
+            left = super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise _explained(error, self, given) from error
+        if not ctx.resilient_parsing:
+            _warn_of_variables(ctx)
+        return left
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write what the exit codes mean."""
         super().format_epilog(ctx, formatter)
@@ -120,8 +133,50 @@ class Command(Helpful):
             formatter.write_dl([(str(code), text) for code, text in self.exit_codes.items()])
 
 
+def _explained(
+    error: click.NoSuchOption, command: click.Command, args: list[str]
+) -> click.NoSuchOption:
+    """Name the option that was meant, or say how requests get a field."""
+    from aobatch.api import errors
+    from aobatch.api.validation import NAMES
+
+    known = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
+    name = error.option_name
+    field = errors.meant_by(name.lstrip("-").replace("-", "_"), NAMES, is_exact=True)
+    if "--default" in known and field is not None:
+        after = args[args.index(name) + 1 :] if name in args else []
+        value = after[0] if after and not after[0].startswith("-") else "VALUE"
+        advice = f"say it of all lines with --default {field}={value}"
+        message = f"{error.message.removesuffix('.')}; {advice}"
+        return click.NoSuchOption(name, message, None, error.ctx)
+    meant = nearest(name, tuple(known))
+    return click.NoSuchOption(name, error.message, [meant] if meant else None, error.ctx)
+
+
+def _warn_of_variables(ctx: click.Context) -> None:
+    """Say that a variable for an option that does not exist does nothing."""
+    prefix = f"{ctx.auto_envvar_prefix}_"
+    known = {f"{prefix}{param.name}".upper() for param in ctx.command.params}
+    for name in sorted(os.environ):
+        if name.startswith(prefix) and name not in known:
+            meant = nearest(name, tuple(known))
+            hint = f"; did you mean {meant}?" if meant else ""
+            say(f"the variable {name} is of no option and does nothing{hint}", level="warning")
+
+
 class Group(Helpful, click.Group):
     """A group of such commands."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command of a name; a misspelt one gets a hint."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not ctx.resilient_parsing:
+            meant = nearest(name, tuple(self.list_commands(ctx)))
+            if meant:
+                ctx.fail(f"No such command {name!r}. Did you mean {meant!r}?")
+        return super().resolve_command(ctx, args)
 
 
 def command(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 import click
 
-from aobatch.cli.console import LAYOUT, Level, flush_results, say, write_error
+from aobatch.cli.console import LAYOUT, Level, flush_results, logs_json, say, write_error
 from aobatch.errors import AobatchError, BusyError, JobError, StorageError
 from aobatch.files import check_creatable
 from aobatch.text import escape
@@ -123,10 +123,7 @@ def reported_failures(conclude: Conclusion = lambda code, _: code) -> Iterator[N
         conclude(end.exit_code, None)
         raise
     except click.UsageError as error:
-        # Arguments may be names of files that somebody else chose.
-        reason = error.format_message()
-        click.UsageError(escape(reason, kept=LAYOUT), error.ctx).show()
-        conclude(error.exit_code, reason)
+        conclude(error.exit_code, _tell_usage(error))
         raise click.exceptions.Exit(error.exit_code) from error
     except (Exception, KeyboardInterrupt) as error:
         code, message, level = failure_of(_cause(error))
@@ -140,6 +137,17 @@ def reported_failures(conclude: Conclusion = lambda code, _: code) -> Iterator[N
         raise click.exceptions.Exit(code) from error
     if code := conclude(0, None):
         raise click.exceptions.Exit(code)
+
+
+def _tell_usage(error: click.UsageError) -> str:
+    """Show what is wrong with a command line; give the sentence."""
+    reason = error.format_message()
+    if logs_json():
+        say(reason, level="error", event="end")
+    else:
+        # Arguments may be names of files that somebody else chose.
+        click.UsageError(escape(reason, kept=LAYOUT), error.ctx).show()
+    return reason
 
 
 def failure_of(error: BaseException) -> tuple[int, str, Level]:

@@ -7,7 +7,7 @@ from importlib import import_module
 
 import click
 
-from aobatch.cli.command import CONFIG_OPTION, Helpful
+from aobatch.cli.command import CONFIG_OPTION, Group
 from aobatch.cli.console import flush_results, show, show_json
 from aobatch.cli.ending import reported_failures
 
@@ -38,7 +38,7 @@ Examples:
 """
 
 
-class Commands(Helpful, click.Group):
+class Commands(Group):
     """The commands, each imported on its use; whatever goes wrong in one becomes an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature

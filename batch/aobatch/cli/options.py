@@ -5,7 +5,7 @@ without a default is an argument, one made by `option` an option.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
@@ -82,9 +82,22 @@ def option(default: T | str, text: str, *names: str, **attributes: object) -> T:
 
 
 class Option(click.Option):
-    """An option that knows its title."""
+    """An option that knows its title, and by which variable it was given."""
 
     group = ""
+
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, object], args: list[str]
+    ) -> tuple[object, list[str]]:
+        """Read a value; one that is wrong is told by the name of its variable."""
+        try:
+            return super().handle_parse_result(ctx, opts, args)
+        except click.BadParameter as error:
+            source = ctx.get_parameter_source(self.name or "")
+            if source is click.core.ParameterSource.ENVIRONMENT:
+                variable = f"{ctx.auto_envvar_prefix}_{self.name}".upper()
+                error.param_hint = f"the variable {variable}"
+            raise
 
 
 def parameters(table: type[Options]) -> list[click.Parameter]:

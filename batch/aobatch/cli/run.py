@@ -157,10 +157,11 @@ class RunCommand(Command):
         except (click.UsageError, UsageError):  # the latter in a settings file
             extra |= {"resilient_parsing": True, "ignore_unknown_options": True}
             with super().make_context(info_name, given, parent, **extra) as ctx:
-                ending = ending_of(RunOptions(**ctx.params))
+                options = RunOptions(**ctx.params)
+                ending = ending_of(options)
                 with suppress(JobError):
                     ending.check()
-            with reported_failures(ending.conclude):
+            with log_format(options.log_format), reported_failures(ending.conclude):
                 raise
 
 

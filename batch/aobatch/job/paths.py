@@ -21,7 +21,7 @@ from aobatch.formats.remote import Location, Remote, parse_location
 from aobatch.job.config import STREAM, JobConfig, Shard, default_output, local_path
 from aobatch.job.events import stream_folder
 from aobatch.job.report.usage import report_path
-from aobatch.job.source import check_columns
+from aobatch.job.source import check_columns, refuse_folder
 from aobatch.job.state import state_path
 from aobatch.job.status import began_at
 
@@ -157,6 +157,8 @@ def _plan(config: JobConfig, template: Location, targets: Targets) -> JobConfig:
     values["date"] = _date_of(config, template, targets.state_dir, values)
     output = _fill(template, values)
     errors = _fill(targets.errors, values) if targets.errors else None
+    refuse_folder(output, "the output")
+    refuse_folder(errors, "--errors")
     if isinstance(output, Remote):
         return _plan_remote(config, output, errors, targets.state_dir)
     if isinstance(errors, Remote):

@@ -36,8 +36,7 @@ def check_output(config: JobConfig) -> None:
     """Refuse an output that could not be published, before anything is computed for it."""
     output = config.output
     if output != STREAM:
-        find_format(output)
-        check_creatable(output, "the output")
+        _check_file(output, "the output")
         check_creatable(report_path(output), "the usage report")
     elif sys.stdout is None:
         message = "standard output is closed; name a file with --output"
@@ -46,8 +45,20 @@ def check_output(config: JobConfig) -> None:
         message = f"{config.stream_format} is nothing for a terminal; redirect it to a file or pipe"
         raise UsageError(message)
     if config.errors is not None:
-        find_format(config.errors)
-        check_creatable(config.errors, "--errors")
+        _check_file(config.errors, "--errors")
+
+
+def refuse_folder(path: Location | None, role: str) -> None:
+    """Refuse a folder where a file is to be written."""
+    if isinstance(path, Path) and path != STREAM and path.is_dir():
+        message = f"{role} {path} is a folder; name a file in it"
+        raise OutputError(message)
+
+
+def _check_file(path: Path, role: str) -> None:
+    refuse_folder(path, role)
+    find_format(path)
+    check_creatable(path, role)
 
 
 class Input:

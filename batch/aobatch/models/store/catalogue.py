@@ -19,6 +19,7 @@ from aobatch.models.store.card import Card, cards, check_accepted, check_name, c
 from aobatch.models.store.folder import MANIFEST, Manifest, ModelFolder, has_file, open_folder
 from aobatch.models.store.locate import Place, locate_named, open_model, read_checkpoint, weights_at
 from aobatch.models.store.making import claim, download, workspace
+from aobatch.text import nearest
 
 if TYPE_CHECKING:
     from aobatch.models.convert.quality import Scorer
@@ -152,11 +153,27 @@ def resolve(name: str | None) -> ModelFolder:
 
 def not_found(name: str, place: Place, known: Iterable[str]) -> ModelNotFoundError:
     """Make the error that says why a name leads to no model, or which models there are."""
+    names = [*known]
     message = (
         f"The model '{shorten(name)}' does not exist. It is neither a model folder nor one of "
-        f"{', '.join(known)}."
+        f"{', '.join(names)}.{_hint(name, names)}"
     )
     return ModelNotFoundError(place.reason or message)
+
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    """Say which model was probably meant, or how one of Hugging Face gets here."""
+    if _REPOSITORY.fullmatch(name) and not name.endswith((".gguf", ".onnx")):
+        return f" If it is one of Hugging Face, get it with `aobatch models pull {name}`."
+    aliases = {alias: card.name for card in cards() for alias in card.aliases}
+    offered = (*known, *aliases)
+    begun = {aliases.get(other, other) for other in offered if other.startswith(name.lower())}
+    near = nearest(name, offered)
+    meant = begun.pop() if len(begun) == 1 and name else near and aliases.get(near, near)
+    return f" Did you mean '{meant}'?" if meant else ""
 
 
 def find_ready(name: str | None, precision: str | None = None) -> ModelFolder | None:
