@@ -1,7 +1,9 @@
 """A shape as a grammar in llguidance's form of Lark, and what is refused before it is compiled."""
 
 import json
+import math
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any, Final
 
 from llguidance import regex_to_lark
@@ -12,8 +14,11 @@ from aobatch.text import printable
 
 MAX_GRAMMAR: Final = 2**16
 """Characters of a grammar, which is converted by a slow parser if it is in GBNF."""
-MAX_PROPERTIES: Final = 2000
-"""Of all objects of a schema: compiling takes time by their square."""
+MAX_ENTRIES: Final = {"properties": 2000, "patternProperties": 100}
+"""Of all objects of a schema: compiling takes time by their squares."""
+MAX_MULTIPLES: Final = 50_000
+"""The product of all numbers behind `multipleOf`, without their points and zeros: remainders are
+counted by states, and might be without an end."""
 MAX_LITERAL: Final = 8192
 """Characters of one string that an answer may have to repeat: each step takes time by them."""
 
@@ -50,9 +55,13 @@ def grammar_of(shape: Shape) -> str:
 def _schema(text: str) -> str:
     schema = json.loads(text)
     _check_literals(list(_literals(schema)))
-    num_properties = sum(len(found) for found in _property_tables(schema))
-    if num_properties > MAX_PROPERTIES:
-        message = f"it has {num_properties:,} properties, more than {MAX_PROPERTIES:,}"
+    for keyword, maximum in MAX_ENTRIES.items():
+        count = sum(map(len, _tables(schema, keyword)))
+        if count > maximum:
+            message = f"it has {count:,} {keyword}, more than {maximum:,}"
+            raise UnusableShapeError(message)
+    if math.prod({*_multiples(schema)}) > MAX_MULTIPLES:
+        message = f"its numbers behind multipleOf multiply to more than {MAX_MULTIPLES:,}"
         raise UnusableShapeError(message)
     options = {**_WRITTEN, "lenient": False, "coerce_one_of": False}
     return json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
@@ -61,6 +70,9 @@ def _schema(text: str) -> str:
 def _lark(text: str) -> str:
     if len(text) > MAX_GRAMMAR:
         message = f"it has {len(text):,} characters, more than {MAX_GRAMMAR:,}"
+        raise UnusableShapeError(message)
+    if "%json" in text:
+        message = "a schema in it is not looked at; ask for JSON of it alone"
         raise UnusableShapeError(message)
     try:
         return str(any_to_lark(text))
@@ -99,7 +111,16 @@ def _literals(schema: object) -> Iterator[str]:
     return (node for node in _nodes(schema) if isinstance(node, str))
 
 
-def _property_tables(schema: object) -> Iterator[dict[str, Any]]:
+def _multiples(schema: object) -> Iterator[int]:
+    """Give the significant digits of each number behind `multipleOf`."""
     for node in _nodes(schema):
-        if isinstance(node, dict) and isinstance(found := node.get("properties"), dict):
+        number = node.get("multipleOf") if isinstance(node, dict) else None
+        if isinstance(number, int | float) and math.isfinite(number) and number:
+            digits = Decimal(str(abs(number))).normalize().as_tuple().digits
+            yield int("".join(map(str, digits)))
+
+
+def _tables(schema: object, keyword: str) -> Iterator[dict[str, Any]]:
+    for node in _nodes(schema):
+        if isinstance(node, dict) and isinstance(found := node.get(keyword), dict):
             yield found

@@ -5,10 +5,11 @@ The library is loaded for the first shape, as few jobs have any.
 
 import re
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 import numpy as np
@@ -73,6 +74,11 @@ STACK_BYTES: Final = 2**28
 costs no memory."""
 
 
+MAX_SECONDS: Final = 10.0
+"""Processor time after which compiling is left to itself, should the limits miss a case; what is
+known takes a tenth of it."""
+
+
 class ShapeCompiler:
     """Compiles shapes with one vocabulary; one thread at a time may call it."""
 
@@ -127,8 +133,10 @@ def unusable(shape: Shape, reason: str) -> RequestError:
 def _in_deep_thread(vocabulary: "LLTokenizer", shape: Shape) -> Matcher | str:
     """Compile where the stack is deep enough for whatever a shape's length allows."""
     outcome: SimpleQueue[Matcher | str | BaseException] = SimpleQueue()
+    clocks: list[int] = []
 
     def work() -> None:
+        clocks.append(time.pthread_getcpuclockid(threading.get_ident()))
         try:
             outcome.put(_compile(vocabulary, shape))
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
@@ -139,10 +147,24 @@ def _in_deep_thread(vocabulary: "LLTokenizer", shape: Shape) -> Matcher | str:
         threading.Thread(target=work, name="shapes", daemon=True).start()
     finally:
         threading.stack_size(before)
-    found = outcome.get()
+    found: Matcher | str | BaseException | None = None
+    while found is None:
+        try:
+            found = outcome.get(timeout=1)
+        except Empty:
+            if clocks and _seconds(clocks[0]) > MAX_SECONDS:
+                found = "it takes too long to compile"
     if isinstance(found, BaseException):
         raise found
     return found
+
+
+def _seconds(clock: int) -> float:
+    """Read a thread's clock; 0 if it has ended."""
+    try:
+        return time.clock_gettime(clock)
+    except OSError:
+        return 0.0
 
 
 def _compile(vocabulary: "LLTokenizer", shape: Shape) -> Matcher | str:
