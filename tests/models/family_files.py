@@ -16,6 +16,12 @@ from aobatch.models.store.folder import ModelFolder
 from aobatch.runners.scoring import score_texts
 
 FAMILIES = ("llama", "llama3-rope", "mistral", "qwen2", "qwen3", "gemma3")
+FOLDERS = (
+    *("arcee", "cohere2", "ernie4_5", "exaone4", "gemma", "gemma2", "glm4", "gptneox", "granite"),
+    *("helium", "ministral3", "nemotron", "olmo", "olmo2", "olmo3", "phi", "phi3", "seed_oss"),
+    *("smollm3", "stablelm", "starcoder2"),
+)
+"""Families that are read from folders alone."""
 DATA = Path(__file__).parents[1] / "data"
 
 _ARCHITECTURES = {"llama3-rope": "llama", "mistral": "llama"}

@@ -22,7 +22,7 @@ REFUSED: dict[str, tuple[str, dict[str, object], str]] = {
     "softcap": ("gemma3", {"final_logit_softcapping": 30.0}, "'final_logit_softcapping' is 30.0"),
     "attention softcap": ("gemma3", {"attn_logit_softcapping": 50.0}, "is 50.0, .* not known"),
     "both directions": ("gemma3", {"use_bidirectional_attention": True}, "as False, and is True"),
-    "part turned": ("llama", {"partial_rotary_factor": 0.5}, "only as 1, and is 0.5"),
+    "part turned": ("llama", {"partial_rotary_factor": 1.5}, "a number from 0 to 1, and is 1.5"),
     "neighbours turned": ("llama", {"rope_interleaved": True}, "only as False, and is True"),
     "code": ("llama", {"auto_map": {"AutoModel": "x.Y"}}, "code of its own, which is not run"),
     "quantised": ("llama", {"quantization_config": {"bits": 4}}, "quantised already"),
@@ -37,7 +37,7 @@ REFUSED: dict[str, tuple[str, dict[str, object], str]] = {
     "width unstated": ("qwen3", {"head_dim": None}, "'head_dim' is missing"),
     "vocabulary": ("llama", {"vocab_size": 500}, "'vocab_size' has to be 512, and is 500"),
     "head missing": ("llama", {"tie_word_embeddings": False}, "'lm_head.weight' is missing"),
-    "scaling": ("llama", {"rope_parameters": {"rope_type": "yarn"}}, "scaling 'yarn' is not"),
+    "scaling": ("llama", {"rope_parameters": {"rope_type": "dynamic"}}, "scaling 'dynamic' is not"),
     "old scaling": (
         "llama",
         {"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2}},

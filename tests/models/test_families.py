@@ -4,17 +4,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from family_files import DATA, FAMILIES, published, write_gguf
+from family_files import DATA, FAMILIES, FOLDERS, published, write_gguf
+from scipy.special import log_softmax
 
 from aobatch.models.convert.convert import write_graph
-from aobatch.models.convert.precisions import FP32
+from aobatch.models.convert.fused import not_fusable, write_fused_graph
+from aobatch.models.convert.precisions import FP32, recipes
 from aobatch.models.spec import Checkpoint
+from aobatch.models.store.folder import MAX_KL, GraphSizes
 from aobatch.models.store.locate import read_checkpoint
-from aobatch.runners import Chunk
+from aobatch.runners import Chunk, ModelRunner
+from aobatch.runners.fused import FusedRunner
 from aobatch.runners.onnx import OnnxRunner
 
+KINDS = [(family, kind) for family in FAMILIES for kind in ("folder", "gguf")]
 
-@pytest.fixture(params=[(family, kind) for family in FAMILIES for kind in ("folder", "gguf")])
+
+@pytest.fixture(params=KINDS + [(family, "folder") for family in FOLDERS])
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Checkpoint]:
     """Give each family's tiny model out of a folder of safetensors and out of a GGUF file."""
     family, kind = request.param
@@ -39,6 +45,26 @@ def test_fp32_gives_the_references_numbers(case: tuple[str, Checkpoint], tmp_pat
         found.append(int(logits[0].argmax()))
         logits = runner.decode(np.array(found[-1:]), np.array([length]))
     assert expected["greedy_completion"].tolist() == found
+
+
+@pytest.mark.parametrize("family", FOLDERS)
+def test_whole_numbers_stay_close(family: str, tmp_path: Path) -> None:
+    """Every recipe of int8, with fused operators where they hold the family, is within the gate."""
+    checkpoint = read_checkpoint(published(family, tmp_path / "tiny"))
+    spec, expected = checkpoint.spec, np.load(DATA / f"tiny-{family}/expected.npz")
+    ids, true = expected["input_ids"], log_softmax(expected["logits"].astype(np.float64), axis=1)
+    for recipe, way in recipes("int8", spec).items():
+        graph = tmp_path / recipe / "model.onnx"
+        write_graph(checkpoint, graph.parent, way, lambda *_: None)
+        runners: list[ModelRunner] = [OnnxRunner(graph, 1)]
+        if not not_fusable(spec, recipe):
+            write_fused_graph(graph, graph.with_name("fused.onnx"), spec)
+            sizes = GraphSizes(spec.vocab_size, spec.num_layers, spec.num_kv_heads, spec.head_dim)
+            runners.append(FusedRunner(graph.with_name("fused.onnx"), 1, sizes, "int8"))
+        for runner in runners:
+            runner.reserve(1, 256, [])
+            found = log_softmax(runner.prefill([Chunk(0, 0, ids, len(ids))]).astype(float), axis=1)
+            assert (np.exp(true) * (true - found)).sum(axis=1).mean() <= MAX_KL, recipe
 
 
 @pytest.mark.parametrize("family", FAMILIES)

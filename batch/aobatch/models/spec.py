@@ -14,8 +14,8 @@ from aobatch.models import SpecialTokens
 Weight: TypeAlias = NDArray[np.floating]
 """A weight matrix [out, in], or a gain or bias [out]."""
 
-Activation: TypeAlias = Literal["silu", "gelu_tanh"]
-"""What the gate of a feed-forward block goes through."""
+Activation: TypeAlias = Literal["silu", "gelu_tanh", "gelu", "relu_squared"]
+"""What the gate of a feed-forward block goes through, or all of it if there is no gate."""
 
 CAPACITY_STEP = 64
 """Slots hold a multiple of this many tokens, so that a chunk padded by one always fits."""
@@ -27,7 +27,11 @@ class Rope:
 
     theta: float
     divisors: tuple[float, ...] = ()
-    """One a frequency, [head_dim / 2]; empty if none is divided."""
+    """One a frequency, [width / 2]; empty if none is divided."""
+    width: int | None = None
+    """How many of a head's numbers are turned; None for all."""
+    gain: float = 1.0
+    """What turned numbers are multiplied by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +69,28 @@ class DecoderSpec:
     """Which of q, k, v, o, gate, up and down add a bias."""
     has_head_norms: bool = False
     """Whether each head's queries and keys are normed before they are turned."""
+    norms_whole_rows: bool = False
+    """Whether these norms go over all heads at once."""
     has_post_norms: bool = False
     """Whether what a block adds to the residual stream is normed."""
+    has_pre_norms: bool = True
+    """Whether what a block reads is normed."""
+    centres: bool = False
+    """Whether norms subtract the mean: LayerNorm (Ba et al. 2016)."""
+    has_norm_biases: bool = False
+    has_norm_gains: bool = True
+    is_gated: bool = True
+    """Whether a feed-forward block multiplies what it activates."""
+    is_parallel: bool = False
+    """Whether both blocks of a layer read the same residual stream."""
+    shares_norms: bool = False
+    """Whether they read it through one norm."""
+    residual_scale: float = 1.0
+    """What blocks' outputs are multiplied by."""
+    logits_scale: float = 1.0
+    attention_cap: float = 0.0
+    """Attention's scores are cap * tanh(score / cap); 0 for none."""
+    logits_cap: float = 0.0
 
 
 DESCRIBED_SIZES = (
@@ -104,6 +128,12 @@ class Checkpoint(SpecialTokens):
     source: str
     files: tuple[Path, ...]
     """Where the weights lie."""
+
+    def gain(self, name: str) -> Weight:
+        """Give the gain of a norm, ones where it has none."""
+        if self.spec.has_norm_gains:
+            return self.load(name)
+        return np.ones(self.spec.hidden_size, np.float32)
 
     @cached_property
     def digests(self) -> tuple[str, ...]:

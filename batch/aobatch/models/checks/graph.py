@@ -67,8 +67,8 @@ OURS = GraphRules(
     _operators(
         {
             "": """
-                Abs Add Cast Div Gather Gelu MatMul Mul QuantizeLinear ReduceMax Reshape
-                SimplifiedLayerNormalization Split
+                Abs Add Cast Div Gather Gelu MatMul Mul QuantizeLinear ReduceMax Relu Reshape
+                SimplifiedLayerNormalization Split Tanh
             """,
             MICROSOFT: """
                 GroupQueryAttention MatMulIntegerToFloat MatMulNBits QuickGelu

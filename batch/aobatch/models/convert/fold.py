@@ -4,8 +4,10 @@ Attention's scale goes into q (or its norm), the embedding's into the table, and
 asks for it, a rotation of the residual stream into everything that reads or writes it, behind the
 gains of RMSNorm. RMSNorm without gain commutes with a rotation, so the model computes the same; but
 outlier channels are spread evenly, which is what makes 8-bit activations accurate (QuaRot,
-SpinQuant). Norms behind the blocks have gains that do not commute: such a family is not rotated,
-and gains stay where they are, since they damp the outliers of the stream.
+SpinQuant). A norm that subtracts the mean does the same as RMSNorm where all that writes into the
+stream is centred, and its bias goes into what reads it. Norms behind the blocks have gains that do
+not commute: such a family is not rotated, and gains stay where they are, since they damp the
+outliers of the stream.
 """
 
 from collections.abc import Iterator
@@ -37,6 +39,8 @@ class Table:
     turn: Floats | None
     scale: Floats | float
     """What each row is multiplied by before it is turned."""
+    is_centred: bool = False
+    """Whether the mean of each row is taken out."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -50,6 +54,8 @@ class Table:
         for start in range(0, num_rows, step):
             rows = self.checkpoint.load(self.name, start, start + step).astype(np.float64)
             rows *= self.scale
+            if self.is_centred:
+                rows -= rows.mean(axis=1, keepdims=True)
             yield _rounded(rows if self.turn is None else rows @ self.turn)
 
 
@@ -68,13 +74,36 @@ def hadamard(size: int) -> Floats:
 
 def fold_embedding(checkpoint: Checkpoint, turn: Floats | None) -> Table:
     """Give the token embedding in the rotated residual stream."""
-    return Table(checkpoint, "embedding", turn, checkpoint.spec.embedding_scale)
+    spec = checkpoint.spec
+    return Table(checkpoint, "embedding", turn, spec.embedding_scale, spec.centres)
 
 
 def fold_head(checkpoint: Checkpoint, turn: Floats | None) -> Table:
-    """Give the output head, with the final gain folded in if there is a rotation behind it."""
-    gain = 1.0 if turn is None else checkpoint.load("final_norm").astype(np.float64)
-    return Table(checkpoint, "head", turn, gain)
+    """Give the output head, with its scale, and the final gain if there is a rotation behind it."""
+    scale = _logits_scale(checkpoint)
+    if turn is not None:
+        return Table(
+            checkpoint, "head", turn, scale * checkpoint.gain("final_norm").astype(np.float64)
+        )
+    return Table(checkpoint, "head", turn, scale)
+
+
+def head_bias(checkpoint: Checkpoint) -> Weight | None:
+    """Give what is added to the logits, [V]: the head's bias, and the final norm's through it."""
+    spec = checkpoint.spec
+    bias = np.zeros(spec.vocab_size)
+    if spec.has_norm_biases:
+        before = checkpoint.load("final_norm_bias").astype(np.float64)
+        blocks = Table(checkpoint, "head", None, 1.0).blocks()
+        bias += np.concatenate([rows @ before for rows in blocks])
+    if "head" in spec.biases:
+        bias += checkpoint.load("head_bias")
+    return _rounded(bias * _logits_scale(checkpoint)) if bias.any() else None
+
+
+def _logits_scale(checkpoint: Checkpoint) -> float:
+    # What a cap divides by is multiplied with again behind its tanh.
+    return checkpoint.spec.logits_scale / (checkpoint.spec.logits_cap or 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +131,17 @@ class FoldedLayer:
 
     def mlp(self, name: str) -> Linear:
         """Give the matrix of gate or up."""
-        return self._reads(self._load(name), "mlp_norm", self._bias(name))
+        norm = "attention_norm" if self.checkpoint.spec.shares_norms else "mlp_norm"
+        return self._reads(self._load(name), norm, self._bias(name))
 
     def out(self, name: str) -> Linear:
         """Give the matrix of o or down, which writes into the residual stream."""
-        weight, bias = self._load(name), self._bias(name)
+        spec, weight, bias = self.checkpoint.spec, self._load(name), self._bias(name)
+        weight *= spec.residual_scale
+        bias = None if bias is None else bias * spec.residual_scale
+        if spec.centres:  # a norm that subtracts the mean finds none in the whole stream
+            weight -= weight.mean(axis=0)
+            bias = None if bias is None else bias - bias.mean()
         if self.turn is not None:
             weight = self.turn.T @ weight
             bias = None if bias is None else bias @ self.turn
@@ -132,8 +167,12 @@ class FoldedLayer:
         return self._load(f"{name}_bias") if name in self.checkpoint.spec.biases else None
 
     def _reads(self, weight: Floats, gain: str, bias: Floats | None) -> Linear:
+        spec, name = self.checkpoint.spec, f"layers.{self.index}.{gain}"
+        if spec.has_norm_biases:
+            before = weight @ self._load(f"{gain}_bias")
+            bias = before if bias is None else bias + before
         if self.turn is not None:
-            weight = (weight * self._load(gain)) @ self.turn
+            weight = (weight * self.checkpoint.gain(name)) @ self.turn
         return _linear(weight, bias)
 
 

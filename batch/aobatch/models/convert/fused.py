@@ -25,6 +25,10 @@ def not_fusable(spec: DecoderSpec, recipe: str) -> str:
     """Say why the operators do not hold a decoder of that recipe; empty if they do."""
     if recipe not in _RECIPES:
         return f"they multiply no weights of the recipe {recipe!r}"
+    if not spec.is_gated or spec.is_parallel or not spec.has_pre_norms or spec.norms_whole_rows:
+        return f"they compute no layers of the family {spec.family}"
+    if spec.attention_cap or spec.logits_cap or spec.has_norm_biases:
+        return f"they compute neither caps nor biases of logits, as {spec.family} has"
     sizes = {name: getattr(spec, name) for name in _SIZES}
     if odd := [f"{name} {size}" for name, size in sizes.items() if size % _LANES]:
         return f"they need multiples of {_LANES}, not {' and '.join(odd)}"

@@ -20,11 +20,12 @@ from aobatch.models.convert.fold import (
     Linear,
     fold_embedding,
     fold_head,
+    head_bias,
     rotation,
 )
 from aobatch.models.convert.precisions import Multiply, Precision
 from aobatch.models.convert.writer import MICROSOFT, Attribute, GraphWriter
-from aobatch.models.source.rope import angles
+from aobatch.models.source.rope import rotary_tables
 from aobatch.models.spec import CAPACITY_STEP, Checkpoint, Rope, Weight
 
 _FLOAT, _INT32, _INT64 = ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64
@@ -54,7 +55,9 @@ class DecoderGraph:
         spec, graph = self._spec, self._graph
         table = fold_embedding(self._checkpoint, self._turn)
         residual = self._precision.embed(graph, table, self._input_ids)
-        normed = self._norm(residual, self._gain("layers.0.attention_norm"), "embedded")
+        normed = residual
+        if spec.has_pre_norms:
+            normed = self._norm(residual, self._gain("layers.0.attention_norm"), "embedded")
         for index in range(spec.num_layers):
             layer = FoldedLayer(self._checkpoint, index, self._turn)
             residual, normed = self._layer(layer, residual, normed)
@@ -62,6 +65,10 @@ class DecoderGraph:
         wanted = graph.node("Gather", normed, self._logits_index, name="wanted")
         multiply = self._precision.normed(graph, wanted, "head_input")
         logits = multiply(fold_head(self._checkpoint, self._turn), "logits")
+        plain = logits
+        logits = self._capped(self._linear_bias(logits, head_bias(self._checkpoint), "logits"))
+        if logits is not plain:
+            plain.name = "logits.plain"
         graph.output(logits, "logits", _FLOAT, ["R", spec.vocab_size])
         advance(spec.num_layers + 1, spec.num_layers + 1)
         return graph.model()
@@ -69,45 +76,76 @@ class DecoderGraph:
     def _layer(
         self, layer: FoldedLayer, residual: ir.Value, normed: ir.Value
     ) -> tuple[ir.Value, ir.Value]:
-        graph, precision, name = self._graph, self._precision, f"layers.{layer.index}"
-        multiply = precision.normed(graph, normed, f"{name}.attention_input")
+        graph, name, spec = self._graph, f"layers.{layer.index}", self._spec
+        out = self._attention(layer, normed)
+        is_last = layer.index + 1 == spec.num_layers
+        following = "final_norm" if is_last else f"layers.{layer.index + 1}.attention_norm"
+        gain = self._gain(following) if is_last or spec.has_pre_norms else None
+        if spec.is_parallel:
+            if self._turn is None and not spec.shares_norms:
+                normed = self._norm(residual, self._gain(f"{name}.mlp_norm"), f"{name}.mlp_input")
+            both = graph.node("Add", out, self._mlp(layer, normed), name=f"{name}.both")
+            return self._add_and_norm((residual, both), gain, f"{name}.output")
+        own = self._gain(f"{name}.mlp_norm") if spec.has_pre_norms else None
+        residual, normed = self._add_and_norm((residual, out), own, f"{name}.mlp_input")
+        return self._add_and_norm((residual, self._mlp(layer, normed)), gain, f"{name}.output")
+
+    def _attention(self, layer: FoldedLayer, normed: ir.Value) -> ir.Value:
+        precision, name = self._precision, f"layers.{layer.index}"
+        multiply = precision.normed(self._graph, normed, f"{name}.attention_input")
         qkv = self._linear(multiply, layer.qkv(), f"{name}.qkv")
         attended = self._attend(layer.index, qkv, layer.head_norms())
-        out = self._linear(
-            precision.free(graph, attended, f"{name}.o"), layer.out("o"), f"{name}.o"
-        )
-        out = self._post_norm(out, layer.post_norm("attention"), f"{name}.attention_output")
-        gain = self._gain(f"{name}.mlp_norm")
-        residual, normed = self._add_and_norm((residual, out), gain, f"{name}.mlp_input")
+        multiply = precision.free(self._graph, attended, f"{name}.o")
+        out = self._linear(multiply, layer.out("o"), f"{name}.o")
+        return self._post_norm(out, layer.post_norm("attention"), f"{name}.attention_output")
+
+    def _mlp(self, layer: FoldedLayer, normed: ir.Value) -> ir.Value:
+        graph, precision, name = self._graph, self._precision, f"layers.{layer.index}"
         multiply = precision.normed(graph, normed, f"{name}.mlp_input")
-        gate = self._linear(multiply, layer.mlp("gate"), f"{name}.gate")
-        up = self._linear(multiply, layer.mlp("up"), f"{name}.up")
-        gated = graph.node("Mul", self._activated(gate, name), up, name=f"{name}.gated")
-        multiply = precision.spread(graph, gated, f"{name}.down")
-        out = self._linear(multiply, layer.out("down"), f"{name}.down")
-        out = self._post_norm(out, layer.post_norm("mlp"), f"{name}.mlp_output")
-        is_last = layer.index + 1 == self._spec.num_layers
-        gain = self._gain("final_norm" if is_last else f"layers.{layer.index + 1}.attention_norm")
-        return self._add_and_norm((residual, out), gain, f"{name}.output")
+        if self._spec.is_gated:
+            gate = self._linear(multiply, layer.mlp("gate"), f"{name}.gate")
+            up = self._linear(multiply, layer.mlp("up"), f"{name}.up")
+            inner = graph.node("Mul", self._activated(gate, name), up, name=f"{name}.gated")
+        else:
+            up = self._linear(multiply, layer.mlp("up"), f"{name}.up")
+            inner = self._activated(up, name)
+        out = self._linear(
+            precision.spread(graph, inner, f"{name}.down"), layer.out("down"), f"{name}.down"
+        )
+        return self._post_norm(out, layer.post_norm("mlp"), f"{name}.mlp_output")
 
     def _activated(self, gate: ir.Value, name: str) -> ir.Value:
         if self._spec.activation == "silu":
             return self._graph.node(
                 "QuickGelu", gate, name=f"{name}.silu", domain=MICROSOFT, alpha=1.0
             )
-        return self._graph.node("Gelu", gate, name=f"{name}.gelu", approximate="tanh")
+        if self._spec.activation == "relu_squared":
+            cut = self._graph.node("Relu", gate, name=f"{name}.relu")
+            return self._graph.node("Mul", cut, cut, name=f"{name}.squared")
+        how = "tanh" if self._spec.activation == "gelu_tanh" else "none"
+        return self._graph.node("Gelu", gate, name=f"{name}.gelu", approximate=how)
+
+    def _capped(self, logits: ir.Value) -> ir.Value:
+        cap, graph = self._spec.logits_cap, self._graph
+        if not cap:
+            return logits
+        bent = graph.node("Tanh", logits, name="logits.bent")
+        scale = graph.shared("logits.cap", np.array(cap, np.float32))
+        return graph.node("Mul", bent, scale, name="logits.capped")
 
     def _linear(self, multiply: Multiply, linear: Linear, name: str) -> ir.Value:
-        product = multiply(linear.weight, name)
-        if linear.bias is None:
+        return self._linear_bias(multiply(linear.weight, name), linear.bias, name)
+
+    def _linear_bias(self, product: ir.Value, bias: Weight | None, name: str) -> ir.Value:
+        if bias is None:
             return product
-        bias = self._graph.weight(f"{name}.bias", linear.bias)
-        return self._graph.node("Add", product, bias, name=f"{name}.biased")
+        added = self._graph.weight(f"{name}.bias", bias)
+        return self._graph.node("Add", product, added, name=f"{name}.biased")
 
     def _gain(self, name: str) -> ir.Value:
         """Give a norm's gain, or ones if it was folded with a rotation."""
         if self._turn is None:
-            return self._graph.weight(name, self._checkpoint.load(name))
+            return self._graph.weight(name, self._checkpoint.gain(name))
         return self._graph.shared("unit.gain", np.ones(self._spec.hidden_size, np.float32))
 
     def _norm(self, x: ir.Value, gain: ir.Value, name: str) -> ir.Value:
@@ -125,8 +163,12 @@ class DecoderGraph:
         return x if gain is None else self._norm(x, self._graph.weight(f"{name}.gain", gain), name)
 
     def _add_and_norm(
-        self, terms: tuple[ir.Value, ir.Value], gain: ir.Value, name: str
+        self, terms: tuple[ir.Value, ir.Value], gain: ir.Value | None, name: str
     ) -> tuple[ir.Value, ir.Value]:
+        """Give the new residual stream, and the same normed if there is a gain."""
+        if gain is None:
+            total = self._graph.node("Add", *terms, name=name)
+            return total, total
         outputs = self._graph.node_with_outputs(
             "SkipSimplifiedLayerNormalization",
             [*terms, gain],
@@ -145,7 +187,9 @@ class DecoderGraph:
         cache: list[int | str] = ["B", spec.num_kv_heads, "C", spec.head_dim]
         past = [graph.input(f"past.{index}.{part}", _FLOAT, cache) for part in ("key", "value")]
         unused = [None] * 7
-        window: dict[str, Attribute] = {"local_window_size": layer.window} if layer.window else {}
+        traits: dict[str, Attribute] = {"local_window_size": layer.window} if layer.window else {}
+        if spec.attention_cap:
+            traits["softcap"] = spec.attention_cap
         attended, *present = graph.node_with_outputs(
             "GroupQueryAttention",
             [
@@ -160,7 +204,7 @@ class DecoderGraph:
             kv_num_heads=spec.num_kv_heads,
             do_rotary=1,
             scale=1.0,
-            **window,
+            **traits,
         )
         for part, value in zip(("key", "value"), present, strict=True):
             graph.output(value, f"present.{index}.{part}", _FLOAT, cache)
@@ -191,7 +235,10 @@ class DecoderGraph:
         return q, k, v
 
     def _normed_heads(self, x: ir.Value, num_heads: int, gain: Weight, name: str) -> ir.Value:
-        graph, width = self._graph, self._spec.head_dim
+        graph, spec = self._graph, self._spec
+        width = spec.head_dim
+        if spec.norms_whole_rows:
+            return self._norm(x, graph.weight(f"{name}.gain", gain), name)
         heads = graph.shared("heads.shape", np.array([-1, width]))
         split = graph.node("Reshape", x, heads, name=f"{name}.heads")
         normed = self._norm(split, graph.weight(f"{name}.gain", gain), name)
@@ -203,10 +250,10 @@ class DecoderGraph:
         if rope not in self._ropes:
             # The runtime asks for a row for each place that a slot has, in use or not.
             positions = -(-self._spec.context_length // CAPACITY_STEP) * CAPACITY_STEP
-            table = angles(rope, self._spec.head_dim, positions)
+            cos, sin = rotary_tables(rope, self._spec.head_dim, positions)
             suffix = f".{len(self._ropes)}" if self._ropes else ""
             self._ropes[rope] = (
-                self._graph.weight(f"rotary.cos{suffix}", np.cos(table).astype(np.float32)),
-                self._graph.weight(f"rotary.sin{suffix}", np.sin(table).astype(np.float32)),
+                self._graph.weight(f"rotary.cos{suffix}", cos),
+                self._graph.weight(f"rotary.sin{suffix}", sin),
             )
         return self._ropes[rope]

@@ -49,7 +49,8 @@ def recipes(precision: str, spec: DecoderSpec) -> Mapping[str, Precision]:
     if precision != "int8":
         message = f"precision {precision!r} is unknown; known are {', '.join(PRECISIONS)}"
         raise ModelError(message)
-    rotated = {} if spec.has_post_norms else {"rotated": INT8}
+    is_turned = spec.has_pre_norms and not spec.has_post_norms
+    rotated = {"rotated": INT8} if is_turned else {}
     return rotated | {"Hadamard blocks": block_int8(spec.hidden_size), "blocks of 32": NBITS8}
 
 

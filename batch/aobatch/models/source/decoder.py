@@ -1,14 +1,14 @@
 """A decoder's sizes out of either kind of file, and the weights that it then has to have."""
 
 from collections.abc import Callable, Container, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from math import sqrt
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from aobatch.models.checks import shown
 from aobatch.models.source.fields import Fields
-from aobatch.models.source.rope import rope_from_gguf
-from aobatch.models.spec import DecoderSpec, LayerAttention, Rope
+from aobatch.models.source.rope import head_order, rope_from_gguf
+from aobatch.models.spec import DecoderSpec, LayerAttention, Rope, Weight
 
 _BIASED = ("q", "k", "v", "o", "gate", "up", "down")
 
@@ -33,32 +33,62 @@ _NAMES: Mapping[str, tuple[str, str]] = {
 """How GGUF and safetensors files call each canonical weight."""
 
 
-def gguf_name(name: str) -> str:
-    """Say under which name a GGUF stores a canonical weight."""
-    return _stored_name(name, "blk.", lambda stem: _NAMES[stem][0])
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How a kind of file names and groups the weights of a family."""
+
+    layers: str
+    """What stands ahead of a layer's number."""
+    stems: Mapping[str, str]
+    """The stored name of each canonical weight, without its end."""
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Stored names of several weights, whose rows follow each other."""
+    is_by_head: bool = False
+    """Whether the rows of queries, keys and values take turns head by head."""
+
+    def of(self, name: str) -> str:
+        """Say under which name a canonical weight is stored, alone or with others."""
+        layer, _, weight = name.removeprefix("layers.").rpartition(".")
+        stem = weight.removesuffix("_bias")
+        whole = next((stored for stored, parts in self.fused.items() if stem in parts), None)
+        found = f"{whole or self.stems[stem]}.{'weight' if stem == weight else 'bias'}"
+        return f"{self.layers}{layer}.{found}" if layer else found
+
+    def siblings(self, name: str) -> list[str]:
+        """List the canonical weights that are stored with one, in their order."""
+        place, _, weight = name.rpartition(".")
+        stem, end = weight.removesuffix("_bias"), "_bias" if weight.endswith("_bias") else ""
+        parts = next((parts for parts in self.fused.values() if stem in parts), (stem,))
+        return [f"{place}.{part}{end}" if place else f"{part}{end}" for part in parts]
 
 
-def safetensors_name(name: str, spec: DecoderSpec) -> str:
-    """Say under which name a safetensors file stores a canonical weight."""
-
-    def stored(stem: str) -> str:
-        # With norms behind the blocks, the name of the one ahead of a feed-forward block is taken.
-        is_moved = spec.has_post_norms and stem == "mlp_norm"
-        return "pre_feedforward_layernorm" if is_moved else _NAMES[stem][1]
-
-    return _stored_name(name, "model.layers.", stored)
+def gguf_naming(**stems: str) -> Naming:
+    """Give the names of GGUF files, some of them changed."""
+    return Naming("blk.", {name: stored for name, (stored, _) in _NAMES.items()} | stems)
 
 
-def _stored_name(name: str, layers: str, stored: Callable[[str], str]) -> str:
-    layer, _, weight = name.removeprefix("layers.").rpartition(".")
-    stem = weight.removesuffix("_bias")
-    found = f"{stored(stem)}.{'weight' if stem == weight else 'bias'}"
-    return f"{layers}{layer}.{found}" if layer else found
+def safetensors_naming(fused: Mapping[str, tuple[str, ...]] | None = None, **stems: str) -> Naming:
+    """Give the names of safetensors files, some of them changed."""
+    names = {name: stored for name, (_, stored) in _NAMES.items()} | stems
+    return Naming("model.layers.", names, fused or {})
+
+
+GGUF = gguf_naming()
+
+
+class StoredRows(NamedTuple):
+    """Where a weight is stored: whole, or as some rows of a tensor."""
+
+    tensor: str
+    first: int
+    num_rows: int
+    part: tuple[int, int, int] | None = None
+    """Which of how many parts it is, and of how many heads, where these take turns."""
 
 
 def gguf_biases(stored: Container[str]) -> frozenset[str]:
     """Say which matrices of a GGUF's layers add a bias, by the names that are there."""
-    return frozenset(name for name in _BIASED if gguf_name(f"layers.0.{name}_bias") in stored)
+    return frozenset(name for name in _BIASED if GGUF.of(f"layers.0.{name}_bias") in stored)
 
 
 SIZES: Mapping[str, tuple[str, str, int, int]] = {
@@ -100,6 +130,7 @@ def config_spec(
     fields: Fields,
     head: tuple[str, int],
     read_rope: Callable[[Fields, int], Rope],
+    norm_epsilon: str,
     *,
     states_head_dim: bool,
 ) -> DecoderSpec:
@@ -108,7 +139,7 @@ def config_spec(
     `head` is the family and the size of its vocabulary.
     """
     names = {name: config for name, (config, _, _, _) in SIZES.items()}
-    names["norm_epsilon"] = "rms_norm_eps"
+    names["norm_epsilon"] = norm_epsilon
     fields.integer("vocab_size", head[1], head[1])
     spec = _plain_spec(fields, names, head, states_head_dim=states_head_dim)
     attention = "qkvo" if fields.flag("attention_bias", default=False) else ""
@@ -126,6 +157,7 @@ def _plain_spec(
 ) -> DecoderSpec:
     """Read the sizes of a decoder, each under the name that it has in the file."""
     sizes: dict[str, Any] = {}
+    epsilon = None if names["norm_epsilon"] else _EPSILON[1]  # a family may have a fixed one
     for name, (_, _, low, high) in SIZES.items():
         default = None
         if name == "num_kv_heads":
@@ -136,7 +168,7 @@ def _plain_spec(
     return DecoderSpec(
         *head,
         **sizes,
-        norm_epsilon=fields.number(names["norm_epsilon"], *_EPSILON),
+        norm_epsilon=fields.number(names["norm_epsilon"], *_EPSILON, epsilon),
         attentions=(),
         attention_scale=1 / sqrt(sizes["head_dim"]),
     )
@@ -148,22 +180,25 @@ def _with_rope(spec: DecoderSpec, rope: Rope) -> DecoderSpec:
 
 # What says nothing of what a model computes when it completes texts.
 _INERT_NAMES = """
-    _attn_implementation _attn_implementation_autoset _from_model_config _name_or_path
-    add_cross_attention architectures attention_dropout attn_implementation bad_words_ids
-    begin_suppress_tokens bos_token_id cache_implementation chunk_size_feed_forward
-    decoder_start_token_id diversity_penalty do_sample dtype early_stopping
-    encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task
-    forced_bos_token_id forced_eos_token_id gradient_checkpointing hidden_dropout id2label
-    initializer_range is_encoder_decoder is_llama_config label2id length_penalty max_length
-    is_decoder min_length model_type no_repeat_ngram_size num_beam_groups num_beams
-    num_return_sequences output_attentions output_hidden_states output_scores pad_token_id prefix
-    pretraining_tp problem_type pruned_heads remove_invalid_values repetition_penalty resid_pdrop
-    return_dict return_dict_in_generate sep_token_id suppress_tokens
-    task_specific_params temperature tf_legacy_loss tokenizer_class top_k top_p torch_dtype
-    torchscript transformers.js_config transformers_version typical_p unsloth_fixed
-    unsloth_version use_bfloat16 use_cache
+    _attn_implementation _attn_implementation_autoset _commit_hash _flash_attn_2_enabled
+    _from_model_config _model_name_or_path _name_or_path activation add_cross_attention
+    architectures attn_implementation bad_words_ids begin_suppress_tokens bos_token_id
+    cache_implementation chunk_size_feed_forward decoder_start_token_id diversity_penalty do_sample
+    dtype early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
+    finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing id2label
+    initializer_range internal_version is_causal is_decoder is_encoder_decoder is_llama_config
+    label2id length_penalty license max_length max_new_tokens max_sequence_length min_length
+    model_max_length model_name model_type no_repeat_ngram_size num_beam_groups num_beams num_labels
+    num_return_sequences output_attentions output_hidden_states output_scores pad_token pad_token_id
+    prefix pretraining_tp problem_type pruned_heads remove_invalid_values repetition_penalty
+    return_dict return_dict_in_generate sep_token_id seq_length suppress_tokens task_specific_params
+    temperature tf_legacy_loss tokenizer_class top_k top_p torch_dtype torchscript
+    transformers.js_config transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16
+    use_cache use_flash_attn
 """
 _INERT = frozenset(_INERT_NAMES.split())
+_TRAINING = ("dropout", "pdrop")
+"""What ends the names of settings that shape training alone."""
 
 
 def check_config(fields: Fields) -> None:
@@ -172,10 +207,9 @@ def check_config(fields: Fields) -> None:
         fields.refuse("the weights are quantised already; take the model's original or its GGUF")
     if "auto_map" in fields:
         fields.refuse("the model comes with code of its own, which is not run")
-    fields.require("partial_rotary_factor", 1)
     for key in ("rope_interleaved", "use_bidirectional_attention"):
         fields.require(key, value=False)
-    fields.check_all_read(ignored=_INERT)
+    fields.check_all_read(ignored=_INERT, endings=_TRAINING)
 
 
 def check_spec(spec: DecoderSpec, fields: Fields, budget: int) -> None:
@@ -206,9 +240,11 @@ def decoder_shapes(spec: DecoderSpec) -> dict[str, Shape]:
     layer = _layer_shapes(spec)
     shapes: dict[str, Shape] = {
         "embedding": (spec.vocab_size, spec.hidden_size),
-        "final_norm": (spec.hidden_size,),
+        **_norms(spec, "final_norm"),
         "head": (spec.vocab_size, spec.hidden_size),
     }
+    if "head" in spec.biases:
+        shapes["head_bias"] = (spec.vocab_size,)
     for index in range(spec.num_layers):
         shapes |= {f"layers.{index}.{name}": shape for name, shape in layer.items()}
     return shapes
@@ -217,43 +253,53 @@ def decoder_shapes(spec: DecoderSpec) -> dict[str, Shape]:
 def _layer_shapes(spec: DecoderSpec) -> dict[str, Shape]:
     hidden, intermediate = spec.hidden_size, spec.intermediate_size
     queries, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    shapes: dict[str, Shape] = {
-        "attention_norm": (hidden,),
+    shapes = _norms(spec, *(("attention_norm",) if spec.has_pre_norms else ()))
+    shapes |= {
         "q": (queries, hidden),
         "k": (keys, hidden),
         "v": (keys, hidden),
         "o": (hidden, queries),
-        "mlp_norm": (hidden,),
-        "gate": (intermediate, hidden),
-        "up": (intermediate, hidden),
-        "down": (hidden, intermediate),
     }
-    shapes |= {f"{name}_bias": shapes[name][:1] for name in sorted(spec.biases)}
+    if spec.has_pre_norms and not spec.shares_norms:
+        shapes |= _norms(spec, "mlp_norm")
+    if spec.is_gated:
+        shapes["gate"] = (intermediate, hidden)
+    shapes |= {"up": (intermediate, hidden), "down": (hidden, intermediate)}
+    shapes |= {f"{name}_bias": shapes[name][:1] for name in sorted(spec.biases - {"head"})}
     if spec.has_head_norms:
-        shapes |= {"q_norm": (spec.head_dim,), "k_norm": (spec.head_dim,)}
+        widths = (queries, keys) if spec.norms_whole_rows else (spec.head_dim,) * 2
+        shapes |= {"q_norm": widths[:1], "k_norm": widths[1:]}
     if spec.has_post_norms:
         shapes |= {"attention_post_norm": (hidden,), "mlp_post_norm": (hidden,)}
     return shapes
 
 
-def stored_names(
+def _norms(spec: DecoderSpec, *names: str) -> dict[str, Shape]:
+    ends = ("",) * spec.has_norm_gains + ("_bias",) * spec.has_norm_biases
+    return {f"{name}{end}": (spec.hidden_size,) for name in names for end in ends}
+
+
+def stored_rows(
     spec: DecoderSpec,
-    name_of: Callable[[str], str],
+    naming: Naming,
     fields: Fields,
     stored: Mapping[str, Shape],
     further: Mapping[str, Shape],
     unneeded: tuple[str, ...] = (),
-) -> dict[str, str]:
-    """Say under which name each canonical weight is stored.
+) -> dict[str, StoredRows]:
+    """Say where each canonical weight is stored.
 
     Raises ModelError if one is missing, has another shape, or is none of the decoder's nor further:
     it would be left out of the model without a word, as those may be whose names `unneeded` ends.
     """
     shapes = decoder_shapes(spec)
-    names = {name: name_of(name) for name in shapes}
+    rows = {name: _place(spec, naming, name, shapes) for name in shapes}
     if spec.is_tied:
-        names["head"] = names["embedding"]
-    expected = {names[name]: shape for name, shape in shapes.items()} | dict(further)
+        rows["head"] = rows["embedding"]
+    expected = dict(further)
+    for name, place in rows.items():
+        together = [shapes[part][0] for part in naming.siblings(name) if part in shapes]
+        expected[place.tensor] = (sum(together), *shapes[name][1:])
     for name, shape in expected.items():
         check_presence(name, stored, fields)
         if stored[name] != shape:
@@ -264,7 +310,44 @@ def stored_names(
     others = [name for name in stored if name not in expected and not name.endswith(unneeded)]
     if others:
         fields.refuse(f"weight {shown(others[0])} belongs to no model that is supported here")
-    return names
+    return rows
+
+
+def _place(spec: DecoderSpec, naming: Naming, name: str, shapes: Mapping[str, Shape]) -> StoredRows:
+    siblings = naming.siblings(name)
+    index = siblings.index(name)
+    first = sum(shapes[before][0] for before in siblings[:index])
+    takes_turns = naming.is_by_head and len(siblings) > 1
+    part = (index, len(siblings), spec.num_heads) if takes_turns else None
+    return StoredRows(naming.of(name), first, shapes[name][0], part)
+
+
+def load_rows(
+    place: StoredRows, load: Callable[[str, int, int], Weight], start: int, stop: int | None
+) -> Weight:
+    """Load rows start to stop of a weight by a function that loads rows of a tensor."""
+    stop = place.num_rows if stop is None else min(stop, place.num_rows)
+    if place.part is None:
+        return load(place.tensor, place.first + start, place.first + stop)
+    index, count, heads = place.part
+    whole = load(place.tensor, 0, count * place.num_rows)
+    taken = whole.reshape(heads, count, place.num_rows // heads, -1)[:, index]
+    return taken.reshape(place.num_rows, *whole.shape[1:])[start:stop]
+
+
+def half_split(weight: Weight, name: str, spec: DecoderSpec, *, pairs_neighbours: bool) -> Weight:
+    """Order rows of q and k, their biases and gains so that halves of a head are turned."""
+    layer, _, stem = name.removeprefix("layers.").rpartition(".")
+    part = stem.removesuffix("_bias").removesuffix("_norm")
+    if part not in ("q", "k") or not layer or (stem.endswith("_norm") and spec.norms_whole_rows):
+        return weight
+    width = spec.attentions[int(layer)].rope.width
+    width = spec.head_dim if width is None else width
+    if width == spec.head_dim and not pairs_neighbours:
+        return weight
+    order = head_order(spec.head_dim, width, pairs_neighbours=pairs_neighbours)
+    heads = weight.reshape(len(weight) // spec.head_dim, spec.head_dim, -1)
+    return heads[:, order].reshape(weight.shape)
 
 
 def check_presence(name: str, stored: Container[str], fields: Fields) -> None:

@@ -5,19 +5,16 @@ attention, gated SiLU, and biases where config.json says so. A family is an entr
 under the name that it has in its files.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from math import sqrt
 from typing import Any
 
 from aobatch.errors import ModelError
-from aobatch.models.source.decoder import config_spec, gguf_spec
+from aobatch.models.source import traits
+from aobatch.models.source.decoder import Naming, config_spec, gguf_spec, safetensors_naming
 from aobatch.models.source.fields import Fields
-from aobatch.models.source.rope import BASES, CONTEXTS, rope_from_config, rope_from_section
-from aobatch.models.spec import DecoderSpec, LayerAttention, Rope
-
-_WINDOWS = (1, 2**24)
-_KINDS = {"full_attention": False, "sliding_attention": True}
+from aobatch.models.source.rope import rope_from_config
+from aobatch.models.spec import DecoderSpec, Rope
 
 Refine = Callable[[Fields, DecoderSpec], DecoderSpec]
 """Adds to a plain decoder what further fields of its file say."""
@@ -35,6 +32,12 @@ class Family:
     """Whether the embedding is the output head where config.json does not say."""
     states_head_dim: bool = False
     """Whether config.json has to say how wide heads are."""
+    naming: Naming = field(default_factory=safetensors_naming)
+    """How safetensors files name its weights."""
+    norm_epsilon: str = "rms_norm_eps"
+    """How config.json calls what is added to the variance."""
+    pairs_neighbours: bool = False
+    """Whether neighbouring numbers of heads are turned together, not those of two halves."""
     gguf_pairs_neighbours: bool = False
     """Whether GGUF files order the rows of q and k for a rotation of neighbouring pairs."""
     gain_offset: float = 0.0
@@ -42,14 +45,18 @@ class Family:
     rope: Callable[[Fields, int], Rope] = rope_from_config
     """Reads the rotary positions of layers that see all tokens, for heads of a width."""
     from_config: Refine = lambda _, spec: spec
-    from_gguf: Refine = lambda _, spec: spec
+    from_gguf: Refine | None = None
+    """None if its GGUF files are not read."""
 
 
 def find(name: str, source: str) -> Family:
     """Find the family that a file names; ModelError names the known ones."""
     if name not in FAMILIES:
         known = ", ".join(FAMILIES)
-        message = f"{source}: model family {name!r} is not supported; supported are {known}"
+        message = (
+            f"{source}: model family {name!r} is not supported; supported are {known}; export it "
+            "to ONNX (optimum-cli export onnx) and run the export as it is"
+        )
         raise ModelError(message)
     return FAMILIES[name]
 
@@ -59,8 +66,13 @@ def spec_from_config(family: Family, name: str, fields: Fields, vocab_size: int)
     for key, value in family.required.items():
         fields.require(key, value)
     spec = config_spec(
-        fields, (name, vocab_size), family.rope, states_head_dim=family.states_head_dim
+        fields,
+        (name, vocab_size),
+        family.rope,
+        family.norm_epsilon,
+        states_head_dim=family.states_head_dim,
     )
+    fields.get("rms_norm_eps")  # written also for families that have another norm
     is_tied = fields.flag("tie_word_embeddings", default=family.is_tied)
     spec = replace(spec, is_tied=is_tied, **family.traits)
     return family.from_config(fields, spec)
@@ -68,105 +80,28 @@ def spec_from_config(family: Family, name: str, fields: Fields, vocab_size: int)
 
 def spec_from_gguf(family: Family, name: str, fields: Fields, vocab_size: int) -> DecoderSpec:
     """Read sizes and traits from a GGUF's metadata."""
+    if family.from_gguf is None:
+        fields.refuse(f"GGUF files of the family {name} are not read; take its safetensors folder")
     return family.from_gguf(fields, replace(gguf_spec(fields, name, vocab_size), **family.traits))
 
 
-def _with_windows(spec: DecoderSpec, windows: Sequence[int]) -> DecoderSpec:
-    """Let each layer see only so many tokens; 0 stands for all."""
-    pairs = zip(spec.attentions, windows, strict=True)
-    return replace(spec, attentions=tuple(replace(layer, window=size) for layer, size in pairs))
-
-
-def _windows(
-    fields: Fields, num_layers: int, window: int, is_windowed: Callable[[int], bool]
-) -> list[int]:
-    """Read which layers see only `window` tokens; `is_windowed` says so if config.json does not."""
-    kinds = list(fields.texts("layer_types")) if "layer_types" in fields else []
-    if kinds and len(kinds) != num_layers:
-        fields.refuse(f"'layer_types' has {len(kinds)} entries for {num_layers} layers")
-    for kind in kinds:
-        if kind not in _KINDS or (_KINDS[kind] and not window):
-            fields.refuse(f"a layer of type {kind[:40]!r} is not supported here")
-    has_window = [_KINDS[kind] for kind in kinds] or map(is_windowed, range(num_layers))
-    return [window if has else 0 for has in has_window]
-
-
-def _gguf_window(fields: Fields, spec: DecoderSpec) -> DecoderSpec:
-    """Read the window of all layers, if there is one: models of mistral call themselves llama."""
-    key = f"{spec.family}.attention.sliding_window"
-    window = fields.integer(key, *_WINDOWS) if key in fields else 0
-    return _with_windows(spec, [window] * spec.num_layers)
-
-
-def _mistral_window(fields: Fields, spec: DecoderSpec) -> DecoderSpec:
-    """Read the window of all layers; null is none."""
-    is_whole = fields.is_stated("sliding_window") and "sliding_window" not in fields
-    window = 0 if is_whole else fields.integer("sliding_window", *_WINDOWS, 4096)
-    return _with_windows(spec, [window] * spec.num_layers)
-
-
-def _qwen_windows(fields: Fields, spec: DecoderSpec) -> DecoderSpec:
-    """Read the windows of the last layers, if they are used at all."""
-    is_used = fields.flag("use_sliding_window", default=False)
-    window = fields.integer("sliding_window", 0, _WINDOWS[1], 0) if is_used else 0
-    first = fields.integer("max_window_layers", 0, 2**16, 0) if is_used else spec.num_layers
-    for unused in () if is_used else ("sliding_window", "max_window_layers"):
-        fields.get(unused)
-    return _with_windows(spec, _windows(fields, spec.num_layers, window, lambda i: i >= first))
-
-
-_PATTERN, _PATTERNS = 6, (1, 512)
-_LOCAL_BASE, _GLOBAL_BASE = 10_000.0, 1_000_000.0
-
-# The largest gemma3, known by its layers, scales by another width than its heads'.
-_LAYERS_OF_LARGEST = 62
-
-
-def _gemma_ropes(fields: Fields, head_dim: int) -> tuple[Rope, Rope]:
-    """Read the rotary positions of layers with a window and of the others."""
-    context = fields.integer("max_position_embeddings", *CONTEXTS)
-    local = Rope(fields.number("rope_local_base_freq", *BASES, _LOCAL_BASE))
-    base = fields.number("rope_theta", *BASES, _GLOBAL_BASE)
-    if "rope_parameters" in fields:
-        section = fields.section("rope_parameters")
-        whole = rope_from_section(section.section("full_attention"), base, head_dim, context)
-        part = section.section("sliding_attention")
-        local = rope_from_section(part, local.theta, head_dim, context)
-        section.check_all_read()
-    elif "rope_scaling" in fields:
-        whole = rope_from_section(fields.section("rope_scaling"), base, head_dim, context)
-    else:
-        whole = Rope(base)
-    return local, whole
-
-
-def _gemma_from_config(fields: Fields, spec: DecoderSpec) -> DecoderSpec:
-    local, _ = _gemma_ropes(fields, spec.head_dim)
-    pattern = fields.integer("_sliding_window_pattern", *_PATTERNS, _PATTERN)
-    pattern = fields.integer("sliding_window_pattern", *_PATTERNS, pattern)
-    window = fields.integer("sliding_window", *_WINDOWS)
-    windows = _windows(fields, spec.num_layers, window, lambda i: (i + 1) % pattern > 0)
-    return _gemma(spec, fields.number("query_pre_attn_scalar", 1e-3, 1e6, 256), windows, local)
-
-
-def _gemma_from_gguf(fields: Fields, spec: DecoderSpec) -> DecoderSpec:
-    window = fields.integer("gemma3.attention.sliding_window", *_WINDOWS)
-    pattern = fields.integer("gemma3.attention.sliding_window_pattern", *_PATTERNS, _PATTERN)
-    local = Rope(fields.number("gemma3.rope.freq_base_swa", *BASES, _LOCAL_BASE))
-    windows = [window if (index + 1) % pattern else 0 for index in range(spec.num_layers)]
-    is_largest = spec.num_layers == _LAYERS_OF_LARGEST
-    width = spec.hidden_size / spec.num_heads if is_largest else spec.head_dim
-    return _gemma(spec, width, windows, local)
-
-
-def _gemma(spec: DecoderSpec, width: float, windows: list[int], local: Rope) -> DecoderSpec:
-    whole = spec.attentions[0].rope
-    return replace(
-        spec,
-        attentions=tuple(LayerAttention(local if size else whole, size) for size in windows),
-        attention_scale=1 / sqrt(width),
-        embedding_scale=sqrt(spec.hidden_size),
-    )
+_GEMMA_NAMES = safetensors_naming(mlp_norm="pre_feedforward_layernorm")
+_LAYER_NORM = {"centres": True, "has_norm_biases": True}
+_NORMS_BEHIND = {"has_head_norms": True, "has_post_norms": True, "has_pre_norms": False}
+_NAMES_BEHIND = safetensors_naming(
+    attention_post_norm="post_attention_layernorm", mlp_post_norm="post_feedforward_layernorm"
+)
+_NEOX_STEMS = {
+    "embedding": "gpt_neox.embed_in",
+    "final_norm": "gpt_neox.final_layer_norm",
+    "head": "embed_out",
+    "attention_norm": "input_layernorm",
+    "o": "attention.dense",
+    "mlp_norm": "post_attention_layernorm",
+    "up": "mlp.dense_h_to_4h",
+    "down": "mlp.dense_4h_to_h",
+}
+_NEOX_FUSED = {"attention.query_key_value": ("q", "k", "v")}
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -174,26 +109,157 @@ FAMILIES: Mapping[str, Family] = {
     "gemma3": Family(
         required={"hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh"},
         traits={"activation": "gelu_tanh", "has_head_norms": True, "has_post_norms": True},
+        naming=_GEMMA_NAMES,
         is_tied=True,
         states_head_dim=True,
         gain_offset=1.0,
-        rope=lambda fields, head_dim: _gemma_ropes(fields, head_dim)[1],
-        from_config=_gemma_from_config,
-        from_gguf=_gemma_from_gguf,
+        rope=lambda fields, head_dim: traits.gemma_ropes(fields, head_dim)[1],
+        from_config=traits.gemma_from_config,
+        from_gguf=traits.gemma_from_gguf,
     ),
-    "llama": Family(gguf_pairs_neighbours=True, from_gguf=_gguf_window),
+    "llama": Family(gguf_pairs_neighbours=True, from_gguf=traits.gguf_window),
+    # Gemma of 2024: no norms behind blocks, and the name of one activation for another.
+    "gemma": Family(
+        required={"attention_bias": False},
+        traits={"activation": "gelu_tanh"},
+        is_tied=True,
+        states_head_dim=True,
+        gain_offset=1.0,
+        from_config=traits.first_gemma,
+    ),
+    "gemma2": Family(
+        required={"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False},
+        traits={"activation": "gelu_tanh", "has_post_norms": True},
+        naming=_GEMMA_NAMES,
+        is_tied=True,
+        states_head_dim=True,
+        gain_offset=1.0,
+        from_config=traits.second_gemma,
+    ),
+    "granite": Family(from_config=traits.granite_multipliers),
+    "smollm3": Family(is_tied=True, from_config=traits.smollm_ropes),
+    # Queries grow beyond the original context, which is therefore all that is taken.
+    "ministral3": Family(rope=traits.ministral_rope, from_config=traits.ministral),
+    "phi3": Family(
+        naming=safetensors_naming(
+            {"self_attn.qkv_proj": ("q", "k", "v"), "mlp.gate_up_proj": ("gate", "up")}
+        ),
+        from_config=traits.phi_windows,
+    ),
+    "ernie4_5": Family(pairs_neighbours=True, is_tied=True, from_config=traits.ernie_biases),
+    "helium": Family(pairs_neighbours=True),
+    "seed_oss": Family(
+        required={"hidden_act": "silu", "attention_bias": True, "attention_out_bias": False},
+        traits={"biases": frozenset("qkv")},
+    ),
+    "olmo": Family(
+        required={"hidden_act": "silu", "attention_bias": False, "clip_qkv": None},
+        traits={"centres": True, "has_norm_gains": False, "norm_epsilon": 1e-5},
+        norm_epsilon="",
+    ),
+    # Norms behind blocks alone, those of queries and keys over all heads.
+    "olmo2": Family(
+        required={"hidden_act": "silu", "attention_bias": False},
+        traits={"norms_whole_rows": True, **_NORMS_BEHIND},
+        naming=_NAMES_BEHIND,
+    ),
+    "olmo3": Family(
+        required={"hidden_act": "silu", "attention_bias": False},
+        traits={"norms_whole_rows": True, **_NORMS_BEHIND},
+        naming=_NAMES_BEHIND,
+        rope=lambda fields, head_dim: traits.ropes_by_kind(fields, head_dim)[1],
+        from_config=traits.third_olmo,
+    ),
+    "exaone4": Family(traits=_NORMS_BEHIND, naming=_NAMES_BEHIND, from_config=traits.exaone),
+    "arcee": Family(
+        required={"hidden_act": "relu2"}, traits={"activation": "relu_squared", "is_gated": False}
+    ),
+    "nemotron": Family(
+        required={"hidden_act": "relu2"},
+        traits={"activation": "relu_squared", "is_gated": False, **_LAYER_NORM},
+        norm_epsilon="norm_eps",
+        gain_offset=1.0,
+    ),
+    "cohere2": Family(
+        traits={"centres": True, "is_parallel": True, "shares_norms": True},
+        norm_epsilon="layer_norm_eps",
+        pairs_neighbours=True,
+        is_tied=True,
+        from_config=traits.cohere,
+    ),
+    "glm4": Family(
+        required={"hidden_act": "silu"},
+        traits={"has_post_norms": True, "biases": frozenset("qkv")},
+        naming=safetensors_naming(
+            {"mlp.gate_up_proj": ("gate", "up")},
+            attention_post_norm="post_self_attn_layernorm",
+            mlp_post_norm="post_mlp_layernorm",
+        ),
+        pairs_neighbours=True,
+        states_head_dim=True,
+    ),
+    "starcoder2": Family(
+        required={
+            "hidden_act": "gelu_pytorch_tanh",
+            "mlp_type": "default",
+            "norm_type": "layer_norm",
+        },
+        traits={"activation": "gelu_tanh", "is_gated": False, **_LAYER_NORM},
+        naming=safetensors_naming(up="mlp.c_fc", down="mlp.c_proj"),
+        norm_epsilon="norm_epsilon",
+        is_tied=True,
+        from_config=traits.starcoder,
+    ),
+    "stablelm": Family(
+        required={"hidden_act": "silu", "use_parallel_residual": False, "qk_layernorm": False},
+        traits=_LAYER_NORM,
+        norm_epsilon="layer_norm_eps",
+        from_config=traits.stablelm_biases,
+    ),
+    "gpt_neox": Family(
+        required={"hidden_act": "gelu", "attention_bias": True},
+        traits={
+            "activation": "gelu",
+            "is_gated": False,
+            "biases": frozenset(("q", "k", "v", "o", "up", "down")),
+            **_LAYER_NORM,
+        },
+        naming=Naming("gpt_neox.layers.", _NEOX_STEMS, _NEOX_FUSED, is_by_head=True),
+        norm_epsilon="layer_norm_eps",
+        rope=traits.neox_rope,
+        from_config=traits.neox,
+    ),
+    "phi": Family(
+        required={"hidden_act": "gelu_new", "qk_layernorm": False},
+        traits={
+            "activation": "gelu_tanh",
+            "is_gated": False,
+            "is_parallel": True,
+            "shares_norms": True,
+            **_LAYER_NORM,
+            "biases": frozenset(("q", "k", "v", "o", "up", "down", "head")),
+        },
+        naming=safetensors_naming(
+            final_norm="model.final_layernorm", o="self_attn.dense", up="mlp.fc1", down="mlp.fc2"
+        ),
+        norm_epsilon="layer_norm_eps",
+    ),
     "mistral": Family(
         required={"hidden_act": "silu", "attention_bias": False},
         gguf_pairs_neighbours=True,
-        from_config=_mistral_window,
-        from_gguf=_gguf_window,
+        from_config=traits.mistral_window,
+        from_gguf=traits.gguf_window,
     ),
     "qwen2": Family(
         required={"hidden_act": "silu", "attention_bias": True, "mlp_bias": False},
         traits={"biases": frozenset("qkv")},
-        from_config=_qwen_windows,
+        from_config=traits.qwen_windows,
+        from_gguf=lambda _, spec: spec,
     ),
     "qwen3": Family(
-        traits={"has_head_norms": True}, states_head_dim=True, from_config=_qwen_windows
+        traits={"has_head_norms": True},
+        states_head_dim=True,
+        from_config=traits.qwen_windows,
+        from_gguf=lambda _, spec: spec,
     ),
 }

@@ -90,13 +90,16 @@ class Fields:
         if self.get(key, value) != value:
             self.refuse(f"{key!r} is supported only as {value!r}, and is {shown(self.get(key))}")
 
-    def check_all_read(self, prefix: str = "", ignored: Container[str] = ()) -> None:
+    def check_all_read(
+        self, prefix: str = "", ignored: Container[str] = (), endings: tuple[str, ...] = ()
+    ) -> None:
         """Raise ModelError if a field of that prefix says something and nobody asked for it.
 
         What nobody knows may change what a model computes.
         """
         for key, value in self._values.items():
-            if key.startswith(prefix) and key not in self._asked and key not in ignored and value:
+            is_known = key in self._asked or key in ignored or key.endswith(endings)
+            if key.startswith(prefix) and not is_known and value:
                 self.refuse(
                     f"{shown(key)} is {shown(value)}, which is not known here and may change what "
                     "the model computes; take it out of the description if it does not"

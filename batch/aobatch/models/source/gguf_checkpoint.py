@@ -17,12 +17,14 @@ from aobatch.models import SpecialTokens
 from aobatch.models.chat import format_of_template, texts_of_template
 from aobatch.models.checks import shown
 from aobatch.models.source.decoder import (
+    GGUF,
     check_presence,
     check_spec,
     gguf_biases,
-    gguf_name,
+    half_split,
+    load_rows,
     memory_budget,
-    stored_names,
+    stored_rows,
 )
 from aobatch.models.source.families import find, spec_from_gguf
 from aobatch.models.source.fields import Fields
@@ -58,7 +60,7 @@ def read_gguf(path: Path) -> Checkpoint:
     fields = file.fields
     name = fields.text("general.architecture")
     family = find(name, str(path))
-    embedding = gguf_name("embedding")
+    embedding = GGUF.of("embedding")
     check_presence(embedding, file.tensors, fields)
     # A vocabulary may be padded beyond the tokens that have names.
     spec = spec_from_gguf(family, name, fields, file.tensors[embedding].shape[0])
@@ -68,17 +70,19 @@ def read_gguf(path: Path) -> Checkpoint:
     check_spec(spec, fields, memory_budget(file.size))
     shapes = {tensor.name: tensor.shape for tensor in file.tensors.values()}
     divisors = {_DIVISORS: (spec.head_dim // 2,)} if _DIVISORS in shapes else {}
-    stored = stored_names(spec, gguf_name, fields, shapes, divisors)
+    places = stored_rows(spec, GGUF, fields, shapes, divisors)
     spec = _with_divisors(file, spec)
     vocabulary = read_vocabulary(fields, spec.vocab_size)
 
-    def load(name: str, start: int = 0, stop: int | None = None) -> Weight:
-        weight = load_weight(path, file.tensors[stored[name]], start, stop)
-        return _half_split(weight, name, spec) if family.gguf_pairs_neighbours else weight
+    def tensor_rows(name: str, start: int, stop: int) -> Weight:
+        return load_weight(path, file.tensors[name], start, stop)
 
-    tokens = special_tokens(fields, vocabulary)
+    def load(name: str, start: int = 0, stop: int | None = None) -> Weight:
+        weight = load_rows(places[name], tensor_rows, start, stop)
+        return half_split(weight, name, spec, pairs_neighbours=family.gguf_pairs_neighbours)
+
     return Checkpoint(
-        **asdict(tokens),
+        **asdict(special_tokens(fields, vocabulary)),
         spec=spec,
         load=load,
         tokenizer_json=tokenizer_json(vocabulary, str(path)),
@@ -97,16 +101,6 @@ def _with_divisors(file: GgufFile, spec: DecoderSpec) -> DecoderSpec:
         file.fields.refuse(f"{_DIVISORS!r} holds numbers below {_LEAST_DIVISOR}")
     layers = tuple(replace(x, rope=with_divisors(x.rope, divisors)) for x in spec.attentions)
     return replace(spec, attentions=layers)
-
-
-def _half_split(weight: Weight, name: str, spec: DecoderSpec) -> Weight:
-    """Put interleaved rotation pairs of q and k back into two halves a head."""
-    turned = {"q": spec.num_heads, "k": spec.num_kv_heads}
-    heads = turned.get(name.rpartition(".")[2].removesuffix("_bias"))
-    if heads is None:
-        return weight
-    rows = weight.reshape(heads, weight.shape[0] // heads // 2, 2, -1)
-    return rows.swapaxes(1, 2).reshape(weight.shape)
 
 
 def load_weight(

@@ -1,7 +1,7 @@
 """Rotary positions: read out of either kind of file, and the angles that they come to."""
 
 from dataclasses import replace
-from math import pi
+from math import ceil, floor, log, pi, sqrt
 
 import numpy as np
 
@@ -20,30 +20,47 @@ def rope_from_config(fields: Fields, head_dim: int) -> Rope:
     Raises ModelError for a scaling that is not supported.
     """
     base = fields.number("rope_theta", *BASES, _DEFAULT_BASE)
+    part = fields.number("partial_rotary_factor", 0, 1, 1.0)
     for key in ("rope_parameters", "rope_scaling"):
         if key in fields:
-            context_length = fields.integer("max_position_embeddings", *CONTEXTS)
-            return rope_from_section(fields.section(key), base, head_dim, context_length)
-    return Rope(base)
+            return rope_from_section(fields.section(key), base, head_dim, contexts(fields), part)
+    return Rope(base, width=None if part == 1 else int(head_dim * part))
 
 
-def rope_from_section(section: Fields, base: float, head_dim: int, context_length: int) -> Rope:
-    """Read one object of config.json that describes a scaling; ModelError for an unknown one."""
+def contexts(fields: Fields) -> tuple[int, int]:
+    """Read how many tokens a model takes, and how many it took before it was stretched."""
+    whole = fields.integer("max_position_embeddings", *CONTEXTS)
+    return whole, fields.integer("original_max_position_embeddings", *CONTEXTS, whole)
+
+
+def rope_from_section(
+    section: Fields, base: float, head_dim: int, lengths: tuple[int, int], part: float = 1.0
+) -> Rope:
+    """Read one object of config.json that describes a scaling; ModelError for an unknown one.
+
+    Where it does not say which part of a head is turned, it is `part`; `lengths` are `contexts`.
+    """
+    old = section.integer("original_max_position_embeddings", *CONTEXTS, lengths[1])
     theta = section.number("rope_theta", *BASES, base)
     divisors: tuple[float, ...] = ()
-    if section.number("partial_rotary_factor", 0, 1, 1.0) != 1:
-        section.refuse("only a part of each head is turned, which is not supported")
+    gain = 1.0
+    width = int(head_dim * section.number("partial_rotary_factor", 0, 1, part))
     kind = section.text("rope_type", section.text("type", "default"))
     if kind == "linear":
-        divisors = (section.number("factor", *_FACTORS),) * (head_dim // 2)
+        divisors = (section.number("factor", *_FACTORS),) * (width // 2)
     elif kind == "llama3":
-        divisors = _llama3(section, theta, head_dim, context_length)
+        divisors = _llama3(section, theta, width, old)
+    elif kind == "yarn":
+        divisors, gain = _yarn(section, theta, width, old)
+    elif kind in ("longrope", "su"):
+        divisors, gain = _longrope(section, width, lengths[0], old)
     elif kind != "default":
         section.refuse(
-            f"rotary scaling {kind!r} is not supported; supported are default, linear, llama3"
+            f"rotary scaling {kind!r} is not supported; supported are default, linear, llama3, "
+            "yarn, longrope"
         )
     section.check_all_read()
-    return Rope(theta, divisors)
+    return Rope(theta, divisors, None if width == head_dim else width, gain)
 
 
 def rope_from_gguf(fields: Fields, family: str, head_dim: int) -> Rope:
@@ -68,25 +85,91 @@ def with_divisors(rope: Rope, divisors: np.ndarray) -> Rope:
 
 
 def angles(rope: Rope, head_dim: int, num_positions: int) -> np.ndarray:
-    """Compute the angle of each position and frequency, [positions, head_dim / 2]."""
-    frequencies = _frequencies(rope.theta, head_dim)
+    """Compute the angle of each position and frequency, [positions, head_dim / 2].
+
+    What is not turned has the angle 0.
+    """
+    width = head_dim if rope.width is None else rope.width
+    frequencies = _frequencies(rope.theta, width)
     if rope.divisors:
         frequencies = frequencies / np.array(rope.divisors)
-    return np.asarray(np.arange(num_positions)[:, None] * frequencies[None])
+    padded = np.pad(frequencies, (0, (head_dim - width) // 2))
+    return np.asarray(np.arange(num_positions)[:, None] * padded[None])
+
+
+def rotary_tables(rope: Rope, head_dim: int, num_positions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Compute cosines and sines by which heads are turned, each [positions, head_dim / 2]."""
+    table = angles(rope, head_dim, num_positions)
+    gains = np.ones(head_dim // 2)
+    gains[: (head_dim if rope.width is None else rope.width) // 2] = rope.gain
+    return (np.cos(table) * gains).astype(np.float32), (np.sin(table) * gains).astype(np.float32)
+
+
+def head_order(head_dim: int, width: int, *, pairs_neighbours: bool) -> np.ndarray:
+    """Order the numbers of a head so that the pairs that are turned are (i, i + head_dim / 2).
+
+    The first `width` of them are turned, in pairs of neighbours or of halves.
+    """
+    turned, rest = np.arange(width), np.arange(width, head_dim)
+    firsts, seconds = turned[: width // 2], turned[width // 2 :]
+    if pairs_neighbours:
+        firsts, seconds = turned[::2], turned[1::2]
+    half = len(rest) // 2
+    return np.concatenate([firsts, rest[:half], seconds, rest[half:]])
 
 
 def _frequencies(theta: float, head_dim: int) -> np.ndarray:
     return np.asarray(theta ** -(np.arange(0, head_dim, 2) / head_dim))
 
 
-def _llama3(section: Fields, theta: float, head_dim: int, context: int) -> tuple[float, ...]:
+def _llama3(section: Fields, theta: float, head_dim: int, old: int) -> tuple[float, ...]:
     """Stretch long waves by a factor, keep short ones, and blend between."""
     factor = section.number("factor", *_FACTORS)
     low = section.number("low_freq_factor", *_FACTORS)
     high = section.number("high_freq_factor", *_FACTORS)
-    old = section.integer("original_max_position_embeddings", *CONTEXTS, context)
     if high <= low:
         section.refuse("'high_freq_factor' has to be greater than 'low_freq_factor'")
     turns = old * _frequencies(theta, head_dim) / (2 * pi)
     kept = np.clip((turns - low) / (high - low), 0, 1)
     return tuple((1 / ((1 - kept) / factor + kept)).tolist())
+
+
+_TURNS = (1e-3, 1e6)
+
+
+def _yarn(section: Fields, theta: float, width: int, old: int) -> tuple[tuple[float, ...], float]:
+    """Stretch waves that turn seldom within the original context (YaRN, Peng et al. 2023)."""
+    factor = section.number("factor", *_FACTORS)
+    fast = section.number("beta_fast", *_TURNS, 32.0)
+    slow = section.number("beta_slow", *_TURNS, 1.0)
+    ends = [width * log(old / (turns * 2 * pi)) / (2 * log(theta)) for turns in (fast, slow)]
+    if section.flag("truncate", default=True):
+        ends = [floor(ends[0]), ceil(ends[1])]
+    low, high = max(ends[0], 0), min(ends[1], width - 1)
+    high = high + 0.001 if low == high else high
+    kept = 1 - np.clip((np.arange(width // 2) - low) / (high - low), 0, 1)
+    gains = [_yarn_gain(factor, section.number(f"mscale{name}", 0, 1e3, 0.0)) for name in _SCALES]
+    has_both = "mscale" in section and "mscale_all_dim" in section
+    gain = gains[0] / gains[1] if has_both else _yarn_gain(factor, 1.0)
+    gain = section.number("attention_factor", 0, 1e3, gain)
+    return tuple((1 / ((1 - kept) / factor + kept)).tolist()), gain
+
+
+_SCALES = ("", "_all_dim")
+
+
+def _yarn_gain(factor: float, scale: float) -> float:
+    return 0.1 * scale * log(factor) + 1 if factor > 1 else 1.0
+
+
+def _longrope(
+    section: Fields, width: int, context: int, old: int
+) -> tuple[tuple[float, ...], float]:
+    """Take the divisors for contexts up to the original one (LongRoPE, Ding et al. 2024)."""
+    divisors = tuple(section.numbers("short_factor"))
+    list(section.numbers("long_factor"))
+    if len(divisors) != width // 2 or not all(_FACTORS[0] <= d <= _FACTORS[1] for d in divisors):
+        section.refuse(f"'short_factor' has to be {width // 2} numbers from {_FACTORS[0]:g} on")
+    factor = section.number("factor", *_FACTORS, context / old)
+    gain = sqrt(1 + log(factor) / log(old)) if factor > 1 else 1.0
+    return divisors, section.number("attention_factor", 0, 1e3, gain)

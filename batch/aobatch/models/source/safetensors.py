@@ -7,7 +7,6 @@ file that becomes shorter would end the process.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Annotated
@@ -31,16 +30,18 @@ from aobatch.models.checks import (
     shown,
 )
 from aobatch.models.source.decoder import (
+    StoredRows,
     check_config,
     check_presence,
     check_spec,
+    half_split,
+    load_rows,
     memory_budget,
-    safetensors_name,
-    stored_names,
+    stored_rows,
 )
-from aobatch.models.source.families import find, spec_from_config
+from aobatch.models.source.families import Family, find, spec_from_config
 from aobatch.models.source.tokenizer_json import read_fields, read_licence, read_tokenizer
-from aobatch.models.spec import Checkpoint, Weight
+from aobatch.models.spec import Checkpoint, DecoderSpec, Weight, WeightLoader
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _MAX_NAME = 1024
@@ -159,7 +160,6 @@ def load_tensor(tensor: FileTensor, start: int = 0, stop: int | None = None) -> 
 
 _BLOCK = 2**22
 """Numbers of a table that are compared at a time."""
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # Old files keep the frequencies that follow from config.json.
 _UNNEEDED = ("rotary_emb.inv_freq",)
 
@@ -190,29 +190,43 @@ def read_safetensors(folder: Path) -> Checkpoint:
     name = config.text("model_type").removesuffix("_text")
     family = find(name, config.source)
     stored = find_weights(folder)
-    check_presence(_EMBEDDING, stored, config)
-    spec = spec_from_config(family, name, config, stored[_EMBEDDING].shape[0])
+    embedding, head = map(family.naming.of, ("embedding", "head"))
+    check_presence(embedding, stored, config)
+    spec = spec_from_config(family, name, config, stored[embedding].shape[0])
     check_config(config)
     # Fine-tuning may train a head of its own and leave the description as it was.
-    has_own = spec.is_tied and _HEAD in stored and not _are_equal(stored[_EMBEDDING], stored[_HEAD])
-    spec = replace(spec, is_tied=spec.is_tied and not has_own)
+    if spec.is_tied and head in stored:
+        spec = replace(spec, is_tied=_are_equal(stored[embedding], stored[head]))
     files = sorted({tensor.path for tensor in stored.values()})
     check_spec(spec, config, memory_budget(sum(path.stat().st_size for path in files)))
-    unneeded = (*_UNNEEDED, *((_HEAD,) if spec.is_tied else ()))
+    unneeded = (*_UNNEEDED, *((head,) if spec.is_tied else ()))
     shapes = {name: tensor.shape for name, tensor in stored.items()}
-    names = stored_names(spec, partial(safetensors_name, spec=spec), config, shapes, {}, unneeded)
+    places = stored_rows(spec, family.naming, config, shapes, {}, unneeded)
     tokenizer, tokens = read_tokenizer(folder, config, spec.vocab_size)
-
-    def load(name: str, start: int = 0, stop: int | None = None) -> Weight:
-        weight = load_tensor(stored[names[name]], start, stop)
-        return weight + family.gain_offset if name.endswith("norm") else weight
 
     return Checkpoint(
         **asdict(tokens),
         spec=spec,
-        load=load,
+        load=_loader(stored, places, spec, family),
         tokenizer_json=tokenizer,
         licence=read_licence(folder),
         source=folder.resolve().name,
         files=tuple(files),
     )
+
+
+def _loader(
+    stored: Mapping[str, FileTensor],
+    places: Mapping[str, StoredRows],
+    spec: DecoderSpec,
+    family: Family,
+) -> WeightLoader:
+    def tensor_rows(name: str, start: int, stop: int) -> Weight:
+        return load_tensor(stored[name], start, stop)
+
+    def load(name: str, start: int = 0, stop: int | None = None) -> Weight:
+        weight = load_rows(places[name], tensor_rows, start, stop)
+        weight = half_split(weight, name, spec, pairs_neighbours=family.pairs_neighbours)
+        return weight + family.gain_offset if name.endswith("norm") else weight
+
+    return load
