@@ -49,7 +49,7 @@ class Gated:
 
 def test_the_output_is_that_of_a_job(rig: Rig, tmp_path: Path) -> None:
     """Without failed lines, byte for byte; the object has the counts and the usage."""
-    content = envelopes(*GOOD)
+    content = envelopes(*GOOD[:-1], {**GOOD[-1], "stream": True})
     name = rig.begin(content, metadata={"for": "tests"})
     batch = rig.ended(name)
 
@@ -64,7 +64,7 @@ def test_the_output_is_that_of_a_job(rig: Rig, tmp_path: Path) -> None:
     times = [batch[step] for step in steps]
     assert times == sorted(times)  # type: ignore[type-var]
     assert rig.gateway.files.find(str(batch["output_file_id"])).purpose == "batch_output"
-    assert not list(rig.gateway.batches._folder.glob("*/*.aobatch"))
+    assert [p.name for p in (rig.gateway.batches._folder / name).iterdir()] == ["batch.json"]
 
 
 def test_failed_lines_are_in_a_file_of_their_own(rig: Rig, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from aobatch.job.context import Unwatched
 from aobatch.job.ledger import Answer
 from aobatch.job.runner import known_answers, run_job
 from aobatch.job.source import check_inputs, open_source
-from aobatch.job.state import StateFolder, state_path
+from aobatch.job.state import StateFolder
 from aobatch.job.status import job_status
 from aobatch.job.validation import BatchError
 from aobatch.serve.engines import Halt, HaltedError, Models, SharedBackend
@@ -59,6 +59,7 @@ GIVEN_UP = {
     "expired": "This request was not executed before the completion window ended.",
     "cancelled": "This request was not executed, since the batch was cancelled.",
 }
+RECORD = "batch.json"
 _WINDOW = re.compile(r"([1-9]\d{0,3})([hd])")
 
 log = logging.getLogger("aobatch.serve")
@@ -153,7 +154,7 @@ class Batches:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         records = [
             msgspec.json.decode(path.read_bytes(), type=Batch)
-            for path in folder.glob("*/batch.json")
+            for path in folder.glob(f"*/{RECORD}")
         ]
         self._batches = {b.id: b for b in sorted(records, key=lambda b: b.created_at)}
         self._halts: dict[str, Halt] = {}
@@ -245,7 +246,7 @@ class Batches:
 
     def _keep(self, batch: Batch, **changes: object) -> Batch:
         batch = replace(batch, **changes)
-        write_whole(self._path(batch, "batch.json"), msgspec.json.encode(batch))
+        write_whole(self._path(batch, RECORD), msgspec.json.encode(batch))
         self._batches[batch.id] = batch
         return batch
 
@@ -362,10 +363,11 @@ class Batches:
         used = Used(tokens[0], Cached(), tokens[1], Reasoned(), sum(tokens))
         self._advance(name, status, request_counts=counts, usage=used, **found)
         # Not before it is known to have ended: until then it could be done again.
-        state = state_path(JobConfig((), self._path(batch, "output.jsonl")))
-        shutil.rmtree(state, ignore_errors=True)
-        for remains in self._path(batch, "").glob("*.jsonl*"):
-            remains.unlink(missing_ok=True)
+        for remains in self._path(batch, "").iterdir():
+            if remains.is_dir():
+                shutil.rmtree(remains, ignore_errors=True)
+            elif remains.name != RECORD:
+                remains.unlink(missing_ok=True)
 
 
 class Watch(Unwatched):
