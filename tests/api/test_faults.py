@@ -1,6 +1,7 @@
 """The errors that the engine and the catalogue report in the API's words."""
 
 from aobatch.api.errors import (
+    TokenNeed,
     context_length_exceeded,
     engine_crash,
     error_object,
@@ -13,7 +14,7 @@ from aobatch.api.errors import (
 
 def test_context_error_has_all_numbers() -> None:
     """The message tells limit, sum, prompt and completion, and param what to make smaller."""
-    error = context_length_exceeded(2048, 2000, 100)
+    error = context_length_exceeded(2048, TokenNeed("prompt", 2000, 0, 100))
 
     assert (error.code, error.param, error.status_code) == (
         "context_length_exceeded",
@@ -22,7 +23,7 @@ def test_context_error_has_all_numbers() -> None:
     )
     for number in ("2048 tokens", "2100 tokens", "2000 in your prompt", "100 for the completion"):
         assert number in error.message
-    assert context_length_exceeded(2048, 3000, 0).param == "prompt"
+    assert context_length_exceeded(2048, TokenNeed("prompt", 3000, 0, 0)).param == "prompt"
 
 
 def test_unknown_model_is_not_found() -> None:

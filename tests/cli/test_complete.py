@@ -49,6 +49,19 @@ def test_prompt_that_is_no_text_is_refused(ask: Callable[..., Result]) -> None:
     assert ask("caf\udce9").exit_code == 2
 
 
+@pytest.mark.parametrize("piped", [b"once\n", b"once\r\n", b"\xef\xbb\xbfonce", b"once"])
+def test_piped_prompt_is_what_was_written(ask: Callable[..., Result], piped: bytes) -> None:
+    """The line end that echo adds, and a mark that cannot be seen, are no part of a prompt."""
+    options = ("--max-tokens", "0", "--echo", "--json")
+
+    def prompt_of(content: bytes) -> str:
+        (choice,) = json.loads(ask("-", *options, standard_input=content).stdout)["choices"]
+        return choice["text"]
+
+    assert prompt_of(piped) == "once"
+    assert prompt_of(b"once\n\n") == "once\n"
+
+
 def test_values_are_json_or_words(ask: Callable[..., Result]) -> None:
     """Arrays and objects are read as JSON, words as they stand; the prompt may come by a pipe."""
     options = (

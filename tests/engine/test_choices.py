@@ -240,6 +240,26 @@ def test_what_the_model_cannot_take_is_one_error(
 
 
 @pytest.mark.parametrize(
+    ("body", "param", "words"),
+    [
+        ({"prompt": ["a", "x" * 2049]}, "prompt", "2049 in your 'prompt[1]'; 16 for the comple"),
+        ({"prompt": ["x" * 2040, "b"]}, "max_tokens", "2040 in your 'prompt[0]'; 16 for the"),
+        ({"suffix": "x" * 2050}, "suffix", "4 in your prompt; 2050 in your suffix; 16 for the"),
+        ({"suffix": "x" * 2040}, "max_tokens", "4 in your prompt; 2040 in your suffix; 16 for"),
+        ({"prompt": [[1], [5, 257]]}, "prompt", "'prompt[1]': token id 257 is outside"),
+    ],
+)
+def test_error_says_which_text_is_too_long(
+    complete: Complete, body: dict[str, object], param: str, words: str
+) -> None:
+    """Of several prompts, and of prompt and suffix, the one to blame is named."""
+    (result,) = complete({"prompt": "text"} | body)
+
+    assert result.error.param == param
+    assert words in result.error.message
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         pytest.param({"prompt": "x" * 2**20}, id="prompt"),
@@ -264,9 +284,15 @@ def test_what_cannot_fit_is_not_tokenised(
     (result,) = scripted_engine().run(parse(fields))
 
     assert result.error is not None
-    assert (result.error.code, result.error.param) == ("context_length_exceeded", "prompt")
+    param = "suffix" if "suffix" in fields else "prompt"
+    assert (result.error.code, result.error.param) == ("context_length_exceeded", param)
     least = -(-(2**20) // 5) if fields["prompt"] != [7] * 2**20 else 2**20
-    assert f"2048 tokens, however your prompt has at least {least} tokens" in result.error.message
+    name = (
+        "'prompt[1]'"
+        if isinstance(fields["prompt"][-1], str) and len(fields["prompt"]) == 2
+        else param
+    )  # type: ignore[index,arg-type]
+    assert f"2048 tokens, however your {name} has at least {least} tokens" in result.error.message
     assert max(lengths, default=0) <= 1
 
 

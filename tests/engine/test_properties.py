@@ -93,9 +93,9 @@ def test_scoring_is_teacher_forcing(prompt: str, num_logprobs: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 4))
+@given(st.integers(0, 10**6), st.integers(1, 5))
 def test_best_of_is_the_best_of_n(seed: int, num_returned: int) -> None:
-    """The n of best_of 5 are the n best of five candidates with the same seed."""
+    """The n of best_of 5 are the n best of five candidates with the same seed, all five too."""
     body = {"prompt": "rank", "max_tokens": 5, "seed": seed}
     five = computed(body | {"n": 5, "logprobs": 0})
     best = computed(body | {"n": num_returned, "best_of": 5})

@@ -101,3 +101,28 @@ class Healed(FakeBackend):
     def fails(self, request: Request) -> bool:  # noqa: ARG002 - the fake's signature
         """Fail never."""
         return False
+
+
+def test_other_name_of_the_model_is_another_answer(tmp_path: Path) -> None:
+    """An alias stands in each response of a line that names no model: it is no finished job."""
+    write_input(tmp_path / "in.jsonl", requests(PROMPTS[:2]))
+    names = {"fake": "fp_1", "alias": "fp_1"}
+
+    def model(asked: str | None) -> tuple[bool, str]:
+        backend = FakeBackend(fingerprints=names)
+        outcome = run(tmp_path, backend, model=asked)
+        return outcome.was_finished, output(tmp_path)[0]["model"]
+
+    assert model(None) == (False, "fake")
+    assert model("fake") == (True, "fake")
+    assert model("alias") == (False, "alias")
+    assert model("alias") == (True, "alias")
+
+
+def test_name_of_the_model_does_not_matter_where_lines_name_it(tmp_path: Path) -> None:
+    """A job whose lines all name their model has the same bytes whatever the command says."""
+    write_input(tmp_path / "in.jsonl", requests(PROMPTS[:2], model="fake"))
+    names = {"fake": "fp_1", "alias": "fp_1"}
+    run(tmp_path, FakeBackend(fingerprints=names))
+
+    assert run(tmp_path, FakeBackend(fingerprints=names), model="alias").was_finished

@@ -66,6 +66,13 @@ class CompletionBody(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
     shape: MaybeShape = msgspec.UNSET
+    ranks_all: bool | msgspec.UnsetType = msgspec.UNSET
+    """Whether candidates are ranked although all are returned; where not, it is in no key."""
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether candidates come in the order of their probability."""
+        return self.best_of > self.n or self.ranks_all is True
 
     def said(self) -> "CompletionBody":
         """Leave only what a request says, not which of several names it says it by."""

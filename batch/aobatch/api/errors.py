@@ -196,26 +196,44 @@ def out_of_bounds(
     return RequestError(message, code=code, param=_parameter_of(name))
 
 
-def context_length_exceeded(
-    context_length: int, num_prompt_tokens: int, max_tokens: int
-) -> RequestError:
-    """Say that prompt and completion do not fit, with all numbers."""
+class TokenNeed(msgspec.Struct, frozen=True):
+    """The tokens that one prompt of a request asks for."""
+
+    name: str
+    """Of the prompt: prompt[2] where there are several."""
+    num_prompt_tokens: int
+    num_suffix_tokens: int
+    max_tokens: int
+
+
+def context_length_exceeded(context_length: int, need: TokenNeed) -> RequestError:
+    """Say that prompt, suffix and completion do not fit, with all numbers."""
+    num_read = need.num_prompt_tokens + need.num_suffix_tokens
+    where = "prompt" if need.name == "prompt" else f"'{need.name}'"
+    suffix = f"{need.num_suffix_tokens} in your suffix; " if need.num_suffix_tokens else ""
+    if need.num_prompt_tokens > context_length:
+        param, shorter = "prompt", where
+    elif num_read > context_length:
+        param, shorter = "suffix", f"{where} or suffix"
+    else:
+        param, shorter = "max_tokens", where
     message = (
         f"This model's maximum context length is {context_length} tokens, however you requested "
-        f"{num_prompt_tokens + max_tokens} tokens ({num_prompt_tokens} in your prompt; "
-        f"{max_tokens} for the completion). Please reduce your prompt or the completion length."
+        f"{num_read + need.max_tokens} tokens ({need.num_prompt_tokens} in your {where}; {suffix}"
+        f"{need.max_tokens} for the completion). Please reduce your {shorter} or the completion "
+        "length."
     )
-    param = "prompt" if num_prompt_tokens > context_length else "max_tokens"
     return RequestError(message, code="context_length_exceeded", param=param)
 
 
-def prompt_too_long(context_length: int, min_tokens: int) -> RequestError:
-    """Say that a prompt cannot fit, however many tokens it has exactly."""
+def text_too_long(context_length: int, min_tokens: int, name: str) -> RequestError:
+    """Say that a prompt or suffix cannot fit, however many tokens it has exactly."""
+    where = f"'{name}'" if "[" in name else name
     message = (
-        f"This model's maximum context length is {context_length} tokens, however your prompt has "
-        f"at least {min_tokens} tokens. Please reduce your prompt."
+        f"This model's maximum context length is {context_length} tokens, however your {where} has "
+        f"at least {min_tokens} tokens. Please reduce your {where}."
     )
-    return RequestError(message, code="context_length_exceeded", param="prompt")
+    return RequestError(message, code="context_length_exceeded", param=_parameter_of(name))
 
 
 def model_not_found(reason: str) -> RequestError:

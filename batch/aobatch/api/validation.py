@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from aobatch.api import errors
 from aobatch.api.body import PARAMETERS, SHAPES, CompletionBody
@@ -174,6 +175,9 @@ def _assemble(values: dict[str, Any], given: Collection[str]) -> CompletionBody:
         reason = "it is only allowed when 'stream' is true."
         raise errors.invalid_value(reason, "stream_options")
     check_range("min_tokens", body.min_tokens, (0, body.max_tokens), "integer")
+    if "best_of" in values and 1 < body.best_of == body.n and not body.stream:
+        # Asked for in words, it ranks; a stream has sent its choices by then.
+        body = replace(body, ranks_all=True)
     if body.shape is not UNSET:
         for name in ("suffix", "min_tokens", "ignore_eos"):
             if getattr(body, name):

@@ -174,10 +174,12 @@ complete.params[1:1] = [_option_of(p) for p in PARAMETERS.values() if p.name != 
 
 def _read_standard_input() -> str:
     try:
-        return sys.stdin.buffer.read().decode()
+        text = sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         message = f"standard input is not UTF-8: byte {error.start + 1} cannot be decoded"
         raise UsageError(message) from error
+    # As a shell does with what a command prints: echo and editors end a line, nobody a prompt.
+    return text.removesuffix("\n").removesuffix("\r")
 
 
 def _print_piece(delta: "Delta") -> None:

@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 
 from aobatch.api import errors
+from aobatch.api.errors import TokenNeed
 from aobatch.api.kinds import Chat, Prompt
 from aobatch.api.request import Request
 from aobatch.arrays import TokenIds
@@ -97,9 +98,11 @@ class Preparation:
     def _group(self, state: RequestState, index: int, matcher: Matcher | None) -> SequenceGroup:
         body = state.request.body
         prompt = body.prompts[index]
-        text, token_ids, num_added = self._tokenise(prompt)
+        name = "prompt" if len(body.prompts) == 1 else f"prompt[{index}]"
+        text, token_ids, num_added = self._tokenise(prompt, name)
         num_echoed = len(token_ids) - num_added
         suffix = self._encode_behind(body.suffix) if body.suffix else np.empty(0, np.int64)
+        need = TokenNeed(name, len(token_ids), len(suffix), body.max_tokens)
         if len(suffix) and self.limits.infill_token_ids:
             # Prefix, suffix, middle: the order in which such models were trained.
             before, between, middle = ([token_id] for token_id in self.limits.infill_token_ids)
@@ -108,7 +111,7 @@ class Preparation:
             token_ids = np.concatenate([start, before, prefix, between, suffix, middle])
             num_added, suffix = len(start) + 1, suffix[:0]
         num_logprobs = body.logprobs
-        if num_logprobs is None and body.best_of > body.n:
+        if num_logprobs is None and body.is_ranked:
             num_logprobs = 0  # ranking needs the logprobs of the sampled tokens
         end = () if body.ignore_eos else self.limits.eos_token_ids
         is_open = False
@@ -124,9 +127,7 @@ class Preparation:
             prompt_token_ids=token_ids,
             num_added=num_added,
             params=params,
-            max_tokens=self._max_tokens(
-                len(token_ids) + len(suffix), body.max_tokens, is_open=is_open
-            ),
+            max_tokens=self._max_tokens(len(token_ids) + len(suffix), need, is_open=is_open),
             # Equal candidates are computed once.
             num_sequences=1 if params.is_greedy else num_drawn,
             suffix_token_ids=suffix,
@@ -139,25 +140,25 @@ class Preparation:
         """How chats are written; RequestError if the model has no format for them."""
         return _Chats.of(self.limits.chat_format, self.tokenizer.token_bytes)
 
-    def _tokenise(self, prompt: Prompt) -> tuple[str, TokenIds, int]:
+    def _tokenise(self, prompt: Prompt, name: str) -> tuple[str, TokenIds, int]:
         if isinstance(prompt, Chat):
             parts = self._chats.chat_format.write(prompt.messages)
             text = "".join(part for part, _ in parts)
-            self._check_fits(-(-len(text) // self.longest_token))
+            self._check_fits(-(-len(text) // self.longest_token), name)
             return text, self.tokenizer.encode_parts(parts), 0
         if isinstance(prompt, tuple):
-            self._check_range(prompt, "prompt")
-            self._check_fits(len(prompt))
+            self._check_range(prompt, name)
+            self._check_fits(len(prompt), name)
             text = decode(self.tokenizer.token_bytes[token_id] for token_id in prompt)
             return text, np.array(prompt, np.int64), 0
-        ids = self._encode(prompt)
+        ids = self._encode(prompt, name)
         if not self.limits.adds_document_start and len(ids):
             return prompt, ids, 0
         return prompt, np.concatenate([[self.limits.document_start_token_id], ids]), 1
 
-    def _encode(self, text: str) -> TokenIds:
+    def _encode(self, text: str, name: str) -> TokenIds:
         # Tokenising takes a hundred times the memory of a text: not for one that cannot fit.
-        self._check_fits(-(-len(text) // self.longest_token))
+        self._check_fits(-(-len(text) // self.longest_token), name)
         return self.tokenizer.encode(text)
 
     def _encode_behind(self, text: str) -> TokenIds:
@@ -165,26 +166,26 @@ class Preparation:
 
         They put none behind a line end, whose ids are then left out.
         """
-        ids, table, line_end = self._encode(text), self.tokenizer.token_bytes, "\n"
+        name, line_end, table = "suffix", "\n", self.tokenizer.token_bytes
+        ids = self._encode(text, name)
         asked = text.encode("utf-8", "replace")
         if b"".join(table[token_id] for token_id in ids) == asked:
             return ids
-        behind = self._encode(line_end + text)[len(self._encode(line_end)) :]
+        behind = self._encode(line_end + text, name)[len(self._encode(line_end, name)) :]
         return behind if b"".join(table[token_id] for token_id in behind) == asked else ids
 
-    def _check_fits(self, min_tokens: int) -> None:
+    def _check_fits(self, min_tokens: int, name: str) -> None:
         if min_tokens > self.limits.context_length:
-            raise errors.prompt_too_long(self.limits.context_length, min_tokens)
+            raise errors.text_too_long(self.limits.context_length, min_tokens, name)
 
-    def _max_tokens(self, num_prompt_tokens: int, max_tokens: int, *, is_open: bool) -> int:
-        room = self.limits.context_length - num_prompt_tokens
-        if max_tokens <= room:
-            return max_tokens
+    def _max_tokens(self, num_read: int, need: TokenNeed, *, is_open: bool) -> int:
+        """Say how many tokens may follow those that the model reads."""
+        room = self.limits.context_length - num_read
+        if need.max_tokens <= room:
+            return need.max_tokens
         if (self.clamp_max_tokens or is_open) and room > 0:
             return room
-        raise errors.context_length_exceeded(
-            self.limits.context_length, num_prompt_tokens, max_tokens
-        )
+        raise errors.context_length_exceeded(self.limits.context_length, need)
 
     def _check_range(self, token_ids: Iterable[int], name: str) -> None:
         size = self.limits.vocab_size

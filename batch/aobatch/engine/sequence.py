@@ -137,8 +137,8 @@ class SequenceGroup:
 
     @property
     def is_ranked(self) -> bool:
-        """Whether more candidates are computed than returned."""
-        return self.num_sequences > self.body.n
+        """Whether the best candidates come first: more are computed, or it is asked for."""
+        return self.num_sequences > self.body.n or (self.num_sequences > 1 and self.body.is_ranked)
 
     @property
     def is_started(self) -> bool:

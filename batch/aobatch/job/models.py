@@ -151,9 +151,16 @@ class ModelDirectory(ModelNames[ModelIdentity]):
                 raise
             raise ModelError(str(error)) from error
         self._ledger.claim({setting: model.fingerprint})
+        if name is None:
+            # It stands in every response of a line that names no model.
+            self._ledger.claim({ASKED: asked or model.name})
         # The first run may fetch and convert a model, which says nothing of the job's speed.
         self._ledger.add_statistics(Statistics(model_seconds=time.monotonic() - started))
         return model
+
+
+ASKED = "model asked for"
+"""Under which the ledger has the name of the job's own model."""
 
 
 def _setting(name: str | None) -> str:

@@ -34,6 +34,8 @@ class FinishedJob(msgspec.Struct, frozen=True):
     """The columns of the inputs that the output has."""
     events: str | None = None
     """What `events_digest` said of its event files; None if nobody asked."""
+    own_name: str | None = None
+    """What the job's own model is called in responses, None if no line asked for it."""
 
     def write(self, state: StateFolder) -> None:
         """Keep it for the next run of the job."""
@@ -42,12 +44,17 @@ class FinishedJob(msgspec.Struct, frozen=True):
     def has_settings_of(self, config: JobConfig, backend: Backend) -> bool:
         """Say whether a job as it is asked for now would give a request the same result."""
         try:
-            return self.settings == result_settings(config, backend) and all(
-                backend.resolve(name or config.model, fingerprint).fingerprint == fingerprint
-                for name, fingerprint in self.models.items()
-            )
+            if self.settings != result_settings(config, backend):
+                return False
+            for name, fingerprint in self.models.items():
+                found = backend.resolve(name or config.model, fingerprint)
+                asked = name or config.model or found.name
+                is_named_so = name or self.own_name in {None, asked}
+                if found.fingerprint != fingerprint or not is_named_so:
+                    return False
         except ModelNotFoundError:
             return False
+        return True
 
     def is_current(self, source: Source) -> bool:
         """Say whether inputs, chosen lines and output are as they were when it was finished."""
@@ -89,6 +96,7 @@ def finish(state: StateFolder, job: Job, report: UsageReport) -> None:
         digest_file(config.errors) if config.errors else None,
         config.keep,
         events_digest(config.output),
+        job.models.own_name if "" in job.models.found else None,
     ).write(state)
 
 

@@ -12,6 +12,7 @@ from aobatch.executors import package_version
 from aobatch.job.config import JobConfig
 from aobatch.job.context import Job
 from aobatch.job.ledger import read_statistics, reading
+from aobatch.job.models import ASKED
 from aobatch.job.report.usage import (
     InputFacts,
     JobFacts,
@@ -139,6 +140,7 @@ def _models(settings: Mapping[str, str], names: Iterable[str]) -> list[ModelFact
         for name, fingerprint in settings.items()
         if name.startswith(("model '", 'model "'))
     }
-    own = next((name for name in names if name not in named), "the model of the command line")
+    asked = settings.get(ASKED)
+    own = asked or next((name for name in names if name not in named), "the job's own model")
     found = {own: settings["model"]} if "model" in settings else {}
     return [ModelFacts(name, digest, "") for name, digest in (found | named).items()]
