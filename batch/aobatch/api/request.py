@@ -1,10 +1,11 @@
 """Requests: one line of a job's input becomes a checked request or says why it cannot."""
 
+import operator
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
 
 import msgspec
 
@@ -25,8 +26,41 @@ CUSTOM_ID = Text(1, 512)
 ENVELOPE_FIELDS = ("custom_id", "method", "url", "body")
 """Any of the last three makes a line an envelope, and then all four must be there."""
 
-PromptLike: TypeAlias = str | Sequence[int]
-"""A text, or token ids."""
+PromptLike: TypeAlias = str | Sequence[int] | Sequence[Mapping[str, object]] | None
+"""A text, token ids, the messages of a chat, or nothing, which is the start of a document."""
+
+
+class Parameters(TypedDict, total=False):
+    """The parameters of a request beside its prompt, as programs give them."""
+
+    suffix: str | None
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    n: int | None
+    stream: bool | None
+    stream_options: Mapping[str, bool] | None
+    logprobs: int | None
+    echo: bool | None
+    stop: str | list[str] | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    best_of: int | None
+    logit_bias: Mapping[str, float] | None
+    user: str | None
+    seed: int | None
+    top_k: int | None
+    min_p: float | None
+    repetition_penalty: float | None
+    min_tokens: int | None
+    ignore_eos: bool | None
+    stop_token_ids: list[int] | None
+    response_format: Mapping[str, object] | None
+    structured_outputs: Mapping[str, object] | None
+    guided_json: Mapping[str, object] | str | None
+    guided_regex: str | None
+    guided_choice: list[str] | None
+    guided_grammar: str | None
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -182,24 +216,39 @@ def _readable_custom_id(decoded: Decoded) -> str | None:
 
 
 def requests_of(
-    prompts: Iterable[PromptLike], parameters: Mapping[str, object]
+    prompts: PromptLike | Iterable[PromptLike], parameters: Mapping[str, object]
 ) -> Iterator[Request]:
     """Yield a request a prompt, numbered from 1; RequestError if a parameter or prompt is wrong.
 
     They have the keys, and so the draws, of a file with the same requests.
     """
     validator = BodyValidator(parameters, Limits(), ignores_unknown=False)
-    return _requests([prompts] if isinstance(prompts, str) else prompts, validator)
+    given = [prompts] if prompts is None or isinstance(prompts, str) else prompts
+    if not isinstance(given, Iterable):
+        raise errors.invalid_type(given, "a prompt or several", "prompts")
+    return _requests(given, validator)
 
 
-def _requests(prompts: Iterable[PromptLike], validator: BodyValidator) -> Iterator[Request]:
+def _requests(prompts: Iterable[object], validator: BodyValidator) -> Iterator[Request]:
     keys = KeyMaker()
     for number, prompt in enumerate(prompts, 1):
-        if not is_unicode(prompt):
-            raise errors.invalid_unicode()
-        value = prompt if isinstance(prompt, str) else [int(token_id) for token_id in prompt]
-        body = validator.validate({"prompt": value})
+        body = _body_of_prompt(prompt, validator)
         yield Request(number, None, False, body, keys.make_key(None, body))
+
+
+def _body_of_prompt(prompt: object, validator: BodyValidator) -> CompletionBody:
+    if not is_unicode(prompt):
+        raise errors.invalid_unicode()
+    if prompt is None or isinstance(prompt, str):
+        return validator.validate({"prompt": prompt})
+    if not isinstance(prompt, Iterable):
+        raise errors.invalid_type(prompt, "a text, token ids or messages", "prompt")
+    items = list(prompt)
+    if items and all(isinstance(item, Mapping) for item in items):
+        return validator.validate_chat({"messages": [dict(item) for item in items]})
+    # Token ids may be those of an array of numpy.
+    ids = [operator.index(item) if hasattr(item, "__index__") else item for item in items]
+    return validator.validate({"prompt": ids})
 
 
 class HashSet:

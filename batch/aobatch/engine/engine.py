@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import TypeAlias
+from typing import Self, TypeAlias, Unpack
 
 import numpy as np
 
-from aobatch.api.request import CompletionBody, PromptLike, Request, requests_of
+from aobatch.api.request import CompletionBody, Parameters, PromptLike, Request, requests_of
 from aobatch.api.response import Usage
 from aobatch.engine.choices import choices_of, usage_of
 from aobatch.engine.config import EngineConfig, EngineStatistics
@@ -86,6 +86,16 @@ class Engine:
         vocab_size, mode = limits.vocab_size, config.logprobs_mode
         self._samplers = [Sampler(count, vocab_size, mode, blocks_of) for count in counts]
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the model and of the room for its keys and values."""
+        self._runners, self._samplers = [], []
+
     @property
     def statistics(self) -> EngineStatistics:
         """Counts and seconds so far; any thread may ask, also while requests are computed."""
@@ -111,6 +121,9 @@ class Engine:
         closing the generator gives up what is in flight. The listener gets the pieces of requests
         that ask for a stream.
         """
+        if not self._runners:
+            message = "the engine is closed; open another one"
+            raise JobError(message)
         events = self._events
         scheduler = Scheduler(self._config, self._kv_bytes_per_token, lambda: events.put(None))
         counted = self._counted[0]
@@ -149,12 +162,14 @@ class Engine:
         """
         self._events.put(Leaving(request))
 
-    def complete(self, prompts: Iterable[PromptLike], **parameters: object) -> list[Result]:
+    def complete(
+        self, prompts: PromptLike | Iterable[PromptLike], **parameters: Unpack[Parameters]
+    ) -> list[Result]:
         """Compute a request for each prompt, results in the order of the prompts.
 
-        A prompt is a text or token ids, the parameters are those of a request: max_tokens=64,
-        temperature=0. RequestError says what is wrong with them; a prompt that the model cannot
-        take has an error in its result.
+        A prompt is a text, token ids or the messages of a chat; the parameters are those of a
+        request: max_tokens=64, temperature=0. RequestError says what is wrong with them; a prompt
+        that the model cannot take has an error in its result.
         """
         results = self.run(requests_of(prompts, parameters))
         return sorted(results, key=lambda result: result.request.line)

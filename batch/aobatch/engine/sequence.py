@@ -28,6 +28,13 @@ class Result:
     waited: float = 0.0
     """From admission to that first step."""
 
+    @property
+    def text(self) -> str:
+        """The text of the first choice; raises the error, if it ended with one."""
+        if self.error is not None:
+            raise self.error
+        return self.choices[0].text
+
 
 class StopWatcher:
     """Finds the first stop string in a completion; it may begin and end inside tokens."""

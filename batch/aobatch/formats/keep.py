@@ -72,10 +72,16 @@ class KeptRows:
         return [*found, *self._chosen(wanted)]
 
     def _chosen(self, wanted: list[int]) -> list[pa.RecordBatch]:
-        if not wanted:
-            return []
+        # Not taken by a list of places: some types can only be sliced.
+        slices, begun = list[pa.RecordBatch](), 0
         places = {number: place for place, number in enumerate(self._current.numbers)}
-        return [self._current.batch.take(pa.array([places[number] for number in wanted]))]
+        for index, number in enumerate(wanted, 1):
+            ends = index == len(wanted) or places[wanted[index]] != places[number] + 1
+            if ends:
+                start = places[wanted[begun]]
+                slices.append(self._current.batch.slice(start, index - begun))
+                begun = index
+        return slices
 
     @property
     def table_fields(self) -> list[pa.Field]:

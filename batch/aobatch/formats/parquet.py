@@ -5,14 +5,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, TypeAlias
 from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aobatch.api import errors
-from aobatch.errors import InputError
+from aobatch.errors import InputError, UsageError
 from aobatch.formats import Facts, Row
 from aobatch.formats.answers import CUSTOM_ID, GROUP_ROWS, RESPONSE, grouped
 from aobatch.formats.compression import check_input
@@ -43,6 +43,34 @@ SCHEMA = pa.schema(
     ]
 )
 _REPEATED = ["finish_reason", "error_code", "error_message"]
+
+
+ArrowTable: TypeAlias = pa.Table
+
+
+class ArrowStream(Protocol):
+    """A table of any library that gives its rows as Arrow's C streams."""
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Give the rows."""
+        ...
+
+
+def write_stream(table: ArrowStream, path: Path) -> None:
+    """Write a table as a file; UsageError if it is none."""
+    if not hasattr(table, "__arrow_c_stream__"):
+        message = f"a {type(table).__name__} is no table: it has no __arrow_c_stream__"
+        raise UsageError(message)
+    reader = pa.RecordBatchReader.from_stream(table)
+    with pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+
+
+def read_whole(path: Path) -> pa.Table:
+    """Read an output without the lines of JSON, which its other columns say."""
+    table = pq.read_table(path, partitioning=None)
+    return table.drop_columns([RESPONSE])
 
 
 def check(path: Location, columns: Columns) -> Facts:

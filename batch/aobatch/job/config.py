@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
 from pathlib import Path
+from typing import cast
 
 from aobatch.errors import UsageError
 from aobatch.formats import Row, split_compression
 from aobatch.formats.parquet_fields import Columns
-from aobatch.formats.remote import Location, Remote
+from aobatch.formats.remote import Location, Remote, parse_location
 from aobatch.formats.template import Template
 from aobatch.job.report.usage import Prices
 
@@ -173,6 +174,13 @@ class JobConfig:
     settings_file: Path | None = None
     """Where settings came from, which is one of these files."""
 
+    def __post_init__(self) -> None:
+        """Take texts for paths, and a path alone for all inputs."""
+        given: object = self.inputs
+        inputs = [given] if isinstance(given, str | Path | Remote) else self.inputs
+        object.__setattr__(self, "inputs", tuple(map(_location, inputs)))
+        object.__setattr__(self, "output", Path(self.output))
+
     @property
     def is_text(self) -> bool:
         """Whether what goes to standard output can be read there."""
@@ -193,6 +201,10 @@ class JobConfig:
             template=self.template,
             keep=self.keep,
         )
+
+
+def _location(place: object) -> Location:
+    return parse_location(place) if isinstance(place, str) else cast("Location", place)
 
 
 @dataclass(frozen=True, slots=True)
