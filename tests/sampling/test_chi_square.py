@@ -90,6 +90,21 @@ def test_draws_follow_the_distribution_of_a_large_vocabulary(top_p: float, num_d
     assert p_value(tokens, np.array(probabilities)) > 0.001
 
 
+@pytest.mark.parametrize("num_draws", NUM_DRAWS)
+def test_draws_follow_a_long_nucleus(num_draws: int) -> None:
+    """So they do where thousands of tokens are left, most of them summed up and not listed."""
+    row = np.random.default_rng(7).normal(0, 0.3, 6000).astype(np.float32)
+    logits, params = np.tile(row, (50, 1)), SamplingParams(top_p=0.95)
+    sampler = Sampler(*logits.shape)
+    for slot in range(50):
+        sampler.admit(slot, params, stream_key("long", slot), PROMPT)
+    tokens = np.concatenate([sampler.sample(logits).token_ids for _ in range(num_draws // 50)])
+
+    probabilities, _ = distribution(row.tolist(), params)
+
+    assert p_value(tokens, np.array(probabilities)) > 0.001
+
+
 def test_chi_square_rejects_a_wrong_distribution() -> None:
     """The test can fail: draws at temperature 1 do not fit temperature 1.1."""
     logits = np.random.default_rng(50).normal(0, 1.5, 50).astype(np.float32)

@@ -6,6 +6,7 @@
 #include "lanes.h"
 
 #define BLOCK 256
+#define AHEAD 4
 #define EXPORTED __attribute__((visibility("default")))
 #if defined(__AVX512F__)
 #define WIDTH 16
@@ -170,8 +171,18 @@ EXPORTED int64_t find_logits(const Rows *in, const float *maxima, const float *b
     float copy[BLOCK] __attribute__((aligned(64)));
     for (int64_t n = 0; n < in->num_rows; n++) {
         float bound = bounds[n], ceiling = ceilings[n];
+        const float *most = maxima + n * num_blocks, *row = in->logits + in->rows[n] * in->stride;
+        int64_t ahead = 0;
+        int num_ahead = 0;
         for (int64_t block = 0; block < num_blocks; block++) {
-            if (!(maxima[n * num_blocks + block] >= bound)) continue;
+            if (!(most[block] >= bound)) continue;
+            /* Blocks lie apart, so the processor does not foresee them. */
+            for (num_ahead--; ahead < num_blocks && num_ahead < AHEAD; ahead++) {
+                if (!(most[ahead] >= bound)) continue;
+                num_ahead++;
+                const float *next = row + ahead * BLOCK;
+                for (int i = 0; i < BLOCK; i += 16) __builtin_prefetch(next + i);
+            }
             const float *x = block_of(in, n, block, copy);
             for (int i = 0; i < BLOCK; i += WIDTH) {
                 floats next = take(x + i);

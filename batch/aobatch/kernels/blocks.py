@@ -14,7 +14,7 @@ from aobatch.sampling.processors import Masks
 
 _ITEM: Final = 4
 """Bytes of a logit."""
-_ROOM: Final = 512
+_ROOM: Final = 1024
 """Logits of a row for which there is room at first."""
 _ADDRESS, _INTEGER = ctypes.c_void_p, ctypes.c_int64
 

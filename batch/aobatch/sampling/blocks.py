@@ -23,6 +23,9 @@ LOG_2: Final = 0.6931471805599453
 _CHUNK: Final = 256
 """Blocks that are worked on at a time, so that intermediate results stay in the cache."""
 
+_LINE: Final = 16
+"""Logits that are taken together for a sample."""
+
 _READ: Final = 1024
 """Blocks that are copied at a time."""
 
@@ -144,15 +147,21 @@ class Blocks:
             found[masked] = np.where(is_allowed, found[masked], -np.inf)
         return found
 
-    def sample(self, rows: TokenIds, step: int) -> Logits:
-        """Copy the logits of every step-th token, [n, ceil(V / step)]."""
-        ids = np.arange(0, self.vocab_size, step)
+    def sample(self, rows: TokenIds, size: int) -> tuple[Logits, float]:
+        """Copy about `size` logits of each row, [n, S], evenly spread; V / S as well.
+
+        They lie 16 together, which a processor reads at once.
+        """
+        lines = self.vocab_size // _LINE
+        step = max(1, self.vocab_size // size)
+        ids = np.arange(0, max(1, lines), step)[:, None] * _LINE + np.arange(_LINE)
+        ids = np.minimum(ids.reshape(-1), self.vocab_size - 1)
         found = self.logits[rows[:, None], ids]
         if self.masks is not None:
             masked = np.flatnonzero(self.mask_places[rows] >= 0)
             is_allowed = self.masks.allow(self.mask_places[rows[masked], None], ids)
             found[masked] = np.where(is_allowed, found[masked], -np.inf)
-        return found
+        return found, self.vocab_size / ids.size
 
     def measure(
         self, rows: TokenIds, temperatures: Floats, floors: Logits | None = None

@@ -71,28 +71,28 @@ class UniformColumns:
 
 
 def draw_from_blocks(
-    rows: Rows, weights: Floats, uniforms: Floats, floors: Logits | None = None
+    rows: Rows, reached: Floats, uniforms: Floats, floors: Logits | None = None
 ) -> TokenIds:
-    """Draw by the blocks' weights [n, blocks]: first a block, then a token in it, [n].
+    """Draw by running sums of blocks [n, blocks]: first a block, then a token in it, [n].
 
     Tokens under the floors [n] are not drawn.
     """
     every = np.arange(len(uniforms))
-    blocks, uniforms = invert(weights, uniforms)
+    blocks, uniforms = invert(reached, uniforms)
     logits = rows.blocks.read(rows.rows, blocks)
     if floors is not None:
         logits[logits < floors[:, None]] = -np.inf
     peaks = rows.maxima[every, blocks]
     inside = weights_of(logits, peaks[:, None], scales_of(rows.temperatures)[:, None])
-    places, _ = invert(inside.astype(np.float64), uniforms)
+    places, _ = invert(np.cumsum(inside, axis=1, dtype=np.float64), uniforms)
     return np.asarray(blocks * BLOCK + places)
 
 
 def draw_from_kept(kept: Kept, uniforms: Floats) -> TokenIds:
     """Draw one of the tokens that filters have left of each row, [n]."""
-    if not kept.weights.size:
-        return draw_from_candidates(kept.found, uniforms)
     totals, base = kept.totals, kept.base
+    if not base.any():
+        return draw_from_candidates(kept.found, uniforms)
     targets = _targets(uniforms, totals)
     in_blocks = np.flatnonzero(targets < base)
     # Each part of a row's share is stretched to a share of its own.
@@ -101,7 +101,7 @@ def draw_from_kept(kept: Kept, uniforms: Floats) -> TokenIds:
     if in_blocks.size:
         rows, floors = kept.rows.take(in_blocks), kept.floors[in_blocks]
         shares = targets[in_blocks] / base[in_blocks]
-        token_ids[in_blocks] = draw_from_blocks(rows, kept.weights[in_blocks], shares, floors)
+        token_ids[in_blocks] = draw_from_blocks(rows, kept.reached[in_blocks], shares, floors)
     return token_ids
 
 
@@ -115,17 +115,16 @@ def draw_from_candidates(found: Candidates, uniforms: Floats) -> TokenIds:
     return np.asarray(found.ids[found.starts + passed])
 
 
-def invert(weights: Floats, uniforms: Floats) -> tuple[TokenIds, Floats]:
-    """Find where the share uniforms[i] of the sum of weights [n, K] is reached: column, rest.
+def invert(sums: Floats, uniforms: Floats) -> tuple[TokenIds, Floats]:
+    """Find where the share uniforms[i] of running sums [n, K] is reached: column, rest.
 
-    The rest [n] is how far into the column's own weight it falls, 0..1.
+    The rest [n] is how far into the column's own part it falls, 0..1.
     """
     every = np.arange(len(uniforms))
-    sums = np.cumsum(weights, axis=1)
     targets = _targets(uniforms, sums[:, -1])
     places = np.count_nonzero(sums <= targets[:, None], axis=1)
-    chosen = weights[every, places]
-    rests = (targets - (sums[every, places] - chosen)) / chosen
+    before = np.where(places > 0, sums[every, np.maximum(places - 1, 0)], 0.0)
+    rests = (targets - before) / (sums[every, places] - before)
     return places, np.clip(rests, 0.0, 1.0)
 
 

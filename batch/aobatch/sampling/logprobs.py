@@ -6,7 +6,7 @@ import numpy as np
 
 from aobatch.arrays import Floats, Logits, TokenIds
 from aobatch.sampling.blocks import Blocks, Measured, block_weights, largest_bounds, logarithm
-from aobatch.sampling.nucleus import Rows, last_sums
+from aobatch.sampling.nucleus import Rows
 
 
 class Scores(NamedTuple):
@@ -33,7 +33,7 @@ def log_sums_of(measured: Measured) -> Floats:
     """Compute log(sum(exp(logits))) of rows measured at temperature 1, [n]."""
     peaks = measured.maxima.max(axis=1)
     weights = block_weights(measured, peaks, np.ones(len(peaks)))
-    return np.asarray(peaks + logarithm(last_sums(weights)))
+    return np.asarray(peaks + logarithm(np.cumsum(weights, axis=1)[:, -1]))
 
 
 def score(blocks: Blocks, token_ids: TokenIds, counts: TokenIds) -> Scores:

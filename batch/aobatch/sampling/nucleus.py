@@ -7,7 +7,7 @@ tokens around its end are candidates; those before it are summed by blocks.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 import numpy as np
@@ -38,11 +38,14 @@ UNIT: Final = 2.0**-44
 USUAL_SHARE: Final = 512
 """Among tokens less probable than (1 - top_p) / 512 there is seldom one of the nucleus."""
 
-SAMPLE: Final = 4096
-"""Tokens of a row, at least, that are looked at to tell where a long nucleus ends."""
+SAMPLE: Final = 1024
+"""Tokens of a row, about, that are looked at to guess where a long nucleus ends."""
 
-SPREAD: Final = 4.0
-"""Standard errors of the sample, at most, on both sides between which the end is looked for."""
+AROUND: Final = 32
+"""Sampled tokens on each side of that which tell how densely weight lies there."""
+
+WIDTHS: Final = (0.25, 8.0, np.inf)
+"""By which part of itself a corrected guess is doubted, one after the other until it is right."""
 
 LONG: Final = 1024
 """A nucleus that surely has more tokens, or lacks more after a first look, is long."""
@@ -50,10 +53,10 @@ LONG: Final = 1024
 FEWER: Final = 80
 """For each so many tokens that a first look lacks, at least, a second goes down once more."""
 
-OPEN_AT_ONCE: Final = 4096
+OPEN_AT_ONCE: Final = 8192
 """Blocks that are opened for rows with short nuclei before these are cut."""
 
-LONG_AT_ONCE: Final = 2**20
+LONG_AT_ONCE: Final = 2**22
 """Logits of rows with long nuclei that are worked on at a time."""
 
 SLACK: Final = 1e-3
@@ -76,15 +79,18 @@ class Rows:
     """The parameters, [n]."""
     maxima: Logits
     """The largest logit of each block, [n, blocks]."""
-    weights: Floats
-    """Weights exp((logit - peak) / temperature) summed by blocks, [n, blocks]; 0 if unused."""
-    totals: Floats
-    """The weight of the whole vocabulary, [n], 0 if unused."""
+    reached: Floats
+    """Running sums of exp((logit - peak) / temperature) by blocks, [n, blocks]; 0 if unused."""
 
     @property
     def temperatures(self) -> Floats:
         """The temperatures, [n]."""
         return np.asarray(self.table["temperature"], dtype=np.float64)
+
+    @property
+    def totals(self) -> Floats:
+        """The weight of the whole vocabulary, [n], 0 if unused."""
+        return self.reached[:, -1]
 
     @property
     def is_limited(self) -> NDArray[np.bool_]:
@@ -106,8 +112,7 @@ class Rows:
             self.peaks[places],
             self.table[places],
             self.maxima[places],
-            self.weights[places],
-            self.totals[places],
+            self.reached[places],
         )
 
 
@@ -115,17 +120,12 @@ def rows_of(blocks: Blocks, rows: TokenIds, peaks: Logits, table: Table, found: 
     """Make rows out of what was measured of their blocks."""
     temperatures = np.asarray(table["temperature"], dtype=np.float64)
     weights = block_weights(found, peaks, temperatures)
-    return Rows(blocks, rows, peaks, table, found.maxima, weights, last_sums(weights))
+    return Rows(blocks, rows, peaks, table, found.maxima, np.cumsum(weights, axis=1))
 
 
 def is_limited(table: Table, vocab_size: int) -> NDArray[np.bool_]:
     """Say which rows have a top_k, [n]."""
     return np.asarray(table["top_k"] < vocab_size)
-
-
-def last_sums(weights: Floats) -> Floats:
-    """Add up rows [n, K] from the left, [n]."""
-    return np.asarray(np.cumsum(weights, axis=1)[:, -1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,15 +243,24 @@ class Kept:
     found: Candidates
     floors: Logits
     """From which logit on a token is not among the candidates but in the blocks, [n]."""
-    weights: Floats
-    """The weights of tokens above the floor, by blocks, [n, blocks], or [n, 0] for none."""
-    base: Floats
-    """Their sums, [n]."""
+    reached: Floats
+    """Running sums of the weights from the floor on by blocks, [n, blocks], or [n, 1] of 0."""
+
+    @property
+    def base(self) -> Floats:
+        """The weight of the blocks, [n]."""
+        return self.reached[:, -1]
 
     @property
     def totals(self) -> Floats:
         """The weight of all that is left, [n]."""
         return self.base + self.found.totals(self.found.weights)
+
+    def take(self, is_taken: NDArray[np.bool_]) -> "Kept":
+        """Take only the marked rows [n]."""
+        rows = self.rows.take(np.flatnonzero(is_taken))
+        found = self.found.take(is_taken)
+        return Kept(rows, found, self.floors[is_taken], self.reached[is_taken])
 
 
 def filtered(rows: Rows) -> Iterator[tuple[TokenIds, Kept]]:
@@ -284,10 +293,8 @@ def filtered(rows: Rows) -> Iterator[tuple[TokenIds, Kept]]:
         is_long[left] = False
     is_long[left] = True
     undone = np.flatnonzero(is_long)
-    step = max(1, LONG_AT_ONCE // rows.blocks.vocab_size)
-    for start in range(0, undone.size, step):
-        places = undone[start : start + step]
-        yield places, _long(rows.take(places))
+    if undone.size:
+        yield from ((undone[places], kept) for places, kept in _long(rows.take(undone)))
 
 
 def _groups(rows: Rows, bounds: Logits, places: TokenIds) -> Iterator[TokenIds]:
@@ -309,49 +316,85 @@ def _cut(rows: Rows, found: Candidates) -> Kept:
         found = keep(found, rows)
     num_rows = len(rows.rows)
     floors = np.full(num_rows, np.inf, dtype=np.float32)
-    return Kept(rows, found, floors, np.empty((num_rows, 0)), np.zeros(num_rows))
+    return Kept(rows, found, floors, np.zeros((num_rows, 1)))
 
 
-def _long(rows: Rows) -> Kept:
+def _long(rows: Rows) -> Iterator[tuple[TokenIds, Kept]]:
     """Cut long nuclei: sum up what is surely in them, and order what is around their ends."""
-    bounds, floors = _window(rows)
-    # What is under min_p of the best token is dropped anyway.
+    left, ends = np.arange(len(rows.rows)), _guess_ends(rows)
+    for width in WIDTHS:
+        part, guesses = rows.take(left), ends[:, left]
+        bounds, floors, reached = _window(part, guesses, width)
+        missed: list[TokenIds] = []
+        step = max(1, LONG_AT_ONCE // rows.blocks.vocab_size)
+        for start in range(0, len(left), step):
+            places = np.arange(start, min(start + step, len(left)))
+            group = part.take(places)
+            found = pick(group, bounds[places], floors[places])
+            kept = Kept(group, found, floors[places], reached[places])
+            targets = group.table["top_p"] * group.totals
+            is_cut = (kept.base < targets) & (kept.totals >= targets)
+            # What is under min_p of the best token is dropped anyway.
+            is_cut |= (group.table["min_p"] > 0) | (bounds[places] == -np.inf)
+            missed.append(left[places[~is_cut]])
+            if is_cut.any():
+                yield left[places[is_cut]], _cut_long(kept.take(is_cut), targets[is_cut])
+        left = np.concatenate(missed)
+        if not left.size:
+            return
+
+
+def _cut_long(kept: Kept, targets: Floats) -> Kept:
+    found = kept.found
+    found = found.keep(best_until(found, found.weights, targets - kept.base))
+    return replace(kept, found=keep_min_p(found, kept.rows))
+
+
+def _guess_ends(rows: Rows) -> Floats:
+    """Guess from a sample of each row at which logit its nucleus ends.
+
+    Gives that, how much weight lies in a nat around it, and the standard error, at most, of the
+    weight under it; [3, n].
+    """
+    sample, share = rows.blocks.sample(rows.rows, SAMPLE)
+    sample = np.sort(sample, axis=1)
+    scales = scales_of(rows.temperatures)[:, None]
+    weights = weights_of(sample.copy(), rows.peaks[:, None], scales)
+    weights *= np.float32(share)
+    below = np.cumsum(weights, axis=1, dtype=np.float64)
+    every, last = np.arange(len(sample)), sample.shape[1] - 1
+    allowed = (1 - rows.table["top_p"]) * rows.totals
+    place = np.minimum(np.count_nonzero(below <= allowed[:, None], axis=1), last)
+    # No weight below is larger than that at the place.
+    errors = np.sqrt(weights[every, place] * below[every, place])
+    first, end = np.maximum(place - AROUND, 0), np.minimum(place + AROUND, last)
+    nats = np.maximum(sample[every, end].astype(np.float64) - sample[every, first], SMALLEST_SPAN)
+    slopes = (below[every, end] - below[every, first]) / nats
+    return np.array([sample[every, place], slopes, errors])
+
+
+def _window(rows: Rows, guesses: Floats, width: float) -> tuple[Logits, Logits, Floats]:
+    """Tell between which logits nuclei end, bounds and floors [n], and what lies above by blocks.
+
+    The weight above the guessed end says how far the true one is; the window is as wide as that
+    may be wrong. An infinite width leaves every token between them.
+    """
+    ends, slopes, errors = guesses
+    above = _reached(rows, ends.astype(np.float32))[:, -1]
+    lacking = rows.table["top_p"] * rows.totals - above
+    doubt = width * (np.abs(lacking) + errors / 8)
+    floors = (ends - (lacking - doubt) / slopes).astype(np.float32)
+    bounds = (ends - (lacking + doubt) / slopes).astype(np.float32)
     is_bounded = rows.table["min_p"] > 0
     bounds = np.where(is_bounded, _min_p_bounds(rows), bounds)
     floors = np.where(is_bounded, np.float32(np.inf), floors)
+    return bounds, floors, _reached(rows, floors)
+
+
+def _reached(rows: Rows, floors: Logits) -> Floats:
+    """Sum up the weights of logits from the floors [n] on by blocks, running sums [n, blocks]."""
     measured = rows.blocks.measure(rows.rows, rows.temperatures, floors)
-    weights = block_weights(measured, rows.peaks, rows.temperatures)
-    base, found = last_sums(weights), pick(rows, bounds, floors)
-    targets = rows.table["top_p"] * rows.totals
-    is_missed = (base >= targets) | (base + found.totals(found.weights) < targets)
-    is_missed &= ~is_bounded
-    if is_missed.any():
-        bounds = np.where(is_missed, np.float32(-np.inf), bounds)
-        floors = np.where(is_missed, np.float32(np.inf), floors)
-        weights[is_missed] = 0.0
-        base = np.where(is_missed, 0.0, base)
-        found = pick(rows, bounds, floors)
-    found = found.keep(best_until(found, found.weights, targets - base))
-    return Kept(rows, keep_min_p(found, rows), floors, weights, base)
-
-
-def _window(rows: Rows) -> tuple[Logits, Logits]:
-    """Tell by a sample of each row between which logits its nucleus ends, [n] each."""
-    step = max(1, rows.blocks.vocab_size // SAMPLE)
-    sample = np.sort(rows.blocks.sample(rows.rows, step), axis=1)
-    scales = scales_of(rows.temperatures)[:, None]
-    weights = weights_of(sample.copy(), rows.peaks[:, None], scales).astype(np.float64) * step
-    below = np.cumsum(weights, axis=1)
-    allowed = (1 - rows.table["top_p"]) * rows.totals
-    every, last = np.arange(len(sample)), sample.shape[1] - 1
-    place = np.minimum(np.count_nonzero(below <= allowed[:, None], axis=1), last)
-    # No weight below is larger than that at the place.
-    error = SPREAD * np.sqrt(weights[every, place] * below[every, place])
-    first = np.count_nonzero(below <= (allowed - error)[:, None], axis=1)
-    end = np.count_nonzero(below <= (allowed + error)[:, None], axis=1)
-    bounds = np.where(first > 0, sample[every, np.maximum(first - 1, 0)], -np.inf)
-    floors = np.where(end <= last, sample[every, np.minimum(end, last)], np.inf)
-    return bounds.astype(np.float32), floors.astype(np.float32)
+    return np.cumsum(block_weights(measured, rows.peaks, rows.temperatures), axis=1)
 
 
 def _min_p_bounds(rows: Rows) -> Logits:

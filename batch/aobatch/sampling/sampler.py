@@ -55,7 +55,7 @@ class BatchStep:
         token_ids = self._best.copy()
         if self._whole.size:
             whole = self._rows(self._whole)
-            token_ids[self._whole] = draw_from_blocks(whole, whole.weights, uniforms[self._whole])
+            token_ids[self._whole] = draw_from_blocks(whole, whole.reached, uniforms[self._whole])
         for places, kept in filtered(self._rows(self._narrow)) if self._narrow.size else ():
             rows = self._narrow[places]
             token_ids[rows] = draw_from_kept(kept, uniforms[rows])
