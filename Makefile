@@ -15,7 +15,7 @@ COMPILE := CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/lock/bin/pip-compile --qui
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run serve extract classify test crash-test page-test airflow-test check bench translate model docs screenshot format lock clean distclean help
+.PHONY: run serve extract classify test crash-test page-test airflow-test lowest-test check bench translate model docs screenshot format lock clean distclean help
 
 run: $(VENV)/run.stamp ## run the main job, jobs/poems.jsonl, on the default model
 	$(AOBATCH) run jobs/poems.jsonl
@@ -46,6 +46,9 @@ crash-test: $(VENV)/dev.stamp model ## kill, stop, starve and fuzz jobs for a lo
 
 airflow-test: $(VENV)/dev.stamp $(VENV)/airflow.stamp ## run jobs/airflow in a real Airflow
 	$(BIN)/python -m pytest tests/airflow/dag_run.py
+
+lowest-test: $(VENV)/bin/pip ## run a job with the lowest versions of packages that are said to do
+	$(BIN)/python tests/lowest_versions.py $(VENV)/lowest
 
 check: $(VENV)/dev.stamp ## check format, style, types, layers and docs
 	$(BIN)/ruff format --check .

@@ -12,6 +12,12 @@ from aobatch.executors import local as memory
 from aobatch.runners import session
 
 
+@pytest.fixture(autouse=True)
+def _no_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no model be here, which would be opened."""
+    monkeypatch.setenv("AOBATCH_MODELS", str(tmp_path / "models"))
+
+
 def diagnosed(invoke: Invoke, code: int = 0) -> tuple[dict[str, dict], list[dict]]:
     """Give the checks by name, and the models."""
     found = json.loads(invoke("doctor", "--json", code=code).stdout)
@@ -48,6 +54,25 @@ def test_what_is_wrong_is_marked(invoke: Invoke, monkeypatch: pytest.MonkeyPatch
     assert all(checks[name]["advice"] for name in wrong)
     assert shown.count("WRONG") == 4
     assert "not here: aobatch models pull smollm2-135m-instruct" in shown
+
+
+def test_a_model_that_is_here_answers(
+    invoke: Invoke, tiny_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packages that do not fit are found, whatever numbers they have."""
+    monkeypatch.setenv("AOBATCH_MODELS", str(tiny_home))
+    answer = "answer of a model"
+    assert diagnosed(invoke)[0][answer]["found"] == "smollm2-135m-instruct answers"
+
+    def fail(*_: object) -> None:
+        message = "'FieldDescriptor' object has no attribute 'is_repeated'"
+        raise AttributeError(message)
+
+    monkeypatch.setattr("aobatch.models.tokenizer.load_tokenizer", fail)
+    check = diagnosed(invoke, code=1)[0][answer]
+    assert not check["is_right"]
+    assert "is_repeated" in check["found"]
+    assert "requirements.txt" in check["advice"]
 
 
 def test_settings_file_is_named(invoke: Invoke, tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ def diagnose(versions: Mapping[str, str | None], settings_file: Path | None) -> 
         _memory(),
         Check("settings file", is_right=True, found=str(settings_file or "none")),
         _home(is_needed=not any(row.is_default and row.is_ready for row in rows)),
+        _answer(next((row.name for row in rows if row.is_ready), None)),
     ]
     return Diagnosis(all(check.is_right for check in checks), checks, rows)
 
@@ -128,6 +129,27 @@ def _operators() -> Check:
     return Check("fused operators", is_right=True, found=found)
 
 
+def _answer(model: str | None) -> Check:
+    """Let a model answer, which says more of the installed packages than their numbers do."""
+    name = "answer of a model"
+    if model is None:
+        return Check(name, is_right=True, found="not tried: no model is here")
+    try:
+        from aobatch.engine.config import EngineConfig
+        from aobatch.executors.local import open_engine
+        from aobatch.models.store.catalogue import resolve
+        from aobatch.runners import RunnerConfig
+
+        config = EngineConfig(max_num_seqs=1, kv_cache_bytes=MIN_MEMORY // 10)
+        engine = open_engine(resolve(model), config, RunnerConfig(num_cores()))
+        (result,) = engine.complete(["a"], max_tokens=1)
+    except Exception as error:  # noqa: BLE001 - whatever a package that does not fit raises
+        found = f"{model}: {type(error).__name__}: {error}"
+        advice = "install the packages that requirements.txt names, then pull the model again"
+        return Check(name, is_right=False, found=found, advice=advice)
+    return Check(name, result.error is None, f"{model} answers")
+
+
 def _memory() -> Check:
     free, limit = available_memory(), container_limit()
     within = "" if limit is None else f", within the container's limit of {limit / 1e9:.1f} GB"
@@ -156,7 +178,8 @@ def doctor(options: JsonOption) -> None:
       aobatch doctor --json | jq .models
 
     Looks at Python and packages, the processor and whether it multiplies 8-bit integers rightly,
-    cores, memory within a container's limit, settings and models. Nothing is fetched or changed.
+    cores, memory within a container's limit, settings and models, the first of which answers a
+    request. Nothing is fetched or changed.
     """
     settings = find_settings(settings_file(click.get_current_context()))
     found = diagnose(package_versions(), settings.path)
