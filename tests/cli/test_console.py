@@ -3,6 +3,7 @@
 import json
 import time
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,42 @@ def test_bar_counts_lines_and_tokens(capsys: pytest.CaptureFixture[str]) -> None
     bar.advance(1, 50)
     bar.close()
 
-    assert "4/10" in capsys.readouterr().err
+    assert "4 of 10 lines" in capsys.readouterr().err
+
+
+def test_bar_tells_of_the_model_first_then_of_speed_and_failures(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the first tokens come the model is opened, which is no part of the time per line."""
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "time", lambda: now[0])
+    monkeypatch.setattr(progress, "RoomyBar", partial(progress.RoomyBar, mininterval=0))
+    bar = Bar()
+    bar.start(10, 4)
+    assert "opening the model, 4 of 10 lines answered" in capsys.readouterr().err
+    now[0] += 500
+    bar.advance(1, 0)
+    bar.fail()
+    bar.advance(1, 60)
+    now[0] += 10
+    bar.advance(1, 940)
+    bar.close()
+
+    text = capsys.readouterr().err
+    assert "100 tokens/s, 1 failed" in text
+    assert "7/10" in text
+
+
+def test_downloads_count_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    """What comes by a network is told in megabytes, not in things a second."""
+    bars = StageBars()
+    bars("downloading a wheel", 0, 92_871_040)
+    bars("downloading a wheel", 92_871_040, 92_871_040)
+
+    text = capsys.readouterr().err
+    assert "92.9M/92.9M" in text
+    assert "B/s" in text
+    assert "it/s" not in text
 
 
 def test_bar_can_end_before_it_began() -> None:

@@ -45,6 +45,8 @@ def list_(options: JsonOption) -> None:
     rows = [("name", "state", "precision", "size", "licence", "aliases")]
     for row in list_models():
         size = size_text(row.size_bytes) if row.size_bytes else ""
+        if size and not row.is_ready:
+            size += " to fetch"
         state, aliases = "ready" if row.is_ready else "not pulled", ", ".join(row.aliases)
         rows.append((row.name, state, row.precision, size, row.licence, aliases))
     show_table(rows)

@@ -36,27 +36,51 @@ class RoomyBar(Tqdm):
         return facts
 
 
+_OPENING = "opening the model, {n_fmt} of {total_fmt} lines answered"
+"""What stands in the place of a bar until the first tokens come: nothing moves."""
+
+
 class Bar(Progress):
     """A bar on a terminal; one that was closed does not stop the job."""
 
     def __init__(self) -> None:
         self._bar: RoomyBar | None = None
-        self._num_tokens = 0
+        self._num_tokens = self._num_failed = 0
 
     def start(self, total: int, known: int) -> None:
         """Draw the bar."""
         with suppress(OSError):
             self._bar = RoomyBar(
-                total=total, initial=known, unit=" lines", dynamic_ncols=True, leave=False
+                total=total,
+                initial=known,
+                unit=" lines",
+                dynamic_ncols=True,
+                leave=False,
+                bar_format=_OPENING if known < total else None,
             )
 
     def advance(self, num_lines: int, num_tokens: int) -> None:
         """Move the bar."""
-        self._num_tokens += num_tokens
-        if self._bar is not None:
-            with suppress(OSError):
-                self._bar.set_postfix(tokens=self._num_tokens, refresh=False)
-                self._bar.update(num_lines)
+        if self._bar is None:
+            return
+        with suppress(OSError):
+            if num_tokens and self._bar.bar_format:
+                # Neither fetching nor opening the model says how long the rest takes.
+                self._bar.bar_format, self._bar.initial = None, self._bar.n
+                self._bar.start_t = time.time()
+            self._num_tokens += num_tokens
+            self._bar.set_postfix_str(self._facts(), refresh=False)
+            self._bar.update(num_lines)
+
+    def fail(self) -> None:
+        """Count a failed line."""
+        self._num_failed += 1
+
+    def _facts(self) -> str:
+        seconds = time.time() - self._bar.start_t if self._bar is not None else 0
+        speed = f"{self._num_tokens / seconds:,.0f} tokens/s" if seconds > 1 else ""
+        failed = f"{self._num_failed:,} failed" if self._num_failed else ""
+        return ", ".join(filter(None, (speed, failed)))
 
     def warn(self, message: str) -> None:
         """Say it above the bar."""
@@ -79,7 +103,7 @@ class Lines(Progress):
     def __init__(self, seconds: float = LINE_SECONDS) -> None:
         self._seconds = seconds
         self._stopped = threading.Event()
-        self._total = self._known = self._num_lines = self._num_tokens = 0
+        self._total = self._known = self._num_lines = self._num_tokens = self._num_failed = 0
         self._started = time.monotonic()
         self._thread: threading.Thread | None = None
 
@@ -96,6 +120,10 @@ class Lines(Progress):
         self._num_lines += num_lines
         self._num_tokens += num_tokens
 
+    def fail(self) -> None:
+        """Count a failed line."""
+        self._num_failed += 1
+
     def warn(self, message: str) -> None:
         """Say it."""
         say(message, level="warning")
@@ -110,11 +138,13 @@ class Lines(Progress):
         while not self._stopped.wait(self._seconds):
             speed = self._num_tokens / (time.monotonic() - self._started)
             answered = self._known + self._num_lines
+            failed = f", {self._num_failed:,} of them failed" if self._num_failed else ""
             say(
-                f"{answered:,} of {self._total:,} lines, {speed:,.1f} new tokens a second",
+                f"{answered:,} of {self._total:,} lines{failed}, {speed:,.1f} new tokens a second",
                 event="progress",
                 lines=self._total,
                 answered=answered,
+                failed=self._num_failed,
                 tokens_per_second=round(speed, 1),
             )
 
@@ -131,7 +161,14 @@ class StageBars:
         if stage != self._stage:
             self.close()
             self._stage = stage
-            self._bar = RoomyBar(total=total, desc=escape(stage), dynamic_ncols=True)
+            counts_bytes = stage.startswith("downloading ")
+            self._bar = RoomyBar(
+                total=total,
+                desc=escape(stage),
+                dynamic_ncols=True,
+                unit="B" if counts_bytes else "it",
+                unit_scale=counts_bytes,
+            )
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
         if done >= total:

@@ -112,6 +112,7 @@ def _keep_line(
         error = msgspec.json.encode(line.error)
         job.ledger.add_line(kept._replace(status_code=line.status_code, error=error))
         job.progress.advance(1, 0)
+        job.progress.fail()
         return
     name = shorten(job.models.asked_name(line.body.model) or "", MAX_NAME_LENGTH)
     kept = kept._replace(key=bytes.fromhex(line.key), model=name, user=line.body.user)
@@ -211,6 +212,8 @@ def _record_results(
                     _check_leading(job, model, leading)
                 job.in_flight.end(result.request.key)
                 job.progress.advance(1, result.usage.completion_tokens)
+                if result.error is not None:
+                    job.progress.fail()
                 num_results = timeline.num_lines = num_results + 1
                 write_seconds += time.perf_counter() - started
     finally:

@@ -32,6 +32,9 @@ class Progress(Protocol):
     def advance(self, num_lines: int, num_tokens: int) -> None:
         """Hear that further lines were answered with so many new tokens."""
 
+    def fail(self) -> None:
+        """Hear that the line that was answered last has an error."""
+
     def warn(self, message: str) -> None:
         """Hear of something that went wrong and does not stop the job."""
 
@@ -45,7 +48,7 @@ class Unwatched:
     def warn(self, *_: object) -> None:
         """Hear of something."""
 
-    start = advance = close = warn
+    start = advance = fail = close = warn
 
 
 RESULTS_VERSION = 2
