@@ -99,6 +99,9 @@ class _Bar:
         """Move the bar."""
         self._bar.update(num_lines)
 
+    def fail(self) -> None:
+        """Leave failures to the table."""
+
     def warn(self, message: str) -> None:
         """Write under the bar."""
         self._bar.write(message)

@@ -71,8 +71,8 @@ def find_compiler() -> tuple[str, ...]:
     if find_spec("ziglang") is not None:
         return (sys.executable, "-m", "ziglang", "cc")
     message = (
-        "no C compiler was found; install one (Debian: apt install gcc), or the package extra "
-        "aobatch[native]"
+        "no C compiler was found; install one (Debian: apt install gcc), or the extra [native]: "
+        "pip install ziglang"
     )
     raise KernelsError(message)
 

@@ -67,7 +67,9 @@ def _imported() -> ModuleType:
         with _own_signals():
             import ray
     except ImportError as error:
-        message = "--executor ray needs Ray; install it with: pip install 'aobatch[ray]'"
+        message = (
+            "--executor ray needs Ray, the extra [ray]; install it: pip install 'ray>=2.52,<3'"
+        )
         raise UsageError(message) from error
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     worker = importlib.import_module("ray._private.worker")

@@ -243,8 +243,8 @@ def _library() -> Any:  # noqa: ANN401 - an optional library
         import huggingface_hub.errors
     except ImportError as error:
         message = (
-            "models of Hugging Face need the package huggingface_hub; install it with "
-            "`pip install 'aobatch[remote]'`"
+            "models of Hugging Face need the extra [remote]: `pip install huggingface_hub` adds "
+            "what it has for them"
         )
         raise ModelError(message) from error
     library: Any = huggingface_hub
