@@ -116,11 +116,11 @@ there.
 | `--errors FILE` | the lines of `OUT` that are errors, if asked for |
 | `OUT.aobatch/` | state of the job: its results, so that nothing is computed twice, and its end |
 
-In the user's cache (`$XDG_CACHE_HOME/aobatch`, else `~/.cache/aobatch`) a run leaves what later ones
-can use: converted `models/`, unless `AOBATCH_MODELS` is another place; `speeds.json`, how fast this
-machine was, from which `validate` foretells times; `kernels/`, the compiled operators; `exports/`, how
-graphs of other tools behaved when they were tried. Each can be deleted, and where nothing can be
-written a run does without all but models.
+In the user's cache (`$XDG_CACHE_HOME/aobatch`, else `~/.cache/aobatch`) a run leaves what later
+ones can use: converted `models/`, unless `AOBATCH_MODELS` is another place; `speeds.json`, how fast
+this machine was, from which `validate` foretells times; `kernels/`, the compiled operators;
+`exports/`, how graphs of other tools behaved when they were tried. Each can be deleted, and where
+nothing can be written a run does without all but models.
 """
 
 

@@ -122,3 +122,12 @@ def unit(name: str) -> ConfigParser:
     parser.optionxform = str  # type: ignore[assignment, method-assign]
     parser.read(EXAMPLES / name)
     return parser
+
+
+@pytest.mark.parametrize("path", ["aobatch.crontab", "aobatch.service"])
+def test_examples_say_which_extra_they_need(path: str) -> None:
+    """Who installs the example without it would be told by the first night."""
+    text = (EXAMPLES / path).read_text(encoding="utf-8")
+
+    assert "--metrics-file" in text
+    assert "the extra [metrics] (pip install prometheus_client)" in text
