@@ -68,6 +68,9 @@ docs: $(VENV)/dev.stamp ## write docs/reference.md from the code
 screenshot: $(VENV)/dev.stamp model ## draw docs/run.svg, a run of the main job on a terminal
 	$(BIN)/python tests/screenshot.py
 
+bits-test: $(VENV)/dev.stamp $(VENV)/zig.stamp model ## compute the same bits as other processors, in qemu
+	ZIG="$(VENV)/zig/bin/python -m ziglang" $(BIN)/python -m pytest -m "long or not long" tests/kernels/test_bits.py
+
 page-test: $(VENV)/dev.stamp ## look at the report's page in Chromium, where it is installed
 	$(BIN)/python -m pytest -m browser
 
@@ -107,6 +110,13 @@ $(VENV)/serve.stamp: $(VENV)/run.stamp
 
 $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
 	$(INSTALL) --require-hashes --requirement requirements-dev.txt
+	@touch $@
+
+$(VENV)/zig.stamp: | $(VENV)/bin/pip
+	@command -v qemu-aarch64 qemu-aarch64-static >/dev/null || \
+		{ echo "bits-test needs qemu's user mode: apt install qemu-user-static"; exit 1; }
+	$(PYTHON) -m venv $(VENV)/zig
+	$(VENV)/zig/bin/pip install --quiet --disable-pip-version-check ziglang
 	@touch $@
 
 $(VENV)/airflow.stamp: | $(VENV)/bin/pip

@@ -23,6 +23,8 @@
 #elif !defined(FROM_OFFSETS)
 #define FROM_OFFSETS 0
 #endif
+/* Below so many rows a product waits for its weight, not for multiplications. */
+#define ENOUGH_FOR_TILES 12
 typedef int32_t part __attribute__((vector_size(4 * PART)));
 typedef float floats __attribute__((vector_size(4 * PART)));
 
@@ -49,13 +51,13 @@ INLINE part dot_row(part sums, int32_t four, part bytes) {
 
 int pack_weight(Weight *weight, const int8_t *columns, const float *scales, float unit, int64_t inputs,
                 int64_t outputs) {
-    int64_t depth = depth_of(inputs), panels = (outputs + LANES - 1) / LANES, padded = panels * LANES;
+    int64_t depth = depth_of(inputs), padded = (outputs + PANEL - 1) / PANEL * PANEL;
     *weight = (Weight){inputs, outputs, aligned_alloc(64, (size_t)(padded * depth)),
                        aligned_alloc(64, (size_t)padded * sizeof(float)),
                        aligned_alloc(64, (size_t)padded * sizeof(int32_t))};
     if (!weight->panels || !weight->scales || !weight->offsets) return release_weight(weight), 0;
-    for (int64_t panel = 0; panel < panels; panel++) {
-        int64_t from = panel * LANES, width = outputs - from < LANES ? outputs - from : LANES;
+    for (int64_t from = 0; from < padded; from += LANES) {
+        int64_t width = outputs - from < 0 ? 0 : outputs - from < LANES ? outputs - from : LANES;
         int8_t *target = weight->panels + from * depth;
         i32x16 sums = {0};
         for (int64_t k = 0; k < depth; k += 4, target += 4 * LANES) {
@@ -88,16 +90,16 @@ static __attribute__((noinline)) void store_part(float *target, floats x, int64_
     if (width > 0) memcpy(target, &x, width < PART ? (size_t)width * sizeof(float) : sizeof x);
 }
 
-/* R rows by N registers from a column on; a tile that is the first of its columns has the next
- * ones fetched. */
-INLINE void tile(const ByteRows *rows, const Weight *weight, const int R, const int N, int64_t row,
-                 int64_t column, float *out, int64_t stride) {
+/* R rows, of which `count` are wanted, by WIDE registers from a column on; the first tile of some
+ * columns has the next ones fetched. */
+INLINE void tile(const ByteRows *rows, const Weight *weight, const int R, int count, int64_t row, int64_t column,
+                 float *out, int64_t stride) {
     int64_t depth = depth_of(weight->inputs), apart[WIDE];
     const uint8_t *bytes = rows->bytes + row * depth;
     const int8_t *columns = weight->panels + column / LANES * LANES * depth + column % LANES * 4;
     part sums[MAX_TILE][WIDE];
 #pragma GCC unroll 4
-    for (int n = 0; n < N; n++) {
+    for (int n = 0; n < WIDE; n++) {
         apart[n] = n * PART / LANES * LANES * depth + n * PART % LANES * 4;
 #pragma GCC unroll 14
         for (int r = 0; r < R; r++) {
@@ -108,7 +110,7 @@ INLINE void tile(const ByteRows *rows, const Weight *weight, const int R, const 
     for (int64_t k = 0; k < depth; k += 4) {
         part bytes_of_columns[WIDE];
 #pragma GCC unroll 4
-        for (int n = 0; n < N; n++) {
+        for (int n = 0; n < WIDE; n++) {
             const int8_t *at = columns + apart[n] + k * LANES;
             memcpy(&bytes_of_columns[n], at, sizeof(part));
             if (!row) __builtin_prefetch(at + WIDE * PART * depth);
@@ -118,20 +120,21 @@ INLINE void tile(const ByteRows *rows, const Weight *weight, const int R, const 
             int32_t four;
             memcpy(&four, bytes + r * depth + k, 4);
 #pragma GCC unroll 4
-            for (int n = 0; n < N; n++) sums[r][n] = dot_row(sums[r][n], four, bytes_of_columns[n]);
+            for (int n = 0; n < WIDE; n++) sums[r][n] = dot_row(sums[r][n], four, bytes_of_columns[n]);
         }
     }
     float *target = out + row * stride;
     int64_t width = weight->outputs - column;
 #pragma GCC unroll 4
-    for (int n = 0; n < N; n++) {
+    for (int n = 0; n < WIDE; n++) {
         floats scales;
         memcpy(&scales, weight->scales + column + n * PART, sizeof scales);
 #pragma GCC unroll 14
         for (int r = 0; r < R; r++) {
             floats x = __builtin_convertvector(sums[r][n], floats) * scales;
+            if (r + 1 == R && count < R) continue;
             if (rows->scales) x *= rows->scales[row + r];
-            if (width >= N * PART)
+            if (width >= WIDE * PART)
                 memcpy(target + r * stride + n * PART, &x, sizeof x);
             else
                 store_part(target + r * stride + n * PART, x, width - n * PART);
@@ -139,30 +142,25 @@ INLINE void tile(const ByteRows *rows, const Weight *weight, const int R, const 
     }
 }
 
-INLINE void tile_rows(const ByteRows *rows, const Weight *weight, const int N, int count, int64_t row,
-                      int64_t column, float *out, int64_t stride) {
-#define TILE(R) case R: tile(rows, weight, R, N, row, column, out, stride); break;
-    switch (count) {
-        TILE(1) TILE(2) TILE(3) TILE(4)
-#if MAX_TILE > 4
-        TILE(5) TILE(6) TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
-#endif
-    }
-}
-
 void multiply(const ByteRows *rows, const Weight *weight, int64_t first, int64_t stop, float *out,
               int64_t stride) {
-    int64_t tiles = (rows->count + MAX_TILE - 1) / MAX_TILE;
-    for (int64_t column = first * LANES; column < stop * LANES;) {
-        int is_wide = stop * LANES - column >= WIDE * PART;
-        float *target = out + column - first * LANES;
-        for (int64_t i = 0; i < tiles; i++) { /* as equal as can be */
-            int64_t row = rows->count * i / tiles, end = rows->count * (i + 1) / tiles;
-            if (is_wide)
-                tile_rows(rows, weight, WIDE, (int)(end - row), row, column, target, stride);
-            else
-                tile_rows(rows, weight, LANES / PART, (int)(end - row), row, column, target, stride);
-        }
-        column += is_wide ? WIDE * PART : LANES;
+#if HAS_TILES
+    if (rows->count >= ENOUGH_FOR_TILES && tiles_are_allowed()) {
+        multiply_tiles(rows, weight, first, stop, out, stride);
+        return;
     }
+#endif
+    int64_t pairs = (rows->count + 1) / 2, tiles = (2 * pairs + MAX_TILE - 1) / MAX_TILE;
+    for (int64_t column = first * PANEL; column < stop * PANEL; column += WIDE * PART, out += WIDE * PART)
+        for (int64_t i = 0; i < tiles; i++) { /* as equal as can be, of even heights but for a lone row */
+            int64_t row = pairs * i / tiles * 2, end = pairs * (i + 1) / tiles * 2;
+            int count = (int)((end < rows->count ? end : rows->count) - row);
+#define TILE(R) case R: tile(rows, weight, R, count, row, column, out, stride); break;
+            switch (rows->count == 1 ? 1 : end - row) {
+                TILE(1) TILE(2) TILE(4)
+#if MAX_TILE > 4
+                TILE(6) TILE(8) TILE(10) TILE(12) TILE(14)
+#endif
+            }
+        }
 }

@@ -9,12 +9,14 @@ INLINE int64_t depth_of(int64_t inputs) { return (inputs + DEPTH_STEP - 1) / DEP
 /* A weight as products read it. */
 typedef struct {
     int64_t inputs, outputs;
-    int8_t *panels;   /* [outputs / 16, depth / 4, 16, 4] */
+    int8_t *panels;   /* [outputs / 32, 2, depth / 4, 16, 4], outputs rounded up */
     float *scales;    /* [outputs, or more]: what a column's integers are multiplied by */
     int32_t *offsets; /* [outputs, or more]: take back that rows are 128 too large */
 } Weight;
 
-INLINE int64_t panels_of(const Weight *weight) { return (weight->outputs + LANES - 1) / LANES; }
+/* Columns that are multiplied together. */
+#define PANEL 32
+INLINE int64_t panels_of(const Weight *weight) { return (weight->outputs + PANEL - 1) / PANEL; }
 
 /* Pack [inputs, outputs] signed bytes and the scales of columns, times a unit; 0 if there is too
  * little memory. What was packed is to be released. */
@@ -22,7 +24,8 @@ EXPORTED int pack_weight(Weight *weight, const int8_t *columns, const float *sca
                          int64_t inputs, int64_t outputs);
 EXPORTED void release_weight(Weight *weight);
 
-/* Rows of bytes around 128. */
+/* Rows of bytes around 128; there is room for a multiple of ROWS_STEP, which may be read. */
+#define ROWS_STEP 16
 typedef struct {
     int64_t count;
     const uint8_t *bytes; /* [count, depth of the weight's inputs] */
@@ -32,3 +35,13 @@ typedef struct {
 /* Multiply rows by the columns of panels first to stop; out is that of the first one's columns. */
 EXPORTED void multiply(const ByteRows *rows, const Weight *weight, int64_t first, int64_t stop, float *out,
                        int64_t stride);
+
+/* The same by the tiles of the processor, where it has them and the system allows them. */
+#if (defined(__AMX_INT8__) && defined(__linux__)) || defined(EMULATED_TILES)
+#define HAS_TILES 1
+HIDDEN int tiles_are_allowed(void);
+HIDDEN void multiply_tiles(const ByteRows *rows, const Weight *weight, int64_t first, int64_t stop, float *out,
+                           int64_t stride);
+#else
+#define HAS_TILES 0
+#endif

@@ -5,7 +5,7 @@
 enum { QUANTISE_ATTENDED, MULTIPLY_OUT, NORM_MIDDLE, MULTIPLY_GATED, QUANTISE_GATED, MULTIPLY_DOWN, NORM_LAST, MULTIPLY_NEXT };
 /* Rows, and panels of columns, that are not worth being divided. */
 #define ROWS_EACH 4
-#define PANELS_EACH 8
+#define PANELS_EACH 4
 #define MAX_PARTS 16
 
 static const Weight *weight_of(const Transform *t, int stage) {
@@ -30,15 +30,16 @@ int prepare_stages(Stages *stages, const Transform *t, int64_t first, int64_t co
     int64_t width = t->last.quantiser.width, most = width;
     if (t->attended && t->down.inputs > most) most = t->down.inputs;
     if (t->attended && t->out.inputs > most) most = t->out.inputs;
-    size_t size = (size_t)count * (size_t)(5 * depth_of(most) + 8 * width + 4) + 5 * 64;
+    int64_t rows = (count + ROWS_STEP - 1) / ROWS_STEP * ROWS_STEP;
+    size_t size = (size_t)rows * (size_t)(5 * depth_of(most) + 8 * width + 4) + 5 * 64;
     uint8_t *at = aligned_alloc(64, (size + 63) / 64 * 64);
     *stages = (Stages){.transform = t, .first = first, .count = count, .mixed = (float *)at};
     if (!at) return 0;
-    room(&at, count, most, sizeof(float));
-    stages->added = room(&at, count, width, sizeof(float));
-    stages->total = room(&at, count, width, sizeof(float));
-    stages->peaks = room(&at, count, 1, sizeof(float));
-    stages->bytes = room(&at, count, depth_of(most), 1);
+    room(&at, rows, most, sizeof(float));
+    stages->added = room(&at, rows, width, sizeof(float));
+    stages->total = room(&at, rows, width, sizeof(float));
+    stages->peaks = room(&at, rows, 1, sizeof(float));
+    stages->bytes = room(&at, rows, depth_of(most), 1);
     return 1; /* what stands behind a row's bytes may be anything: it is multiplied by zero */
 }
 
@@ -52,17 +53,17 @@ int64_t parts_of_stage(const Stages *stages, int stage) {
     return parts < MAX_PARTS ? parts : MAX_PARTS;
 }
 
-/* Gate and up two panels at a time, so that their numbers never leave the nearest cache. */
+/* Gate and up a panel at a time, so that their numbers never leave the nearest cache. */
 static void multiply_gated(const Stages *stages, const ByteRows *rows, int64_t first, int64_t stop) {
     const Transform *t = stages->transform;
-    float gate[MAX_ROWS_TOGETHER * 2 * LANES] __attribute__((aligned(64)));
-    float up[MAX_ROWS_TOGETHER * 2 * LANES] __attribute__((aligned(64)));
-    for (int64_t panel = first; panel < stop; panel += 2) {
-        int64_t end = panel + 2 < stop ? panel + 2 : stop, column = panel * LANES;
-        multiply(rows, &t->gate, panel, end, gate, 2 * LANES);
-        multiply(rows, &t->up, panel, end, up, 2 * LANES);
+    float gate[MAX_ROWS_TOGETHER * PANEL] __attribute__((aligned(64)));
+    float up[MAX_ROWS_TOGETHER * PANEL] __attribute__((aligned(64)));
+    for (int64_t column = first * PANEL; column < stop * PANEL; column += PANEL) {
+        int64_t left = t->gate.outputs - column;
+        multiply(rows, &t->gate, column / PANEL, column / PANEL + 1, gate, PANEL);
+        multiply(rows, &t->up, column / PANEL, column / PANEL + 1, up, PANEL);
         Gates gates = {t->activation, gate, up, t->gate_bias ? t->gate_bias + column : NULL,
-                       t->up_bias ? t->up_bias + column : NULL, rows->count, (end - panel) * LANES, 2 * LANES};
+                       t->up_bias ? t->up_bias + column : NULL, rows->count, left < PANEL ? left : PANEL, PANEL};
         activate(&gates, stages->mixed + column, t->gate.outputs);
     }
 }
@@ -70,8 +71,7 @@ static void multiply_gated(const Stages *stages, const ByteRows *rows, int64_t f
 static void multiply_panels(const Stages *stages, int stage, int64_t part, int64_t parts) {
     const Transform *t = stages->transform;
     const Weight *weight = weight_of(t, stage);
-    int64_t pairs = (panels_of(weight) + 1) / 2, first = pairs * part / parts * 2, stop = pairs * (part + 1) / parts * 2;
-    if (stop > panels_of(weight)) stop = panels_of(weight);
+    int64_t first = panels_of(weight) * part / parts, stop = panels_of(weight) * (part + 1) / parts;
     int is_clipped = (stage == MULTIPLY_GATED || stage == MULTIPLY_NEXT) && t->last.quantiser.clip > 0;
     ByteRows rows = {stages->count, stages->bytes, is_clipped ? NULL : stages->peaks};
     if (stage == MULTIPLY_GATED) {
@@ -79,7 +79,7 @@ static void multiply_panels(const Stages *stages, int stage, int64_t part, int64
         return;
     }
     float *out = stage == MULTIPLY_NEXT ? t->product + stages->first * weight->outputs : stages->added;
-    multiply(&rows, weight, first, stop, out + first * LANES, weight->outputs);
+    multiply(&rows, weight, first, stop, out + first * PANEL, weight->outputs);
 }
 
 static void run_row(const Stages *stages, int stage, int64_t row, float *work) {

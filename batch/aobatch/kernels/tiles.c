@@ -1,0 +1,95 @@
+/* Products of rows of bytes by the tiles of processors with AMX: the same integers, the fastest. */
+#include "product.h"
+
+#if HAS_TILES
+#ifdef EMULATED_TILES /* a header that computes the instructions in C, for tests elsewhere */
+#include EMULATED_TILES
+#else
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+/* Registers: the sums of two times two tiles, the bytes of two times 16 rows and of a panel. */
+#define ROWS_0 4
+#define ROWS_1 5
+#define PANEL_0 6
+#define PANEL_1 7
+#define SIDE 16 /* rows of a tile, each of 64 bytes */
+
+static int are_allowed;
+
+/* The system lets a process use tiles once it asks. */
+__attribute__((constructor)) static void ask_for_tiles(void) {
+#ifdef EMULATED_TILES
+    are_allowed = 1;
+#else
+    const long request_permission = 0x1023, tile_data = 18;
+    are_allowed = syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#endif
+}
+
+int tiles_are_allowed(void) { return are_allowed; }
+
+/* The sums of one tile, scaled, into the rows of out that there are. */
+static void store_tile(const int32_t *sums, const ByteRows *rows, const Weight *weight, int64_t row, int64_t column,
+                       float *out, int64_t stride) {
+    f32x16 scales = load(weight->scales + column);
+    i32x16 offsets = load_bytes(weight->offsets + column);
+    int64_t width = weight->outputs - column;
+    for (int r = 0; width > 0 && r < SIDE && row + r < rows->count; r++) {
+        f32x16 x = to_float(load_bytes(sums + r * LANES) + offsets) * scales;
+        if (rows->scales) x *= rows->scales[row + r];
+        memcpy(out + (row + r) * stride, &x, width < LANES ? (size_t)width * sizeof(float) : sizeof x);
+    }
+}
+
+/* Up to 32 rows by one panel. */
+INLINE void multiply_square(const ByteRows *rows, const Weight *weight, const int has_second, int64_t row,
+                            int64_t panel, float *out, int64_t stride) {
+    int64_t depth = depth_of(weight->inputs);
+    const uint8_t *bytes = rows->bytes + row * depth;
+    const int8_t *columns = weight->panels + panel * PANEL * depth;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int64_t k = 0; k < depth; k += DEPTH_STEP) {
+        _tile_loadd(ROWS_0, bytes + k, depth);
+        _tile_loadd(PANEL_0, columns + k * LANES, 64);
+        _tile_loadd(PANEL_1, columns + LANES * depth + k * LANES, 64);
+        _tile_dpbusd(0, ROWS_0, PANEL_0);
+        _tile_dpbusd(1, ROWS_0, PANEL_1);
+        if (has_second) {
+            _tile_loadd(ROWS_1, bytes + SIDE * depth + k, depth);
+            _tile_dpbusd(2, ROWS_1, PANEL_0);
+            _tile_dpbusd(3, ROWS_1, PANEL_1);
+        }
+    }
+    int32_t sums[4][SIDE * LANES] __attribute__((aligned(64)));
+    _tile_stored(0, sums[0], 64);
+    _tile_stored(1, sums[1], 64);
+    _tile_stored(2, sums[2], 64);
+    _tile_stored(3, sums[3], 64);
+    for (int i = 0; i < (has_second ? 4 : 2); i++)
+        store_tile(sums[i], rows, weight, row + i / 2 * SIDE, panel * PANEL + i % 2 * LANES, out + i % 2 * LANES,
+                   stride);
+}
+
+void multiply_tiles(const ByteRows *rows, const Weight *weight, int64_t first, int64_t stop, float *out,
+                    int64_t stride) {
+    static const struct {
+        uint8_t palette, start, none[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } config = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE}};
+    _tile_loadconfig(&config);
+    for (int64_t panel = first; panel < stop; panel++, out += PANEL)
+        for (int64_t row = 0; row < rows->count; row += 2 * SIDE) {
+            if (rows->count > row + SIDE)
+                multiply_square(rows, weight, 1, row, panel, out, stride);
+            else
+                multiply_square(rows, weight, 0, row, panel, out, stride);
+        }
+    _tile_release();
+}
+#endif
