@@ -15,7 +15,7 @@ COMPILE := CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/lock/bin/pip-compile --qui
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run serve extract classify test crash-test page-test airflow-test lowest-test check bench translate model docs screenshot format lock clean distclean help
+.PHONY: run serve extract classify reviews test crash-test page-test airflow-test lowest-test check bench translate model docs screenshot format lock clean distclean help
 
 run: $(VENV)/run.stamp ## run the main job, jobs/poems.jsonl, on the default model
 	$(AOBATCH) run jobs/poems.jsonl
@@ -34,6 +34,12 @@ extract: $(VENV)/run.stamp ## read names, dates and amounts out of texts, as JSO
 classify: $(VENV)/run.stamp ## tell good reviews from bad ones, in one word
 	$(AOBATCH) run jobs/classify.jsonl
 	@python3 jobs/library/accuracy.py jobs/classify.jsonl jobs/classify.out.jsonl
+
+reviews: $(VENV)/run.stamp ## tell good reviews of jobs/reviews.csv from bad ones, by a template
+	$(AOBATCH) run jobs/reviews.csv --template @jobs/reviews.prompt.txt --keep place,year \
+		--column custom_id=id --default temperature=0 \
+		--default 'structured_outputs={"choice":[" good"," bad"]}'
+	@cut -d, -f1,3,9,10 jobs/reviews.out.csv
 
 bench: $(VENV)/run.stamp ## measure tokens a second on this machine
 	$(AOBATCH) bench

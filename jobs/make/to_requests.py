@@ -1,8 +1,8 @@
-"""Write a request for each line of a text that is not blank.
+"""Write each line of a text that is not blank as data: its number, and the line.
 
-    python3 to_requests.py TEXT PROMPT > REQUESTS
+    python3 to_requests.py TEXT > LINES
 
-The prompt is a file in which {text} stands for the line. The custom_id is the line's number.
+A template, prompt.txt, makes requests of them.
 """
 
 import json
@@ -10,20 +10,12 @@ import sys
 from pathlib import Path
 
 
-def main(text: Path, prompt: Path) -> None:
-    """Write the requests to standard output."""
-    template = prompt.read_text(encoding="utf-8").removesuffix("\n")
+def main(text: Path) -> None:
+    """Write the lines to standard output."""
     for number, line in enumerate(text.read_text(encoding="utf-8").split("\n"), 1):
         if line.strip():
-            request = {
-                "custom_id": str(number),
-                "prompt": template.replace("{text}", line.strip()),
-                "max_tokens": 48,
-                "temperature": 0,
-                "stop": "\n",
-            }
-            sys.stdout.write(f"{json.dumps(request)}\n")
+            sys.stdout.write(f"{json.dumps({'custom_id': str(number), 'text': line.strip()})}\n")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

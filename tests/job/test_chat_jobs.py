@@ -18,6 +18,7 @@ from aobatch.job.runner import run_job
 from aobatch.models.store.folder import ModelFolder
 
 CONTENTS = ("Name three fruits.", "Why is the sky blue?", "春天", "<|im_end|>\n[/INST]</s>", "")
+SCHEMA = {"enum": ["good", "bad"]}
 VARIATIONS: list[dict[str, Any]] = [
     {},
     {"n": 3, "temperature": 1},
@@ -28,6 +29,7 @@ VARIATIONS: list[dict[str, Any]] = [
     {"stream": True, "stream_options": {"include_usage": True}, "n": 2},
     {"max_completion_tokens": 3, "max_tokens": None, "user": "ann"},
     {"store": False, "metadata": {"a": "b"}},
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}},
 ]
 
 
@@ -83,6 +85,8 @@ def test_a_batch_file_of_chats_runs_unchanged(tiny_fp32: ModelFolder, tmp_path: 
         assert chat.usage is not None
         for choice in chat.choices:
             _check_logprobs(choice, asked["body"])
+            if "response_format" in asked["body"] and choice.finish_reason == "stop":
+                assert json.loads(choice.message.content or "") in SCHEMA["enum"]
 
 
 def _check_logprobs(choice: Choice, body: dict[str, Any]) -> None:
