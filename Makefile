@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 AOBATCH := $(BIN)/aobatch
 MODEL := smollm2-135m-instruct
 AIRFLOW := 3.3.2
+CLIENTS := "lm-eval[api]" langchain-openai litellm transformers
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 COMPILE := CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/lock/bin/pip-compile --quiet --upgrade \
@@ -15,7 +16,7 @@ COMPILE := CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/lock/bin/pip-compile --qui
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run serve extract classify reviews test crash-test page-test airflow-test lowest-test check bench translate model docs screenshot format lock clean distclean help
+.PHONY: run serve extract classify reviews test crash-test page-test airflow-test clients-test lowest-test check bench translate model docs screenshot format lock clean distclean help
 
 run: $(VENV)/run.stamp ## run the main job, jobs/poems.jsonl, on the default model
 	$(AOBATCH) run jobs/poems.jsonl
@@ -55,6 +56,9 @@ airflow-test: $(VENV)/dev.stamp $(VENV)/airflow.stamp ## run jobs/airflow in a r
 
 lowest-test: $(VENV)/bin/pip ## run a job with the lowest versions of packages that are said to do
 	$(BIN)/python tests/lowest_versions.py $(VENV)/lowest
+
+clients-test: $(VENV)/dev.stamp $(VENV)/clients.stamp model ## ask a server by real clients, from PyPI and npm
+	$(BIN)/python -m pytest tests/clients/clients_run.py
 
 check: $(VENV)/dev.stamp ## check format, style, types, layers and docs
 	$(BIN)/ruff format --check .
@@ -123,6 +127,12 @@ $(VENV)/zig.stamp: | $(VENV)/bin/pip
 		{ echo "bits-test needs qemu's user mode: apt install qemu-user-static"; exit 1; }
 	$(PYTHON) -m venv $(VENV)/zig
 	$(VENV)/zig/bin/pip install --quiet --disable-pip-version-check ziglang
+	@touch $@
+
+$(VENV)/clients.stamp: | $(VENV)/bin/pip
+	$(PYTHON) -m venv $(VENV)/clients
+	$(VENV)/clients/bin/pip install --quiet --disable-pip-version-check $(CLIENTS)
+	mkdir -p $(VENV)/clients-node && cd $(VENV)/clients-node && npm install --silent openai
 	@touch $@
 
 $(VENV)/airflow.stamp: | $(VENV)/bin/pip

@@ -19,6 +19,7 @@ from aobatch.cli.main import aobatch
 from aobatch.serve.server import listen
 
 LINES = [{"prompt": f"{number} times", "max_tokens": 24, "seed": 1} for number in range(300)]
+MACHINE = ("--threads", "1", "--kernels", "stock")
 Served = tuple[str, "subprocess.Popen[bytes]"]
 
 
@@ -38,7 +39,7 @@ def free_port() -> int:
 def served(folder: Path, environment: dict[str, str], *options: str) -> Iterator[Served]:
     """Start the command and wait until it answers."""
     port = free_port()
-    command = [sys.executable, "-m", "aobatch", "serve", "--port", str(port), "--threads", "1"]
+    command = [sys.executable, "-m", "aobatch", "serve", "--port", str(port), *MACHINE]
     with subprocess.Popen(
         [*command, *options], cwd=folder, env=environment, stderr=subprocess.PIPE
     ) as process:
@@ -77,7 +78,7 @@ def test_a_killed_server_loses_nothing_of_a_batch(
         assert process.wait() == 0
 
     (tmp_path / "in.jsonl").write_bytes(content)
-    run = [sys.executable, "-m", "aobatch", "run", "in.jsonl", "--threads", "1"]
+    run = [sys.executable, "-m", "aobatch", "run", "in.jsonl", *MACHINE]
     subprocess.run(run, cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert output.content == (tmp_path / "in.out.jsonl").read_bytes()
 

@@ -195,9 +195,8 @@ class Batches:
             message = f"There is no batch {name[:64]!r}."
             raise HttpError(404, "batch_not_found", message, param="batch_id")
         batch = self._batches[name]
-        return (
-            batch if batch.status in FINAL else replace(batch, request_counts=self._counts(batch))
-        )
+        is_final = batch.status in FINAL
+        return batch if is_final else replace(batch, request_counts=self._counts(batch))
 
     def create(self, fields: Mapping[str, object]) -> Batch:
         """Begin a batch; HttpError or RequestError says what is wrong with its body."""
@@ -295,9 +294,9 @@ class Batches:
         """Bring a batch to its end, or to where it has to stop."""
         try:
             self._process(name, halt)
-        except HaltedError:
-            if halt.reason in GIVEN_UP:
-                self._give_up(name, halt.reason)
+        except HaltedError as stop:
+            if (reason := str(stop)) in GIVEN_UP:
+                self._give_up(name, reason)
         except StorageError as error:
             log.warning("batch %s waits: %s", name, error)
             self._is_stopping.wait(RETRY_SECONDS)
