@@ -141,6 +141,8 @@ def test_page_of_an_empty_job_is_whole(seconds: float) -> None:
 
     assert "no lines" in text
     assert "every line answered" not in text
+    # A table of nothing is an empty box on a phone.
+    assert "Tokens" not in text
 
 
 def test_page_says_what_was_read_and_what_failed() -> None:

@@ -127,7 +127,7 @@ def test_compressed_output_holds_the_same_lines(tmp_path: Path, suffix: str) -> 
         ("in.jsonl", "in.jsonl", UsageError, "is also an input"),
         ("in.jsonl", "no/out.jsonl", OutputError, "no of the output does not exist; create it"),
         ("folder.jsonl", "out.jsonl", InputError, "is a folder"),
-        ("in.jsonl", "folder.jsonl", OutputError, "not a regular file"),
+        ("in.jsonl", "folder.jsonl", OutputError, "is a folder; name a file in it"),
         ("in.jsonl", "out.txt", UsageError, "no known suffix"),
         ("in.jsonl", "in.jsonl/x.jsonl", OutputError, "does not exist"),
         ("in.jsonl", f"{'x' * 235}.jsonl", OutputError, "usage.json cannot be created: File name"),

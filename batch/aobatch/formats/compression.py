@@ -30,6 +30,8 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
     (b"\0{", "UTF-16", "save it as UTF-8"),
     (b"version https://git-lfs", "a pointer of Git LFS", "fetch the file with git lfs pull"),
     (b"<!DOCTYPE", "a page of HTML", "download the file itself"),
+    (b"<!doctype", "a page of HTML", "download the file itself"),
+    (b"<html", "a page of HTML", "download the file itself"),
 )
 """How files begin that are not what their names say, what they are, and what to do."""
 _SKIPPED = tuple(bytes([0x50 + number]) + b"\x2a\x4d\x18" for number in range(16))
@@ -51,7 +53,19 @@ def read_head(path: Location, num_bytes: int) -> bytes:
     return head
 
 
-def _check_beginning(path: Location, head: bytes, compression: str | None) -> None:
+def refuse_other_kind(path: Path, num_bytes: int) -> None:
+    """Say what a file is that could not be read as Parquet, if that can be seen."""
+    with path.open("rb") as file:
+        head = file.read(num_bytes)
+    if any(map(_is_object, head.split(b"\n"))):
+        message = f"{path} has lines of JSON and is not Parquet; give its name the suffix .jsonl"
+        raise InputError(message)
+    _check_beginning(path, head, "Parquet", tells_unknown=False)
+
+
+def _check_beginning(
+    path: Location, head: bytes, compression: str | None, *, tells_unknown: bool = True
+) -> None:
     found = next((row for row in _BEGINNINGS if head.startswith(row[0])), None)
     if (
         found is not None
@@ -61,7 +75,8 @@ def _check_beginning(path: Location, head: bytes, compression: str | None) -> No
         packed = "" if compression is None else f", not {compression}"
         message = f"{path} is {found[1]}{packed}, and no request can be read; {found[2]}"
         raise InputError(message)
-    if found is None and head and compression and not head.startswith(_SKIPPED):
+    is_other = found is None and head and compression and not head.startswith(_SKIPPED)
+    if is_other and tells_unknown:
         message = (
             f"{path} is not compressed with {compression}; leave {path.suffix} out of its name"
         )

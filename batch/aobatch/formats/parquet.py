@@ -15,7 +15,7 @@ from aobatch.api import errors
 from aobatch.errors import InputError, UsageError
 from aobatch.formats import Facts, Row
 from aobatch.formats.answers import CUSTOM_ID, GROUP_ROWS, RESPONSE, grouped
-from aobatch.formats.compression import check_input
+from aobatch.formats.compression import check_input, refuse_other_kind
 from aobatch.formats.keep import Extras, KeptBatch, kept_schema, numbered
 from aobatch.formats.parquet_fields import Columns, id_type_of, plan_fields, read_fields
 from aobatch.formats.remote import Location, Remote, open_places
@@ -202,6 +202,8 @@ def _opened(path: Location) -> Iterator[pq.ParquetFile]:
         ) as file:
             yield file
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(path, Path):
+            refuse_other_kind(path, BUFFER_BYTES)
         reason = " ".join(str(error).split())[:300]
         message = f"{path} cannot be read to its end as Parquet: {reason}"
         raise InputError(message) from error
