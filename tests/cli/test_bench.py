@@ -4,11 +4,12 @@ import json
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_command import Invoke
 
 from aobatch.bench import jobs as file_benchmark
-from aobatch.bench.parts import Product, products_of
+from aobatch.bench.parts import Product, products_of, stretched
 from aobatch.formats import COMPRESSIONS, FORMATS
 from aobatch.models.store.folder import ModelFolder
 
@@ -35,6 +36,8 @@ def test_bench_measures_jobs_and_their_parts(
     assert (phases.count("decode"), phases.count("prefill")) == (10, 6)
     assert [job["kernels"] for job in figures["jobs"]] == ["fused", "stock"] * 2
     assert all(ceiling["tokens_per_second"] > 0 for ceiling in figures["ceilings"])
+    sizes = [sampler["vocab_size"] for sampler in figures["samplers"]]
+    assert {size: sizes.count(size) for size in sizes} == {49_152: 6, 151_936: 6, 262_144: 6}
 
 
 def check_shares(job: dict[str, float]) -> None:
@@ -46,9 +49,10 @@ def check_shares(job: dict[str, float]) -> None:
 
 
 def test_bench_takes_a_job_of_the_user(
-    invoke: Invoke, tiny_int8: ModelFolder, tmp_path: Path
+    invoke: Invoke, tiny_int8: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file of requests is measured in place of the built-in ones, here by two threads."""
+    monkeypatch.setattr("aobatch.bench.parts.VOCAB_SIZES", (1000,))  # numpy alone takes long
     path = tmp_path / "mine.jsonl"
     path.write_text('{"prompt": "a", "max_tokens": 3, "ignore_eos": true}\n' * 5)
     options = ("--job", str(path), "--threads", "2", "--kernels", "stock")
@@ -68,6 +72,17 @@ def test_bench_measures_each_kind_of_file(invoke: Invoke, monkeypatch: pytest.Mo
     suffixes = FORMATS.keys() - {".ndjson"}
     assert {speed["suffix"] for speed in speeds} == suffixes | {f".jsonl{c}" for c in COMPRESSIONS}
     assert all(s["requests_per_second"] > 0 < s["results_per_second"] for s in speeds)
+
+
+@pytest.mark.parametrize("vocab_size", [40, 100, 250])
+def test_stretched_rows_keep_what_they_have(vocab_size: int) -> None:
+    """A vocabulary is cut, or gets further tokens that are three nats less probable than others."""
+    logits = np.random.default_rng(0).normal(size=(3, 100)).astype(np.float32)
+    rows = stretched(logits, vocab_size)
+
+    assert rows.shape == (3, vocab_size)
+    np.testing.assert_array_equal(rows[:, :100], logits[:, :vocab_size])
+    assert np.isin(rows[:, 100:], logits - np.float32(3)).all()
 
 
 def test_products_are_those_of_the_layers(tiny_int8: ModelFolder) -> None:

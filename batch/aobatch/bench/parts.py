@@ -12,11 +12,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from aobatch.arrays import Logits
 from aobatch.kernels import Kernels
 from aobatch.models.convert.precisions import matmul_nbits
 from aobatch.models.convert.writer import MICROSOFT, GraphWriter
 from aobatch.runners import Chunk, ModelRunner, session_threads
 from aobatch.runners.session import Session, integer_entries, open_session
+from aobatch.sampling.blocks import BlocksOf
 from aobatch.sampling.draw import stream_key
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.sampler import Sampler
@@ -198,7 +200,9 @@ def _multiply(graph: GraphWriter, product: Product, rows: ir.Value, index: int) 
     )
 
 
-ROWS, VOCAB_SIZE = 64, 49_152
+ROWS = 64
+VOCAB_SIZES = (49_152, 151_936, 262_144)
+"""Those of small models, of qwen's and of gemma's."""
 
 CASES: Mapping[str, SamplingParams] = {
     "greedy": SamplingParams(temperature=0.0),
@@ -221,19 +225,43 @@ class SamplerSpeed:
     """One measurement."""
 
     case: str
+    vocab_size: int
     seconds: float
-    """Of a step over 64 rows of 49,152 logits: a broad background and some likely tokens each."""
+    """Of a step over 64 rows, in one lane."""
 
 
-def benchmark_sampler() -> Iterator[SamplerSpeed]:
-    """Measure a step of each case."""
+def model_logits(runner: ModelRunner) -> Logits:
+    """Let a model write 24 tokens behind each of 64, and give what it would go on with, [64, V]."""
+    vocab_size, num_steps = runner.vocab_size, 24
+    sampler = Sampler(ROWS, vocab_size)
+    for slot in range(ROWS):
+        sampler.admit(slot, SamplingParams(top_p=0.95), stream_key(slot), np.arange(0))
+    runner.reserve(ROWS, num_steps + 2, [])
+    starts = np.random.default_rng(0).integers(0, vocab_size, (ROWS, 2))
+    logits = runner.prefill([Chunk(slot, 0, start, 1) for slot, start in enumerate(starts)])
+    for step in range(num_steps):
+        tokens = sampler.sample(logits).token_ids
+        logits = runner.decode(tokens, np.full(ROWS, 2 + step))
+    return logits.copy()
+
+
+def stretched(logits: Logits, vocab_size: int) -> Logits:
+    """Give rows of logits [B, V] another vocabulary; what is added is three nats less probable."""
     generator = np.random.default_rng(0)
-    logits = 2 * generator.standard_normal((ROWS, VOCAB_SIZE), np.float32)
-    peaks = generator.integers(0, VOCAB_SIZE, (ROWS, 30))
-    heights = 16 - 2.5 * np.log1p(np.arange(30, dtype=np.float32))
-    np.put_along_axis(logits, peaks, heights[None].repeat(ROWS, axis=0), axis=1)
-    for case, params in CASES.items():
-        sampler = Sampler(ROWS, VOCAB_SIZE)
-        for slot in range(ROWS):
-            sampler.admit(slot, params, stream_key(slot), np.arange(20))
-        yield SamplerSpeed(case, _seconds(15, [partial(sampler.sample, logits)]))
+    missing = max(0, vocab_size - logits.shape[1])
+    more = logits[:, generator.integers(0, logits.shape[1], missing)] - np.float32(3)
+    return np.concatenate([logits[:, :vocab_size], more], axis=1)
+
+
+def benchmark_sampler(logits: Logits, blocks_of: BlocksOf) -> Iterator[SamplerSpeed]:
+    """Measure a step of each case on a model's logits [64, V], and one on flat logits."""
+    for vocab_size in VOCAB_SIZES:
+        real = stretched(logits, vocab_size)
+        steps = [(case, real, params) for case, params in CASES.items()]
+        flat = np.random.default_rng(0).standard_normal((ROWS, vocab_size), np.float32)
+        steps.append(("temperature, top_p, flat logits", flat, SamplingParams(top_p=0.95)))
+        for case, rows, params in steps:
+            sampler = Sampler(ROWS, vocab_size, blocks_of=blocks_of)
+            for slot in range(ROWS):
+                sampler.admit(slot, params, stream_key(slot), np.arange(20))
+            yield SamplerSpeed(case, vocab_size, _seconds(3, [partial(sampler.sample, rows)]))

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import click
 
+from aobatch.arrays import Logits
 from aobatch.bench.jobs import KINDS, JobSpeed, benchmark_job
 from aobatch.bench.parts import (
     BATCHES,
@@ -19,6 +20,7 @@ from aobatch.bench.parts import (
     Speed,
     benchmark_sampler,
     decode_speed,
+    model_logits,
     prefill_speed,
 )
 from aobatch.cli.command import command, exit_codes
@@ -32,10 +34,12 @@ from aobatch.executors.local import LocalBackend, default_kv_cache_bytes, open_r
 from aobatch.job.plan import DecodeStep, note_speed, speed_of_steps
 from aobatch.job.plan import Speed as MachineSpeed
 from aobatch.kernels import Kernels
+from aobatch.kernels.blocks import fastest_blocks
 from aobatch.models.foreign import ExportedFolder
 from aobatch.models.store.folder import ModelFolder
 from aobatch.runners import RunnerConfig
 from aobatch.runners.choice import choose_kernels
+from aobatch.sampling.blocks import Blocks
 
 Item = TypeVar("Item")
 
@@ -97,6 +101,7 @@ def measure(
         parts = parts or [_Parts(folder, runner, lanes) for runner in runners]
         speeds.append([*parts[0].ceilings(), *chain(*(part.speeds() for part in parts))])
     progress("measuring rounds", rounds, rounds)
+    blocks_of = Blocks if runners[0].kernels == "stock" else fastest_blocks()
     # Later jobs share the process with the parts, so that the first round's peaks count.
     medians = zip(_medians(jobs, lambda job: job.run_seconds), jobs[0], strict=True)
     return Measurements(
@@ -105,7 +110,7 @@ def measure(
         threads=threads,
         jobs=[replace(median, peak_bytes=first.peak_bytes) for median, first in medians],
         speeds=_medians(speeds, lambda speed: speed.seconds),
-        samplers=list(benchmark_sampler()),
+        samplers=list(benchmark_sampler(parts[0].logits(), blocks_of)),
     )
 
 
@@ -120,6 +125,9 @@ class _Parts:
         runner = open_runner(folder, config, lanes)
         self._kernels = choose_kernels(folder, config).kernels
         self._runners = [runner, *(runner.sibling() for _ in range(1, lanes))]
+
+    def logits(self) -> Logits:
+        return model_logits(self._runners[0])
 
     def ceilings(self) -> list[Speed]:
         batches = [batch for batch in BATCHES if batch >= len(self._runners)]
@@ -262,5 +270,10 @@ def _show(figures: Measurements) -> None:
         for speed in figures.speeds
     ]
     show_table([("phase", "sequences", "tokens", "cached", "ms", "tokens/s"), *rows], "<>")
-    show("\nsampling a step of 64 rows × 49,152 logits, one lane")
-    show_table([(s.case, f"{s.seconds * 1e3:.2f}", "ms") for s in figures.samplers], "<><")
+    show("\nsampling a step of 64 rows in one lane, ms, by the size of the vocabulary")
+    sizes = dict.fromkeys(s.vocab_size for s in figures.samplers)
+    cases: dict[str, list[str]] = {}
+    for sampler in figures.samplers:
+        cases.setdefault(sampler.case, []).append(f"{sampler.seconds * 1e3:.2f}")
+    head = ("the model's logits, stretched", *(f"{size:,}" for size in sizes))
+    show_table([head, *((case, *cells) for case, cells in cases.items())], "<>")
