@@ -67,7 +67,7 @@ def make_state(path: Path) -> None:
 @pytest.mark.parametrize(
     ("put", "code", "words"),
     [
-        (make_folder, 73, "is not a regular file"),
+        (make_folder, 73, "is a folder; name a file"),
         (make_pipe, 73, "is not a regular file"),
         (make_device, 73, "is not a regular file"),
         (make_loop, 73, "cannot be created"),

@@ -62,7 +62,8 @@ def parsed(*bodies: dict[str, object]) -> list[Request]:
 
 def by_line(results: object) -> list[Result]:
     """Order results, without the time that they took."""
-    found = [replace(r, seconds=0.0, error=str(r.error)) for r in results]  # type: ignore[attr-defined]
+    timeless = {"seconds": 0.0, "waited": 0.0}
+    found = [replace(r, **timeless, error=str(r.error)) for r in results]  # type: ignore[attr-defined]
     return sorted(found, key=lambda result: result.request.line)
 
 

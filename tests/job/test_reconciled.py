@@ -1,6 +1,7 @@
 """Laws of what stands beside an output: it is that of the lines that are there now."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from job_files import output, requests, run, run_and_stop, write_input
 
 from aobatch.errors import JobError
 from aobatch.job.config import JobConfig
+from aobatch.job.context import Unwatched
 from aobatch.job.report.facts import past_report
 from aobatch.job.runner import run_job
 from aobatch.job.status import job_status
@@ -122,6 +124,17 @@ def test_lines_of_several_inputs_are_named_by_file_and_number(tmp_path: Path) ->
     assert events(tmp_path) == {"1-000001.sse": "[a]", "2-000004.sse": "[b]"}
 
 
+def test_names_that_are_no_text_are_escaped(tmp_path: Path) -> None:
+    """A record is JSON, whatever the file is called."""
+    first, second = (tmp_path / os.fsdecode(name) for name in (b"\xff.jsonl", b"b.jsonl"))
+    for path in (first, second):
+        write_input(path, [b"bad"])
+
+    run_job(JobConfig((first, second), tmp_path / "out.jsonl"), FakeBackend())
+
+    assert [line["file"] for line in output(tmp_path)] == ["\\udcff.jsonl", "b.jsonl"]
+
+
 def test_lines_of_one_input_have_no_file(tmp_path: Path) -> None:
     """Its name would say nothing."""
     write_input(tmp_path / "in.jsonl", [b"", b"bad"])
@@ -192,7 +205,7 @@ def test_a_default_model_and_user_are_those_of_failed_lines_too(tmp_path: Path) 
     assert groups(report)["by_user"] == {"o": (2, 2)}
 
 
-class Watcher:
+class Watcher(Unwatched):
     """Remembers what it heard at the start."""
 
     started: tuple[int, int] = (0, 0)
@@ -200,15 +213,6 @@ class Watcher:
     def start(self, total: int, known: int) -> None:
         """Hear how many lines there are, and how many an earlier run has answered."""
         self.started = total, known
-
-    def advance(self, *_: object) -> None:
-        """Hear nothing."""
-
-    def warn(self, message: str) -> None:
-        """Hear nothing."""
-
-    def close(self) -> None:
-        """Hear nothing."""
 
 
 def test_counts_are_of_the_lines_that_are_there(tmp_path: Path) -> None:

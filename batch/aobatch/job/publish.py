@@ -125,7 +125,7 @@ def _extras(job: Job, *, are_failures: bool = False) -> Extras:
 def _metadata(job: Job) -> dict[str, str]:
     """Say in a table what it was made by and of."""
     models = {name or model.name: model.fingerprint for name, model in job.models.found.items()}
-    inputs = [{"name": str(x.named), "digest": x.digest} for x in job.source.inputs]
+    inputs = [{"name": x.name, "digest": x.digest} for x in job.source.inputs]
     return {
         "aobatch.version": package_version(),
         "aobatch.models": msgspec.json.encode(models).decode(),

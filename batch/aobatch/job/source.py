@@ -21,6 +21,7 @@ from aobatch.files import (
     check_creatable,
     file_digest,
     replacing,
+    storage_errors,
 )
 from aobatch.formats import Facts, Row, find_format, read_kept, read_rows, split_compression
 from aobatch.formats.compression import check_input
@@ -30,6 +31,7 @@ from aobatch.formats.remote import Location, Remote, download, stated_identity
 from aobatch.job.config import STREAM, JobConfig
 from aobatch.job.report.usage import report_path
 from aobatch.job.state import StateFolder
+from aobatch.text import escape
 
 
 def check_output(config: JobConfig) -> None:
@@ -50,9 +52,12 @@ def check_output(config: JobConfig) -> None:
 
 def refuse_folder(path: Location | None, role: str) -> None:
     """Refuse a folder where a file is to be written."""
-    if isinstance(path, Path) and path != STREAM and path.is_dir():
-        message = f"{role} {path} is a folder; name a file in it"
-        raise OutputError(message)
+    if not isinstance(path, Path) or path == STREAM:
+        return
+    with storage_errors(path):
+        if path.is_dir():
+            message = f"{role} {path} is a folder; name a file in it"
+            raise OutputError(message)
 
 
 def _check_file(path: Path, role: str) -> None:
@@ -73,6 +78,11 @@ class Input:
         """Of its bytes as they were when the job began, or what its store said of them."""
         self.named = named
         self._stamp: object = None
+
+    @property
+    def name(self) -> str:
+        """How it was named, as text: a name on disk may be none."""
+        return escape(str(self.named))
 
     def identify(self, state: StateFolder) -> None:
         """Take the digest; what tells of a change is taken before."""
@@ -158,7 +168,8 @@ class Source:
         """Names without their folders, where those are not needed to tell inputs apart."""
         named = self.config.inputs
         counts = Counter(location.name for location in named)
-        return [str(path) if counts[path.name] > 1 else path.name for path in named]
+        names = [str(path) if counts[path.name] > 1 else path.name for path in named]
+        return [escape(name) for name in names]
 
     @property
     def digests(self) -> tuple[str, ...]:

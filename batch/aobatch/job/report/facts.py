@@ -53,7 +53,7 @@ def finished_report(job: Job, tally: UsageTally) -> UsageReport:
             for name, model in job.models.found.items()
         ],
         settings=shown_settings(job.settings),
-        inputs=[InputFacts(str(each.named), each.digest) for each in job.source.inputs],
+        inputs=[InputFacts(each.name, each.digest) for each in job.source.inputs],
     )
     report = tally.report(statistics, facts, timeline(job.ledger.points()))
     return with_cost(report, job.config.prices)
