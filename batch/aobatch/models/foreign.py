@@ -41,7 +41,10 @@ if TYPE_CHECKING:
 
 SUFFIX = ".onnx"
 _GENAI_CONFIG = "genai_config.json"
-_CONFIGS = ("config.json", "generation_config.json", "tokenizer_config.json", _GENAI_CONFIG)
+_CONFIGS = (
+    *("config.json", "generation_config.json", "tokenizer_config.json", "chat_template.jinja"),
+    _GENAI_CONFIG,
+)
 
 _STEMS = ("model", "decoder_model_merged", "decoder_with_past_model")
 _ENDINGS = (
@@ -341,7 +344,7 @@ def _manifest(folder: Path, graph: Path, layout: "Layout", facts: _Facts, digest
     )
 
 
-_VERSION = 1
+_VERSION = 2
 """Of what is remembered; other versions know nothing."""
 _SETTLED_NANOSECONDS = 2 * 10**9
 """A file that changed so lately could change again without a new time."""

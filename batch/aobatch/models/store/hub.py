@@ -20,7 +20,7 @@ from aobatch.models.store.locate import read_checkpoint
 
 DESCRIPTIONS = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("special_tokens_map.json", "README.md"),
+    *("special_tokens_map.json", "chat_template.jinja", "README.md"),
 )
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _GGUF, _SAFETENSORS, _ONNX = ".gguf", ".safetensors", ".onnx"
