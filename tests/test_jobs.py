@@ -1,10 +1,12 @@
 """Laws of the example jobs: each runs on the default model and gives what the README says."""
 
 import json
+import operator
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -30,14 +32,16 @@ def run(tmp_path: Path) -> Callable[..., tuple[list[Row], list[Row], Row]]:
     It can be told to cut what lines ask for to so many tokens.
     """
 
-    def run_job(name: str, max_tokens: int | None = None) -> tuple[list[Row], list[Row], Row]:
+    def run_job(
+        name: str, max_tokens: int | None = None, options: tuple[str, ...] = ()
+    ) -> tuple[list[Row], list[Row], Row]:
         source = Path(shutil.copy(JOBS / name, tmp_path))
         if max_tokens:
             rows = [
                 row | {"max_tokens": min(row["max_tokens"], max_tokens)} for row in _rows(source)
             ]
             source.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-        outcome = CliRunner().invoke(aobatch, ["run", str(source)])
+        outcome = CliRunner().invoke(aobatch, ["run", str(source), *options])
         assert outcome.exit_code == 0, outcome.output
         output = tmp_path / name.replace(".jsonl", ".out.jsonl")
         report = json.loads(output.with_name(f"{output.name}.usage.json").read_text())
@@ -109,3 +113,22 @@ def test_scores_follow_the_echo_contract(
 
 def _rows(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_answer_of_a_shape_can_be_read(
+    run: Callable[..., tuple[list[Row], list[Row], Row]],
+) -> None:
+    """Each extraction is JSON of the schema, each class one of two, and most are right."""
+    schema = json.loads((JOBS / "extract.schema.json").read_text())
+    shape = ("--default", f"response_format=@{JOBS / 'extract.schema.json'}", "--limit", "6")
+    asked, answers, report = run("extract.jsonl", options=shape)
+    found = [json.loads(answer["choices"][0]["text"]) for answer in answers]  # type: ignore[index]
+    for value in found:
+        jsonschema.validate(value, schema)
+    expected = [row["metadata"]["expected"] for row in asked[:6]]  # type: ignore[index]
+
+    assert sum(map(operator.eq, found, expected)) >= 5
+    assert report["statistics"]["requests_shaped"] == 6  # type: ignore[index]
+    _, classes, _ = run("classify.jsonl", options=("--limit", "6"))
+    texts = {answer["choices"][0]["text"] for answer in classes}  # type: ignore[index]
+    assert texts <= {"positive", "negative"}

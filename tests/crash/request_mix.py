@@ -15,6 +15,8 @@ VARIANTS: tuple[dict[str, object], ...] = (
     {"seed": 11, "top_k": 20, "min_tokens": 3},
     {"prompt": ["tell me of ships", "tell me of men"], "echo": True, "max_tokens": 3},
     {"prompt": "equal lines", "temperature": 0, "max_tokens": 24},
+    {"guided_json": {"type": "array", "items": {"enum": ["ship", "sea"]}}, "n": 2},
+    {"guided_regex": "[a-h ]{2,9}", "stream": True},
 )
 """What lines ask for, in turn, beside a random prompt and length."""
 

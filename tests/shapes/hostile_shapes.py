@@ -47,6 +47,10 @@ REFUSED: dict[str, tuple[Body, str]] = {
     "uniqueItems": ({"guided_json": {"type": "array", "uniqueItems": True}}, "uniqueItems"),
     "contains": ({"guided_json": {"type": "array", "contains": {}}}, "not supported: contains"),
     "dependentRequired": ({"guided_json": ANY | {"dependentRequired": {}}}, "dependentRequired"),
+    "keys that may come twice": (
+        {"guided_json": ANY | {"minProperties": 2}},
+        "minProperties above",
+    ),
     "unknown type": ({"guided_json": {"type": "strnig"}}, "Invalid type: strnig"),
     "type that is none": ({"guided_json": {"type": 5}}, "type must be a string"),
     "properties that are none": ({"guided_json": ANY | {"properties": [1]}}, "must be an object"),

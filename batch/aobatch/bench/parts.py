@@ -12,16 +12,20 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from aobatch.api.shapes import JsonSchema
 from aobatch.arrays import Logits
 from aobatch.kernels import Kernels
 from aobatch.models.convert.precisions import matmul_nbits
 from aobatch.models.convert.writer import MICROSOFT, GraphWriter
+from aobatch.models.store.folder import ModelFolder
+from aobatch.models.tokenizer import load_tokenizer
 from aobatch.runners import Chunk, ModelRunner, session_threads
 from aobatch.runners.session import Session, integer_entries, open_session
 from aobatch.sampling.blocks import BlocksOf
 from aobatch.sampling.draw import stream_key
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.sampler import Sampler
+from aobatch.shapes.matching import Masker, ShapeCompiler
 
 BATCHES = (1, 16, 64, 128)
 """Rows of a measured decode step, over all lanes."""
@@ -265,3 +269,33 @@ def benchmark_sampler(logits: Logits, blocks_of: BlocksOf) -> Iterator[SamplerSp
             for slot in range(ROWS):
                 sampler.admit(slot, params, stream_key(slot), np.arange(20))
             yield SamplerSpeed(case, vocab_size, _seconds(3, [partial(sampler.sample, rows)]))
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "date": {"type": "string", "format": "date"}},
+    "required": ["name", "date"],
+}
+ANSWER = '{"name": "Maria Lopez, 4th floor", "date": "2024-03-12"}'
+
+
+def mask_speed(folder: ModelFolder) -> SamplerSpeed | None:
+    """Measure what shapes add to a step of 64 rows: which tokens may come next, over an answer.
+
+    None if no answer of the model can have one, as it has no end token.
+    """
+    manifest, tokenizer = folder.manifest, load_tokenizer(folder)
+    if not manifest.eos_token_ids:
+        return None
+    compiler = ShapeCompiler(tokenizer, manifest.eos_token_ids)
+    start, token_ids = compiler.compile(JsonSchema()("schema", SCHEMA)), tokenizer.encode(ANSWER)
+    masker = Masker(manifest.vocab_size)
+
+    def answer() -> None:
+        matchers = [start.deep_copy() for _ in range(ROWS)]
+        for token_id in token_ids:
+            masker.allowed(matchers)
+            masker.take(matchers, np.full(ROWS, token_id))
+
+    seconds = _seconds(4, [answer]) / len(token_ids)
+    return SamplerSpeed("masks of a JSON schema", manifest.vocab_size, seconds)

@@ -20,6 +20,7 @@ from aobatch.bench.parts import (
     Speed,
     benchmark_sampler,
     decode_speed,
+    mask_speed,
     model_logits,
     prefill_speed,
 )
@@ -55,6 +56,8 @@ class Measurements:
     speeds: list[Speed]
     """Of a step if it were matrix products alone, the `ceiling`, of decode steps, of prefill."""
     samplers: list[SamplerSpeed]
+    masks: SamplerSpeed | None
+    """What a step takes beside them where answers have a shape; None if none can have one."""
 
     def speed(self, kernels: Kernels, lanes: int, seconds_before: float) -> MachineSpeed:
         """Say what a guess of a job's time needs, of whose lanes there are so many."""
@@ -111,6 +114,7 @@ def measure(
         jobs=[replace(median, peak_bytes=first.peak_bytes) for median, first in medians],
         speeds=_medians(speeds, lambda speed: speed.seconds),
         samplers=list(benchmark_sampler(parts[0].logits(), blocks_of)),
+        masks=mask_speed(folder),
     )
 
 
@@ -277,3 +281,8 @@ def _show(figures: Measurements) -> None:
         cases.setdefault(sampler.case, []).append(f"{sampler.seconds * 1e3:.2f}")
     head = ("the model's logits, stretched", *(f"{size:,}" for size in sizes))
     show_table([head, *((case, *cells) for case, cells in cases.items())], "<>")
+    if figures.masks is not None:
+        show(
+            f"\n{figures.masks.case}, {figures.masks.vocab_size:,} tokens: "
+            f"{figures.masks.seconds * 1e3:.2f} ms more"
+        )

@@ -60,6 +60,11 @@ def _schema(text: str) -> str:
         if count > maximum:
             message = f"it has {count:,} {keyword}, more than {maximum:,}"
             raise UnusableShapeError(message)
+    if any(_counts_keys(node) for node in _nodes(schema) if isinstance(node, dict)):
+        message = (
+            "minProperties above 1 cannot be kept, as a key that is not required may come twice"
+        )
+        raise UnusableShapeError(message)
     if math.prod({*_multiples(schema)}) > MAX_MULTIPLES:
         message = f"its numbers behind multipleOf multiply to more than {MAX_MULTIPLES:,}"
         raise UnusableShapeError(message)
@@ -109,6 +114,13 @@ def _nodes(schema: object) -> Iterator[dict[str, Any] | str]:
 
 def _literals(schema: object) -> Iterator[str]:
     return (node for node in _nodes(schema) if isinstance(node, str))
+
+
+def _counts_keys(node: dict[str, Any]) -> bool:
+    """Say whether a schema asks for more keys than it names, of which one may be given twice."""
+    minimum, required = node.get("minProperties"), node.get("required")
+    num_required = len(required) if isinstance(required, list) else 0
+    return isinstance(minimum, int | float) and minimum > max(1, num_required)
 
 
 def _multiples(schema: object) -> Iterator[int]:
