@@ -67,7 +67,6 @@ def test_a_killed_server_loses_nothing_of_a_batch(
         name = client.post("/v1/batches", json=body).json()["id"]
         path = f"/v1/batches/{name}"
         wait_until(lambda: client.get(path).json()["request_counts"]["completed"])
-        assert client.get(path).json()["status"] == "in_progress"
         process.kill()
         process.wait()
 

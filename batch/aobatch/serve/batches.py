@@ -80,25 +80,13 @@ class Counts(msgspec.Struct, frozen=True):
     failed: int = 0
 
 
-class Cached(msgspec.Struct, frozen=True):
-    """Of the tokens that were read."""
-
-    cached_tokens: int = 0
-
-
-class Reasoned(msgspec.Struct, frozen=True):
-    """Of the tokens that were drawn."""
-
-    reasoning_tokens: int = 0
-
-
 class Used(msgspec.Struct, frozen=True):
     """Tokens of a batch, in the fields of OpenAI's."""
 
     input_tokens: int
-    input_tokens_details: Cached
+    input_tokens_details: dict[str, int]
     output_tokens: int
-    output_tokens_details: Reasoned
+    output_tokens_details: dict[str, int]
     total_tokens: int
 
 
@@ -359,7 +347,13 @@ class Batches:
                 self._files.adopt(path, f"{batch.id}_{stem}.jsonl", identity, "batch_output")
                 found[field] = identity
         counts = replace(counts, total=max(total, counts.total))
-        used = Used(tokens[0], Cached(), tokens[1], Reasoned(), sum(tokens))
+        used = Used(
+            input_tokens=tokens[0],
+            input_tokens_details={"cached_tokens": 0},
+            output_tokens=tokens[1],
+            output_tokens_details={"reasoning_tokens": 0},
+            total_tokens=sum(tokens),
+        )
         self._advance(name, status, request_counts=counts, usage=used, **found)
         # Not before it is known to have ended: until then it could be done again.
         for remains in self._path(batch, "").iterdir():
