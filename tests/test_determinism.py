@@ -33,7 +33,13 @@ LINES: list[dict[str, Any]] = [
     {"prompt": "tell me " * 40 + "no, no", "max_tokens": 2, "logprobs": 2, "echo": True},
     {"prompt": "Scored by echo", "max_tokens": 0, "logprobs": 1, "echo": True},
     {"prompt": "As JSON:", "response_format": {"type": "json_object"}, "max_tokens": 8},
-    {"prompt": "Yes or no?", "guided_choice": [" yes", " no"], "n": 2, "logprobs": 2},
+    {
+        "prompt": "Yes, no?",
+        "guided_choice": [" yes", " no"],
+        "max_tokens": 4,
+        "n": 2,
+        "logprobs": 2,
+    },
 ]
 
 
