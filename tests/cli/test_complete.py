@@ -108,3 +108,39 @@ def test_unknown_model_ends_as_in_a_run(ask: Callable[..., Result]) -> None:
 
     assert (outcome.exit_code, outcome.stdout) == (69, "")
     assert "The model 'gpt-9' does not exist." in outcome.stderr
+
+
+def test_a_chat_is_answered(ask: Callable[..., Result]) -> None:
+    """A prompt is what a user says, a system message stands ahead, logprobs are those of chats."""
+    options = ("Hello", "--chat", "--max-tokens", "4", "--temperature", "0", "--json")
+    plain, told = (
+        json.loads(ask(*options, *more).stdout)
+        for more in ((), ("--system", "Be brief.", "--logprobs", "2"))
+    )
+
+    assert plain["object"] == "chat.completion"
+    assert told["usage"]["prompt_tokens"] > plain["usage"]["prompt_tokens"]
+    tokens = told["choices"][0]["logprobs"]["content"]
+    assert [len(token["top_logprobs"]) for token in tokens] == [2] * len(tokens)
+    assert ask(*options[:-1]).stdout == plain["choices"][0]["message"]["content"] + "\n"
+
+
+def test_what_chats_do_not_have_is_told(ask: Callable[..., Result]) -> None:
+    """A system message without a chat, an echo of one, and a format that nobody knows."""
+    for options, message in (
+        (("--system", "S"), "add --chat"),
+        (("--chat", "--echo"), "chats do not have it"),
+        (("--chat-format", "chatlm"), "Did you mean 'chatml'?"),
+    ):
+        outcome = ask("Hello", *options)
+        assert (outcome.exit_code, outcome.stdout) == (2, "")
+        assert message in outcome.stderr
+
+
+def test_an_empty_answer_of_a_model_that_chats_says_so(ask: Callable[..., Result]) -> None:
+    """One line on standard error; an answer, or none that was asked for, says nothing."""
+    ended = ask("Hello", "--temperature", "0", "--logit-bias", '{"0": 100}')
+
+    assert (ended.exit_code, ended.stdout) == (0, "\n")
+    assert "answers chats; try `aobatch complete --chat`" in ended.stderr
+    assert "chats" not in ask("Hello", "--max-tokens", "0").stderr
