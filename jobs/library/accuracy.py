@@ -6,6 +6,7 @@ A line says in its metadata, which the API ignores, what is expected: a text, or
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def main(requests: str, answers: str) -> None:
@@ -19,7 +20,7 @@ def main(requests: str, answers: str) -> None:
     sys.stdout.write(f"{num_read} of {total} can be read, {num_right} are right\n")
 
 
-def _read(request: dict, text: str) -> object:
+def _read(request: dict[str, Any], text: str) -> object:
     """Give the choice or the object that a text is, None if it is none."""
     if "structured_outputs" in request:
         return text if text in request["structured_outputs"]["choice"] else None
@@ -29,7 +30,7 @@ def _read(request: dict, text: str) -> object:
         return None
 
 
-def _rows(path: str) -> list[dict]:
+def _rows(path: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 

@@ -29,6 +29,10 @@ class PercentProgress:
         if (tenths := 10 * self._num_answered // self._num_lines) > before:
             say(f"{10 * tenths} %")
 
+    def fail(self) -> None:
+        """Hear that the line that was answered last has an error."""
+        say("a line failed")
+
     def warn(self, message: str) -> None:
         """Hear of something that went wrong and does not stop the job."""
         say(f"warning: {message}")

@@ -12,10 +12,10 @@ import pytest
 from scipy.special import log_softmax
 
 import aobatch
+from aobatch.executors.local import open_runner
 from aobatch.models.store.folder import ModelFolder
 from aobatch.models.tokenizer import load_tokenizer
 from aobatch.runners import Chunk
-from aobatch.runners.onnx import OnnxRunner
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(ROOT.glob("jobs/library/*.py"))
@@ -50,7 +50,7 @@ def python(tmp_path: Path, tiny_home: Path) -> Callable[..., "subprocess.Complet
 
 def expected_scores(folder: ModelFolder) -> dict[str, float]:
     """Compute the scores of the choices from the logits, without an engine."""
-    tokenizer, runner = load_tokenizer(folder), OnnxRunner(folder.graph, 1)
+    tokenizer, runner = load_tokenizer(folder), open_runner(folder, aobatch.RunnerConfig(1))
     runner.reserve(1, 256, [])
     scores = {}
     for choice in CHOICES:

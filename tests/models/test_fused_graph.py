@@ -96,3 +96,15 @@ def test_a_folder_of_an_older_layout_is_to_be_converted_again(tmp_path: Path) ->
 
     with pytest.raises(ModelError, match=r"layout 1, .* convert it again .*models pull old"):
         open_folder(tmp_path)
+
+
+def test_a_folder_of_an_older_layout_gives_way(tmp_path: Path) -> None:
+    """A conversion takes its place, with files that models had then and have no more."""
+    checkpoint = read_checkpoint(published("llama", tmp_path / "tiny"))
+    (tmp_path / "model").mkdir()
+    for name in ("model.onnx", "model.kv-int8.onnx"):
+        (tmp_path / "model" / name).touch()
+
+    folder = converted(checkpoint, tmp_path / "model")
+
+    assert not (folder.path / "model.kv-int8.onnx").exists()

@@ -12,7 +12,7 @@ import msgspec
 
 from aobatch.errors import ModelError, OutputError, UnavailableModelError
 from aobatch.models import PRECISIONS
-from aobatch.models.store.folder import FILES, MANIFEST
+from aobatch.models.store.folder import FILES, FORMER_FILES, MANIFEST
 from aobatch.text import printable
 
 MAX_NAME_BYTES = 128
@@ -134,7 +134,7 @@ def check_place(target: Path) -> None:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         message = f"{target} is no folder of a model; move it away, or choose another name"
         raise OutputError(message)
-    strangers = {path.name for path in target.glob("*")} - {*FILES, MANIFEST}
+    strangers = {path.name for path in target.glob("*")} - {*FILES, *FORMER_FILES, MANIFEST}
     if strangers:
         message = (
             f"{target} has files that are no model's, such as {printable(min(strangers))}; move "

@@ -191,6 +191,8 @@ DATA = f"{GRAPH}.data"
 FUSED_GRAPH = "model.fused.onnx"
 FILES = (GRAPH, DATA, TOKENIZER, FUSED_GRAPH)
 """What is written beside the description, the last one not always."""
+FORMER_FILES = ("model.kv-int8.onnx",)
+"""What earlier layouts had, which a new conversion may replace."""
 
 
 @dataclass(frozen=True, slots=True)
