@@ -71,5 +71,7 @@ def test_body_written_out_is_the_same_request(fields: dict[str, object]) -> None
         for name, parameter in PARAMETERS.items()
         if name not in ("logit_bias", "stream_options", "stop", *SHAPES) or name in fields
     }
+    if "best_of" not in fields:
+        del written["best_of"]  # asked for, it ranks
 
     assert parse(written) == parsed

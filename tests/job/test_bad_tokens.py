@@ -64,7 +64,7 @@ def test_prompts_beyond_the_context(tmp_path: Path) -> None:
             prompt([1] * 2049, exceeded),
             prompt([1] * 10**6, exceeded),
             prompt(["a", "x" * 3000], exceeded),
-            Bad({"prompt": "a", "suffix": "x" * 10**6}, exceeded, "prompt"),
+            Bad({"prompt": "a", "suffix": "x" * 10**6}, exceeded, "suffix"),
             Bad({"prompt": "a", "max_tokens": 2048}, exceeded, "max_tokens"),
             Bad({"prompt": "a", "max_tokens": 10**9}, exceeded, "max_tokens"),
         ],

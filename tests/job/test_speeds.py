@@ -44,7 +44,9 @@ def report(counted: EngineStatistics, stops: int = 0) -> UsageReport:
     """Report a job of 100 completions of 100 tokens behind prompts of 50."""
     tally = UsageTally()
     for index in range(100):
-        tally.add_completion("m", None, ["stop" if index < stops else "length"], (50, 100, 1.0))
+        tally.add_completion(
+            "m", None, ["stop" if index < stops else "length"], (50, 100, 1.0, 0.0)
+        )
     statistics = Statistics(runs=1, wall_seconds=counted.run_seconds + 3, engine=counted)
     return tally.report(statistics, FACTS, [])
 
