@@ -375,9 +375,9 @@ class OpenRequests:
         self.answered += [result, *self.coalescer.finish(result)]
 
     def _result(self, state: RequestState) -> Result:
-        now = time.monotonic()
-        started = now if state.started is None else state.started
-        times = (now - started, started - state.admitted)
+        ended = state.ended or time.monotonic()
+        started = state.started or ended
+        times = (ended - started, started - state.admitted)
         if state.error is not None:
             return Result(state.request, (), Usage(0, 0, 0), state.error, *times)
         body = state.request.body

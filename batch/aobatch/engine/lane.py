@@ -192,4 +192,5 @@ class Lane:
                 free = len(self._slots)
                 self._held.forget(free)
                 score_suffix(self.runner, free, sequence, self.tokenizer, self.sampler.blocks_of)
+            sequence.group.state.ended = time.monotonic()
             self.emit(sequence)

@@ -85,6 +85,8 @@ class RequestState:
     admitted: float = field(default_factory=time.monotonic)
     started: float | None = None
     """When the first sequence got a slot."""
+    ended: float | None = None
+    """When the last one so far left it."""
 
     @property
     def groups_to_compute(self) -> "list[SequenceGroup]":

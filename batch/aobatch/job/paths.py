@@ -158,7 +158,8 @@ def _plan(config: JobConfig, template: Location, targets: Targets) -> JobConfig:
     output = _fill(template, values)
     errors = _fill(targets.errors, values) if targets.errors else None
     refuse_folder(output, "the output")
-    refuse_folder(errors, "--errors")
+    if errors is not None and not errors.name.endswith(_SKIPPED_FOLDERS):  # else see check_places
+        refuse_folder(errors, "--errors")
     if isinstance(output, Remote):
         return _plan_remote(config, output, errors, targets.state_dir)
     if isinstance(errors, Remote):
