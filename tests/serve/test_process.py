@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from forking import ForkServer
-from scripted_models import envelopes, is_ready
+from scripted_models import envelopes, is_ready, raw_connection
 from waiting import wait_until
 
 from aobatch.cli.main import aobatch
@@ -102,6 +102,22 @@ def test_a_server_stops_when_its_requests_have_ended(
         assert rest[-2:] == ["data: [DONE]", ""]
         assert late in ([503], [None])
         assert process.wait() == 0
+
+
+def test_a_second_signal_ends_a_server_at_once(
+    tmp_path: Path, environment: dict[str, str], fork_server: ForkServer
+) -> None:
+    """The first one waits for a request that never ends, the second one for nothing."""
+    head = b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n"
+    form = b"content-type: multipart/form-data; boundary=b\r\n\r\n--b"
+    with served(tmp_path, environment) as (url, process), raw_connection(url) as connection:
+        connection.sendall(head + form)
+        wait_until(lambda: "http_requests_open 1" in httpx.get(f"{url}/metrics").text)
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: httpx.get(f"{url}/health").json() == {"status": "stopping"})
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait() == -signal.SIGTERM
 
 
 def later(url: str) -> int | None:
