@@ -65,22 +65,26 @@ async def load(url: str, seen: Counter[int]) -> None:
     long_stream = {**BODY, "max_tokens": 100, "n": 4, "stream": True, "ignore_eos": True}
 
     async def usual(client: httpx.AsyncClient) -> None:
+        """Ask again and again."""
         while time.monotonic() < end:
             await ask(client, next(numbers), seen)
 
     async def slow() -> None:
+        """Read a few bytes now and then."""
         writer = await connect(url, long_stream, is_whole=True)
         while time.monotonic() < end and await writer.reader.read(64):  # type: ignore[attr-defined]
             await asyncio.sleep(0.5)
         writer.close()
 
     async def leaving() -> None:
+        """Go away in the middle, and come again."""
         while time.monotonic() < end:
             writer = await connect(url, long_stream, is_whole=True)
             await asyncio.sleep(0.5)
             writer.close()
 
     async def half() -> None:
+        """Send half a body."""
         writer = await connect(url, BODY, is_whole=False)
         await asyncio.sleep(max(0.0, end - time.monotonic()))
         with suppress(ConnectionError):
