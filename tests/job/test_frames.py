@@ -135,6 +135,7 @@ def test_parameters_are_typed_as_the_table_has_them() -> None:
     assert {*get_type_hints(Parameters)} == {*PARAMETERS} - {"prompt", "model"}
 
 
+@pytest.mark.long
 def test_a_misspelt_parameter_is_found_by_mypy(tmp_path: Path) -> None:
     """Before a program is run."""
     script = tmp_path / "script.py"
