@@ -124,8 +124,15 @@ void take_in_token(const Attention *a, int64_t token) {
     }
 }
 
-/* A lone token reads its slot but once, from far away. */
+/* A lone token reads its slot but once, from far away: meanwhile the same part of the next head, or of
+ * the next slot's first one, is fetched, or what follows soon if a head is too large for that. */
 #define BLOCKS_AHEAD 8
+#define MOST_BLOCKS 128
+static int64_t ahead_of(const Attention *a, Tile tile) {
+    if (tile.count > 1) return 0;
+    int64_t near = a->positions[tile.first] / LANES < MOST_BLOCKS ? a->num_blocks : BLOCKS_AHEAD;
+    return near * block_bytes(a);
+}
 
 /* How many tokens share a pass over keys and values. */
 static int tile_tokens(const Attention *a) {
@@ -152,7 +159,7 @@ void attend(const Attention *a, Tile tile, int kv_head) {
     int64_t slot = a->slots[tile.first], heads = slot * a->num_kv_heads + kv_head;
     Rows rows = {.blocks = a->cache + heads * a->num_blocks * block_bytes(a),
                  .block_bytes = block_bytes(a), .head_dim = d,
-                 .ahead = tile.count > 1 ? 0 : BLOCKS_AHEAD * block_bytes(a)};
+                 .ahead = ahead_of(a, tile)};
     for (int i = 0; i < tile.count * group;) {
         rows.count = 0;
         for (; rows.count < MAX_ROWS && i < tile.count * group; i++, rows.count++) {
