@@ -7,16 +7,14 @@ PROSE = "the sea was calm and old men told of ships that never came home again b
 VARIANTS: tuple[dict[str, object], ...] = (
     {},
     {"temperature": 0},
-    {"n": 2, "best_of": 4, "top_p": 0.9},
+    {"n": 2, "best_of": 4, "top_p": 0.9, "guided_json": {"type": ["array", "string"]}},
     {"logprobs": 3, "echo": True},
     {"stop": ["e", "ab"], "user": "ada"},
     {"logit_bias": {"5": -50, "9": 3}, "presence_penalty": 0.5, "user": "grace"},
-    {"stream": True, "stream_options": {"include_usage": True}},
+    {"stream": True, "stream_options": {"include_usage": True}, "guided_regex": "[a-h ]{2,20}"},
     {"seed": 11, "top_k": 20, "min_tokens": 3},
     {"prompt": ["tell me of ships", "tell me of men"], "echo": True, "max_tokens": 3},
     {"prompt": "equal lines", "temperature": 0, "max_tokens": 24},
-    {"guided_json": {"type": "array", "items": {"enum": ["ship", "sea"]}}, "n": 2},
-    {"guided_regex": "[a-h ]{2,9}", "stream": True},
 )
 """What lines ask for, in turn, beside a random prompt and length."""
 
