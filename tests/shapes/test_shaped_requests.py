@@ -125,7 +125,7 @@ def test_batches_and_order_change_nothing() -> None:
     bodies = [{"max_tokens": 40, "temperature": 1.3} | body for body in MIXED]
     expected = outcomes(compute(*bodies, config=EngineConfig(max_num_seqs=1)))
     shuffled = random.Random(0).sample(bodies, len(bodies))
-    for size, lanes, order in ((16, 2, bodies), (64, 1, bodies), (64, 3, shuffled)):
+    for size, lanes, order in ((16, 2, bodies), (64, 3, shuffled)):
         config = EngineConfig(max_num_seqs=size, num_lanes=lanes)
 
         assert outcomes(compute(*order, config=config)) == expected
