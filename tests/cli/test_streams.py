@@ -103,7 +103,7 @@ def test_damaged_stream_is_an_error_of_the_input(tmp_path: Path) -> None:
     """What is not what it is said to be ends with exit code 65."""
     said = run(tmp_path, "-", "-o", "out.jsonl", "--format", "parquet", text=LINES, code=65)
 
-    assert b"cannot be read to its end as Parquet" in said
+    assert b"standard input has lines of JSON and is not Parquet" in said
 
 
 @pytest.mark.parametrize("options", [["-i", "in.jsonl"], ["--input-file=in.jsonl"]], ids=str)
