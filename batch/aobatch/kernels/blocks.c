@@ -136,7 +136,8 @@ EXPORTED void measure_blocks(const Rows *in, const float *scales, const float *f
             if (floors) {
                 for (int i = 0; i < BLOCK; i += WIDTH) {
                     floats next = take(x + i);
-                    ints under = next < floors[n], none = (ints)((floats){0} - INFINITY);
+                    ints under = next < (floats){0} + floors[n];
+                    ints none = (ints)((floats){0} - INFINITY);
                     next = (floats)((none & under) | ((ints)next & ~under));
                     memcpy(above + i, &next, sizeof next);
                 }
@@ -170,7 +171,8 @@ EXPORTED int64_t find_logits(const Rows *in, const float *maxima, const float *b
     int64_t num_blocks = (in->vocab_size + BLOCK - 1) / BLOCK, count = 0;
     float copy[BLOCK] __attribute__((aligned(64)));
     for (int64_t n = 0; n < in->num_rows; n++) {
-        float bound = bounds[n], ceiling = ceilings[n];
+        float bound = bounds[n];
+        floats low = (floats){0} + bound, high = (floats){0} + ceilings[n];
         const float *most = maxima + n * num_blocks, *row = in->logits + in->rows[n] * in->stride;
         int64_t ahead = 0;
         int num_ahead = 0;
@@ -186,7 +188,7 @@ EXPORTED int64_t find_logits(const Rows *in, const float *maxima, const float *b
             const float *x = block_of(in, n, block, copy);
             for (int i = 0; i < BLOCK; i += WIDTH) {
                 floats next = take(x + i);
-                uint32_t bits = bits_of((next >= bound) & (next < ceiling));
+                uint32_t bits = bits_of((next >= low) & (next < high));
                 for (; bits; bits &= bits - 1, count++) {
                     if (count >= room) continue;
                     int lane = i + __builtin_ctz(bits);
