@@ -261,5 +261,5 @@ def test_a_missing_library_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
     """Without the extra the command names it."""
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
 
-    with pytest.raises(ModelError, match=r"pip install 'aobatch\[remote\]'"):
+    with pytest.raises(ModelError, match=r"the extra \[remote\]: `pip install huggingface_hub`"):
         Repository("org/tiny", None, lambda *_: None)
