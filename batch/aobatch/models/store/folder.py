@@ -22,7 +22,7 @@ from aobatch.models.checks import (
 )
 
 FORMAT = 3
-"""The layout of a model folder, the nodes of its fused graph included; another is converted anew."""
+"""The layout of a model folder, its graphs' nodes included; another one is converted anew."""
 
 MAX_KL = 0.02
 """What is further from fp32 than this, in nats a token, is refused."""
