@@ -35,10 +35,13 @@ def listening_addresses(processes: list[int]) -> set[str]:
 
 @pytest.fixture
 def options(tmp_path: Path, tiny_home: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
-    """Write an input, and use the tiny model with few slots, so that a run lasts a while."""
+    """Write an input, and use the tiny model with few slots, so that a run lasts a while.
+
+    No operators are built meanwhile, whose compiler would count as the run's own time.
+    """
     write_input(tmp_path / "in.jsonl", 300, num_bad=6)
     monkeypatch.setenv("AOBATCH_MODELS", str(tiny_home))
-    return ("--max-num-seqs", "4", "--default", "max_tokens=12")
+    return ("--max-num-seqs", "4", "--default", "max_tokens=12", "--kernels", "stock")
 
 
 def test_run_that_is_stopped_or_killed_leaves_nothing_but_its_results(
