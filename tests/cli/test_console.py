@@ -84,6 +84,25 @@ def test_single_line_is_called_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "1 line, 1 result kept from before\n"
 
 
+def test_fetching_a_model_is_no_part_of_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock starts at the first tokens, which were computed ahead of it and do not count."""
+    now, said = [1000.0], []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "say", lambda _, **fields: said.append(fields))
+    lines = Lines()
+    lines._total = 9
+    ends = iter([False, True])
+    monkeypatch.setattr(lines._stopped, "wait", lambda _: next(ends))
+
+    now[0] += 600
+    lines.advance(1, 50)
+    now[0] += 2
+    lines.advance(1, 40)
+    lines._report()
+
+    assert [fields["tokens_per_second"] for fields in said] == [20.0]
+
+
 def test_bar_counts_lines_and_tokens(capsys: pytest.CaptureFixture[str]) -> None:
     """A bar begins at what is known already."""
     bar = Bar()

@@ -104,7 +104,7 @@ class Lines(Progress):
         self._seconds = seconds
         self._stopped = threading.Event()
         self._total = self._known = self._num_lines = self._num_tokens = self._num_failed = 0
-        self._started = time.monotonic()
+        self._started = 0.0
         self._thread: threading.Thread | None = None
 
     def start(self, total: int, known: int) -> None:
@@ -116,9 +116,12 @@ class Lines(Progress):
         self._thread.start()
 
     def advance(self, num_lines: int, num_tokens: int) -> None:
-        """Count an answer."""
+        """Count an answer; the first tokens start the clock, since a model may be fetched first."""
         self._num_lines += num_lines
-        self._num_tokens += num_tokens
+        if num_tokens and not self._started:
+            self._started = time.monotonic()
+        elif num_tokens:
+            self._num_tokens += num_tokens
 
     def fail(self) -> None:
         """Count a failed line."""
@@ -136,7 +139,8 @@ class Lines(Progress):
 
     def _report(self) -> None:
         while not self._stopped.wait(self._seconds):
-            speed = self._num_tokens / (time.monotonic() - self._started)
+            # Without tokens behind the first ones it is 0, whatever the clock says.
+            speed = self._num_tokens / max(1e-9, time.monotonic() - self._started)
             answered = self._known + self._num_lines
             failed = f", {self._num_failed:,} of them failed" if self._num_failed else ""
             say(
