@@ -5,8 +5,9 @@ RequestError that says what is wrong with it. As a string it says what it accept
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -232,6 +233,19 @@ class LogitBias:
         return f'object {{"token id": {self.bias}}}, at most {self.maximum_length} ids'
 
 
+def read_object(
+    name: str, value: object, fields: Iterable[str], *, ignores_unknown: bool
+) -> dict[str, Any]:
+    """Take an object; RequestError if it is none, or has other fields than these."""
+    if type(value) is not dict:
+        raise errors.invalid_type(value, "an object", name)
+    for key in value:
+        if key not in fields and not ignores_unknown:
+            unknown = f"{name}.{key}"
+            raise errors.unknown_parameter(unknown, [f"{name}.{field}" for field in fields])
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
     """An object whose only field is include_usage, kept as that boolean."""
@@ -240,15 +254,10 @@ class StreamOptions:
 
     def __call__(self, name: str, value: object) -> bool:
         """Check the one field, and that there is no other."""
-        if type(value) is not dict:
-            raise errors.invalid_type(value, "an object", name)
-        field = f"{name}.include_usage"
-        for key in value:
-            if key != "include_usage" and not self.ignores_unknown:
-                unknown = f"{name}.{key}"
-                raise errors.unknown_parameter(unknown, [field])
-        include_usage = value.get("include_usage")
-        return include_usage is not None and Boolean()(field, include_usage)
+        fields = ("include_usage",)
+        found = read_object(name, value, fields, ignores_unknown=self.ignores_unknown)
+        include_usage = found.get("include_usage")
+        return include_usage is not None and Boolean()(f"{name}.include_usage", include_usage)
 
     def __str__(self) -> str:
         return 'object {"include_usage": boolean}'

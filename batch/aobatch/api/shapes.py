@@ -1,7 +1,7 @@
 """The shape of an answer, by whichever of its names a request asks for it: JSON, regex, choice."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -9,7 +9,7 @@ import msgspec
 
 from aobatch.api import errors
 from aobatch.api.json_line import decode_value
-from aobatch.api.kinds import Boolean, Text, Texts
+from aobatch.api.kinds import Boolean, Text, Texts, read_object
 from aobatch.errors import RequestError
 
 MAX_BYTES: Final = 2**18
@@ -121,7 +121,7 @@ class ResponseFormat:
                 raise errors.invalid_value(reason, f"{name}.type")
             return JsonSchema()(name, value)
         fields = ("type", *_TYPES[2:]) if kind == "json_schema" else ("type",)
-        _check_names(value, name, fields, self.ignores_unknown)
+        read_object(name, value, fields, ignores_unknown=self.ignores_unknown)
         if kind == "json_schema":
             return self._schema(f"{name}.json_schema", value.get("json_schema"))
         return JsonSchema()(name, {"type": "object"}) if kind == "json_object" else msgspec.UNSET
@@ -129,9 +129,7 @@ class ResponseFormat:
     def _schema(self, name: str, value: object) -> Shape:
         if value is None:
             raise errors.missing_parameter(name)
-        if type(value) is not dict:
-            raise errors.invalid_type(value, "an object", name)
-        _check_names(value, name, _FORMAT_FIELDS, self.ignores_unknown)
+        value = read_object(name, value, _FORMAT_FIELDS, ignores_unknown=self.ignores_unknown)
         for field in _FORMAT_FIELDS[:2]:
             if value.get(field) is None:
                 field = f"{name}.{field}"
@@ -165,9 +163,7 @@ class StructuredOutputs:
 
     def __call__(self, name: str, value: object) -> Shape:
         """Check that there is one field, and that field."""
-        if type(value) is not dict:
-            raise errors.invalid_type(value, "an object", name)
-        _check_names(value, name, _PARTS, self.ignores_unknown)
+        value = read_object(name, value, _PARTS, ignores_unknown=self.ignores_unknown)
         given = [part for part in _PARTS if value.get(part) is not None]
         if len(given) != 1:
             reason = f"it has {len(given)} of {', '.join(_PARTS)}; give one of them."
@@ -176,12 +172,3 @@ class StructuredOutputs:
 
     def __str__(self) -> str:
         return 'object {"json", "regex", "choice" or "grammar"}'
-
-
-def _check_names(
-    value: Mapping[str, object], name: str, known: Iterable[str], ignores_unknown: bool
-) -> None:
-    for key in value:
-        if key not in known and not ignores_unknown:
-            unknown = f"{name}.{key}"
-            raise errors.unknown_parameter(unknown, [f"{name}.{field}" for field in known])
