@@ -5,6 +5,7 @@
 #ifdef EMULATED_TILES /* a header that computes the instructions in C, for tests elsewhere */
 #include EMULATED_TILES
 #else
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -18,15 +19,24 @@
 
 static int are_allowed;
 
-/* The system lets a process use tiles once it asks. */
-__attribute__((constructor)) static void ask_for_tiles(void) {
-#ifdef EMULATED_TILES
-    are_allowed = 1;
-#else
-    const long request_permission = 0x1023, tile_data = 18;
-    are_allowed = syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
-#endif
+#ifndef EMULATED_TILES
+/* Whether the processor has tiles and their products of bytes, and the system keeps them for a thread. */
+static int are_there(void) {
+    unsigned a, b, c, d, kept, none;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 24 & 1) || !(d >> 25 & 1)) return 0;
+    __asm__("xgetbv" : "=a"(kept), "=d"(none) : "c"(0));
+    return (kept >> 17 & 3) == 3;
 }
+
+/* The system lets a process use tiles once it asks, and so the threads that it has then and later. */
+static int ask_for_tiles(void) {
+    const long request_permission = 0x1023, tile_data = 18;
+    return are_there() && syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+#endif
+
+__attribute__((constructor)) static void find_tiles(void) { are_allowed = ask_for_tiles(); }
 
 int tiles_are_allowed(void) { return are_allowed; }
 
