@@ -144,8 +144,8 @@ def main(name: str, tokenizer: str, vocab_size: str) -> None:
     from aobatch.models.tokenizer import VocabularyTokenizer
     from aobatch.shapes.matching import Masker, ShapeCompiler
 
-    compiler = ShapeCompiler(VocabularyTokenizer(Path(tokenizer), int(vocab_size)), (0,))
-    compiler.compile(Shape("regex", "a"))
+    compiler = ShapeCompiler(VocabularyTokenizer(Path(tokenizer), int(vocab_size)))
+    compiler.compile(Shape("regex", "a"), (0,))
     ((parameter, value),) = (COSTLY | {key: body for key, (body, _) in REFUSED.items()})[
         name
     ].items()
@@ -155,7 +155,7 @@ def main(name: str, tokenizer: str, vocab_size: str) -> None:
     try:
         shape = PARAMETERS[parameter].kind(parameter, value)
         assert isinstance(shape, Shape)
-        matcher, masker = compiler.compile(shape).deep_copy(), Masker(int(vocab_size))
+        matcher, masker = compiler.compile(shape, (0,)).deep_copy(), Masker(int(vocab_size))
         stepped = time.process_time()
         for _ in range(20):
             if matcher.is_stopped():

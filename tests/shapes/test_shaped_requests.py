@@ -13,8 +13,10 @@ from aobatch.api.request import Limits, Parser, Request
 from aobatch.arrays import Logits
 from aobatch.engine.config import EngineConfig
 from aobatch.engine.engine import Engine
+from aobatch.engine.preparation import Preparation
 from aobatch.engine.sequence import Result
 from aobatch.engine.streaming import Delta
+from aobatch.shapes.matching import Masker
 from aobatch.testing import (
     END_TOKEN,
     LIMITS,
@@ -250,3 +252,25 @@ def test_long_rows_of_rules_are_followed() -> None:
 
     assert [result.error for result in results] == [None] * 3
     assert results[1].choices[0].text == results[2].choices[0].text == "a"
+
+
+def test_a_shaped_answer_to_a_chat_may_end_as_the_format_ends_turns() -> None:
+    turn_end = VOCAB_SIZE
+
+    class Turns(ByteTokenizer):
+        token_bytes = (*ByteTokenizer.token_bytes, b"<|im_end|>")
+        special_token_ids = (END_TOKEN, turn_end)
+
+    limits = replace(LIMITS, vocab_size=VOCAB_SIZE + 1)
+    preparation = Preparation(Turns(), limits, clamp_max_tokens=False)
+    chat = {"messages": [{"role": "user", "content": "x"}], "guided_regex": "a*"}
+
+    def allowed(body: Body) -> set[int]:
+        (request,) = parse(body)
+        (group,) = preparation.prepare(request).groups
+        assert group.matcher
+        (bits,) = Masker(limits.vocab_size).allowed([group.matcher.deep_copy()])
+        return {index for index in range(limits.vocab_size) if bits[index // 32] >> index % 32 & 1}
+
+    assert allowed(chat) == {ord("a"), END_TOKEN, turn_end}
+    assert allowed({"prompt": "x", "guided_regex": "a*"}) == {ord("a"), END_TOKEN}

@@ -287,8 +287,9 @@ def mask_speed(folder: ModelFolder) -> SamplerSpeed | None:
     manifest, tokenizer = folder.manifest, load_tokenizer(folder)
     if not manifest.eos_token_ids:
         return None
-    compiler = ShapeCompiler(tokenizer, manifest.eos_token_ids)
-    start, token_ids = compiler.compile(JsonSchema()("schema", SCHEMA)), tokenizer.encode(ANSWER)
+    schema = JsonSchema()("schema", SCHEMA)
+    start = ShapeCompiler(tokenizer).compile(schema, manifest.eos_token_ids)
+    token_ids = tokenizer.encode(ANSWER)
     masker = Masker(manifest.vocab_size)
 
     def answer() -> None:

@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 
 from aobatch.api import errors
+from aobatch.api.body import CompletionBody
 from aobatch.api.errors import TokenNeed
 from aobatch.api.kinds import Chat, Prompt
 from aobatch.api.request import Request
@@ -17,7 +18,7 @@ from aobatch.engine.sequence import RequestState, SequenceGroup
 from aobatch.errors import RequestError
 from aobatch.models.chat import FORMATS, UNKNOWN, ChatFormat, format_of_vocabulary
 from aobatch.models.tokenizer import Tokenizer
-from aobatch.shapes.matching import Matcher, ShapeCompiler
+from aobatch.shapes.matching import ShapeCompiler
 
 MIN_CANDIDATES = 8
 """Fewer candidates leave nothing to choose from."""
@@ -75,7 +76,7 @@ class Preparation:
 
     def __post_init__(self) -> None:
         self.longest_token = max(map(len, self.tokenizer.token_bytes), default=1)
-        self.shapes = ShapeCompiler(self.tokenizer, self.limits.eos_token_ids)
+        self.shapes = ShapeCompiler(self.tokenizer)
 
     def prepare(self, request: Request) -> RequestState:
         """Tokenise all prompts; a request that the model cannot take gets its error set."""
@@ -83,9 +84,8 @@ class Preparation:
         try:
             self._check_range([token_id for token_id, _ in body.logit_bias], "logit_bias")
             self._check_range(body.stop_token_ids, "stop_token_ids")
-            matcher = self.shapes.compile(body.shape) if body.shape else None
             indices = range(len(body.prompts))
-            state.groups = [self._group(state, index, matcher) for index in indices]
+            state.groups = [self._group(state, index) for index in indices]
         except RequestError as error:
             state.error = error
         for group in state.groups:
@@ -95,9 +95,11 @@ class Preparation:
         state.num_open = sum(group.num_sequences for group in state.groups_to_compute)
         return state
 
-    def _group(self, state: RequestState, index: int, matcher: Matcher | None) -> SequenceGroup:
+    def _group(self, state: RequestState, index: int) -> SequenceGroup:
         body = state.request.body
         prompt = body.prompts[index]
+        end = self._ends(body, prompt)
+        matcher = self.shapes.compile(body.shape, end) if body.shape else None
         name = "prompt" if len(body.prompts) == 1 else f"prompt[{index}]"
         text, token_ids, num_added = self._tokenise(prompt, name)
         num_echoed = len(token_ids) - num_added
@@ -113,11 +115,7 @@ class Preparation:
         num_logprobs = body.logprobs
         if num_logprobs is None and body.is_ranked:
             num_logprobs = 0  # ranking needs the logprobs of the sampled tokens
-        end = () if body.ignore_eos else self.limits.eos_token_ids
-        is_open = False
-        if isinstance(prompt, Chat):
-            is_open = prompt.fills_context
-            end = end if body.ignore_eos else (*end, *self._chats.end_token_ids)
+        is_open = isinstance(prompt, Chat) and prompt.fills_context
         params = body.sampling_params(end, num_logprobs)
         num_drawn = max(body.best_of, MIN_CANDIDATES) if len(suffix) else body.best_of
         return SequenceGroup(
@@ -134,6 +132,13 @@ class Preparation:
             num_echoed=num_echoed,
             matcher=matcher,
         )
+
+    def _ends(self, body: CompletionBody, prompt: Prompt) -> tuple[int, ...]:
+        """Find the tokens that end an answer by the model's word; a chat's turn has its own."""
+        if body.ignore_eos:
+            return ()
+        more = self._chats.end_token_ids if isinstance(prompt, Chat) else ()
+        return tuple(dict.fromkeys((*self.limits.eos_token_ids, *more)))
 
     @cached_property
     def _chats(self) -> "_Chats":

@@ -80,42 +80,46 @@ known takes a tenth of it."""
 
 
 class ShapeCompiler:
-    """Compiles shapes with one vocabulary; one thread at a time may call it."""
+    """Compiles shapes with the tokens of a model; one thread at a time may call it."""
 
-    def __init__(self, tokenizer: Tokenizer, end_token_ids: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._end_token_ids = [*end_token_ids]
-        self._compiled: OrderedDict[Shape, Matcher | str] = OrderedDict()
+        self._vocabularies: dict[tuple[int, ...], LLTokenizer] = {}
+        self._compiled: OrderedDict[tuple[Shape, tuple[int, ...]], Matcher | str] = OrderedDict()
 
-    def compile(self, shape: Shape) -> Matcher:
-        """Give a matcher at its beginning, to be copied; RequestError if there can be none."""
-        if not self._end_token_ids:
+    def compile(self, shape: Shape, end_token_ids: tuple[int, ...]) -> Matcher:
+        """Give a matcher at its beginning, to be copied; RequestError if there can be none.
+
+        Any of `end_token_ids` may follow where the shape may end.
+        """
+        if not end_token_ids:
             reason = "this model has no end token, so no answer could end where its shape does."
             raise errors.invalid_value(reason, shape.name)
-        found = self._compiled.pop(shape, None)
+        key = shape, end_token_ids
+        found = self._compiled.pop(key, None)
         if found is None:
-            found = _in_deep_thread(self._vocabulary, shape)
-        self._compiled[shape] = found
+            found = _in_deep_thread(self._vocabulary(end_token_ids), shape)
+        self._compiled[key] = found
         if len(self._compiled) > MAX_COMPILED:
             self._compiled.popitem(last=False)
         if isinstance(found, str):
             raise unusable(shape, found)
         return found
 
-    @cached_property
-    def _vocabulary(self) -> "LLTokenizer":
+    def _vocabulary(self, end_token_ids: tuple[int, ...]) -> "LLTokenizer":
         from llguidance import LLTokenizer, TokenizerWrapper
 
-        return LLTokenizer(
-            TokenizerWrapper(_Table(self._tokenizer, self._end_token_ids)),
-            eos_token=self._end_token_ids,
-        )
+        if end_token_ids not in self._vocabularies:
+            table = TokenizerWrapper(_Table(self._tokenizer, end_token_ids))
+            made = LLTokenizer(table, eos_token=[*end_token_ids])
+            self._vocabularies[end_token_ids] = made
+        return self._vocabularies[end_token_ids]
 
 
 class _Table:
     """Tokens as llguidance asks for them: special ones match no text, and no text is tokenised."""
 
-    def __init__(self, tokenizer: Tokenizer, end_token_ids: list[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, end_token_ids: tuple[int, ...]) -> None:
         self.eos_token_id, self.bos_token_id = end_token_ids[0], None
         self.tokens = [*tokenizer.token_bytes]
         self.special_token_ids = [*{*tokenizer.special_token_ids, *end_token_ids}]
