@@ -103,6 +103,25 @@ def q6_k(block: bytes) -> list[float]:
     return values
 
 
+def q1_0(block: bytes) -> list[float]:
+    """128 signs behind a scale, the lowest bit of a byte first."""
+    return [half(block[:2]) * (1 if _bit(block[2:], i) else -1) for i in range(128)]
+
+
+def _two_bits(block: bytes, count: int) -> list[float]:
+    return [half(block[:2]) * ((block[2 + i // 4] >> 2 * (i % 4) & 3) - 1) for i in range(count)]
+
+
+def q2_0(block: bytes) -> list[float]:
+    """64 numbers from -1 to 2 behind a scale, the lowest two bits of a byte first."""
+    return _two_bits(block, 64)
+
+
+def older_q2_0(block: bytes) -> list[float]:
+    """128 of them, as they were before ggml took them over."""
+    return _two_bits(block, 128)
+
+
 @dataclass(frozen=True)
 class Kind:
     """A type of block: its number, its sizes, where its float16 scales are, and its meaning."""
@@ -122,5 +141,8 @@ KINDS = {
     "Q5_1": Kind(7, 32, 24, (0, 2), q5_1),
     "Q4_K": Kind(12, 256, 144, (0, 2), q4_k),
     "Q5_K": Kind(13, 256, 176, (0, 2), q5_k),
+    "Q1_0": Kind(41, 128, 18, (0,), q1_0),
+    "Q2_0": Kind(42, 64, 18, (0,), q2_0),
+    "Q2_0 of 128": Kind(42, 128, 34, (0,), older_q2_0),
     "Q6_K": Kind(14, 256, 210, (208,), q6_k),
 }

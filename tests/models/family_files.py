@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
+from gguf_layouts import LAYOUTS, Layout, metadata_of, tensors_of
 from safetensors.numpy import load_file
 
 from aobatch.models.convert.convert import convert
@@ -16,36 +18,15 @@ from aobatch.models.store.folder import ModelFolder
 from aobatch.runners.scoring import score_texts
 
 FAMILIES = ("llama", "llama3-rope", "mistral", "qwen2", "qwen3", "gemma3")
-FOLDERS = (
+LATER = (
     *("arcee", "cohere2", "ernie4_5", "exaone4", "gemma", "gemma2", "glm4", "gptneox", "granite"),
-    *("helium", "ministral3", "nemotron", "olmo", "olmo2", "olmo3", "phi", "phi3", "seed_oss"),
-    *("smollm3", "stablelm", "starcoder2"),
+    *("ministral3", "nemotron", "olmo", "olmo2", "olmo3", "phi", "phi3", "seed_oss", "smollm3"),
+    *("stablelm", "starcoder2"),
 )
+"""Families whose recipes of int8 are measured here."""
+FOLDERS = ("helium",)
 """Families that are read from folders alone."""
 DATA = Path(__file__).parents[1] / "data"
-
-_ARCHITECTURES = {"llama3-rope": "llama", "mistral": "llama"}
-_STEMS = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-_GEMMA_STEMS = {
-    "post_attention_layernorm": "post_attention_norm",
-    "pre_feedforward_layernorm": "ffn_norm",
-    "post_feedforward_layernorm": "post_ffw_norm",
-}
 
 
 def published(family: str, folder: Path) -> Path:
@@ -75,18 +56,27 @@ def change_config(folder: Path, **values: object) -> Path:
     return folder
 
 
-def write_gguf(family: str, path: Path) -> Path:
-    """Write a tiny model as GGUF files of its family are laid out."""
-    folder = DATA / f"tiny-{family}"
-    config = config_of(folder)
-    writer = gguf.GGUFWriter(path, _ARCHITECTURES.get(family, family))
-    _write_sizes(writer, config)
+def write_gguf(
+    family: str,
+    path: Path,
+    folder: Path | None = None,
+    *,
+    layout: Layout | None = None,
+    further: Mapping[str, np.ndarray] | None = None,
+) -> Path:
+    """Write a tiny model, or one in a folder, as GGUF files of its family are laid out."""
+    folder = folder or DATA / f"tiny-{family}"
+    config, layout = config_of(folder), layout or LAYOUTS[family]
+    writer = gguf.GGUFWriter(path, layout.architecture)
+    for key, value in metadata_of(layout, config).items():
+        adders = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
+        add = adders.get(type(value), writer.add_array)
+        (writer.add_string if isinstance(value, str) else add)(key, value)
     write_vocabulary(writer)
-    if family == "llama3-rope":
-        writer.add_tensor("rope_freqs.weight", _llama3_factors(config))
-    stems = _STEMS | (_GEMMA_STEMS if family == "gemma3" else {})
-    for name, weight in load_file(folder / "model.safetensors").items():
-        writer.add_tensor(_gguf_name(name, stems), _stored(name, weight, family, config))
+    for name, weight in tensors_of(layout, config, load_file(folder / "model.safetensors")):
+        writer.add_tensor(name, np.ascontiguousarray(weight))
+    for name, weight in (further or {}).items():
+        writer.add_tensor(name, weight)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -105,58 +95,3 @@ def write_vocabulary(writer: gguf.GGUFWriter) -> None:
     writer.add_token_merges([" ".join(merge) for merge in tokenizer["merges"]])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
-
-
-def _write_sizes(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
-    rope = config["rope_parameters"]
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
-    if "head_dim" in config:
-        writer.add_key_length(config["head_dim"])
-        writer.add_value_length(config["head_dim"])
-    if config.get("sliding_window"):
-        writer.add_sliding_window(config["sliding_window"])
-
-
-def _gguf_name(name: str, stems: dict[str, str]) -> str:
-    stem, _, end = name.rpartition(".")
-    if stem in stems:
-        return f"{stems[stem]}.{end}"
-    _, _, layer, part = stem.split(".", 3)
-    return f"blk.{layer}.{stems[part]}.{end}"
-
-
-def _stored(name: str, weight: np.ndarray, family: str, config: dict[str, Any]) -> np.ndarray:
-    """Order rows of q and k for a rotation of neighbouring pairs, and add what gains lack."""
-    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
-    count = heads.get(name.split(".")[-2])
-    if family == "gemma3" and "norm" in name:
-        return weight + 1
-    if count is None or family not in ("llama", "llama3-rope", "mistral"):
-        return weight
-    halves = weight.reshape(count, 2, weight.shape[0] // count // 2, -1)
-    return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(weight.shape))
-
-
-def _llama3_factors(config: dict[str, Any]) -> np.ndarray:
-    """Say what each frequency is divided by, as the rule was published: one wave at a time."""
-    rope, factors = config["rope_parameters"], []
-    old = rope["original_max_position_embeddings"]
-    for index in range(config["head_dim"] // 2):
-        wave = 2 * np.pi * rope["rope_theta"] ** (2 * index / config["head_dim"])
-        if wave < old / rope["high_freq_factor"]:
-            factors.append(1.0)
-        elif wave > old / rope["low_freq_factor"]:
-            factors.append(rope["factor"])
-        else:
-            smooth = (old / wave - rope["low_freq_factor"]) / (
-                rope["high_freq_factor"] - rope["low_freq_factor"]
-            )
-            factors.append(1 / ((1 - smooth) / rope["factor"] + smooth))
-    return np.array(factors, np.float32)

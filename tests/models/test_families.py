@@ -1,23 +1,25 @@
 """Laws of the families: the reference's numbers, whatever kind of file the model came in."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
-from family_files import DATA, FAMILIES, FOLDERS, published, write_gguf
+from family_files import DATA, FAMILIES, FOLDERS, LATER, published, write_gguf
 from scipy.special import log_softmax
 
 from aobatch.models.convert.convert import write_graph
 from aobatch.models.convert.fused import not_fusable, write_fused_graph
 from aobatch.models.convert.precisions import FP32, recipes
-from aobatch.models.spec import Checkpoint
+from aobatch.models.source.rope import angles
+from aobatch.models.spec import Checkpoint, DecoderSpec
 from aobatch.models.store.folder import MAX_KL, GraphSizes
 from aobatch.models.store.locate import read_checkpoint
 from aobatch.runners import Chunk, ModelRunner
 from aobatch.runners.fused import FusedRunner
 from aobatch.runners.onnx import OnnxRunner
 
-KINDS = [(family, kind) for family in FAMILIES for kind in ("folder", "gguf")]
+KINDS = [(family, kind) for family in (*FAMILIES, *LATER) for kind in ("folder", "gguf")]
 
 
 @pytest.fixture(params=KINDS + [(family, "folder") for family in FOLDERS])
@@ -47,7 +49,7 @@ def test_fp32_gives_the_references_numbers(case: tuple[str, Checkpoint], tmp_pat
     assert expected["greedy_completion"].tolist() == found
 
 
-@pytest.mark.parametrize("family", FOLDERS)
+@pytest.mark.parametrize("family", [*LATER, *FOLDERS])
 def test_whole_numbers_stay_close(family: str, tmp_path: Path) -> None:
     """Every recipe of int8, with fused operators where they hold the family, is within the gate."""
     checkpoint = read_checkpoint(published(family, tmp_path / "tiny"))
@@ -67,17 +69,29 @@ def test_whole_numbers_stay_close(family: str, tmp_path: Path) -> None:
             assert (np.exp(true) * (true - found)).sum(axis=1).mean() <= MAX_KL, recipe
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *LATER])
 def test_both_kinds_of_files_give_one_model(family: str, tmp_path: Path) -> None:
     """Sizes, traits and special tokens are the same out of a folder and out of a GGUF file."""
     folder = read_checkpoint(published(family, tmp_path / "tiny"))
     file = read_checkpoint(write_gguf(family, tmp_path / "tiny.gguf"))
 
-    for name in ("hidden_size", "num_layers", "head_dim", "biases", "is_tied", "activation"):
-        assert getattr(folder.spec, name) == getattr(file.spec, name)
-    assert [x.window for x in folder.spec.attentions] == [x.window for x in file.spec.attentions]
+    one, other = flat(folder.spec), flat(file.spec)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert other[name] == (pytest.approx(value, 1e-6) if type(value) is float else value), name
     assert (folder.eos_token_ids, folder.infill_token_ids, folder.document_start_token_id) == (
         file.eos_token_ids,
         file.infill_token_ids,
         file.document_start_token_id,
     )
+
+
+def flat(spec: DecoderSpec) -> dict[str, object]:
+    """Give all that a decoder is made of but its name, each number by itself."""
+    found = {k: v for k, v in asdict(spec).items() if k not in ("family", "attentions")}
+    for index, layer in enumerate(spec.attentions):
+        found[f"{index} window"] = layer.window
+        table = angles(layer.rope, spec.head_dim, 3)[-1]
+        found |= {f"{index} angle {place}": float(value) for place, value in enumerate(table)}
+        found[f"{index} gain"] = layer.rope.gain
+    return found

@@ -129,7 +129,8 @@ CONTRADICTORY: dict[str, tuple[Change, str]] = {
     "head of 8": (field("llama.attention.key_length", u32(8)), "integer from 16 .* and is 8"),
     "head of 24": (field("llama.attention.key_length", u32(24)), "24 is no multiple of 16"),
     "value of 32": (field("llama.attention.value_length", u32(32)), "has to be 16, and is 32"),
-    "part rotated": (field("llama.rope.dimension_count", u32(8)), "has to be 16, and is 8"),
+    "turned 7": (field("llama.rope.dimension_count", u32(7)), "and 7 of their numbers are no pa"),
+    "turned 18": (field("llama.rope.dimension_count", u32(18)), "from 2 to 16, and is 18"),
     "width 64": (field("llama.embedding_length", u32(64)), "'token_embd.weight' has shape"),
     "width 2^17": (field("llama.embedding_length", u32(2**17)), "from 1 to 65536"),
     "inner width": (field("llama.feed_forward_length", u32(32)), "ffn_gate.weight' has shape"),
@@ -177,21 +178,30 @@ CONTRADICTORY: dict[str, tuple[Change, str]] = {
 }
 
 NOT_COMPUTED: dict[str, tuple[Change, str]] = {
-    "experts": (field("llama.expert_count", u32(8)), "'llama.expert_count' is 8, .* not known"),
+    "experts": (field("llama.expert_count", u32(8)), "it has experts .* not read from GGUF"),
     "softcap": (field("llama.final_logit_softcapping", f32(30)), "softcapping' is 30.0"),
     "both ways": (
         field("llama.attention.causal", struct.pack("<I?", BOOL, False)),
         "'llama.attention.causal' is supported only as True",
     ),
-    "yarn": (field(f"{SCALING}.type", string("yarn")), "scaling 'yarn' is not supported"),
-    "yarn's length": (field(f"{SCALING}.yarn_log_multiplier", f32(0.1)), "is 0.1"),
-    "factor of attention": (field(f"{SCALING}.attn_factor", f32(1.5)), "unless it is 1"),
+    "scaling": (field(f"{SCALING}.type", string("dynamic")), "scaling 'dynamic' is not supported"),
+    "yarn": (field(f"{SCALING}.type", string("yarn")), "'factor' is missing"),
+    "unknown": (field(f"{SCALING}.other", f32(0.1)), "'llama.rope.scaling.other' is 0.1"),
+    "windows": (field("llama.attention.sliding_window_pattern", i32s([1, 0])), "which of 1 layers"),
     "negative divisors": (
         more_tensors(("rope_freqs.weight", Tensor((8,), np.full(8, -1, "<f4").tobytes()))),
         "'rope_freqs.weight' holds numbers below",
     ),
     "too many divisors": (more_tensors(("rope_freqs.weight", numbers(16))), r"shape \(16,\)"),
-    "short divisors": (more_tensors(("rope_factors_short.weight", numbers(8))), "no model"),
+    "short divisors": (
+        more_tensors(("rope_factors_short.weight", Tensor((8,), np.ones(8, "<f4").tobytes()))),
+        "original_context_length' is missing",
+    ),
+    "adapter": (field("general.type", string("adapter")), "it is a LoRA adapter, which is no mod"),
+    "pictures": (field("general.type", string("mmproj")), "it is the part .* that reads pictures"),
+    "projector": (field("general.architecture", string("clip")), "take the file that has its text"),
+    "encoder": (field("general.architecture", string("nomic-bert")), "embeds texts and completes"),
+    "pooled": (field("llama.pooling_type", u32(3)), "a model that embeds texts and completes none"),
     "bias of another layer": (
         more_tensors(("blk.1.attn_q.bias", numbers(32))),
         "'blk.1.attn_q.bias' belongs to no model",

@@ -10,6 +10,9 @@ SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
+PARTS = ["q/b-00001-of-00002.gguf", "q/b-00002-of-00002.gguf"]
+
+
 @pytest.mark.parametrize(
     ("names", "file", "expected"),
     [
@@ -17,6 +20,9 @@ INDEX = "model.safetensors.index.json"
         ([*TEXTS, INDEX, *SHARDS, "original/a.safetensors"], None, [*TEXTS, INDEX, *SHARDS]),
         ([*TEXTS, "model.safetensors", "x.gguf"], "x.gguf", [*TEXTS, "x.gguf"]),
         (["README.md", "only.gguf", "mmproj.bin"], None, ["README.md", "only.gguf"]),
+        (["only.gguf", "mmproj-F16.gguf"], None, ["only.gguf"]),
+        ([PARTS[1], PARTS[0]], None, PARTS),
+        (["a.gguf", *PARTS], PARTS[1], PARTS),
         (
             [*TEXTS, "onnx/model.onnx", "onnx/model.onnx_data", "onnx/model_q4.onnx"],
             None,

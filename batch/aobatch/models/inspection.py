@@ -17,7 +17,7 @@ from aobatch.models.checks.tokenizer import TokenizerFile, check_tokenizer
 from aobatch.models.foreign import ExportedFolder
 from aobatch.models.source.decoder import SIZES, decoder_shapes
 from aobatch.models.source.fields import Fields
-from aobatch.models.source.gguf import check_gguf
+from aobatch.models.source.gguf import check_parts
 from aobatch.models.source.safetensors import find_weights
 from aobatch.models.source.tokenizer_json import read_fields
 from aobatch.models.spec import DESCRIBED_SIZES, DESCRIBED_TOKENS, Checkpoint, DecoderSpec
@@ -28,7 +28,7 @@ from aobatch.models.store.folder import (
     ModelFolder,
     Quality,
 )
-from aobatch.models.store.locate import CONFIG, read_checkpoint
+from aobatch.models.store.locate import CONFIG, gguf_at, read_checkpoint
 from aobatch.models.tokenizer import chat_format_of
 
 _EMBEDDING = "embedding"
@@ -114,7 +114,7 @@ def inspect_source(path: Path) -> ModelFacts:
     if path.is_dir() and (path / CONFIG).is_file():
         facts = _folder_facts(path)
     else:
-        facts = _gguf_facts(next(path.glob("*.gguf")) if path.is_dir() else path)
+        facts = _gguf_facts(gguf_at(path) or path)
     try:
         checkpoint = read_checkpoint(path)
         for name in _SAMPLED:
@@ -135,7 +135,7 @@ def inspect_source(path: Path) -> ModelFacts:
 
 
 def _gguf_facts(path: Path) -> ModelFacts:
-    file = check_gguf(path)
+    file = check_parts(path)
     fields = file.fields
     family = _text(fields, "general.architecture")
     vocabulary = fields.get("tokenizer.ggml.tokens")

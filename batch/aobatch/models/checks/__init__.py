@@ -78,7 +78,18 @@ ADAPTER = "adapter_config.json"
 """What says that a folder, or a repository, has weights to be added to those of a model."""
 POINTER = b"version https://git-lfs"
 POINTER_ADVICE = "is only a pointer; get the file itself with `git lfs pull`"
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+_MAX_PARTS = 1000
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def part_names(name: str) -> list[str]:
+    """List the names of all parts of a GGUF file that is one of several; itself if it is alone."""
+    found = _PART.fullmatch(name)
+    if not found or not 1 <= int(found[2]) <= int(found[3]) <= _MAX_PARTS:
+        return [name]
+    numbers = range(1, int(found[3]) + 1)
+    return [f"{found[1]}-{number:05}-of-{found[3]}.gguf" for number in numbers]
 
 
 @contextmanager

@@ -62,9 +62,12 @@ class Naming:
         return [f"{place}.{part}{end}" if place else f"{part}{end}" for part in parts]
 
 
-def gguf_naming(**stems: str) -> Naming:
+def gguf_naming(
+    stems: Mapping[str, str] | None = None, fused: Mapping[str, tuple[str, ...]] | None = None
+) -> Naming:
     """Give the names of GGUF files, some of them changed."""
-    return Naming("blk.", {name: stored for name, (stored, _) in _NAMES.items()} | stems)
+    names = {name: stored for name, (stored, _) in _NAMES.items()} | dict(stems or {})
+    return Naming("blk.", names, fused or {})
 
 
 def safetensors_naming(fused: Mapping[str, tuple[str, ...]] | None = None, **stems: str) -> Naming:
@@ -86,9 +89,10 @@ class StoredRows(NamedTuple):
     """Which of how many parts it is, and of how many heads, where these take turns."""
 
 
-def gguf_biases(stored: Container[str]) -> frozenset[str]:
-    """Say which matrices of a GGUF's layers add a bias, by the names that are there."""
-    return frozenset(name for name in _BIASED if GGUF.of(f"layers.0.{name}_bias") in stored)
+def gguf_biases(stored: Container[str], naming: Naming) -> frozenset[str]:
+    """Say which matrices of a GGUF file add a bias, by the names that are there."""
+    layer = {name for name in _BIASED if naming.of(f"layers.0.{name}_bias") in stored}
+    return frozenset(layer | ({"head"} if naming.of("head_bias") in stored else set()))
 
 
 SIZES: Mapping[str, tuple[str, str, int, int]] = {
@@ -116,14 +120,13 @@ def memory_budget(file_size: int) -> int:
     return 8 * file_size + 64 * 2**20
 
 
-def gguf_spec(fields: Fields, family: str, vocab_size: int) -> DecoderSpec:
-    """Read the sizes under the names that GGUF files of every family have, prefixed by it."""
-    names = {name: f"{family}.{gguf}" for name, (_, gguf, _, _) in SIZES.items()}
-    names["norm_epsilon"] = f"{family}.attention.layer_norm_rms_epsilon"
-    spec = _plain_spec(fields, names, (family, vocab_size))
-    for same in ("attention.value_length", "rope.dimension_count"):
-        fields.integer(f"{family}.{same}", spec.head_dim, spec.head_dim, spec.head_dim)
-    return _with_rope(spec, rope_from_gguf(fields, family, spec.head_dim))
+def gguf_spec(at: Fields, head: tuple[str, int], norm_epsilon: str) -> DecoderSpec:
+    """Read the sizes that GGUF files of every family have behind the name of their kind."""
+    names = {name: gguf for name, (_, gguf, _, _) in SIZES.items()}
+    spec = _plain_spec(at, {**names, "norm_epsilon": norm_epsilon}, head)
+    for same in ("attention.value_length", "attention.head_dim"):
+        at.integer(same, spec.head_dim, spec.head_dim, spec.head_dim)
+    return _with_rope(spec, rope_from_gguf(at, spec.head_dim, spec.context_length))
 
 
 def config_spec(

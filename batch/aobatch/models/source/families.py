@@ -1,4 +1,4 @@
-"""The families of decoders: what tells each from the plain one, out of either kind of file.
+"""The families of decoders: what tells each from the plain one.
 
 The plain decoder has RMSNorm ahead of each block, rotary positions over whole heads, grouped-query
 attention, gated SiLU, and biases where config.json says so. A family is an entry of `FAMILIES`,
@@ -11,7 +11,7 @@ from typing import Any
 
 from aobatch.errors import ModelError
 from aobatch.models.source import traits
-from aobatch.models.source.decoder import Naming, config_spec, gguf_spec, safetensors_naming
+from aobatch.models.source.decoder import Naming, config_spec, safetensors_naming
 from aobatch.models.source.fields import Fields
 from aobatch.models.source.rope import rope_from_config
 from aobatch.models.spec import DecoderSpec, Rope
@@ -38,15 +38,11 @@ class Family:
     """How config.json calls what is added to the variance."""
     pairs_neighbours: bool = False
     """Whether neighbouring numbers of heads are turned together, not those of two halves."""
-    gguf_pairs_neighbours: bool = False
-    """Whether GGUF files order the rows of q and k for a rotation of neighbouring pairs."""
     gain_offset: float = 0.0
     """What has to be added to the gains of norms in safetensors files."""
     rope: Callable[[Fields, int], Rope] = rope_from_config
     """Reads the rotary positions of layers that see all tokens, for heads of a width."""
     from_config: Refine = lambda _, spec: spec
-    from_gguf: Refine | None = None
-    """None if its GGUF files are not read."""
 
 
 def find(name: str, source: str) -> Family:
@@ -76,13 +72,6 @@ def spec_from_config(family: Family, name: str, fields: Fields, vocab_size: int)
     is_tied = fields.flag("tie_word_embeddings", default=family.is_tied)
     spec = replace(spec, is_tied=is_tied, **family.traits)
     return family.from_config(fields, spec)
-
-
-def spec_from_gguf(family: Family, name: str, fields: Fields, vocab_size: int) -> DecoderSpec:
-    """Read sizes and traits from a GGUF's metadata."""
-    if family.from_gguf is None:
-        fields.refuse(f"GGUF files of the family {name} are not read; take its safetensors folder")
-    return family.from_gguf(fields, replace(gguf_spec(fields, name, vocab_size), **family.traits))
 
 
 _GEMMA_NAMES = safetensors_naming(mlp_norm="pre_feedforward_layernorm")
@@ -115,9 +104,8 @@ FAMILIES: Mapping[str, Family] = {
         gain_offset=1.0,
         rope=lambda fields, head_dim: traits.gemma_ropes(fields, head_dim)[1],
         from_config=traits.gemma_from_config,
-        from_gguf=traits.gemma_from_gguf,
     ),
-    "llama": Family(gguf_pairs_neighbours=True, from_gguf=traits.gguf_window),
+    "llama": Family(),
     # Gemma of 2024: no norms behind blocks, and the name of one activation for another.
     "gemma": Family(
         required={"attention_bias": False},
@@ -246,20 +234,16 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "mistral": Family(
         required={"hidden_act": "silu", "attention_bias": False},
-        gguf_pairs_neighbours=True,
         from_config=traits.mistral_window,
-        from_gguf=traits.gguf_window,
     ),
     "qwen2": Family(
         required={"hidden_act": "silu", "attention_bias": True, "mlp_bias": False},
         traits={"biases": frozenset("qkv")},
         from_config=traits.qwen_windows,
-        from_gguf=lambda _, spec: spec,
     ),
     "qwen3": Family(
         traits={"has_head_norms": True},
         states_head_dim=True,
         from_config=traits.qwen_windows,
-        from_gguf=lambda _, spec: spec,
     ),
 }

@@ -1,6 +1,7 @@
 """Fields of a model file's description, each read as what it has to be."""
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from copy import copy
 from math import isfinite
 from typing import Any, NoReturn
 
@@ -20,19 +21,35 @@ class Fields:
     def __init__(self, values: Mapping[str, object], source: str) -> None:
         self._values = values
         self._asked: set[str] = set()
+        self._prefix = ""
         self.source = source
 
     def __contains__(self, key: str) -> bool:
-        return self._values.get(key) is not None
+        return self._values.get(self._prefix + key) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def behind(self, prefix: str) -> "Fields":
+        """Read the fields whose names begin alike by what comes behind that."""
+        found = copy(self)
+        found._prefix = prefix  # noqa: SLF001 - its own
+        return found
+
+    def replaced(self, values: Mapping[str, object]) -> "Fields":
+        """Give some fields other values, by their whole names."""
+        found = copy(self)
+        found._values = {**self._values, **values}  # noqa: SLF001 - its own
+        return found
 
     def is_stated(self, key: str) -> bool:
         """Say whether a field is there, be it only as null."""
-        return key in self._values
+        return self._prefix + key in self._values
 
     def get(self, key: str, default: object = None) -> object:
         """Read a field, whatever it holds."""
-        self._asked.add(key)
-        value = self._values.get(key)
+        self._asked.add(self._prefix + key)
+        value = self._values.get(self._prefix + key)
         return default if value is None else value
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
@@ -72,6 +89,11 @@ class Fields:
         wanted = _integer(low, high)
         return self._each(key, wanted, lambda item: type(item) is int and low <= item <= high)
 
+    def flags(self, key: str) -> Iterator[bool]:
+        """Read the truth values of an array one by one."""
+        found = self._each(key, "true or false", lambda item: item in (True, False))
+        return map(bool, found)
+
     def numbers(self, key: str) -> Iterator[float]:
         """Read the finite numbers of an array one by one."""
         return self._each(
@@ -88,7 +110,8 @@ class Fields:
     def require(self, key: str, value: object) -> None:
         """Refuse a field that is there and has another value."""
         if self.get(key, value) != value:
-            self.refuse(f"{key!r} is supported only as {value!r}, and is {shown(self.get(key))}")
+            name, found = self._prefix + key, shown(self.get(key))
+            self.refuse(f"{name!r} is supported only as {value!r}, and is {found}")
 
     def check_all_read(
         self, prefix: str = "", ignored: Container[str] = (), endings: tuple[str, ...] = ()
@@ -113,7 +136,7 @@ class Fields:
     def _value(self, key: str, default: object) -> Any:  # noqa: ANN401 - whatever a file holds
         value = self.get(key, default)
         if value is None:
-            self.refuse(f"{key!r} is missing; the file is incomplete")
+            self.refuse(f"{self._prefix + key!r} is missing; the file is incomplete")
         return value
 
     def _each(self, key: str, wanted: str, is_wanted: Callable[[Any], bool]) -> Iterator[Any]:
@@ -126,7 +149,7 @@ class Fields:
             yield item
 
     def _refuse(self, key: str, wanted: str, value: object) -> NoReturn:
-        self.refuse(f"{key!r} has to be {wanted}, and is {shown(value)}")
+        self.refuse(f"{self._prefix + key!r} has to be {wanted}, and is {shown(value)}")
 
 
 def _integer(low: int, high: int) -> str:

@@ -6,17 +6,18 @@ stated is known to be there.
 
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeAlias
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES
 
 from aobatch.errors import ModelError
-from aobatch.models.checks import shown
+from aobatch.models.checks import part_names, shown
 from aobatch.models.source.decoder import memory_budget
 from aobatch.models.source.fields import Fields
 
@@ -164,12 +165,36 @@ class StoredArray:
                 yield from struct.unpack(f"<{length}{code}", data)
 
 
+class BlockType(NamedTuple):
+    """How numbers are stored: in blocks of so many, each of so many bytes."""
+
+    number: int
+    name: str
+    size: int
+    num_bytes: int
+
+
+Q1_0, Q2_0 = 41, 42
+BLOCK_TYPES: Mapping[int, BlockType] = {
+    **{
+        int(kind): BlockType(int(kind), kind.name, *sizes)
+        for kind, sizes in GGML_QUANT_SIZES.items()
+    },
+    Q1_0: BlockType(Q1_0, "Q1_0", 128, 18),
+    Q2_0: BlockType(Q2_0, "Q2_0", 64, 18),
+}
+"""Those of ggml by their numbers."""
+_OLDER_Q2_0 = BlockType(Q2_0, "Q2_0", 128, 34)
+"""What files have under that number that were written before ggml took it."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A weight in the file."""
+    """A weight in a file."""
 
+    path: Path
     name: str
-    kind: GGMLQuantizationType
+    kind: BlockType
     shape: tuple[int, ...]
     """Rows before columns, the reverse of the file's order."""
     position: int
@@ -180,7 +205,8 @@ class StoredTensor:
 class GgufFile:
     """What a file says of itself, true as far as the file's size and the format go."""
 
-    path: Path
+    paths: tuple[Path, ...]
+    """The file, or all parts of it."""
     size: int
     fields: Fields
     """Numbers, truth values, texts, StoredTexts and StoredArrays."""
@@ -198,7 +224,46 @@ def check_gguf(path: Path) -> GgufFile:
         num_tensors = _count(reader, "tensors", _MAX_TENSORS)
         num_keys = _count(reader, "keys", _MAX_KEYS)
         fields = Fields(_metadata(reader, num_keys), str(path))
-        return GgufFile(path, reader.size, fields, _tensors(reader, num_tensors, fields))
+        return GgufFile((path,), reader.size, fields, _tensors(reader, num_tensors, fields))
+
+
+_SPLIT = "split.count"
+
+
+def check_parts(path: Path) -> GgufFile:
+    """Read a file as `check_gguf` does; if it is one part of several, all of them.
+
+    The first part has the metadata. Raises ModelError, naming a part, if it is missing or of
+    another file.
+    """
+    file = check_gguf(path)
+    count = file.fields.integer(_SPLIT, 0, 2**16, 0)
+    if count <= 1:
+        return file
+    names = part_names(path.name)
+    if len(names) != count:
+        file.fields.refuse(
+            f"it is one of {count} parts; name them alike, NAME-00001-of-{count:05}.gguf and so on"
+        )
+    parts = [_part(path.with_name(name), number, count) for number, name in enumerate(names)]
+    fields, tensors = parts[0].fields, {k: v for part in parts for k, v in part.tensors.items()}
+    stated = fields.integer("split.tensors.count", 0, count * _MAX_TENSORS, len(tensors))
+    if not len(tensors) == stated == sum(len(part.tensors) for part in parts):
+        fields.refuse(f"its parts do not hold the {stated} different tensors that it states")
+    paths = tuple(path for part in parts for path in part.paths)
+    return GgufFile(paths, sum(part.size for part in parts), fields, tensors)
+
+
+def _part(path: Path, number: int, count: int) -> GgufFile:
+    if not path.exists():
+        message = (
+            f"{path}, part {number + 1} of {count}, is missing; get it where its likes are from"
+        )
+        raise ModelError(message)
+    file = check_gguf(path)
+    if (file.fields.get("split.no"), file.fields.get(_SPLIT)) != (number, count):
+        file.fields.refuse(f"it is not part {number + 1} of {count}, as its name says")
+    return file
 
 
 def _check_version(reader: ByteReader) -> None:
@@ -269,16 +334,18 @@ def _tensors(reader: ByteReader, count: int, fields: Fields) -> dict[str, Stored
         fields.refuse(f"'general.alignment' has to be a power of two, and is {alignment}")
     stated = [_stated(reader) for _ in range(count)]
     start = -(-reader.position // alignment) * alignment
+    older = _has_older_blocks(stated, reader.size - start)
     tensors: dict[str, StoredTensor] = {}
     for name, kind, shape, offset in stated:
         if name in tensors:
             reader.refuse(f"tensor {shown(name)} is there twice")
         if offset % alignment:
             reader.refuse(f"the place of tensor {shown(name)} is not a multiple of {alignment}")
+        kind = _OLDER_Q2_0 if older and kind.number == Q2_0 else kind
         num_bytes = _num_bytes(reader, name, kind, shape)
         if start + offset + num_bytes > reader.size:
             reader.refuse(f"tensor {shown(name)} reaches beyond the end of the file")
-        tensors[name] = StoredTensor(name, kind, shape, start + offset, num_bytes)
+        tensors[name] = StoredTensor(reader.path, name, kind, shape, start + offset, num_bytes)
     end = 0
     for tensor in sorted(tensors.values(), key=lambda tensor: tensor.position):
         if tensor.position < end:
@@ -287,8 +354,23 @@ def _tensors(reader: ByteReader, count: int, fields: Fields) -> dict[str, Stored
     return tensors
 
 
-def _stated(reader: ByteReader) -> tuple[str, GGMLQuantizationType, tuple[int, ...], int]:
-    """Read a tensor's name, type, shape and offset."""
+_Stated: TypeAlias = tuple[str, BlockType, tuple[int, ...], int]
+"""A tensor's name, type, shape and offset."""
+
+
+def _has_older_blocks(stated: Sequence[_Stated], size: int) -> bool:
+    """Say whether Q2_0 can only be the older one, since there is no room for the other."""
+    starts = sorted(offset for *_, offset in stated)
+    for _, kind, shape, offset in stated:
+        following = bisect_right(starts, offset)
+        end = starts[following] if following < len(starts) else size
+        if kind.number == Q2_0 and prod(shape) // kind.size * kind.num_bytes > end - offset:
+            return True
+    return False
+
+
+def _stated(reader: ByteReader) -> _Stated:
+    """Read an entry of the table of tensors."""
     name = reader.text("the name of a tensor", _MAX_NAME_BYTES)
     if not name:
         reader.refuse("the name of a tensor is empty")
@@ -300,20 +382,17 @@ def _stated(reader: ByteReader) -> tuple[str, GGMLQuantizationType, tuple[int, .
     if not all(1 <= size <= _MAX_DIMENSION for size in shape):
         reader.refuse(f"{what} has a dimension that is not from 1 to {_MAX_DIMENSION}")
     kind = reader.number("I", what)
-    if kind not in GGML_QUANT_SIZES:
+    if kind not in BLOCK_TYPES:
         reader.refuse(f"{what} has type {kind}, which is unknown or was given up")
-    return name, GGMLQuantizationType(kind), shape, reader.number("Q", what)
+    return name, BLOCK_TYPES[kind], shape, reader.number("Q", what)
 
 
-def _num_bytes(
-    reader: ByteReader, name: str, kind: GGMLQuantizationType, shape: tuple[int, ...]
-) -> int:
+def _num_bytes(reader: ByteReader, name: str, kind: BlockType, shape: tuple[int, ...]) -> int:
     """Say how many bytes a tensor takes; ModelError if its rows are no whole blocks."""
-    block_size, block_bytes = GGML_QUANT_SIZES[kind]
-    if shape[-1] % block_size:
+    if shape[-1] % kind.size:
         reader.refuse(
-            f"tensor {shown(name)} has rows of {shape[-1]}, not a multiple of {block_size}"
+            f"tensor {shown(name)} has rows of {shape[-1]}, not a multiple of {kind.size}"
         )
     if 4 * prod(shape) > memory_budget(reader.size):  # as float32
         reader.refuse(f"tensor {shown(name)} is out of proportion to the file's size")
-    return prod(shape) // block_size * int(block_bytes)
+    return prod(shape) // kind.size * kind.num_bytes

@@ -1,16 +1,14 @@
 """A GGUF file as a checkpoint: dequantised weights, and its vocabulary as a tokenizer.json."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from io import BytesIO
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
 from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
-from gguf import dequantize
+from gguf import GGMLQuantizationType, dequantize
 
 from aobatch.errors import ModelError
 from aobatch.models import SpecialTokens
@@ -18,94 +16,180 @@ from aobatch.models.chat import format_of_template, texts_of_template
 from aobatch.models.checks import shown
 from aobatch.models.source.decoder import (
     GGUF,
+    Naming,
+    Shape,
+    StoredRows,
     check_presence,
     check_spec,
     gguf_biases,
+    gguf_naming,
     half_split,
     load_rows,
     memory_budget,
     stored_rows,
 )
-from aobatch.models.source.families import find, spec_from_gguf
 from aobatch.models.source.fields import Fields
-from aobatch.models.source.gguf import GgufFile, StoredTensor, check_gguf, open_bytes
-from aobatch.models.source.rope import with_divisors
+from aobatch.models.source.gguf import (
+    Q1_0,
+    Q2_0,
+    BlockType,
+    GgufFile,
+    StoredArray,
+    StoredTensor,
+    check_parts,
+    open_bytes,
+)
+from aobatch.models.source.gguf_families import GgufFamily, find_gguf, spec_from_gguf
+from aobatch.models.source.rope import CONTEXTS, with_divisors
 from aobatch.models.source.tokenizer_json import (
     DOCUMENT_SEPARATOR,
     INFILL_KEYS,
     INFILL_NAMES,
     is_end,
 )
+from aobatch.models.source.vocabulary import Vocabulary, tokenizer_json, unnamed_splitting
 from aobatch.models.spec import Checkpoint, DecoderSpec, Weight
-from aobatch.models.tokenizer import SPACE, byte_level_alphabet
+from aobatch.models.tokenizer import byte_level_alphabet
 
 _CHUNK = 2**22
-_HEAD, _DIVISORS = "output.weight", "rope_freqs.weight"
+_HEAD = "output.weight"
+_FREQUENCIES, _SHORT, _LONG = (
+    f"rope_{name}.weight" for name in ("freqs", "factors_short", "factors_long")
+)
 _LEAST_DIVISOR = 1e-3
+_PICTURES = ("v.", "mm.")
+"""How names of weights begin that read pictures, which some files have beside a decoder."""
 
 # What the family's part of the metadata says that follows from the rest, or shapes training alone.
 _INERT = (
     *("vocab_size", "tensor_data_layout", "rope.scaling.finetuned"),
-    "rope.scaling.original_context_length",
+    *("rope.scaling.original_context_length", "image_token_index", "spatial_merge_size"),
 )
 
 
 def read_gguf(path: Path) -> Checkpoint:
-    """Open a GGUF file; weights are dequantised one at a time when they are asked for.
+    """Open a GGUF file, or all parts of one; weights are dequantised when they are asked for.
 
     Nothing is taken on trust: raises ModelError if the file is not GGUF or contradicts itself, or
     if it asks for anything that is not supported.
     """
-    file = check_gguf(path)
-    fields = file.fields
-    name = fields.text("general.architecture")
-    family = find(name, str(path))
-    embedding = GGUF.of("embedding")
-    check_presence(embedding, file.tensors, fields)
-    # A vocabulary may be padded beyond the tokens that have names.
-    spec = spec_from_gguf(family, name, fields, file.tensors[embedding].shape[0])
-    spec = replace(spec, is_tied=_HEAD not in file.tensors, biases=gguf_biases(file.tensors))
-    fields.require(f"{name}.attention.causal", value=True)
-    fields.check_all_read(f"{name}.", {f"{name}.{key}" for key in _INERT})
-    check_spec(spec, fields, memory_budget(file.size))
-    shapes = {tensor.name: tensor.shape for tensor in file.tensors.values()}
-    divisors = {_DIVISORS: (spec.head_dim // 2,)} if _DIVISORS in shapes else {}
-    places = stored_rows(spec, GGUF, fields, shapes, divisors)
-    spec = _with_divisors(file, spec)
-    vocabulary = read_vocabulary(fields, spec.vocab_size)
+    file = check_parts(path)
+    name = file.fields.text("general.architecture")
+    check_purpose(file.fields, name)
+    known = find_gguf(name, str(path))
+    check_presence(GGUF.of("embedding"), file.tensors, file.fields)
+    file = _completed(file, known, name)
+    spec, places = _decoder(file, known, name)
+    vocabulary = read_vocabulary(file.fields, spec.vocab_size)
 
     def tensor_rows(name: str, start: int, stop: int) -> Weight:
-        return load_weight(path, file.tensors[name], start, stop)
+        return load_weight(file.tensors[name], start, stop)
 
     def load(name: str, start: int = 0, stop: int | None = None) -> Weight:
         weight = load_rows(places[name], tensor_rows, start, stop)
-        return half_split(weight, name, spec, pairs_neighbours=family.gguf_pairs_neighbours)
+        return half_split(weight, name, spec, pairs_neighbours=known.pairs_neighbours)
 
     return Checkpoint(
-        **asdict(special_tokens(fields, vocabulary)),
+        **asdict(special_tokens(file.fields, vocabulary)),
         spec=spec,
         load=load,
         tokenizer_json=tokenizer_json(vocabulary, str(path)),
-        licence=fields.text("general.license", "unknown"),
+        licence=file.fields.text("general.license", "unknown"),
         source=path.name,
-        files=(path,),
+        files=file.paths,
     )
 
 
-def _with_divisors(file: GgufFile, spec: DecoderSpec) -> DecoderSpec:
-    """Divide rotary frequencies by what the file has for them."""
-    if _DIVISORS not in file.tensors:
+_PURPOSES = {
+    "adapter": "a LoRA adapter, which is no model by itself; merge it into its base first",
+    "mmproj": "the part of a model that reads pictures or sound; take the file that has its text",
+    "imatrix": "statistics for quantisation; take the model's own file",
+}
+_EMBEDS = "a model that embeds texts and completes none; take one that generates text"
+_ENCODERS = ("bert", "t5encoder", "gemma-embedding")
+
+
+def check_purpose(fields: Fields, architecture: str) -> None:
+    """Raise ModelError, saying what it is, for a file that holds anything but a decoder."""
+    kind = fields.text("general.type", "model")
+    kind = "mmproj" if architecture == "clip" else kind
+    if kind in _PURPOSES:
+        fields.refuse(f"it is {_PURPOSES[kind]}")
+    if architecture.endswith(_ENCODERS) or fields.get(f"{architecture}.pooling_type"):
+        fields.refuse(f"it is {_EMBEDS}")
+    if fields.get(f"{architecture}.expert_count"):
+        fields.refuse(
+            f"it has experts (family {architecture!r}), which are not read from GGUF files; export "
+            "its original to ONNX (optimum-cli export onnx) and run the export as it is"
+        )
+
+
+def _completed(file: GgufFile, known: GgufFamily, name: str) -> GgufFile:
+    """Add what a converter left out, and leave out what is not of a decoder."""
+    fields, rows = file.fields, file.tensors[GGUF.of("embedding")].shape[0]
+    defaults = {f"{name}.{k}": v for k, v in known.defaults(fields.behind(f"{name}.")).items()}
+    defaults["tokenizer.ggml.add_space_prefix"] = known.adds_space
+    values = {key: value for key, value in defaults.items() if key not in fields}
+    tensors = {k: v for k, v in file.tensors.items() if not k.startswith(_PICTURES)}
+    if len(tensors) < len(file.tensors):  # tokens for pictures have no embeddings of their own
+        for key in ("tokens", "token_type", "scores"):
+            array = fields.get(f"tokenizer.ggml.{key}")
+            if isinstance(array, StoredArray):
+                values[f"tokenizer.ggml.{key}"] = replace(array, count=min(rows, array.count))
+    return replace(file, fields=fields.replaced(values), tensors=tensors)
+
+
+def _decoder(
+    file: GgufFile, known: GgufFamily, name: str
+) -> tuple[DecoderSpec, dict[str, StoredRows]]:
+    """Read the decoder, and where its weights are."""
+    fields, at = file.fields, file.fields.behind(f"{name}.")
+    shapes = {tensor.name: tensor.shape for tensor in file.tensors.values()}
+    # A vocabulary may be padded beyond the tokens that have names.
+    spec = spec_from_gguf(known, at, shapes[GGUF.of("embedding")][0])
+    at.require("attention.causal", value=True)
+    ignored = {f"{name}.{key}" for key in _INERT}
+    ignored |= {key for key in fields if key.startswith((f"{name}.vision.", f"{name}.mm."))}
+    fields.check_all_read(f"{name}.", ignored)
+    naming = _naming(known, spec, shapes)
+    spec = replace(spec, is_tied=_HEAD not in shapes, biases=gguf_biases(shapes, naming))
+    check_spec(spec, fields, memory_budget(file.size))
+    widths = [layer.rope.width for layer in spec.attentions if layer.rope.width != 0]
+    width = next(iter(widths), None) or spec.head_dim
+    divisors = {key: (width // 2,) for key in (_FREQUENCIES, _SHORT, _LONG) if key in shapes}
+    places = stored_rows(spec, naming, fields, shapes, divisors)
+    return _with_divisors(file, spec, at), places
+
+
+def _naming(known: GgufFamily, spec: DecoderSpec, shapes: Mapping[str, Shape]) -> Naming:
+    """Say how weights are named, and which are stored as one."""
+    fused: dict[str, tuple[str, ...]] = {}
+    if "blk.0.attn_qkv.weight" in shapes:
+        fused["attn_qkv"] = ("q", "k", "v")
+    if spec.is_gated and "blk.0.ffn_gate.weight" not in shapes:
+        fused["ffn_up"] = ("gate", "up")
+    return gguf_naming(known.stems, fused)
+
+
+def _with_divisors(file: GgufFile, spec: DecoderSpec, at: Fields) -> DecoderSpec:
+    """Divide rotary frequencies by what the file has for them.
+
+    Those of longrope are for contexts up to the original one.
+    """
+    name = next((key for key in (_FREQUENCIES, _SHORT) if key in file.tensors), None)
+    if name is None:
         return spec
-    divisors = load_weight(file.path, file.tensors[_DIVISORS])
+    divisors = load_weight(file.tensors[name])
     if not (divisors >= _LEAST_DIVISOR).all():
-        file.fields.refuse(f"{_DIVISORS!r} holds numbers below {_LEAST_DIVISOR}")
+        file.fields.refuse(f"{name!r} holds numbers below {_LEAST_DIVISOR}")
     layers = tuple(replace(x, rope=with_divisors(x.rope, divisors)) for x in spec.attentions)
+    if name == _SHORT:
+        original = at.integer("rope.scaling.original_context_length", *CONTEXTS)
+        spec = replace(spec, context_length=min(spec.context_length, original))
     return replace(spec, attentions=layers)
 
 
-def load_weight(
-    path: Path, tensor: StoredTensor, start: int = 0, stop: int | None = None
-) -> Weight:
+def load_weight(tensor: StoredTensor, start: int = 0, stop: int | None = None) -> Weight:
     """Dequantise rows start to stop, some at a time so that only the result is large.
 
     Raises ModelError for a type that cannot be read, or for a number that is not finite.
@@ -115,22 +199,36 @@ def load_weight(
     rows = range(num_rows)[start:stop]
     step = max(1, _CHUNK // columns)
     weight = np.empty((len(rows), columns), np.float32)
-    with open_bytes(path, tensor.position + start * row_bytes) as reader:
+    with open_bytes(tensor.path, tensor.position + start * row_bytes) as reader:
         for first in range(0, len(rows), step):
             part = weight[first : first + step]
             data = np.frombuffer(reader.take(len(part) * row_bytes, "a tensor"), np.uint8)
             try:
                 # Scales may be anything; what comes of them is checked.
                 with np.errstate(all="ignore"):
-                    part[:] = dequantize(data.reshape(len(part), row_bytes), tensor.kind)
+                    part[:] = _dequantised(data.reshape(len(part), row_bytes), tensor.kind)
             except (NotImplementedError, ValueError) as error:
                 kind = tensor.kind.name
-                message = f"{path}: weight {tensor.name!r} has type {kind}, not supported"
+                message = f"{tensor.path}: weight {tensor.name!r} has type {kind}, not supported"
                 raise ModelError(message) from error
             if not np.isfinite(part).all():
-                message = f"{path}: weight {tensor.name!r} holds numbers that are not finite"
+                message = f"{tensor.path}: weight {tensor.name!r} holds numbers that are not finite"
                 raise ModelError(message)
     return weight.reshape(-1, *tensor.shape[1:])
+
+
+def _dequantised(rows: np.ndarray, kind: BlockType) -> Weight:
+    """Compute the numbers of whole rows of blocks, [rows, bytes]; the library does all but two."""
+    if kind.number not in (Q1_0, Q2_0):
+        return dequantize(rows, GGMLQuantizationType(kind.number))
+    # Behind a float16, 1 or 2 bits a number, the lowest first, that stand for -1, 1 or -1, 0, 1, 2.
+    bits = 1 if kind.number == Q1_0 else 2
+    blocks = rows.reshape(-1, kind.num_bytes)
+    scales = blocks[:, :2].copy().view("<f2").astype(np.float32)
+    codes = blocks[:, 2:, None] >> np.arange(0, 8, bits, dtype=np.uint8) & (2**bits - 1)
+    levels = codes.reshape(len(blocks), kind.size).astype(np.float32)
+    levels = 2 * levels - 1 if bits == 1 else levels - 1
+    return (levels * scales).reshape(len(rows), -1)
 
 
 _BYTE_LEVEL, _PIECES = "gpt2", "llama"
@@ -138,27 +236,9 @@ _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
 _LAST_KIND = 6
 _MAX_SPECIAL = 65_536
 _MAX_PIECE = 256
-_ENDS = ("eot", "eom")
+_ENDS, _ALL_ENDS = ("eot", "eom"), "tokenizer.ggml.eos_token_ids"
 
 Merges = list[tuple[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """Tokens by id, and the merges that make them; every part of a merge is a token."""
-
-    tokens: Mapping[str, int]
-    """Ids by token, in the order of ids."""
-    special: Mapping[str, int]
-    """Those of the tokens that a text is searched for before anything else."""
-    merges: Sequence[tuple[str, str]]
-    splitting: str = ""
-    """The name of the rule that splits a text before the merges; none if tokens are pieces."""
-    user_defined: Mapping[str, int] | None = None
-    """Pieces that a text is searched for, and that stand for themselves; None if byte-level."""
-    unknown: str | None = None
-    adds_space: bool = False
-    """Whether a text gets a space ahead."""
 
 
 def read_vocabulary(fields: Fields, num_rows: int) -> Vocabulary:
@@ -184,8 +264,21 @@ def read_vocabulary(fields: Fields, num_rows: int) -> Vocabulary:
     for token in tokens:
         if token not in special and not alphabet.issuperset(token):
             fields.refuse(f"token {shown(token)} does not stand for bytes")
-    merges = _merges(fields, tokens)
-    return Vocabulary(tokens, special, merges, splitting=fields.text("tokenizer.ggml.pre"))
+    return Vocabulary(tokens, special, _merges(fields, tokens), _splitting(fields, tokens))
+
+
+_RULE = "tokenizer.ggml.pre"
+
+
+def _splitting(fields: Fields, tokens: Mapping[str, int]) -> str:
+    rule = fields.text(_RULE, "default")
+    if rule == "default":  # what converters write who know none
+        rule = unnamed_splitting(fields.text("general.architecture"), tokens)
+    if not rule:
+        fields.refuse(
+            f"{_RULE!r} is missing, which says how texts are split; get it converted anew"
+        )
+    return rule
 
 
 def _tokens(fields: Fields, num_rows: int) -> dict[str, int]:
@@ -281,6 +374,9 @@ def special_tokens(fields: Fields, vocabulary: Vocabulary) -> SpecialTokens:
     end |= {i for token, i in others.items() if is_end(token, is_special=False)}
     end.add(token_id("eos"))
     end |= {token_id(role) for role in _ENDS if _id_key(role) in fields}
+    if _ALL_ENDS in fields:
+        last = len(vocabulary.tokens) - 1
+        end |= {*islice(fields.integers(_ALL_ENDS, 0, last), _MAX_SPECIAL)}
     start = token_id("bos", min(end))
     # Vocabularies of pieces begin a text with a token of its own unless they say otherwise.
     is_pieces = vocabulary.user_defined is not None
@@ -302,124 +398,3 @@ def special_tokens(fields: Fields, vocabulary: Vocabulary) -> SpecialTokens:
 
 def _id_key(role: str) -> str:
     return f"tokenizer.ggml.{role}_token_id"
-
-
-_BYTES: Mapping[str, Any] = {
-    "type": "ByteLevel",
-    "add_prefix_space": False,
-    "trim_offsets": True,
-    "use_regex": True,
-}
-
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_REST}"
-_QWEN2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_REST}"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_TEKKEN = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|"
-    r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-_BPE: Mapping[str, Any] = {
-    "type": "BPE",
-    "dropout": None,
-    "unk_token": None,
-    "continuing_subword_prefix": None,
-    "end_of_word_suffix": None,
-    "fuse_unk": False,
-    "byte_fallback": False,
-    "ignore_merges": False,
-}
-
-
-def _rule(
-    *pre_tokenizers: Mapping[str, Any],
-    normalizer: Mapping[str, Any] | None = None,
-    ignores_merges: bool = False,
-) -> Mapping[str, Any]:
-    """Say in the words of a tokenizer.json how texts are split.
-
-    A piece that is a token is taken as it is if merges are ignored.
-    """
-    return {
-        "normalizer": normalizer,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_tokenizers},
-        "decoder": _BYTES,
-        "model": {**_BPE, "ignore_merges": ignores_merges},
-    }
-
-
-def _by_regex(pattern: str) -> tuple[Mapping[str, Any], ...]:
-    rule = {"Regex": pattern}
-    split = {"type": "Split", "pattern": rule, "behavior": "Isolated", "invert": False}
-    return split, {**_BYTES, "use_regex": False}
-
-
-_RULES = {
-    "gpt-2 gpt2 phi-2": _rule(_BYTES),
-    "smollm starcoder refact": _rule({"type": "Digits", "individual_digits": True}, _BYTES),
-    "llama-bpe llama3 llama-v3 dbrx smaug-bpe": _rule(*_by_regex(_LLAMA3), ignores_merges=True),
-    "qwen2 deepseek-r1-qwen": _rule(*_by_regex(_QWEN2), normalizer={"type": "NFC"}),
-    "tekken": _rule(*_by_regex(_TEKKEN), ignores_merges=True),
-}
-SPLITTINGS: Mapping[str, Mapping[str, Any]] = {
-    name: rule for names, rule in _RULES.items() for name in names.split()
-}
-"""How texts are split, by the name that GGUF files have for it."""
-
-
-class _AddedToken(msgspec.Struct, frozen=True, gc=False):
-    id: int
-    content: str
-    special: bool = True
-    single_word: bool = False
-    lstrip: bool = False
-    rstrip: bool = False
-    normalized: bool = False
-
-
-def tokenizer_json(vocabulary: Vocabulary, source: str) -> bytes:
-    """Write the vocabulary in the form that the tokenizers library reads.
-
-    Raises ModelError for an unknown splitting rule.
-    """
-    rule = vocabulary.splitting
-    if rule and rule not in SPLITTINGS:
-        known = ", ".join(SPLITTINGS)
-        message = f"{source}: splitting rule {rule!r} is not supported ({known})"
-        raise ModelError(message)
-    parts = SPLITTINGS[rule] if rule else _pieces(vocabulary)
-    model = {**parts["model"], "vocab": vocabulary.tokens, "merges": vocabulary.merges}
-    plain = {"version": "1.0", "truncation": None, "padding": None, "post_processor": None}
-    # There may be many, so they are not all described at the same time.
-    content = BytesIO()
-    content.write(b'{"added_tokens":[')
-    separator = b""
-    for token in _added_tokens(vocabulary):
-        content.write(separator + msgspec.json.encode(token))
-        separator = b","
-    content.write(b"]," + msgspec.json.encode({**plain, **parts, "model": model})[1:])
-    return content.getvalue()
-
-
-def _added_tokens(vocabulary: Vocabulary) -> Iterator[_AddedToken]:
-    for token, index in vocabulary.special.items():
-        yield _AddedToken(index, token)
-    for token, index in (vocabulary.user_defined or {}).items():
-        yield _AddedToken(index, token, special=False)
-
-
-def _pieces(vocabulary: Vocabulary) -> Mapping[str, Any]:
-    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    ahead = [{"type": "Prepend", "prepend": SPACE}] if vocabulary.adds_space else []
-    back = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
-    decoders = [back, {"type": "ByteFallback"}, {"type": "Fuse"}]
-    unknown = {"unk_token": vocabulary.unknown, "fuse_unk": True, "byte_fallback": True}
-    return {
-        "normalizer": {"type": "Sequence", "normalizers": [*ahead, spaces]},
-        "pre_tokenizer": None,
-        "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": {**_BPE, **unknown},
-    }

@@ -63,23 +63,48 @@ def rope_from_section(
     return Rope(theta, divisors, None if width == head_dim else width, gain)
 
 
-def rope_from_gguf(fields: Fields, family: str, head_dim: int) -> Rope:
-    """Read a base and its scaling from a GGUF's metadata; ModelError for an unknown one."""
-    key = f"{family}.rope.scaling"
-    kind = fields.text(f"{key}.type", "none")
-    old = fields.number(f"{family}.rope.scale_linear", *_FACTORS, 1.0)
-    factor = fields.number(f"{key}.factor", *_FACTORS, old)
-    if fields.number(f"{key}.attn_factor", *_FACTORS, 1.0) != 1:
-        fields.refuse(f"'{key}.attn_factor' is not supported unless it is 1")
-    if kind not in ("none", "linear"):
-        fields.refuse(f"rotary scaling {kind!r} is not supported; supported are none, linear")
-    is_scaled = factor != 1 and (kind == "linear" or old != 1)
-    base = fields.number(f"{family}.rope.freq_base", *BASES, _DEFAULT_BASE)
-    return Rope(base, (factor,) * (head_dim // 2) if is_scaled else ())
+_YARN = {
+    "factor": "factor",
+    "beta_fast": "yarn_beta_fast",
+    "beta_slow": "yarn_beta_slow",
+    "attention_factor": "yarn_attn_factor",
+    "mscale_all_dim": "yarn_log_multiplier",
+}
+"""How GGUF files call what config.json says of a scaling."""
+
+
+def rope_from_gguf(at: Fields, head_dim: int, context: int) -> Rope:
+    """Read a base and its scaling from a GGUF's metadata; ModelError for an unknown one.
+
+    The divisors of longrope are in tensors.
+    """
+    base = at.number("rope.freq_base", *BASES, _DEFAULT_BASE)
+    width = at.integer("rope.dimension_count", 2, head_dim, head_dim)
+    if width % 2:
+        at.refuse(f"heads are turned by pairs, and {width} of their numbers are no pairs")
+    old = at.number("rope.scale_linear", *_FACTORS, 1.0)
+    gain = at.number("rope.scaling.attn_factor", 1e-3, 1e3, 1.0)
+    at.number("rope.scaling.yarn_ext_factor", 1, 1, 1.0)
+    values = {name: at.get(f"rope.scaling.{key}") for name, key in _YARN.items()}
+    kind = at.text("rope.scaling.type", "none")
+    if kind == "linear" or (kind == "none" and old != 1):
+        values = {"rope_type": "linear", "factor": at.number("rope.scaling.factor", *_FACTORS, old)}
+    elif kind == "yarn":
+        values |= {"rope_type": kind, "mscale": 1.0 if values["mscale_all_dim"] else None}
+    else:
+        values = {"rope_type": "default" if kind in ("none", "longrope") else kind}
+    original = at.integer("rope.scaling.original_context_length", *CONTEXTS, context)
+    # Half a number more, so that rounding down gives the width.
+    part = min(1.0, (width + 0.5) / head_dim)
+    section = Fields(values, f"{at.source}: 'rope.scaling'")
+    rope = rope_from_section(section, base, head_dim, (context, original), part)
+    return replace(rope, gain=rope.gain * gain)
 
 
 def with_divisors(rope: Rope, divisors: np.ndarray) -> Rope:
-    """Divide each frequency of a rope by one more number."""
+    """Divide each frequency of a rope by one more number, if it turns anything."""
+    if rope.width == 0:
+        return rope
     before = np.array(rope.divisors) if rope.divisors else np.ones(len(divisors))
     return replace(rope, divisors=tuple((before * divisors).tolist()))
 

@@ -36,13 +36,6 @@ def _windows(
     return [window if has else 0 for has in has_window]
 
 
-def gguf_window(fields: Fields, spec: DecoderSpec) -> DecoderSpec:
-    """Read the window of all layers, if there is one: models of mistral call themselves llama."""
-    key = f"{spec.family}.attention.sliding_window"
-    window = fields.integer(key, *_WINDOWS) if key in fields else 0
-    return _with_windows(spec, [window] * spec.num_layers)
-
-
 def mistral_window(fields: Fields, spec: DecoderSpec) -> DecoderSpec:
     """Read the window of all layers; null is none."""
     is_whole = fields.is_stated("sliding_window") and "sliding_window" not in fields
@@ -62,8 +55,6 @@ def qwen_windows(fields: Fields, spec: DecoderSpec) -> DecoderSpec:
 
 _PATTERN, _PATTERNS = 6, (1, 512)
 _LOCAL_BASE, _GLOBAL_BASE = 10_000.0, 1_000_000.0
-# The largest gemma3, known by its layers, scales by another width than its heads'.
-_LAYERS_OF_LARGEST = 62
 
 
 def gemma_ropes(fields: Fields, head_dim: int) -> tuple[Rope, Rope]:
@@ -92,17 +83,6 @@ def gemma_from_config(fields: Fields, spec: DecoderSpec) -> DecoderSpec:
     window = fields.integer("sliding_window", *_WINDOWS)
     windows = _windows(fields, spec.num_layers, window, lambda i: (i + 1) % pattern > 0)
     return _gemma(spec, fields.number("query_pre_attn_scalar", 1e-3, 1e6, 256), windows, local)
-
-
-def gemma_from_gguf(fields: Fields, spec: DecoderSpec) -> DecoderSpec:
-    """Read the same of a GGUF file, which leaves more to the family."""
-    window = fields.integer("gemma3.attention.sliding_window", *_WINDOWS)
-    pattern = fields.integer("gemma3.attention.sliding_window_pattern", *_PATTERNS, _PATTERN)
-    local = Rope(fields.number("gemma3.rope.freq_base_swa", *BASES, _LOCAL_BASE))
-    windows = [window if (index + 1) % pattern else 0 for index in range(spec.num_layers)]
-    is_largest = spec.num_layers == _LAYERS_OF_LARGEST
-    width = spec.hidden_size / spec.num_heads if is_largest else spec.head_dim
-    return _gemma(spec, width, windows, local)
 
 
 def _gemma(spec: DecoderSpec, width: float, windows: list[int], local: Rope) -> DecoderSpec:

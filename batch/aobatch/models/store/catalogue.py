@@ -15,6 +15,7 @@ from aobatch.api.errors import shorten
 from aobatch.errors import ModelError, ModelNotFoundError, UnavailableModelError
 from aobatch.files import cache_folder, file_digest, joined_digest
 from aobatch.models import Progress
+from aobatch.models.checks import part_names
 from aobatch.models.store.card import Card, cards, check_accepted, check_name, checkout
 from aobatch.models.store.folder import MANIFEST, Manifest, ModelFolder, has_file, open_folder
 from aobatch.models.store.locate import Place, locate_named, open_model, read_checkpoint, weights_at
@@ -317,7 +318,8 @@ def _adopted_folder(source: Path, checkpoint: "Checkpoint") -> Path:
 
 def _stamps(source: Path) -> dict[str, tuple[int, int]]:
     found = (file for pattern in _PATTERNS for file in source.glob(pattern))
-    files = found if source.is_dir() else (source,)
+    parts = (source.with_name(name) for name in part_names(source.name))
+    files = found if source.is_dir() else (part for part in parts if part.exists())
     return {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
 
 

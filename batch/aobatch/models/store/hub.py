@@ -10,7 +10,7 @@ from typing import Any
 
 from aobatch.errors import ModelError, UsageError
 from aobatch.models import Progress
-from aobatch.models.checks import ADAPTER
+from aobatch.models.checks import ADAPTER, part_names
 from aobatch.models.convert.quality import Scorer
 from aobatch.models.source.tokenizer_json import UNKNOWN, read_licence
 from aobatch.models.store.card import check_name
@@ -96,7 +96,7 @@ def _weights(repository: str, names: Sequence[str]) -> list[str]:
     if _INDEX in names:
         parts = [name for name in names if name.endswith(_SAFETENSORS) and "/" not in name]
         return [_INDEX, *sorted(parts)]
-    ggufs = sorted(name for name in names if name.endswith(_GGUF))
+    ggufs = sorted({part_names(name)[0] for name in names if _is_decoder(name)})
     graphs = sorted(name for name in names if name.endswith(_ONNX))
     known = ggufs if ggufs else [name for name in _GRAPHS if name in graphs][:1]
     if len(known) == 1:
@@ -123,8 +123,15 @@ def _named(repository: str, names: Sequence[str], file: str) -> list[str]:
         found = sorted(name for name in names if name.endswith((_GGUF, _ONNX)))
         message = f"{repository} has no file {file!r}; it has {_listed(found) or 'none'}"
         raise ModelError(message)
-    data = (f"{file}_data", f"{file}.data") if file.endswith(_ONNX) else ()
+    if file.endswith(_GGUF):
+        return part_names(file)
+    data = (f"{file}_data", f"{file}.data")
     return [file, *sorted(name for name in names if name.startswith(data))]
+
+
+def _is_decoder(name: str) -> bool:
+    """Say whether a file is GGUF and not the part of a model that reads pictures."""
+    return name.endswith(_GGUF) and not PurePosixPath(name).name.startswith("mmproj")
 
 
 def _listed(names: Sequence[str]) -> str:

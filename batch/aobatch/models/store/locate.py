@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from aobatch.errors import ModelError
-from aobatch.models.checks import POINTER, POINTER_ADVICE
+from aobatch.models.checks import POINTER, POINTER_ADVICE, part_names
 from aobatch.models.foreign import is_export, open_export
 from aobatch.models.store.folder import MANIFEST, ModelFolder, has_file, open_folder
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 _MAGIC = b"GGUF"
-_GGUF, _SAFETENSORS = ".gguf", ".safetensors"
+_GGUF, _SAFETENSORS, _PICTURES = ".gguf", ".safetensors", "mmproj"
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
 _WHAT_IS = "a model is a GGUF file, or a folder with config.json and safetensors as published"
 
@@ -91,7 +91,7 @@ def read_checkpoint(path: Path) -> "Checkpoint":
     if kind == "safetensors":
         return read_safetensors(path)
     if kind == "gguf":
-        return read_gguf(next(path.glob("*.gguf")) if path.is_dir() else path)
+        return read_gguf(gguf_at(path) or path)
     place = locate(path.absolute())
     message = f"{path} does not exist; give the path of a GGUF file or of a safetensors folder"
     if place.kind in ("model", "export"):
@@ -104,8 +104,19 @@ def weights_at(path: Path) -> Literal["gguf", "safetensors"] | None:
     if path.is_dir():
         if (path / CONFIG).is_file() and any(path.glob("*.safetensors")):
             return "safetensors"
-        return "gguf" if len(list(path.glob("*.gguf"))) == 1 else None
+        return "gguf" if gguf_at(path) else None
     return "gguf" if path.is_file() and _begins(path, _MAGIC) else None
+
+
+def gguf_at(path: Path) -> Path | None:
+    """Give the one GGUF file of a folder, the first there is of its parts; None if there are more.
+
+    What reads pictures for a model lies beside it.
+    """
+    if not path.is_dir():
+        return path
+    files = sorted(file for file in path.glob("*.gguf") if not file.name.startswith(_PICTURES))
+    return files[0] if len({part_names(file.name)[0] for file in files}) == 1 else None
 
 
 def _begins(path: Path, mark: bytes) -> bool:
