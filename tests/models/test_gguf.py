@@ -144,6 +144,18 @@ def test_only_regular_files_are_read(what: str, tmp_path: Path) -> None:
         read_gguf(path)
 
 
+def test_weights_are_multiplied_by_the_factor_beside_them(tmp_path: Path) -> None:
+    """A number beside a weight is its factor; its input's is not the weight's affair."""
+    file = small_llama()
+    up = read_gguf(file.write(tmp_path / "small.gguf")).load("layers.0.up")
+    for name, value in (("scale", 0.5), ("input_scale", 3.0)):
+        number = Tensor((1,), struct.pack("<f", value))
+        file.tensors[f"blk.0.ffn_up.{name}"] = number
+
+    scaled = read_gguf(file.write(tmp_path / "scaled.gguf")).load("layers.0.up")
+    np.testing.assert_array_equal(up / 2, scaled)
+
+
 WIDTH = 256
 ROWS = 64
 

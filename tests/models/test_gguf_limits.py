@@ -133,7 +133,7 @@ def test_a_weight_takes_little_more_than_its_numbers(tmp_path: Path) -> None:
     path = file.write(tmp_path / "large.gguf")
     tensor = check_gguf(path).tensors["token_embd.weight"]
     tracemalloc.start()
-    load_weight(path, tensor)
+    load_weight(tensor)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
 

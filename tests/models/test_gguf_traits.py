@@ -149,6 +149,27 @@ def test_what_ollama_leaves_out_of_models_with_pictures_is_known(tmp_path: Path)
     assert (whole.theta, {*whole.divisors}) == (1e6, {8.0})
 
 
+def test_conversions_of_ministral_by_ollama_are_read(tmp_path: Path) -> None:
+    """Other names of what stretches positions say the same."""
+    names = {
+        "rope.scaling.yarn_beta_fast": "rope.scaling.beta_fast",
+        "rope.scaling.yarn_beta_slow": "rope.scaling.beta_slow",
+        "rope.scaling.yarn_log_multiplier": "rope.scaling.mscale_all_dim",
+        "attention.temperature_scale": "rope.scaling_beta",
+    }
+    layout = LAYOUTS["ministral3"]
+    renamed = replace(
+        layout,
+        extra=lambda config: {
+            **{names.get(key, key): value for key, value in layout.extra(config).items()},
+            "rope.scaling.mscale": 1.0,
+        },
+    )
+    found = read_gguf(write_gguf("ministral3", tmp_path / "ollama.gguf", layout=renamed))
+
+    assert found.spec == read_gguf(write_gguf("ministral3", tmp_path / "tiny.gguf")).spec
+
+
 def test_caps_that_a_file_states_are_kept(tmp_path: Path) -> None:
     """A gemma3 that was trained with a cap of its logits has it."""
     layout = changed("gemma3", {"final_logit_softcapping": 20.0})

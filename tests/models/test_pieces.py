@@ -5,8 +5,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from gguf_writing import Gguf
-from piece_files import scores, small_pieces
+from gguf_writing import Gguf, string
+from piece_files import BYTES, SPECIAL, WORDS, scores, small_pieces
 
 from aobatch.models.source.gguf_checkpoint import read_gguf
 from aobatch.models.tokenizer import VocabularyTokenizer
@@ -64,6 +64,37 @@ def test_a_space_ahead_is_added_where_the_file_says_so(tmp_path: Path) -> None:
     without = tokenizer(small_pieces(), tmp_path)
 
     assert with_space.encode("abc b").tolist() == without.encode(" abc b").tolist()
+
+
+def named(file: Gguf, family: str) -> Gguf:
+    """Give the file of one family the name of another that has the same weights."""
+    file.fields = {
+        key.replace("llama.", f"{family}.", 1) if key.startswith("llama.") else key: value
+        for key, value in file.fields.items()
+    }
+    file.fields["general.architecture"] = string(family)
+    return file
+
+
+@pytest.mark.parametrize(("family", "adds"), [("llama", True), ("gemma", False)])
+def test_a_space_ahead_is_the_familys_where_the_file_says_nothing(
+    family: str, adds: bool, tmp_path: Path
+) -> None:
+    """Other converters leave it out; gemma adds none."""
+    file = named(small_pieces(), family)
+    del file.fields["tokenizer.ggml.add_space_prefix"]
+    found = read_gguf(file.write(tmp_path / "pieces.gguf")).tokenizer_json
+
+    assert (b"Prepend" in found) == adds
+
+
+@pytest.mark.parametrize(("family", "piece"), [("llama", "▁a"), ("phi3", "a")])
+def test_marks_of_phi3_swallow_spaces(family: str, piece: str, tmp_path: Path) -> None:
+    """Behind a mark that ends a turn a space is no token of its own, as its tokenizer has it."""
+    found = tokenizer(named(small_pieces(), family), tmp_path)
+
+    first = len(SPECIAL) + len(BYTES)
+    assert found.encode("</s> a").tolist() == [2, first + WORDS.index(piece)]
 
 
 def test_documents_begin_with_the_token_for_it(tmp_path: Path) -> None:

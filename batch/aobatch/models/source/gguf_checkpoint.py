@@ -60,6 +60,10 @@ _LEAST_DIVISOR = 1e-3
 _PICTURES = ("v.", "mm.")
 """How names of weights begin that read pictures, which some files have beside a decoder."""
 
+_SCALE = "scale"
+_SCALES = (".scale", ".input_scale")
+"""How names end beside weights of NVFP4: their factor, and their input's, which is not needed."""
+
 # What the family's part of the metadata says that follows from the rest, or shapes training alone.
 _INERT = (
     *("vocab_size", "tensor_data_layout", "rope.scaling.finetuned"),
@@ -83,7 +87,9 @@ def read_gguf(path: Path) -> Checkpoint:
     vocabulary = read_vocabulary(file.fields, spec.vocab_size)
 
     def tensor_rows(name: str, start: int, stop: int) -> Weight:
-        return load_weight(file.tensors[name], start, stop)
+        weight = load_weight(file.tensors[name], start, stop)
+        scale = file.tensors.get(f"{name.removesuffix('weight')}{_SCALE}")
+        return weight if scale is None else weight * load_weight(scale)
 
     def load(name: str, start: int = 0, stop: int | None = None) -> Weight:
         weight = load_rows(places[name], tensor_rows, start, stop)
@@ -145,6 +151,8 @@ def _decoder(
     """Read the decoder, and where its weights are."""
     fields, at = file.fields, file.fields.behind(f"{name}.")
     shapes = {tensor.name: tensor.shape for tensor in file.tensors.values()}
+    scales = [x for x in shapes if shapes[x] == (1,) and x.endswith(_SCALES)]
+    shapes = {key: shape for key, shape in shapes.items() if key not in scales}
     # A vocabulary may be padded beyond the tokens that have names.
     spec = spec_from_gguf(known, at, shapes[GGUF.of("embedding")][0])
     at.require("attention.causal", value=True)
@@ -196,10 +204,11 @@ def load_weight(tensor: StoredTensor, start: int = 0, stop: int | None = None) -
     """
     num_rows, columns = prod(tensor.shape[:-1]), tensor.shape[-1]
     row_bytes = tensor.num_bytes // num_rows
-    rows = range(num_rows)[start:stop]
+    is_vector = len(tensor.shape) == 1  # one row, of whose numbers some are asked for
+    rows = range(num_rows) if is_vector else range(num_rows)[start:stop]
     step = max(1, _CHUNK // columns)
     weight = np.empty((len(rows), columns), np.float32)
-    with open_bytes(tensor.path, tensor.position + start * row_bytes) as reader:
+    with open_bytes(tensor.path, tensor.position + rows.start * row_bytes) as reader:
         for first in range(0, len(rows), step):
             part = weight[first : first + step]
             data = np.frombuffer(reader.take(len(part) * row_bytes, "a tensor"), np.uint8)
@@ -214,7 +223,7 @@ def load_weight(tensor: StoredTensor, start: int = 0, stop: int | None = None) -
             if not np.isfinite(part).all():
                 message = f"{tensor.path}: weight {tensor.name!r} holds numbers that are not finite"
                 raise ModelError(message)
-    return weight.reshape(-1, *tensor.shape[1:])
+    return weight[0, start:stop] if is_vector else weight.reshape(-1, *tensor.shape[1:])
 
 
 def _dequantised(rows: np.ndarray, kind: BlockType) -> Weight:
@@ -332,10 +341,18 @@ def _piece_vocabulary(fields: Fields, tokens: Mapping[str, int], kinds: bytes) -
         tokens,
         _of_kind(tokens, kinds, _CONTROL, _UNKNOWN),
         _merges_by_score(fields, tokens, kinds),
+        stripping=_stripping(fields, tokens, kinds),
         user_defined=_of_kind(tokens, kinds, _USER_DEFINED),
         unknown=next(iter(_of_kind(tokens, kinds, _UNKNOWN)), None),
         adds_space=fields.flag("tokenizer.ggml.add_space_prefix", default=True),
     )
+
+
+def _stripping(fields: Fields, tokens: Mapping[str, int], kinds: bytes) -> frozenset[str]:
+    """List the tokens that swallow spaces behind them, which these files do not say of phi3."""
+    if fields.text("general.architecture") != "phi3":
+        return frozenset()
+    return frozenset(_of_kind(tokens, kinds, _CONTROL)) - {"<s>", "<|endoftext|>"}
 
 
 def _merges_by_score(fields: Fields, tokens: Mapping[str, int], kinds: bytes) -> Merges:

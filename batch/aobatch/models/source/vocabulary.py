@@ -27,6 +27,8 @@ class Vocabulary:
     unknown: str | None = None
     adds_space: bool = False
     """Whether a text gets a space ahead."""
+    stripping: frozenset[str] = frozenset()
+    """Special tokens that swallow the spaces behind them."""
 
 
 _BYTES: Mapping[str, Any] = {
@@ -200,7 +202,7 @@ def tokenizer_json(vocabulary: Vocabulary, source: str) -> bytes:
 
 def _added_tokens(vocabulary: Vocabulary) -> Iterator[_AddedToken]:
     for token, index in vocabulary.special.items():
-        yield _AddedToken(index, token)
+        yield _AddedToken(index, token, rstrip=token in vocabulary.stripping)
     for token, index in (vocabulary.user_defined or {}).items():
         yield _AddedToken(index, token, special=False)
 
