@@ -229,7 +229,8 @@ def load_weight(tensor: StoredTensor, start: int = 0, stop: int | None = None) -
 def _dequantised(rows: np.ndarray, kind: BlockType) -> Weight:
     """Compute the numbers of whole rows of blocks, [rows, bytes]; the library does all but two."""
     if kind.number not in (Q1_0, Q2_0):
-        return np.asarray(dequantize(rows, GGMLQuantizationType(kind.number)))
+        numbers: Weight = dequantize(rows, GGMLQuantizationType(kind.number))
+        return numbers
     # Behind a float16, 1 or 2 bits a number, the lowest first, that stand for -1, 1 or -1, 0, 1, 2.
     bits = 1 if kind.number == Q1_0 else 2
     blocks = rows.reshape(-1, kind.num_bytes)
