@@ -229,8 +229,7 @@ def load_weight(tensor: StoredTensor, start: int = 0, stop: int | None = None) -
 def _dequantised(rows: np.ndarray, kind: BlockType) -> Weight:
     """Compute the numbers of whole rows of blocks, [rows, bytes]; the library does all but two."""
     if kind.number not in (Q1_0, Q2_0):
-        numbers: Weight = dequantize(rows, GGMLQuantizationType(kind.number))
-        return numbers
+        return np.asarray(dequantize(rows, GGMLQuantizationType(kind.number)))
     # Behind a float16, 1 or 2 bits a number, the lowest first, that stand for -1, 1 or -1, 0, 1, 2.
     bits = 1 if kind.number == Q1_0 else 2
     blocks = rows.reshape(-1, kind.num_bytes)
@@ -238,7 +237,7 @@ def _dequantised(rows: np.ndarray, kind: BlockType) -> Weight:
     codes = blocks[:, 2:, None] >> np.arange(0, 8, bits, dtype=np.uint8) & (2**bits - 1)
     levels = codes.reshape(len(blocks), kind.size).astype(np.float32)
     levels = 2 * levels - 1 if bits == 1 else levels - 1
-    return (levels * scales).reshape(len(rows), -1)
+    return np.asarray(levels * scales).reshape(len(rows), -1)
 
 
 _BYTE_LEVEL, _PIECES = "gpt2", "llama"
