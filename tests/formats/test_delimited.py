@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aobatch.errors import InputError, UsageError
-from aobatch.formats import MAX_LINE_BYTES, Row, find_format, read_rows, write_records
+from aobatch.errors import InputError
+from aobatch.formats import MAX_LINE_BYTES, Row, read_rows, write_records
 from aobatch.formats.delimited import check
 from aobatch.formats.parquet_fields import Columns
 from aobatch.formats.template import parse_template
@@ -155,12 +155,6 @@ def test_answers_of_all_kinds_are_rows(tmp_path: Path) -> None:
         "custom_id,index,text,finish_reason,prompt_tokens,completion_tokens,error_code,"
         'error_message\r\na,0,=1+2,stop,1,2,,\r\n,1,hi,stop,1,2,,\r\nc,2,,,,,x,"m, n"\r\n'
     )
-
-
-def test_answers_in_rows_are_no_shards(tmp_path: Path) -> None:
-    """A row has less than an answer, so that merging asks for another format."""
-    with pytest.raises(UsageError, match=r"write shards as \.jsonl or \.parquet"):
-        list(find_format(tmp_path / "a.csv").read_records(tmp_path / "a.csv"))
 
 
 @given(st.lists(st.lists(st.text(st.characters(codec="utf-8")), min_size=2, max_size=2)))

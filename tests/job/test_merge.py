@@ -1,5 +1,6 @@
 """Laws of merging: shards put together are the job that was not divided."""
 
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +117,57 @@ def test_shards_of_a_table_merge_into_lines(tmp_path: Path) -> None:
     merge_shards(paths, tmp_path / "merged.jsonl")
 
     assert (tmp_path / "merged.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv.gz"])
+def test_columns_that_were_kept_are_merged_too(tmp_path: Path, suffix: str) -> None:
+    """A merged table is the undivided job's: columns, types, and what is said of its making."""
+    rows = {
+        "prompt": ["a", "fail b", 'c "q", d', "e\nf", "g", "h", "i"],
+        "custom_id": pa.array([7, 6, 5, 4, 3, 2, 1]),
+        "when": pa.array([*range(6), None], pa.timestamp("s", "UTC")),
+        "text": ["t,1", None, "t3", "", "t5", "t6", "t7"],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "in.parquet", row_group_size=3)
+    config = JobConfig(
+        (tmp_path / "in.parquet",),
+        tmp_path / f"whole{suffix}",
+        ignore_unknown=True,
+        keep=("when", "text"),
+    )
+    run_job(config, FakeBackend())
+    shards = [tmp_path / f"part{index}{suffix}" for index in range(3)]
+    for index, path in enumerate(shards):
+        part = replace(config, output=path, selection=Selection(shard=Shard(index, 3)))
+        run_job(part, FakeBackend())
+
+    merge_shards(shards, tmp_path / f"merged{suffix}")
+
+    if suffix == ".parquet":
+        whole, found = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("whole", "merged"))
+        assert found.equals(whole)
+        assert found.schema.equals(whole.schema, check_metadata=True)
+    else:
+        whole, found = (tmp_path / f"{name}{suffix}" for name in ("whole", "merged"))
+        opener = gzip.decompress if suffix.endswith(".gz") else bytes
+        assert opener(found.read_bytes()) == opener(whole.read_bytes())
+
+
+def test_shards_that_lack_what_the_output_would_have_are_refused(tmp_path: Path) -> None:
+    """Rows of CSV have less than lines of JSON; shards with other columns are no table."""
+    (tmp_path / "in.csv").write_text("prompt,a,b\nx,1,2\ny,3,4\n")
+    paths = [tmp_path / f"part{index}.csv" for index in range(2)]
+    for index, (path, column) in enumerate(zip(paths, "ab", strict=True)):
+        part = Selection(shard=Shard(index, 2))
+        config = JobConfig(
+            (tmp_path / "in.csv",), path, selection=part, keep=(column,), ignore_unknown=True
+        )
+        run_job(config, FakeBackend())
+
+    with pytest.raises(UsageError, match=r"merge into a \.csv, or write shards as \.jsonl"):
+        merge_shards(paths, tmp_path / "merged.jsonl")
+    with pytest.raises(InputError, match="run both with the same --keep"):
+        merge_shards(paths, tmp_path / "merged.csv")
 
 
 def test_merged_job_is_finished(tmp_path: Path) -> None:

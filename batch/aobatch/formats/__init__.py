@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Protocol, cast
 import msgspec
 
 from aobatch.errors import RequestError, UsageError
-from aobatch.formats.keep import Extras, KeptBatch
+from aobatch.formats.keep import Extras, KeptBatch, Written
 from aobatch.formats.parquet_fields import Columns
 from aobatch.formats.remote import Location
 
@@ -56,6 +56,8 @@ class Format(Protocol):
     has_columns: bool
     is_compressed_inside: bool
     """Whether no suffix says how its files are compressed."""
+    has_whole_records: bool
+    """Whether an output has all that its records say, and not the columns of a table alone."""
 
     def check(self, path: Location, columns: Columns) -> Facts:
         """Refuse a file none of whose rows could be read; InputError says why."""
@@ -81,8 +83,8 @@ class Format(Protocol):
         """Yield the records of an output that write_records has written."""
         ...
 
-    def output_id_type(self, path: Path) -> object:
-        """Give the id_type with which an output was written."""
+    def read_written(self, path: Path) -> Written:
+        """Read what an output has beside its records."""
         ...
 
 

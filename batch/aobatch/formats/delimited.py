@@ -3,25 +3,27 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import msgspec
 import pyarrow as pa
 
 from aobatch.api import errors
-from aobatch.errors import InputError, RequestError, UsageError
+from aobatch.errors import InputError, RequestError
 from aobatch.formats import Facts, Row, split_compression
 from aobatch.formats.answers import COLUMNS, CUSTOM_ID, grouped
 from aobatch.formats.compression import open_input, open_output, read_head
-from aobatch.formats.keep import Extras, KeptBatch, kept_schema, numbered
+from aobatch.formats.keep import Extras, KeptBatch, Written, kept_schema, numbered
 from aobatch.formats.parquet_fields import Columns, plan_fields, read_fields
 from aobatch.formats.remote import Location, Remote, check_readable
 
-has_columns, is_compressed_inside = True, False
+has_columns, is_compressed_inside, has_whole_records = True, False, False
 
 BATCH_ROWS = 1024
 HEAD_BYTES = 2**16
@@ -99,16 +101,46 @@ def read_kept(path: Location, max_line_bytes: int, columns: Columns) -> Iterator
 
 
 def read_records(path: Path) -> Iterator[bytes]:
-    """Refuse to read answers back: a row has less than they."""
-    message = (
-        f"{path} does not have whole answers; write shards as .jsonl or .parquet to merge them"
-    )
-    raise UsageError(message)
+    """Yield what an output's rows say of their records: enough to write such rows again."""
+    for row in _read_output(path, COLUMNS):
+        yield msgspec.json.encode(_record_of(row))
 
 
-def output_id_type(path: Path) -> object:  # noqa: ARG001 - a Format's signature
-    """Give the type of custom_ids, which is text."""
-    return None
+def _record_of(row: dict[str, str]) -> dict[str, object]:
+    record: dict[str, object] = {CUSTOM_ID: row[CUSTOM_ID]}
+    if row["finish_reason"]:
+        record["choices"] = [{key: row[key] for key in ("text", "finish_reason")}]
+    if row["prompt_tokens"]:
+        counts = {key: int(row[key]) for key in ("prompt_tokens", "completion_tokens")}
+        record["usage"] = counts | {"total_tokens": sum(counts.values())}
+    if row["error_message"]:
+        record["error"] = {"code": row["error_code"], "message": row["error_message"]}
+    return record
+
+
+def read_written(path: Path) -> Written:
+    """Read what an output has beside what its rows say of records."""
+    with _opened(path, sys.maxsize) as rows:
+        names = [name for name in _header(rows, path) if name not in COLUMNS]
+    if not names:
+        return Written()
+    batches = (_batch_of(row, names) for row in _read_output(path, names))
+    return Written(None, _schema(names), numbered(batches))
+
+
+def _batch_of(row: dict[str, str], names: list[str]) -> pa.RecordBatch:
+    return _batch([_Cells([row[name] for name in names])], _schema(names))
+
+
+def _read_output(path: Path, wanted: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Yield the rows of an output by the names of their columns; InputError if it is none."""
+    with _opened(path, sys.maxsize) as rows:
+        names = _header(rows, path)
+        if not {*wanted} <= {*names}:
+            message = f"{path} is no table of answers: it lacks some of {', '.join(wanted)}"
+            raise InputError(message)
+        for row in rows:
+            yield dict(zip(names, row, strict=True))
 
 
 @contextmanager

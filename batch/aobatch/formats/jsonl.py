@@ -20,6 +20,7 @@ from aobatch.formats.compression import open_input, open_output, read_head
 from aobatch.formats.keep import (
     Extras,
     KeptBatch,
+    Written,
     json_schema,
     kept_schema,
     row_of_json,
@@ -29,7 +30,7 @@ from aobatch.formats.parquet_fields import Columns
 from aobatch.formats.remote import Location, Remote, check_readable
 from aobatch.formats.template import Template
 
-has_columns, is_compressed_inside = False, False
+has_columns, is_compressed_inside, has_whole_records = False, False, True
 
 CHUNK_BYTES = 2**18
 KEPT_ROWS = 1024
@@ -165,8 +166,9 @@ def read_records(path: Path) -> Iterator[bytes]:
         yield row.raw
 
 
-def output_id_type(path: Path) -> None:
-    """Say that custom_ids are text."""
+def read_written(path: Path) -> Written:  # noqa: ARG001 - a Format's signature
+    """Give nothing: what is kept stands in the lines."""
+    return Written()
 
 
 def split_lines(stream: BinaryIO, max_line_bytes: int) -> Iterator[tuple[int, bytes | None]]:

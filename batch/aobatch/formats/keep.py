@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice, zip_longest
 from typing import Any, NamedTuple
 
 import msgspec
@@ -139,6 +139,23 @@ class Extras:
     kept: KeptRows | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     """What Parquet files say of the job."""
+
+
+class Written(NamedTuple):
+    """What an output has beside its answers, as `Extras` put it there."""
+
+    id_type: object = None
+    schema: pa.Schema | None = None
+    """The columns that are kept, None if there are none."""
+    batches: Iterator[KeptBatch] = iter(())
+    metadata: Mapping[str, str] = {}
+
+
+def in_turn(parts: Sequence[Iterator[KeptBatch]]) -> Iterator[KeptBatch]:
+    """Take a row of each part in turn, and number them from 1."""
+    rows = [(batch.slice(n, 1) for _, batch in part for n in range(len(batch))) for part in parts]
+    found = chain.from_iterable(zip_longest(*rows))
+    return numbered(row for row in found if row is not None)
 
 
 def with_kept(records: Iterable[bytes], kept: KeptRows | None) -> Iterator[bytes]:

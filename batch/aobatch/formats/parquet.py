@@ -16,11 +16,11 @@ from aobatch.errors import InputError, UsageError
 from aobatch.formats import Facts, Row
 from aobatch.formats.answers import CUSTOM_ID, GROUP_ROWS, RESPONSE, grouped
 from aobatch.formats.compression import check_input, refuse_other_kind
-from aobatch.formats.keep import Extras, KeptBatch, kept_schema, numbered
+from aobatch.formats.keep import Extras, KeptBatch, Written, kept_schema, numbered
 from aobatch.formats.parquet_fields import Columns, id_type_of, plan_fields, read_fields
 from aobatch.formats.remote import Location, Remote, open_places
 
-has_columns, is_compressed_inside = True, True
+has_columns, is_compressed_inside, has_whole_records = True, True, True
 
 BATCH_BYTES = 8 * 2**20
 MAX_BATCH_ROWS = 2048
@@ -119,10 +119,25 @@ def read_records(path: Path) -> Iterator[bytes]:
                 yield text.encode()
 
 
-def output_id_type(path: Path) -> pa.DataType | None:
-    """Read which type the custom_ids of an output have, None for text."""
+def read_written(path: Path) -> Written:
+    """Read what an output has beside its records."""
     with _opened(path) as file:
-        return id_type_of(file.schema_arrow.field(CUSTOM_ID).type)
+        schema = file.schema_arrow
+    id_type = id_type_of(schema.field(CUSTOM_ID).type)
+    metadata = {
+        key.decode(): value.decode()
+        for key, value in (schema.metadata or {}).items()
+        if key.startswith(b"aobatch.")
+    }
+    if not (names := [name for name in schema.names if name not in SCHEMA.names]):
+        return Written(id_type, metadata=metadata)
+    kept = pa.schema([schema.field(name).remove_metadata() for name in names])
+    return Written(id_type, kept, _batches(path, names), metadata)
+
+
+def _batches(path: Path, names: list[str]) -> Iterator[KeptBatch]:
+    with _opened(path) as file:
+        yield from numbered(_read_batches(file, names))
 
 
 def write_records(

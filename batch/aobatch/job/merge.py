@@ -1,17 +1,19 @@
 """The outputs of all shards of a job as the output that the whole job would have."""
 
+import itertools
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 from msgspec import structs
 
 from aobatch.errors import InputError, InputMissingError, UsageError
 from aobatch.executors import Statistics
 from aobatch.files import replacing, storage_errors
 from aobatch.formats import find_format, read_records, write_records
-from aobatch.formats.keep import Extras
+from aobatch.formats.keep import Extras, KeptRows, in_turn
 from aobatch.job.config import JobConfig, Shard
 from aobatch.job.events import stream_folder
 from aobatch.job.ledger import reading
@@ -50,6 +52,7 @@ def merge_shards(paths: Sequence[Path], output: Path, prices: Prices | None = No
             message = f"{shards[0].path} and {other.path} are not shards of one job: {difference}"
             raise InputError(message)
     check_output(config)
+    _check_records(paths, output)
     with open_state(config) as state:
         if state.ledger.exists() and read_finished(state) is None:
             message = f"{state.path} holds an unfinished job of {output}; name another output"
@@ -130,13 +133,43 @@ def _publish(shards: Sequence[ShardOutput], output: Path, prices: Prices | None)
     report = add_reports([shard.job.report for shard in shards], _measures(shards))
     report = with_cost(report, prices)
     paths = [shard.path for shard in shards]
-    types = [find_format(path).output_id_type(path) for path in paths]
-    id_type = types[0] if all(found == types[0] for found in types) else None
+    extras = _extras(paths)
     with replacing(output) as stream:
-        write_records(_in_order(paths), stream, output, Extras(id_type))
+        write_records(_in_order(paths), stream, output, extras)
         _copy_events([stream_folder(shard.path) for shard in shards], stream_folder(output))
         write_report(report, output)
     return report
+
+
+def _check_records(paths: Sequence[Path], output: Path) -> None:
+    """Refuse shards whose rows have less than the output is to have."""
+    if find_format(output).has_whole_records:
+        for path in paths:
+            if not find_format(path).has_whole_records:
+                message = (
+                    f"{path} has the columns of a table alone, and not all that {output} would "
+                    "have; merge into a .csv, or write shards as .jsonl or .parquet"
+                )
+                raise UsageError(message)
+
+
+def _extras(paths: Sequence[Path]) -> Extras:
+    """Put together what the shards have beside their answers."""
+    found = [find_format(path).read_written(path) for path in paths]
+    first = found[0]
+    for path, other in zip(paths, found, strict=True):
+        if other.schema != first.schema:
+            message = f"{path} and {paths[0]} keep other columns; run both with the same --keep"
+            raise InputError(message)
+    metadata = dict(first.metadata)
+    if models := [table.metadata["aobatch.models"] for table in found if table.metadata]:
+        every = {name: id_ for table in models for name, id_ in msgspec.json.decode(table).items()}
+        metadata["aobatch.models"] = msgspec.json.encode(every).decode()
+    id_type = first.id_type if all(other.id_type == first.id_type for other in found) else None
+    if first.schema is None:
+        return Extras(id_type, metadata=metadata)
+    kept = KeptRows(first.schema, in_turn([table.batches for table in found]), itertools.count(1))
+    return Extras(id_type, kept, metadata)
 
 
 def _in_order(paths: Sequence[Path]) -> Iterator[bytes]:
