@@ -38,10 +38,11 @@ The body of a line for `/v1/chat/completions`, and a bare one with `messages`, i
 Chat formats: {chat_formats}.
 
 `metadata`, `store` and `service_tier` are accepted and ignored; any other unknown field is an
-error, unless `--ignore-unknown` is given. A model without infill tokens serves `suffix` by drawing
-at least eight candidates and keeping those under which the suffix is most probable; the report
-counts which of the two ways was taken (`suffixes_infilled`, `suffixes_resampled`). At temperature 0
-there is one candidate, so the suffix then decides nothing on such a model.
+error, unless `--ignore-unknown` is given. A model with infill tokens reads `suffix` by them, in the
+order in which it was trained (`models inspect` shows both). One without draws at least eight
+candidates and keeps those under which the suffix is most probable; the report counts which of the
+two ways was taken (`suffixes_infilled`, `suffixes_resampled`). At temperature 0 there is one
+candidate, so the suffix then decides nothing on such a model.
 
 ## Tables
 

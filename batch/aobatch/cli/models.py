@@ -257,7 +257,8 @@ def _tokens(facts: "ModelFacts") -> Iterator[tuple[str, str]]:
     if facts.document_start_token_id is not None:
         added = "added to" if facts.adds_document_start else "not added to"
         yield "document start", f"{named(facts.document_start_token_id)}, {added} prompts"
-        yield "infill", named(*facts.infill_token_ids) or "none"
+        suffix_first = ", the suffix first" if facts.infill_order == "SPM" else ""
+        yield "infill", (named(*facts.infill_token_ids) or "none") + suffix_first
     yield "chats", facts.chat_format
 
 

@@ -16,6 +16,7 @@ from aobatch.arrays import TokenIds
 from aobatch.engine.detokenizer import decode
 from aobatch.engine.sequence import RequestState, SequenceGroup
 from aobatch.errors import RequestError
+from aobatch.models import InfillOrder
 from aobatch.models.chat import FORMATS, UNKNOWN, ChatFormat, format_of_vocabulary
 from aobatch.models.tokenizer import Tokenizer
 from aobatch.shapes.matching import ShapeCompiler
@@ -34,7 +35,8 @@ class ModelLimits:
     document_start_token_id: int
     adds_document_start: bool
     infill_token_ids: tuple[int, ...]
-    """The tokens ahead of a prefix, a suffix and the middle between them, if there are any."""
+    """The tokens ahead of a prefix, a suffix and, mostly, the middle, if there are any."""
+    infill_order: InfillOrder = "PSM"
     chat_format: str = UNKNOWN
     """How chats are written, see `chat.FORMATS`."""
 
@@ -106,12 +108,9 @@ class Preparation:
         suffix = self._encode_behind(body.suffix) if body.suffix else np.empty(0, np.int64)
         need = TokenNeed(name, len(token_ids), len(suffix), body.max_tokens)
         if len(suffix) and self.limits.infill_token_ids:
-            # Prefix, suffix, middle: the order in which such models were trained.
-            before, between, middle = ([token_id] for token_id in self.limits.infill_token_ids)
             start = token_ids[: num_added if self.limits.adds_document_start else 0]
-            prefix = token_ids[num_added:]
-            token_ids = np.concatenate([start, before, prefix, between, suffix, middle])
-            num_added, suffix = len(start) + 1, suffix[:0]
+            token_ids, num_added = self._infill(start, token_ids[num_added:], suffix)
+            suffix = suffix[:0]
         num_logprobs = body.logprobs
         if num_logprobs is None and body.is_ranked:
             num_logprobs = 0  # ranking needs the logprobs of the sampled tokens
@@ -139,6 +138,16 @@ class Preparation:
             return ()
         more = self._chats.end_token_ids if isinstance(prompt, Chat) else ()
         return tuple(dict.fromkeys((*self.limits.eos_token_ids, *more)))
+
+    def _infill(self, start: TokenIds, prefix: TokenIds, suffix: TokenIds) -> tuple[TokenIds, int]:
+        """Lay out a prompt to fill in as the model was trained, and say where the prefix begins."""
+        marks = (np.array([token_id], np.int64) for token_id in self.limits.infill_token_ids)
+        before, between, *middle = marks
+        if self.limits.infill_order == "PSM":
+            parts = [start, before, prefix, between, suffix, *middle]
+            return np.concatenate(parts), len(start) + 1
+        parts = [start, between, suffix, before, prefix, *middle]
+        return np.concatenate(parts), len(start) + len(suffix) + 2
 
     @cached_property
     def _chats(self) -> "_Chats":

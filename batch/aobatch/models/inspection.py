@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from aobatch.errors import ModelError
 from aobatch.kernels import CacheDtype
+from aobatch.models import InfillOrder
 from aobatch.models.checks import printable, refusal, shown
 from aobatch.models.checks.graph import EXPORTED, OURS, GraphRules, check_graph
 from aobatch.models.checks.tokenizer import TokenizerFile, check_tokenizer
@@ -92,6 +93,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     document_start_token_id: int | None = None
     adds_document_start: bool = False
     infill_token_ids: tuple[int, ...] = ()
+    infill_order: InfillOrder = "PSM"
     chat_format: str = ""
     """How chats are written for it; `none` if no format that is known here fits."""
     token_texts: dict[int, str] = {}

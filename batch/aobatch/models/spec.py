@@ -100,7 +100,7 @@ DESCRIBED_SIZES = (
 """The sizes of a decoder that a model's description and its facts have, too."""
 DESCRIBED_TOKENS = (
     *("eos_token_ids", "document_start_token_id", "adds_document_start", "infill_token_ids"),
-    "chat_format",
+    *("infill_order", "chat_format"),
 )
 """What they have of a checkpoint's tokens."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from gguf import GGMLQuantizationType, dequantize
 
 from aobatch.errors import ModelError
-from aobatch.models import SpecialTokens
+from aobatch.models import InfillOrder, SpecialTokens
 from aobatch.models.chat import format_of_template, texts_of_template
 from aobatch.models.checks import shown
 from aobatch.models.source.decoder import (
@@ -40,13 +40,9 @@ from aobatch.models.source.gguf import (
     open_bytes,
 )
 from aobatch.models.source.gguf_families import GgufFamily, find_gguf, spec_from_gguf
+from aobatch.models.source.infill import find_layout
 from aobatch.models.source.rope import CONTEXTS, with_divisors
-from aobatch.models.source.tokenizer_json import (
-    DOCUMENT_SEPARATOR,
-    INFILL_KEYS,
-    INFILL_NAMES,
-    is_end,
-)
+from aobatch.models.source.tokenizer_json import DOCUMENT_SEPARATOR, is_end
 from aobatch.models.source.vocabulary import Vocabulary, tokenizer_json, unnamed_splitting
 from aobatch.models.spec import Checkpoint, DecoderSpec, Weight
 from aobatch.models.tokenizer import byte_level_alphabet
@@ -246,6 +242,8 @@ _LAST_KIND = 6
 _MAX_SPECIAL = 65_536
 _MAX_PIECE = 256
 _ENDS, _ALL_ENDS = ("eot", "eom"), "tokenizer.ggml.eos_token_ids"
+_OLDER_ROLES = {"fim_pre": "prefix", "fim_suf": "suffix", "fim_mid": "middle"}
+"""What older files call the roles of infill tokens."""
 
 Merges = list[tuple[str, str]]
 
@@ -384,7 +382,7 @@ def special_tokens(fields: Fields, vocabulary: Vocabulary) -> SpecialTokens:
     """
 
     def token_id(role: str, default: int | None = None) -> int:
-        return fields.integer(_id_key(role), 0, len(vocabulary.tokens) - 1, default)
+        return _token_id(fields, role, vocabulary.tokens, default)
 
     others = vocabulary.user_defined or {}
     end = {i for token, i in vocabulary.special.items() if is_end(token, is_special=True)}
@@ -400,17 +398,28 @@ def special_tokens(fields: Fields, vocabulary: Vocabulary) -> SpecialTokens:
     adds_start = fields.flag("tokenizer.ggml.add_bos_token", default=is_pieces)
     if not adds_start:
         start = vocabulary.tokens.get(DOCUMENT_SEPARATOR, start)
-    infill = []
-    for role, names in INFILL_NAMES.items():
-        named = [vocabulary.tokens[name] for name in names if name in vocabulary.tokens]
-        stated = role if _id_key(role) in fields else INFILL_KEYS[role]
-        if named or _id_key(stated) in fields:
-            infill.append(token_id(stated, *named[:1]))
-    if len(infill) != len(INFILL_NAMES):
-        infill = []
+    infill, order = _infill(fields, vocabulary.tokens)
     templates = texts_of_template(fields.get("tokenizer.chat_template"))
     chat_format = format_of_template(next(templates, ""), vocabulary.tokens)
-    return SpecialTokens(tuple(sorted(end)), start, adds_start, tuple(infill), chat_format)
+    return SpecialTokens(tuple(sorted(end)), start, adds_start, infill, chat_format, order)
+
+
+def _infill(fields: Fields, tokens: Mapping[str, int]) -> tuple[tuple[int, ...], InfillOrder]:
+    """Find the infill tokens, by what the file states or else by their names, and their order."""
+    layout = find_layout(tokens)
+    names = layout.names if layout else dict.fromkeys(_OLDER_ROLES, "")
+    found = []
+    for role, name in names.items():
+        stated = role if _id_key(role) in fields else _OLDER_ROLES[role]
+        if name or _id_key(stated) in fields:
+            found.append(_token_id(fields, stated, tokens, tokens.get(name)))
+    return (tuple(found) if len(found) == len(names) else ()), layout.order if layout else "PSM"
+
+
+def _token_id(
+    fields: Fields, role: str, tokens: Mapping[str, int], default: int | None = None
+) -> int:
+    return fields.integer(_id_key(role), 0, len(tokens) - 1, default)
 
 
 def _id_key(role: str) -> str:

@@ -16,6 +16,7 @@ from aobatch.models.chat import format_of_template, texts_of_template
 from aobatch.models.checks import MAX_TOKENIZER_BYTES, open_regular, printable, read_regular
 from aobatch.models.checks.tokenizer import check_tokenizer
 from aobatch.models.source.fields import Fields
+from aobatch.models.source.infill import find_layout
 
 _MAX_BYTES = 16 * 2**20
 
@@ -40,6 +41,7 @@ END_NAMES = frozenset(
         *("<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"),
         *("<|end|>", "<|eot|>", "<end_of_turn>", "<|end_of_turn|>", "<end_of_utterance>"),
         *("<eos>", "</s>", "<｜end▁of▁sentence｜>", "▁<EOT>", "<EOT>"),
+        *("<|file_separator|>",),
     )
 )
 """The names under which models end a document, a turn or an infill.
@@ -51,19 +53,6 @@ _ALSO_MARKUP = frozenset(("</s>", "<eos>", "<EOT>"))
 """What is also written in texts; vocabularies have it as a token that is not special."""
 
 DOCUMENT_SEPARATOR = "<|endoftext|>"
-
-INFILL_NAMES: Mapping[str, tuple[str, ...]] = {
-    role: (f"<|fim_{long}|>", f"<fim_{long}>", f"<fim-{long}>", f"▁<{short}>", f"<{short}>", place)
-    for role, long, short, place in (
-        ("fim_pre", "prefix", "PRE", "<｜fim▁begin｜>"),
-        ("fim_suf", "suffix", "SUF", "<｜fim▁hole｜>"),
-        ("fim_mid", "middle", "MID", "<｜fim▁end｜>"),
-    )
-}
-"""The names of infill tokens by their roles, which are those of GGUF's metadata."""
-
-INFILL_KEYS: Mapping[str, str] = {"fim_pre": "prefix", "fim_suf": "suffix", "fim_mid": "middle"}
-"""What older GGUF files call these roles."""
 
 
 def is_end(name: str, *, is_special: bool) -> bool:
@@ -140,11 +129,11 @@ def read_tokenizer(folder: Path, config: Fields, num_rows: int) -> tuple[bytes, 
     start = tokens.get(ahead, stated)
     if not adds_start:
         start = tokens.get(DOCUMENT_SEPARATOR, start)
-    found = (next(filter(tokens.__contains__, names), "") for names in INFILL_NAMES.values())
-    infill = tuple(tokens[name] for name in found if name)
-    infill = infill if len(infill) == len(INFILL_NAMES) else ()
+    layout = find_layout(tokens)
+    infill = tuple(tokens[name] for name in layout.names.values()) if layout else ()
+    order = layout.order if layout else "PSM"
     chat_format = _chat_format(folder, settings, tokens)
-    return content, SpecialTokens(tuple(end), start, adds_start, infill, chat_format)
+    return content, SpecialTokens(tuple(end), start, adds_start, infill, chat_format, order)
 
 
 def _chat_format(folder: Path, settings: Fields, tokens: Mapping[str, int]) -> str:

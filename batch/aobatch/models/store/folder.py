@@ -12,6 +12,7 @@ import tomli_w
 
 from aobatch.errors import ModelError
 from aobatch.kernels import BLOCK, CacheDtype, block_bytes
+from aobatch.models import InfillOrder
 from aobatch.models.checks import (
     MAX_LAYERS,
     MAX_MANIFEST_BYTES,
@@ -107,13 +108,15 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     document_start_token_id: TokenId
     adds_document_start: bool
     infill_token_ids: tuple[TokenId, ...]
-    """Ahead of a prefix, a suffix and the middle; empty if there are no such tokens."""
+    """Ahead of a prefix, a suffix and, mostly, the middle; empty if there are no such tokens."""
     digest: str
     """sha256 over the graph, its data and the tokenizer."""
     fused: Fused
     quality: Quality | None = None
     chat_format: str = ""
     """How chats are written for it, see `chat.FORMATS`; empty if its vocabulary has to tell."""
+    infill_order: InfillOrder = "PSM"
+    """Whether prompts to fill in have the prefix first, or the suffix."""
     recipe: str = ""
     """Which of the precision's ways to compute was close enough."""
     files: dict[str, StoredFile] = {}
@@ -157,7 +160,7 @@ def _check(manifest: Manifest, path: Path) -> None:
     largest = max(*manifest.eos_token_ids, *infill, manifest.document_start_token_id, 0)
     if largest >= manifest.vocab_size:
         raise refusal(path, f"token {largest} is outside its vocabulary of {manifest.vocab_size}")
-    if len(infill) not in (0, 3):
+    if len(infill) not in ((0, 3) if manifest.infill_order == "PSM" else (2, 3)):
         raise refusal(path, f"it has {len(infill)} infill tokens, not 3 or none")
     if manifest.num_heads % manifest.num_kv_heads:
         reason = f"{manifest.num_heads} heads cannot share {manifest.num_kv_heads} of keys"
