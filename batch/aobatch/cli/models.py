@@ -153,6 +153,9 @@ class ImportOptions(QuietOption):
     path: Path
     name: str
     precision: str = option("int8", "How the weights are kept.", type=click.Choice(PRECISIONS))
+    lora: tuple[Path, ...] = option(
+        (), "An adapter to merge into it: a PEFT folder or a LoRA GGUF.", metavar="PATH"
+    )
 
 
 @command(ImportOptions, MODEL_CODES, name="import")
@@ -162,6 +165,7 @@ def import_(options: ImportOptions) -> None:
     Examples:
       aobatch models import model-q8_0.gguf mine
       aobatch models import Qwen3-0.6B/ mine --precision nbits8
+      aobatch models import Qwen3-0.6B/ tuned --lora checkpoint-500/
       aobatch run jobs/poems.jsonl -m mine
     """
     from aobatch.cli.progress import stage_progress
@@ -172,6 +176,7 @@ def import_(options: ImportOptions) -> None:
         folder = import_model(
             options.path,
             options.name,
+            adapters=options.lora,
             precision=options.precision,
             progress=progress,
             scorer=score_texts,
@@ -231,6 +236,8 @@ def table(facts: "ModelFacts") -> Iterator[tuple[str, str]]:
         yield "fused operators", facts.fused.reason or _quality(facts.fused.quality)
     yield "licence", facts.licence
     yield "source", f"{facts.source} {facts.source_sha256}".strip()
+    for adapter in facts.adapters:
+        yield "adapter", f"{adapter.name} {adapter.sha256}"
     yield "size", size_text(facts.size_bytes)
     yield "once converted", _amounts(facts.converted_bytes)
     yield "digest", facts.digest

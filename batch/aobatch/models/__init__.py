@@ -4,11 +4,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import msgspec
+
 PRECISIONS = ("int8", "nbits8", "fp32")
 """How weights can be kept."""
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with a stage, how much of it is done, and how much there is."""
+
+
+class MergedAdapter(msgspec.Struct, frozen=True):
+    """An adapter whose changes are in a model's weights."""
+
+    name: str
+    sha256: str
+    """Of its files."""
 
 
 InfillOrder: TypeAlias = Literal["PSM", "SPM"]

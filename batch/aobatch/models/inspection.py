@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from aobatch.errors import ModelError
 from aobatch.kernels import CacheDtype
-from aobatch.models import InfillOrder
+from aobatch.models import InfillOrder, MergedAdapter
 from aobatch.models.checks import printable, refusal, shown
 from aobatch.models.checks.graph import EXPORTED, OURS, GraphRules, check_graph
 from aobatch.models.checks.tokenizer import TokenizerFile, check_tokenizer
@@ -79,6 +79,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     licence: str = "unknown"
     source: str = ""
     source_sha256: str = ""
+    adapters: tuple[MergedAdapter, ...] = ()
+    """What was merged into the weights before they were converted."""
     digest: str = ""
     precision: str = ""
     recipe: str = ""

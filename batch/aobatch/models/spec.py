@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aobatch.files import file_digest, joined_digest
-from aobatch.models import SpecialTokens
+from aobatch.models import MergedAdapter, SpecialTokens
 
 Weight: TypeAlias = NDArray[np.floating]
 """A weight matrix [out, in], or a gain or bias [out]."""
@@ -128,6 +128,10 @@ class Checkpoint(SpecialTokens):
     source: str
     files: tuple[Path, ...]
     """Where the weights lie."""
+    adapters: tuple[MergedAdapter, ...] = ()
+    """What was merged into the weights, in this order."""
+    warnings: tuple[str, ...] = ()
+    """What its description says that may change what it computes and is not known here."""
 
     def gain(self, name: str) -> Weight:
         """Give the gain of a norm, ones where it has none."""

@@ -157,6 +157,7 @@ def _manifest(
         **names,
         format=FORMAT,
         source_sha256=checkpoint.sha256,
+        adapters=checkpoint.adapters,
         digest=folder_digest(files),
         quality=measured[0],
         fused=measured[1],

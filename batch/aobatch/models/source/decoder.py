@@ -295,14 +295,11 @@ def stored_rows(
     Raises ModelError if one is missing, has another shape, or is none of the decoder's nor further:
     it would be left out of the model without a word, as those may be whose names `unneeded` ends.
     """
-    shapes = decoder_shapes(spec)
-    rows = {name: _place(spec, naming, name, shapes) for name in shapes}
+    rows = places(spec, naming)
+    expected = dict(further) | tensor_shapes(spec, naming)
     if spec.is_tied:
+        del expected[rows["head"].tensor]
         rows["head"] = rows["embedding"]
-    expected = dict(further)
-    for name, place in rows.items():
-        together = [shapes[part][0] for part in naming.siblings(name) if part in shapes]
-        expected[place.tensor] = (sum(together), *shapes[name][1:])
     for name, shape in expected.items():
         check_presence(name, stored, fields)
         if stored[name] != shape:
@@ -314,6 +311,22 @@ def stored_rows(
     if others:
         fields.refuse(f"weight {shown(others[0])} belongs to no model that is supported here")
     return rows
+
+
+def places(spec: DecoderSpec, naming: Naming) -> dict[str, StoredRows]:
+    """Say where each canonical weight would be stored, a tied head in a tensor of its own."""
+    shapes = decoder_shapes(spec)
+    return {name: _place(spec, naming, name, shapes) for name in shapes}
+
+
+def tensor_shapes(spec: DecoderSpec, naming: Naming) -> dict[str, Shape]:
+    """Give the shapes of the tensors that these weights would be stored in."""
+    shapes = decoder_shapes(spec)
+    found = {}
+    for name, shape in shapes.items():
+        together = [shapes[part][0] for part in naming.siblings(name) if part in shapes]
+        found[naming.of(name)] = (sum(together), *shape[1:])
+    return found
 
 
 def _place(spec: DecoderSpec, naming: Naming, name: str, shapes: Mapping[str, Shape]) -> StoredRows:

@@ -183,7 +183,10 @@ def read_safetensors(folder: Path) -> Checkpoint:
     anything that is not supported.
     """
     if (folder / ADAPTER).exists():
-        message = f"{folder} has an adapter, {ADAPTER}, which is not applied; merge or remove it"
+        message = (
+            f"{folder} has an adapter, {ADAPTER}, which is not applied; give it a folder of its "
+            "own and merge it with --lora, or remove it"
+        )
         raise ModelError(message)
     config = read_fields(folder / "config.json")
     # The part of a model that reads text alone adds this to the family's name.

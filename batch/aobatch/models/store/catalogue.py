@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -226,15 +226,22 @@ def _pull(
 
 
 def import_model(
-    path: Path, name: str, *, precision: str, progress: Progress, scorer: "Scorer"
+    path: Path,
+    name: str,
+    *,
+    adapters: Sequence[Path] = (),
+    precision: str,
+    progress: Progress,
+    scorer: "Scorer",
 ) -> ModelFolder:
     """Convert a GGUF file or a safetensors folder of the user's to a model of that name.
 
-    Raises ModelError if it cannot be.
+    Adapters are merged into it, one after the other. Raises ModelError if it cannot be.
     """
     check_name(name)
+    checkpoint = read_checkpoint(path, adapters)
     return import_checkpoint(
-        read_checkpoint(path), name, precision=precision, progress=progress, scorer=scorer
+        checkpoint, name, precision=precision, progress=progress, scorer=scorer
     )
 
 

@@ -12,7 +12,7 @@ import tomli_w
 
 from aobatch.errors import ModelError
 from aobatch.kernels import BLOCK, CacheDtype, block_bytes
-from aobatch.models import InfillOrder
+from aobatch.models import InfillOrder, MergedAdapter
 from aobatch.models.checks import (
     MAX_LAYERS,
     MAX_MANIFEST_BYTES,
@@ -119,6 +119,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whether prompts to fill in have the prefix first, or the suffix."""
     recipe: str = ""
     """Which of the precision's ways to compute was close enough."""
+    adapters: tuple[MergedAdapter, ...] = ()
+    """What was merged into the weights of the source before they were converted."""
     files: dict[str, StoredFile] = {}
     """The graphs, their data and the tokenizer by name; empty for an export."""
     seal: str = ""

@@ -4,8 +4,9 @@ An exported graph has no weights to convert; another runner computes it as it is
 """
 
 import os
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -81,8 +82,12 @@ def open_model(path: Path) -> ModelFolder:
     return open_export(path) if locate(path).kind == "export" else open_folder(path)
 
 
-def read_checkpoint(path: Path) -> "Checkpoint":
-    """Open a GGUF file or a folder of safetensors; ModelError if it is neither."""
+def read_checkpoint(path: Path, adapters: Sequence[Path] = ()) -> "Checkpoint":
+    """Open a GGUF file or a folder of safetensors, adapters merged; ModelError if it is neither."""
+    if adapters:
+        from aobatch.models.source.adapter import merge_adapter
+
+        return reduce(merge_adapter, adapters, read_checkpoint(path))
     # What is converted already is found without these.
     from aobatch.models.source.gguf_checkpoint import read_gguf
     from aobatch.models.source.safetensors import read_safetensors
