@@ -9,11 +9,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from family_files import published
+from safetensors.numpy import save_file
 
 from aobatch.models import PRECISIONS
 from aobatch.models.convert.convert import write_graph
 from aobatch.models.convert.precisions import FP32, recipes
 from aobatch.models.convert.writer import append_tensor
+from aobatch.models.source.adapter import merge_adapter
 from aobatch.models.source.decoder import decoder_shapes
 from aobatch.models.spec import Checkpoint, Weight
 from aobatch.models.store.locate import read_checkpoint
@@ -63,6 +65,35 @@ def test_the_peak_is_a_part_of_the_weights(
     table = 4 * large.spec.vocab_size * large.spec.hidden_size
     assert peak < 1.5 * table + 16 * 2**20
     assert (tmp_path / "graph/model.onnx").stat().st_size < 2**20
+
+
+def test_adapters_are_merged_some_rows_at_a_time(large: Checkpoint, tmp_path: Path) -> None:
+    """An adapter of the table and of every layer needs little more than its largest part."""
+    chance, spec, rank = np.random.default_rng(0), large.spec, 8
+    tensors = {
+        "embed_tokens.lora_embedding_A": (rank, spec.vocab_size),
+        "embed_tokens.lora_embedding_B": (spec.hidden_size, rank),
+    }
+    for index in range(NUM_LAYERS):
+        name = f"layers.{index}.mlp.down_proj"
+        tensors[f"{name}.lora_A.weight"] = (rank, spec.intermediate_size)
+        tensors[f"{name}.lora_B.weight"] = (spec.hidden_size, rank)
+    (tmp_path / "lora").mkdir()
+    save_file(
+        {
+            f"base_model.model.model.{name}": chance.random(shape, np.float32)
+            for name, shape in tensors.items()
+        },
+        tmp_path / "lora/adapter_model.safetensors",
+    )
+    (tmp_path / "lora/adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
+    tracemalloc.start()
+    write_graph(merge_adapter(large, tmp_path / "lora"), tmp_path / "graph", FP32, lambda *_: None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    table, factor = 4 * spec.vocab_size * spec.hidden_size, 4 * spec.vocab_size * rank
+    assert peak < 1.5 * table + 2 * factor + 16 * 2**20
 
 
 def test_the_file_holds_what_was_written(tmp_path: Path) -> None:

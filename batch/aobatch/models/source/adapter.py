@@ -22,6 +22,7 @@ from aobatch.models.checks import ADAPTER, printable, shown
 from aobatch.models.source.decoder import (
     GGUF,
     Shape,
+    StoredRows,
     half_split,
     load_rows,
     places,
@@ -33,7 +34,7 @@ from aobatch.models.source.gguf import check_gguf
 from aobatch.models.source.gguf_checkpoint import load_weight
 from aobatch.models.source.safetensors import FileTensor, load_tensor, read_header
 from aobatch.models.source.tokenizer_json import read_fields
-from aobatch.models.spec import Checkpoint, Weight
+from aobatch.models.spec import Checkpoint, Weight, WeightLoader
 
 WEIGHTS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
@@ -115,29 +116,39 @@ def merge_adapter(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     is_tied = spec.is_tied and tables.isdisjoint(adapter.changes)
     pairs = family.gguf_pairs_neighbours if is_gguf else family.pairs_neighbours
     offset = 0.0 if is_gguf else family.gain_offset
-
-    def load(name: str, start: int = 0, stop: int | None = None) -> Weight:
-        weight = checkpoint.load(name, start, stop)
-        change = adapter.changes.get(rows[name].tensor)
-        if change is None:
-            return weight
-
-        def part(read: Rows) -> Weight:
-            taken = load_rows(rows[name], lambda _, first, last: read(first, last), start, stop)
-            return half_split(taken, name, spec, pairs_neighbours=pairs)
-
-        return _merged(weight, change, part, offset if name.endswith("norm") else 0.0)
-
     digest = joined_digest([file_digest(file) for file in adapter.files])
     merged = MergedAdapter(printable(path.resolve().name), digest)
     return replace(
         checkpoint,
         spec=replace(spec, is_tied=is_tied),
-        load=load,
+        load=_loader(checkpoint, adapter.changes, rows, pairs_neighbours=pairs, gain_offset=offset),
         files=(*checkpoint.files, *adapter.files),
         adapters=(*checkpoint.adapters, merged),
         warnings=(*checkpoint.warnings, *_warnings(adapter, checkpoint)),
     )
+
+
+def _loader(
+    checkpoint: Checkpoint,
+    changes: Mapping[str, Change],
+    rows: Mapping[str, StoredRows],
+    *,
+    pairs_neighbours: bool,
+    gain_offset: float,
+) -> WeightLoader:
+    def load(name: str, start: int = 0, stop: int | None = None) -> Weight:
+        weight, place = checkpoint.load(name, start, stop), rows[name]
+        change = changes.get(place.tensor)
+        if change is None:
+            return weight
+
+        def part(read: Rows) -> Weight:
+            taken = load_rows(place, lambda _, first, last: read(first, last), start, stop)
+            return half_split(taken, name, checkpoint.spec, pairs_neighbours=pairs_neighbours)
+
+        return _merged(weight, change, part, gain_offset if name.endswith("norm") else 0.0)
+
+    return load
 
 
 def _merged(
