@@ -29,6 +29,16 @@ def test_the_reference_is_that_of_the_code() -> None:
     assert reference() == PATH.read_text(encoding="utf-8")
 
 
+def test_the_page_of_models_is_that_of_the_code() -> None:
+    """Families, their files and operators, and layouts of infill are listed as the code has them.
+
+    The measured numbers are those of the last `python tests/models_table.py`.
+    """
+    from models_table import PATH, page, read_figures
+
+    assert page(read_figures()) == PATH.read_text(encoding="utf-8")
+
+
 def test_tables_of_the_usage_report_are_those_of_the_code() -> None:
     """Every part of a report, of a summary and of the statistics is written down."""
     from report_tables import report_table, statistics_table, summary_table
