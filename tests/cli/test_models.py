@@ -70,6 +70,17 @@ def test_imported_model_is_listed_and_inspected(invoke: Invoke, tiny_gguf: Path)
     assert float(size[1]) == pytest.approx(facts["size_bytes"] / 2**20, abs=0.005)
 
 
+def test_adapters_are_merged_and_named(invoke: Invoke, tiny_gguf: Path) -> None:
+    """Each `--lora` stands in what is known of the model, in its order."""
+    adapters = Path(__file__).parents[1] / "data/adapters"
+    options = [part for name in ("plain", "patterns") for part in ("--lora", str(adapters / name))]
+
+    invoke("models", "import", tiny_gguf, "tuned", "--precision", "fp32", *options)
+
+    rows = invoke("models", "inspect", "tuned").stdout.splitlines()
+    assert [row.split()[1] for row in rows if row.startswith("adapter")] == ["plain", "patterns"]
+
+
 def test_model_is_listed_by_the_name_that_finds_it(
     invoke: Invoke, tiny_fp32: ModelFolder, tmp_path: Path
 ) -> None:

@@ -154,7 +154,10 @@ class ImportOptions(QuietOption):
     name: str
     precision: str = option("int8", "How the weights are kept.", type=click.Choice(PRECISIONS))
     lora: tuple[Path, ...] = option(
-        (), "An adapter to merge into it: a PEFT folder or a LoRA GGUF.", metavar="PATH"
+        (),
+        "An adapter to merge into it: a PEFT folder or a LoRA GGUF.",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
     )
 
 
