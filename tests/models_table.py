@@ -18,6 +18,7 @@ from aobatch.models.convert.convert import write_graph
 from aobatch.models.convert.fused import not_fusable, write_fused_graph
 from aobatch.models.convert.precisions import recipes
 from aobatch.models.source.families import FAMILIES
+from aobatch.models.source.gguf_families import GGUF_FAMILIES
 from aobatch.models.source.infill import INFILL_LAYOUTS, InfillLayout
 from aobatch.models.spec import Checkpoint
 from aobatch.models.store.folder import MAX_KL, GraphSizes
@@ -122,7 +123,8 @@ def main(*, measures_all: bool) -> None:
 
 def tiny_models() -> list[str]:
     """List the tiny models by what follows `tiny-` in the names of their folders."""
-    return sorted({*family_files.FAMILIES, *family_files.FOLDERS})
+    folders = family_files.DATA.glob("tiny-*/expected.npz")
+    return sorted(path.parent.name.removeprefix("tiny-") for path in folders)
 
 
 def opened(name: str, folder: Path) -> Checkpoint:
@@ -183,18 +185,17 @@ def page(figures: Mapping[str, Measured]) -> str:
 def _family_table(figures: Mapping[str, Measured]) -> Iterator[str]:
     yield "| family | from | operators | int8 of a tiny model: recipe, KL | published models |"
     yield "|---|---|---|---|---|"
+    in_gguf = {known.name for known in GGUF_FAMILIES.values()}
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = {name: opened(name, Path(folder) / name) for name in tiny_models()}
     for family in sorted(FAMILIES):
         tried = [name for name, found in checkpoints.items() if found.spec.family == family]
-        sources = ["folder"]
-        if FAMILIES[family].from_gguf is not None:
-            sources.append("GGUF")
+        sources = "folder, GGUF" if family in in_gguf else "folder"
         reasons = {not_fusable(checkpoints[name].spec, figures[name].recipe) for name in tried}
         operators = "stock" if all(reasons) else "fused"
         numbers = "; ".join(f"`tiny-{name}` {_shown(figures[name])}" for name in tried)
         known = PUBLISHED.get(family, "")
-        yield f"| `{family}` | {', '.join(sources)} | {operators} | {numbers} | {known} |"
+        yield f"| `{family}` | {sources} | {operators} | {numbers} | {known} |"
 
 
 def _shown(figure: Measured) -> str:

@@ -41,6 +41,8 @@ STEMS = {
     "gate_proj": "ffn_gate",
     "up_proj": "ffn_up",
     "down_proj": "ffn_down",
+    "qkv_proj": "attn_qkv",
+    "gate_up_proj": "ffn_up",
 }
 
 
@@ -54,16 +56,16 @@ def folder_base(name: str, tmp_path: Path) -> Path:
     return published(BASES[name], tmp_path / f"tiny-{BASES[name]}")
 
 
-def write_lora(path: Path, alpha: float = 8.0, family: str = "llama") -> Path:
-    """Write the plain adapter as a GGUF file of a llama's, with its rows of q and k in turns."""
-    config = config_of(DATA / "tiny-llama")
+def write_lora(path: Path, name: str = "plain", family: str = "llama") -> Path:
+    """Write an adapter as a GGUF file, with the rows of a llama's q and k in turns."""
+    config = config_of(DATA / f"tiny-{BASES[name]}")
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
     writer = gguf.GGUFWriter(path, family)
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", alpha)
-    for name, weight in load_file(ADAPTERS / "plain/adapter_model.safetensors").items():
-        *_, layer, _, module, part, _ = name.split(".")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    for stored, weight in load_file(ADAPTERS / name / "adapter_model.safetensors").items():
+        *_, layer, _, module, part, _ = stored.split(".")
         if part == "lora_B" and module in heads:
             halves = weight.reshape(heads[module], 2, len(weight) // heads[module] // 2, -1)
             weight = np.ascontiguousarray(halves.swapaxes(1, 2).reshape(weight.shape))
@@ -113,6 +115,13 @@ def test_files_of_both_kinds_go_together(kind: str, base: str, tmp_path: Path) -
         source = write_gguf("llama", tmp_path / "tiny-llama.gguf")
 
     check_numbers(read_checkpoint(source, [path]), "plain", tmp_path)
+
+
+def test_fused_weights_go_by_the_names_that_are_there(tmp_path: Path) -> None:
+    """Where a GGUF file has queries, keys and values in one, its adapters have so too."""
+    lora = write_lora(tmp_path / "lora.gguf", "fused", "phi3")
+
+    check_numbers(read_checkpoint(folder_base("fused", tmp_path), [lora]), "fused", tmp_path)
 
 
 def test_tables_of_a_gguf_are_added_as_they_are_looked_up(tmp_path: Path) -> None:

@@ -21,8 +21,10 @@ from aobatch.models import MergedAdapter
 from aobatch.models.checks import ADAPTER, printable, shown
 from aobatch.models.source.decoder import (
     GGUF,
+    Naming,
     Shape,
     StoredRows,
+    gguf_naming,
     half_split,
     load_rows,
     places,
@@ -30,18 +32,19 @@ from aobatch.models.source.decoder import (
 )
 from aobatch.models.source.families import find
 from aobatch.models.source.fields import Fields
-from aobatch.models.source.gguf import check_gguf
+from aobatch.models.source.gguf import check_parts
 from aobatch.models.source.gguf_checkpoint import load_weight
+from aobatch.models.source.gguf_families import GgufFamily, find_gguf
 from aobatch.models.source.safetensors import FileTensor, load_tensor, read_header
 from aobatch.models.source.tokenizer_json import read_fields
-from aobatch.models.spec import Checkpoint, Weight, WeightLoader
+from aobatch.models.spec import Checkpoint, DecoderSpec, Weight, WeightLoader
 
 WEIGHTS = "adapter_model.safetensors"
 _PICKLE = "adapter_model.bin"
 _KEPT = 2
 """Tensors that are kept since tables are merged some rows at a time."""
-_GGUF_NAMES = {"mistral": "llama"}
-"""How GGUF files call families of folders that they do not tell apart."""
+_ALIKE = ({"llama", "mistral"}, {"olmo2", "olmo3"})
+"""Families that GGUF files do not tell apart."""
 
 Rows = Callable[[int, int | None], Weight]
 """Gives rows start to stop of a tensor."""
@@ -91,8 +94,8 @@ class Adapter:
     changes: Mapping[str, Change]
     base: str = ""
     """What it says it was trained on."""
-    family: str = ""
-    """The architecture that a GGUF file names."""
+    known: GgufFamily | None = None
+    """The family that a GGUF file names."""
 
 
 def merge_adapter(checkpoint: Checkpoint, path: Path) -> Checkpoint:
@@ -102,20 +105,15 @@ def merge_adapter(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     exactly, or is none of this base.
     """
     adapter = _read_gguf(path) if path.is_file() else _read_folder(path)
-    spec = checkpoint.spec
-    is_gguf = bool(adapter.family)
-    if is_gguf and adapter.family not in (spec.family, _GGUF_NAMES.get(spec.family)):
-        message = f"{path} is an adapter for {adapter.family}, and the base is {spec.family}"
-        raise ModelError(message)
-    family = find(spec.family, str(path))
-    naming = GGUF if is_gguf else family.naming
+    spec, family = checkpoint.spec, find(checkpoint.spec.family, str(path))
+    naming, pairs, offset = family.naming, family.pairs_neighbours, family.gain_offset
+    if known := adapter.known:
+        naming, pairs, offset = _gguf_naming(adapter, known, spec), known.pairs_neighbours, 0.0
     rows = places(spec, naming)
     _check_changes(adapter, tensor_shapes(spec, naming), checkpoint.source)
     # A table that changes in one of its two roles is two tables from then on.
     tables = {rows[name].tensor for name in ("embedding", "head")}
     is_tied = spec.is_tied and tables.isdisjoint(adapter.changes)
-    pairs = family.gguf_pairs_neighbours if is_gguf else family.pairs_neighbours
-    offset = 0.0 if is_gguf else family.gain_offset
     digest = joined_digest([file_digest(file) for file in adapter.files])
     merged = MergedAdapter(printable(path.resolve().name), digest)
     return replace(
@@ -196,6 +194,21 @@ def _check_changes(adapter: Adapter, shapes: Mapping[str, Shape], base: str) -> 
             raise ModelError(message)
 
 
+def _gguf_naming(adapter: Adapter, known: GgufFamily, spec: DecoderSpec) -> Naming:
+    """Say how a GGUF file names the weights of a base; ModelError if it is for another family."""
+    if known.name != spec.family and {known.name, spec.family} not in _ALIKE:
+        message = f"{adapter.path} is an adapter for {known.name}, and the base is {spec.family}"
+        raise ModelError(message)
+    fused: dict[str, tuple[str, ...]] = {}
+    for stored, change in adapter.changes.items():
+        if ".attn_qkv." in stored:
+            fused["attn_qkv"] = ("q", "k", "v")
+        if spec.is_gated and ".ffn_up." in stored:
+            has_gate = any(shape[0] == 2 * spec.intermediate_size for shape in change.shapes)
+            fused |= {"ffn_up": ("gate", "up")} if has_gate else {}
+    return gguf_naming(known.stems, fused)
+
+
 def _plain(name: str) -> str:
     """Give what two names of one model have in common: letters and digits behind the owner."""
     return re.sub(r"[^a-z0-9]", "", name.rstrip("/").rpartition("/")[2].lower())
@@ -216,7 +229,7 @@ _GGUF_INERT = ("adapter.lora.task_name", "adapter.lora.prompt_prefix")
 
 def _read_gguf(path: Path) -> Adapter:
     """Read a LoRA as a GGUF file; ModelError if it is none."""
-    file = check_gguf(path)
+    file = check_parts(path)
     fields = file.fields
     fields.require("adapter.type", "lora")
     if fields.text("general.type", "model") != "adapter":
@@ -225,7 +238,7 @@ def _read_gguf(path: Path) -> Adapter:
         fields.refuse("it is at work from some tokens on alone, and so cannot be merged")
     alpha = fields.number("adapter.lora.alpha", -1e6, 1e6, 0.0)
     fields.check_all_read("adapter.", _GGUF_INERT)
-    keep = lru_cache(_KEPT)(lambda name: load_weight(path, file.tensors[name]))
+    keep = lru_cache(_KEPT)(lambda name: load_weight(file.tensors[name]))
 
     def rows(name: str) -> Rows:
         return lambda start, stop: keep(name)[start:stop]
@@ -240,7 +253,8 @@ def _read_gguf(path: Path) -> Adapter:
             tensor.shape, rows(name)
         )
     changes = {name: _gguf_change(path, name, found, alpha) for name, found in parts.items()}
-    return Adapter(path, (path,), changes, family=fields.text("general.architecture"))
+    known = find_gguf(fields.text("general.architecture"), str(path))
+    return Adapter(path, file.paths, changes, known=known)
 
 
 def _gguf_change(path: Path, name: str, parts: Mapping[str, Tensor], alpha: float) -> Change:

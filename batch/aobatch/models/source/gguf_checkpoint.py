@@ -103,7 +103,8 @@ def read_gguf(path: Path) -> Checkpoint:
 
 
 _PURPOSES = {
-    "adapter": "a LoRA adapter, which is no model by itself; merge it into its base first",
+    "adapter": "a LoRA adapter, which is no model by itself; merge it into its base by "
+    "`aobatch models import BASE NAME --lora PATH`",
     "mmproj": "the part of a model that reads pictures or sound; take the file that has its text",
     "imatrix": "statistics for quantisation; take the model's own file",
 }
