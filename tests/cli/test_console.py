@@ -164,6 +164,23 @@ def test_stages_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "download\nconvert\n"
 
 
+def test_a_long_stage_says_where_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log hears each 30 seconds how much of a stage is done."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with stage_progress(is_quiet=False) as lines:
+        for done in range(0, 101, 5):
+            lines("convert", done, 100)
+            now[0] += 10
+
+    assert capsys.readouterr().err.splitlines() == [
+        *("convert", "convert: 15%", "convert: 30%", "convert: 45%", "convert: 60%"),
+        *("convert: 75%", "convert: 90%"),
+    ]
+
+
 def test_stages_have_a_bar_each(capsys: pytest.CaptureFixture[str]) -> None:
     """On a terminal each stage is drawn to its end."""
     bars = StageBars()

@@ -153,6 +153,16 @@ class Lines(Progress):
             )
 
 
+_COUNTED = {
+    "downloading": "B",
+    "taking": "B",
+    "converting": " weights",
+    "computing": " weights",
+    "measuring": " tokens",
+}
+"""What stages count, by their first word."""
+
+
 class StageBars:
     """A bar for each stage of fetching and converting a model."""
 
@@ -165,13 +175,13 @@ class StageBars:
         if stage != self._stage:
             self.close()
             self._stage = stage
-            counts_bytes = stage.startswith("downloading ")
+            counted = _COUNTED.get(stage.partition(" ")[0])
             self._bar = RoomyBar(
                 total=total,
                 desc=escape(stage),
                 dynamic_ncols=True,
-                unit="B" if counts_bytes else "it",
-                unit_scale=counts_bytes,
+                unit=counted or "it",
+                unit_scale=counted is not None,
             )
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
@@ -201,11 +211,21 @@ def stage_progress(*, is_quiet: bool) -> Iterator[Callable[[str, int, int], None
         with closing(StageBars()) as bars:
             yield bars
     else:
-        said = [""]
+        yield _StageLines()
 
-        def say_stage(stage: str, _done: int, _total: int) -> None:
-            if stage != said[-1]:
-                said.append(stage)
-                say(stage, event="stage")
 
-        yield say_stage
+class _StageLines:
+    """A line for each stage, and where a long one is each 30 seconds."""
+
+    def __init__(self) -> None:
+        self._stage, self._said = "", 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Say how far a stage is, if it is time to."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._said = stage, now
+            say(stage, event="stage")
+        elif now - self._said >= LINE_SECONDS:
+            self._said = now
+            say(f"{stage}: {done / total:.0%}", event="stage", done=done, total=total)
