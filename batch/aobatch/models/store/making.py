@@ -9,7 +9,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from aobatch.errors import BusyError, ModelError, StorageError
@@ -83,12 +83,23 @@ def claim(target: Path, progress: Progress) -> Iterator[None]:
                 has_waited = True
         if has_waited:
             progress(stage, 1, 1)
-        # The random part of tempfile's names; whoever else had the claim is dead.
-        left = re.compile(rf"\.{re.escape(target.name)}~[a-z0-9_]{{8}}")
-        for path in target.parent.iterdir():
-            if left.fullmatch(path.name):
-                shutil.rmtree(path, ignore_errors=True)
+        _sweep(target)
         yield
+
+
+_LEFT = re.compile(r"\.(.+)~[a-z0-9_]{8}")
+"""What workspaces are called, behind the name of their model as tempfile does it."""
+
+
+def _sweep(target: Path) -> None:
+    """Remove workspaces of processes that are dead: the target's, which is claimed, and others'."""
+    for path in target.parent.iterdir():
+        if (left := _LEFT.fullmatch(path.name)) is None:
+            continue
+        with suppress(BusyError):  # somebody is at work there
+            lock = target.parent / LOCKS / left[1]
+            with nullcontext() if left[1] == target.name else hold_lock(lock):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
@@ -105,11 +116,15 @@ def workspace(target: Path) -> Iterator[Path]:
 
 
 def put_in_place(folder: Path, target: Path) -> None:
-    """Let a finished model folder be the one at target, for good."""
+    """Let a finished model folder in a workspace be the one at target, for good.
+
+    A kill leaves the former one there, or this one, or none, but never a part of one.
+    """
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
     sync_folder(folder)
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():
+        target.rename(folder.with_name("former"))  # goes with the workspace
     folder.rename(target)
     sync_folder(target.parent)
