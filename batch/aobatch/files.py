@@ -8,14 +8,17 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 from aobatch.errors import BusyError, JobError, OutputError, StorageError
 
 PATIENCE_SECONDS = 0.2
+_BLOCK = 2**20
 _CANNOT_CREATE = {
     errno.EACCES,
     errno.EEXIST,
@@ -189,10 +192,28 @@ def _signature(descriptor: int) -> str:
         return "another run"
 
 
-def file_digest(path: Path) -> str:
-    """Take the sha256 of a file, in hexadecimal."""
+def file_digest(path: Path, advance: Callable[[int], None] = lambda _: None) -> str:
+    """Take the sha256 of a file, in hexadecimal; `advance(bytes)` follows the work."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            advance(len(block))
+    return digest.hexdigest()
+
+
+def file_digests(
+    paths: Sequence[Path], advance: Callable[[int], None] = lambda _: None
+) -> tuple[str, ...]:
+    """Take those of several files, with all cores at work; `advance` is called by one at a time."""
+    lock = Lock()
+
+    def locked(num_bytes: int) -> None:
+        with lock:
+            advance(num_bytes)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return tuple(threads.map(lambda path: file_digest(path, locked), paths))
 
 
 def joined_digest(digests: Sequence[str]) -> str:

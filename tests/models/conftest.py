@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from aobatch.arrays import Logits, TokenIds
+from aobatch.models.convert.graph import StagedDecoder
 from aobatch.models.source.gguf_checkpoint import read_gguf
 from aobatch.models.store.folder import GraphSizes, ModelFolder
 from aobatch.runners.scoring import TextScorer
@@ -20,9 +21,9 @@ class DistortingScorer(TextScorer):
     def __init__(self, graph_name: str) -> None:
         self._graph_name = graph_name
 
-    def reference(self, graph: Path, texts: Sequence[TokenIds]) -> Iterator[Logits]:
+    def reference(self, decoder: StagedDecoder, texts: Sequence[TokenIds]) -> Iterator[Logits]:
         """Yield the logits of the first text."""
-        yield from super().reference(graph, texts[:1])
+        yield from super().reference(decoder, texts[:1])
 
     def __call__(self, graph: Path, texts: Sequence[TokenIds]) -> Iterator[Logits]:
         """Yield the logits of the first text, true or threefold."""

@@ -3,6 +3,7 @@
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,15 @@ from family_files import published
 from safetensors.numpy import save_file
 
 from aobatch.models import PRECISIONS
-from aobatch.models.convert.convert import write_graph
+from aobatch.models.convert.convert import convert, write_graph
+from aobatch.models.convert.graph import StagedDecoder
 from aobatch.models.convert.precisions import FP32, recipes
 from aobatch.models.convert.writer import append_tensor
 from aobatch.models.source.adapter import merge_adapter
 from aobatch.models.source.decoder import decoder_shapes
 from aobatch.models.spec import Checkpoint, Weight
 from aobatch.models.store.locate import read_checkpoint
+from aobatch.runners.scoring import score_texts
 
 NUM_LAYERS = 24
 VOCAB_SIZE = 2**17
@@ -94,6 +97,67 @@ def test_adapters_are_merged_some_rows_at_a_time(large: Checkpoint, tmp_path: Pa
 
     table, factor = 4 * spec.vocab_size * spec.hidden_size, 4 * spec.vocab_size * rank
     assert peak < 1.5 * table + 2 * factor + 16 * 2**20
+
+
+def test_full_precision_takes_a_layer_at_a_time(large: Checkpoint) -> None:
+    """What graphs are compared with is computed without all of a model's weights anywhere."""
+    tracemalloc.start()
+    (logits,) = score_texts.reference(StagedDecoder(large), [np.arange(8)])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    table = 4 * large.spec.vocab_size * large.spec.hidden_size
+    assert logits.shape == (8, VOCAB_SIZE)
+    assert peak < 1.5 * table + 16 * 2**20
+
+
+def test_a_conversion_writes_the_model_and_no_more(tmp_path: Path) -> None:
+    """Beside a source there is at no time more on disk than what stays."""
+    checkpoint = read_checkpoint(published("llama", tmp_path / "tiny"))
+    before, peak = used(tmp_path), [0]
+
+    def look(*_: object) -> None:
+        peak.append(used(tmp_path) - before)
+
+    folder = convert(
+        checkpoint, tmp_path / "model", precision="int8", scorer=score_texts, progress=look
+    )
+
+    assert 0 < max(peak) <= folder.size_bytes
+
+
+def used(folder: Path) -> int:
+    """Count the bytes of all files."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_progress_is_that_of_the_weights(precision: str, large: Checkpoint, tmp_path: Path) -> None:
+    """A bar counts weights as they are read, in small steps, and ends with the last of them."""
+    read: dict[str, int] = {}
+
+    def load(name: str, start: int = 0, stop: int | None = None) -> Weight:
+        weight = large.load(name, start, stop)
+        read[name] = read.get(name, 0) + weight.size
+        return weight
+
+    seen, total = [], sum(prod(shape) for shape in decoder_shapes(large.spec).values())
+    way = next(iter(recipes(precision, large.spec).values()))
+    write_graph(
+        replace(large, load=load),
+        tmp_path / "graph",
+        way,
+        lambda _, done, all_of_it: seen.append((done, all_of_it, sum(read.values()))),
+    )
+
+    assert seen[-1][0] == total
+    assert {row[1] for row in seen} == {total}
+    assert all(done <= loaded for done, _, loaded in seen)
+    # Two threads may have read what the other one is about to tell.
+    assert max(loaded - done for done, _, loaded in seen) <= 2 * 4096 * 64
+    steps = np.diff([done for done, _, _ in seen])
+    assert steps.min() >= 0
+    assert steps.max() <= total / 100
 
 
 def test_the_file_holds_what_was_written(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from family_files import converted, published
 from aobatch.arrays import Logits, TokenIds
 from aobatch.bench.parts import products_of
 from aobatch.errors import ModelError
+from aobatch.models.convert.graph import StagedDecoder
 from aobatch.models.convert.precisions import recipes
 from aobatch.models.store.folder import GraphSizes
 from aobatch.models.store.locate import read_checkpoint
@@ -18,9 +19,9 @@ from aobatch.runners.scoring import TextScorer
 class DoubtfulScorer(TextScorer):
     """Sees threefold logits of graphs of whole integers, and little text."""
 
-    def reference(self, graph: Path, texts: Sequence[TokenIds]) -> Iterator[Logits]:
+    def reference(self, decoder: StagedDecoder, texts: Sequence[TokenIds]) -> Iterator[Logits]:
         """Yield the logits of the first text."""
-        yield from super().reference(graph, texts[:1])
+        yield from super().reference(decoder, texts[:1])
 
     def __call__(self, graph: Path, texts: Sequence[TokenIds]) -> Iterator[Logits]:
         """Yield the logits of the first text, true or threefold."""

@@ -192,7 +192,7 @@ def _quality(folder: ModelFolder, progress: Progress) -> Iterator[Check]:
     chunks = affordable(chunks, manifest.vocab_size)
     num_tokens = sum(map(len, chunks))
     measured = measure(
-        score_texts.reference(reference.path / GRAPH, chunks),
+        score_texts.unpacked(reference.path / GRAPH, chunks),
         [
             score_texts.fused(folder.fused_graph, manifest.graph_sizes, chunks)
             if graph == FUSED_GRAPH

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from aobatch.files import file_digest, joined_digest
+from aobatch.files import file_digests
 from aobatch.models import MergedAdapter, SpecialTokens
 
 Weight: TypeAlias = NDArray[np.floating]
@@ -142,9 +142,4 @@ class Checkpoint(SpecialTokens):
     @cached_property
     def digests(self) -> tuple[str, ...]:
         """The checksum of each file, which is read through for it, once."""
-        return tuple(map(file_digest, self.files))
-
-    @property
-    def sha256(self) -> str:
-        """The checksum of all files."""
-        return joined_digest(self.digests)
+        return file_digests(self.files)

@@ -51,7 +51,7 @@ class OnnxRunner(CachedRunner):
 
     def prefill(self, chunks: Sequence[Chunk]) -> Logits:
         """Take in chunks for neighbouring slots; the wanted positions' logits, [R, V]."""
-        inputs = _inputs_of_chunks(chunks, self._cache.capacity)
+        inputs = inputs_of_chunks(chunks, self._cache.capacity)
         step = self._bound(chunks[0].slot, len(chunks), inputs)
         self._run(step.binding)
         return step.logits
@@ -107,7 +107,7 @@ def _inputs_of_steps(count: int, capacity: int) -> Arrays:
     }
 
 
-def _inputs_of_chunks(chunks: Sequence[Chunk], capacity: int) -> Arrays:
+def inputs_of_chunks(chunks: Sequence[Chunk], capacity: int) -> Arrays:
     """Lay out chunks of different lengths, padded on the right inside attention only."""
     sizes = np.array([len(chunk.token_ids) for chunk in chunks])
     starts = np.array([chunk.start for chunk in chunks])

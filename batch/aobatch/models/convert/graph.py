@@ -9,12 +9,16 @@ Outputs: logits [R, V], present.L.key / present.L.value, bound to the memory of 
 Padding exists only inside GroupQueryAttention; its scale is 1 because 1/sqrt(d) is in q.
 """
 
-from collections.abc import Callable
-from typing import BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
+from aobatch.arrays import TokenIds
 from aobatch.models.convert.fold import (
     FoldedLayer,
     Linear,
@@ -23,7 +27,7 @@ from aobatch.models.convert.fold import (
     head_bias,
     rotation,
 )
-from aobatch.models.convert.precisions import Multiply, Precision
+from aobatch.models.convert.precisions import FP32, Multiply, Precision
 from aobatch.models.convert.writer import MICROSOFT, Attribute, GraphWriter
 from aobatch.models.source.rope import rotary_tables
 from aobatch.models.spec import CAPACITY_STEP, Checkpoint, Rope, Weight
@@ -31,38 +35,82 @@ from aobatch.models.spec import CAPACITY_STEP, Checkpoint, Rope, Weight
 _FLOAT, _INT32, _INT64 = ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64
 
 
+_INPUTS: Mapping[str, tuple[ir.DataType, Sequence[int | str]]] = {
+    "input_ids": (_INT64, ["N"]),
+    "logits_index": (_INT64, ["R"]),
+    "pad_index": (_INT64, ["B", "S"]),
+    "unpad_index": (_INT64, ["N"]),
+    "seqlens_k": (_INT32, ["B"]),
+    "query_seqlens": (_INT32, ["B"]),
+    "total_length": (_INT32, []),
+}
+_OF_ATTENTION = ("pad_index", "unpad_index", "seqlens_k", "query_seqlens", "total_length")
+
+
 class DecoderGraph:
     """Builds the graph of one checkpoint in one precision, layer by layer."""
 
-    def __init__(self, checkpoint: Checkpoint, precision: Precision, file: BinaryIO) -> None:
-        """Declare the inputs; large weights go into the file."""
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        precision: Precision,
+        graph: GraphWriter,
+        inputs: Iterable[str] = tuple(_INPUTS),
+    ) -> None:
+        """Declare the inputs."""
         self._checkpoint = checkpoint
         self._spec = checkpoint.spec
         self._precision = precision
         self._turn = rotation(self._spec.hidden_size) if precision.rotates else None
         self._ropes: dict[Rope, tuple[ir.Value, ir.Value]] = {}
-        graph = self._graph = GraphWriter(self._spec.family, file)
-        self._input_ids = graph.input("input_ids", _INT64, ["N"])
-        self._logits_index = graph.input("logits_index", _INT64, ["R"])
-        self._pad_index = graph.input("pad_index", _INT64, ["B", "S"])
-        self._unpad_index = graph.input("unpad_index", _INT64, ["N"])
-        self._seqlens_k = graph.input("seqlens_k", _INT32, ["B"])
-        self._query_seqlens = graph.input("query_seqlens", _INT32, ["B"])
-        self._total_length = graph.input("total_length", _INT32, [])
+        self._graph = graph
+        self._inputs = {name: graph.input(name, *_INPUTS[name]) for name in inputs}
 
-    def build(self, advance: Callable[[int, int], None]) -> ir.Model:
-        """Write the whole graph; `advance(done, total)` is called after each layer."""
+    def build(self) -> ir.Model:
+        """Write the whole graph."""
         spec, graph = self._spec, self._graph
         table = fold_embedding(self._checkpoint, self._turn)
-        residual = self._precision.embed(graph, table, self._input_ids)
-        normed = residual
-        if spec.has_pre_norms:
-            normed = self._norm(residual, self._gain("layers.0.attention_norm"), "embedded")
+        residual = self._precision.embed(graph, table, self._inputs["input_ids"])
+        normed = self._first_norm(residual)
         for index in range(spec.num_layers):
-            layer = FoldedLayer(self._checkpoint, index, self._turn)
-            residual, normed = self._layer(layer, residual, normed)
-            advance(index + 1, spec.num_layers + 1)
-        wanted = graph.node("Gather", normed, self._logits_index, name="wanted")
+            residual, normed = self._layer(self._folded(index), residual, normed)
+        self._head(graph.node("Gather", normed, self._inputs["logits_index"], name="wanted"))
+        return graph.model()
+
+    def build_layer(self, index: int) -> ir.Model:
+        """Write one layer alone, from `residual` and `normed` to `next_…`, [N, hidden] each.
+
+        The first layer has no `normed`, nor has any whose blocks read the stream as it is.
+        """
+        graph, spec = self._graph, self._spec
+        rows: Sequence[int | str] = ["N", spec.hidden_size]
+        normed = residual = graph.input("residual", _FLOAT, rows)
+        if index == 0:
+            normed = self._first_norm(residual)
+        elif spec.has_pre_norms:
+            normed = graph.input("normed", _FLOAT, rows)
+        residual, normed = self._layer(self._folded(index), residual, normed)
+        graph.output(residual, "next_residual", _FLOAT, rows)
+        if normed is not residual:
+            graph.output(normed, "next_normed", _FLOAT, rows)
+        return graph.model()
+
+    def build_head(self) -> ir.Model:
+        """Write what is behind the layers alone, from `normed` [R, hidden] to `logits`."""
+        self._head(self._graph.input("normed", _FLOAT, ["R", self._spec.hidden_size]))
+        return self._graph.model()
+
+    def _folded(self, index: int) -> FoldedLayer:
+        return FoldedLayer(self._checkpoint, index, self._turn)
+
+    def _first_norm(self, residual: ir.Value) -> ir.Value:
+        if not self._spec.has_pre_norms:
+            return residual
+        return self._norm(residual, self._gain("layers.0.attention_norm"), "embedded")
+
+    def _head(self, wanted: ir.Value) -> None:
+        """Give logits of the wanted rows."""
+        spec, graph = self._spec, self._graph
         multiply = self._precision.normed(graph, wanted, "head_input")
         logits = multiply(fold_head(self._checkpoint, self._turn), "logits")
         plain = logits
@@ -70,8 +118,6 @@ class DecoderGraph:
         if logits is not plain:
             plain.name = "logits.plain"
         graph.output(logits, "logits", _FLOAT, ["R", spec.vocab_size])
-        advance(spec.num_layers + 1, spec.num_layers + 1)
-        return graph.model()
 
     def _layer(
         self, layer: FoldedLayer, residual: ir.Value, normed: ir.Value
@@ -183,7 +229,7 @@ class DecoderGraph:
     ) -> ir.Value:
         """Attend with packed rows [N, q + k + v] to packed rows [N, heads * head_dim]."""
         spec, graph, name = self._spec, self._graph, f"layers.{index}"
-        layer = spec.attentions[index]
+        layer, given = spec.attentions[index], self._inputs
         cache: list[int | str] = ["B", spec.num_kv_heads, "C", spec.head_dim]
         past = [graph.input(f"past.{index}.{part}", _FLOAT, cache) for part in ("key", "value")]
         unused = [None] * 7
@@ -194,8 +240,8 @@ class DecoderGraph:
             "GroupQueryAttention",
             [
                 *self._padded(qkv, head_norms, name),
-                *(*past, self._seqlens_k, self._total_length, *self._rotary(layer.rope)),
-                *(*unused, self._query_seqlens),
+                *(*past, given["seqlens_k"], given["total_length"], *self._rotary(layer.rope)),
+                *(*unused, given["query_seqlens"]),
             ],
             3,
             name=f"{name}.attention",
@@ -210,7 +256,7 @@ class DecoderGraph:
             graph.output(value, f"present.{index}.{part}", _FLOAT, cache)
         width = graph.shared("attention.width", np.array([-1, spec.num_heads * spec.head_dim]))
         rows = graph.node("Reshape", attended, width, name=f"{name}.rows")
-        return graph.node("Gather", rows, self._unpad_index, name=f"{name}.attended")
+        return graph.node("Gather", rows, given["unpad_index"], name=f"{name}.attended")
 
     def _padded(
         self, qkv: ir.Value, head_norms: tuple[Weight, Weight] | None, name: str
@@ -218,7 +264,11 @@ class DecoderGraph:
         """Give each slot its tokens: packed queries, keys and values, or each for itself."""
         spec, graph = self._spec, self._graph
         if head_norms is None:
-            return graph.node("Gather", qkv, self._pad_index, name=f"{name}.padded"), None, None
+            return (
+                graph.node("Gather", qkv, self._inputs["pad_index"], name=f"{name}.padded"),
+                None,
+                None,
+            )
         counts = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
         sizes = graph.shared("qkv.sizes", np.array(counts) * spec.head_dim)
         parts = list(
@@ -229,7 +279,7 @@ class DecoderGraph:
         for place, (part, gain) in enumerate(zip("qk", head_norms, strict=True)):
             parts[place] = self._normed_heads(parts[place], counts[place], gain, f"{name}.{part}")
         q, k, v = (
-            graph.node("Gather", value, self._pad_index, name=f"{name}.{part}.padded")
+            graph.node("Gather", value, self._inputs["pad_index"], name=f"{name}.{part}.padded")
             for part, value in zip("qkv", parts, strict=True)
         )
         return q, k, v
@@ -257,3 +307,38 @@ class DecoderGraph:
                 self._graph.weight(f"rotary.sin{suffix}", sin),
             )
         return self._ropes[rope]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of a decoder as a graph of its own, whose large weights are inputs."""
+
+    graph: bytes
+    weights: Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class StagedDecoder:
+    """A decoder in full precision, one layer at a time: the whole of it is never anywhere."""
+
+    checkpoint: Checkpoint
+
+    def embed(self, token_ids: TokenIds) -> Weight:
+        """Look tokens up, [N, hidden]."""
+        table = fold_embedding(self.checkpoint, None)
+        return np.concatenate([table.rows(i, i + 1) for i in token_ids.tolist()])
+
+    def layers(self) -> Iterator[Stage]:
+        """Yield each layer, see `DecoderGraph.build_layer`."""
+        for index in range(self.checkpoint.spec.num_layers):
+            yield self._stage(partial(DecoderGraph.build_layer, index=index), _OF_ATTENTION)
+
+    def head(self) -> Stage:
+        """Give what is behind the layers, see `DecoderGraph.build_head`."""
+        return self._stage(DecoderGraph.build_head, ())
+
+    def _stage(self, build: Callable[[DecoderGraph], ir.Model], inputs: Sequence[str]) -> Stage:
+        weights: dict[str, NDArray[Any]] = {}
+        graph = GraphWriter(self.checkpoint.spec.family, feeds=weights)
+        model = build(DecoderGraph(self.checkpoint, FP32, graph, inputs))
+        return Stage(ir.to_proto(model).SerializeToString(), weights)

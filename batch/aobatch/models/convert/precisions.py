@@ -1,6 +1,6 @@
 """The ways to store and multiply the weights of a decoder, by precision, the quickest first."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -9,11 +9,11 @@ import onnx_ir as ir
 
 from aobatch.errors import ModelError
 from aobatch.models import PRECISIONS
-from aobatch.models.convert.fold import Table, hadamard
+from aobatch.models.convert.fold import Matrix, each_block, hadamard, map_rows, times_blocks
 from aobatch.models.convert.writer import MICROSOFT, GraphWriter
 from aobatch.models.spec import DecoderSpec, Weight
 
-Multiply: TypeAlias = Callable[[Weight | Table, str], ir.Value]
+Multiply: TypeAlias = Callable[[Weight | Matrix, str], ir.Value]
 """Multiplies an input that was prepared by a weight [out, in], under a name."""
 Prepare: TypeAlias = Callable[[GraphWriter, ir.Value, str], Multiply]
 """Prepares an input [N, in], under a name, once for every product that reads it."""
@@ -27,7 +27,7 @@ class Precision:
     """What progress calls it."""
     rotates: bool
     """Whether the residual stream is to be rotated before weights are stored."""
-    embed: Callable[[GraphWriter, Table, ir.Value], ir.Value]
+    embed: Callable[[GraphWriter, Matrix, ir.Value], ir.Value]
     """Looks up embeddings: [N] ids to [N, hidden] float32."""
     normed: Prepare
     """For an input that was normed."""
@@ -54,32 +54,28 @@ def recipes(precision: str, spec: DecoderSpec) -> Mapping[str, Precision]:
     return rotated | {"Hadamard blocks": block_int8(spec.hidden_size), "blocks of 32": NBITS8}
 
 
-def _embed(graph: GraphWriter, table: Table, ids: ir.Value) -> ir.Value:
-    weight = graph.table("embedding", table.shape, table.blocks())
+def _embed(graph: GraphWriter, table: Matrix, ids: ir.Value) -> ir.Value:
+    blocks = map_rows(table, lambda _, rows: rows)
+    weight = graph.table("embedding", table.shape, blocks)
     return graph.node("Gather", weight, ids, name="embedded")
 
 
-def _embed_half(graph: GraphWriter, table: Table, ids: ir.Value) -> ir.Value:
+def _embed_half(graph: GraphWriter, table: Matrix, ids: ir.Value) -> ir.Value:
     """Keep embeddings as float16: half the file, and an error far below 8 bits'."""
-    halves = (block.astype(np.float16) for block in table.blocks())
+    halves = map_rows(table, lambda _, rows: rows.astype(np.float16))
     half = graph.table("embedding", table.shape, halves)
     rows = graph.node("Gather", half, ids, name="embedded.half")
     return graph.node("Cast", rows, name="embedded", to=ir.DataType.FLOAT)
 
 
-def _row_blocks(weight: Weight | Table) -> Iterator[tuple[int, Weight]]:
-    """Yield the rows of a weight, block after block, with the number of the first."""
-    start = 0
-    for block in weight.blocks() if isinstance(weight, Table) else [weight]:
-        yield start, block
-        start += len(block)
-
-
 def _as_it_is(graph: GraphWriter, x: ir.Value, _: str) -> Multiply:
-    def multiply(weight: Weight | Table, name: str) -> ir.Value:
+    def multiply(weight: Weight | Matrix, name: str) -> ir.Value:
         columns = np.empty(weight.shape[::-1], np.float32)
-        for start, rows in _row_blocks(weight):
-            columns[:, start : start + len(rows)] = rows.T
+
+        def store(place: slice, rows: Weight) -> None:
+            columns[:, place] = rows.T
+
+        each_block(weight, store)
         return graph.node("MatMul", x, graph.weight(f"{name}.weight", columns), name=name)
 
     return multiply
@@ -106,7 +102,7 @@ def _by_row(graph: GraphWriter, x: ir.Value, name: str, block: int = 1) -> Multi
     units = graph.node("Div", x, peak, name=f"{name}.units")
     quantised = graph.node("QuantizeLinear", units, unit, _zero_point(graph), name=f"{name}.q")
 
-    def multiply(weight: Weight | Table, name: str) -> ir.Value:
+    def multiply(weight: Weight | Matrix, name: str) -> ir.Value:
         product = _integer_matmul(graph, (quantised, unit), weight, f"{name}.product", block)
         return graph.node("Mul", product, peak, name=name)
 
@@ -137,7 +133,7 @@ def _spread(graph: GraphWriter, x: ir.Value, name: str) -> Multiply:
 def _integer_matmul(
     graph: GraphWriter,
     quantised: tuple[ir.Value, ir.Value],
-    weight: Weight | Table,
+    weight: Weight | Matrix,
     name: str,
     block: int = 1,
 ) -> ir.Value:
@@ -145,14 +141,15 @@ def _integer_matmul(
     outputs, inputs = weight.shape
     columns, scales = np.empty((inputs, outputs), np.int8), np.empty(outputs)
     turn = hadamard(block)
-    for start, block_rows in _row_blocks(weight):
-        rows = block_rows
-        if block > 1:
-            rows = (rows.reshape(-1, block) @ turn).reshape(rows.shape)
+
+    def store(place: slice, block_rows: Weight) -> None:
+        rows = times_blocks(block_rows.astype(np.float64), turn) if block > 1 else block_rows
         own = np.abs(rows).max(axis=1) / _LEVELS
         own[own == 0] = 1
-        columns[:, start : start + len(rows)] = np.round(rows / own[:, None]).astype(np.int8).T
-        scales[start : start + len(rows)] = own
+        columns[:, place] = np.round(rows / own[:, None]).astype(np.int8).T
+        scales[place] = own
+
+    each_block(weight, store)
     return graph.node(
         "MatMulIntegerToFloat",
         quantised[0],
@@ -172,19 +169,22 @@ def _zero_point(graph: GraphWriter) -> ir.Value:
 _BLOCK = 32
 
 
-def matmul_nbits(graph: GraphWriter, x: ir.Value, weight: Weight | Table, name: str) -> ir.Value:
+def matmul_nbits(graph: GraphWriter, x: ir.Value, weight: Weight | Matrix, name: str) -> ir.Value:
     """Multiply by weight [out, in], each row of which is scaled in blocks."""
     outputs, inputs = weight.shape
     num_blocks = -(-inputs // _BLOCK)
     integers = np.empty((outputs, num_blocks, _BLOCK), np.uint8)
     scales = np.empty((outputs, num_blocks), np.float32)
-    for start, rows in _row_blocks(weight):
+
+    def store(place: slice, rows: Weight) -> None:
         padded = np.pad(rows, ((0, 0), (0, num_blocks * _BLOCK - inputs)))
         blocks = padded.reshape(len(rows), num_blocks, _BLOCK)
         own = np.abs(blocks).max(axis=2) / _LEVELS
         own[own == 0] = 1
-        integers[start : start + len(rows)] = np.round(blocks / own[:, :, None]) + 128
-        scales[start : start + len(rows)] = own
+        integers[place] = np.round(blocks / own[:, :, None]) + 128
+        scales[place] = own
+
+    each_block(weight, store)
     return graph.node(
         "MatMulNBits",
         x,

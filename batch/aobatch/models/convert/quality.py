@@ -1,7 +1,7 @@
 """How close a converted graph is to its fp32 reference, on a text that ships with the package."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.resources import files
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from aobatch.arrays import Floats, Logits, TokenIds
 from aobatch.errors import ModelError
+from aobatch.models.convert.graph import StagedDecoder
 from aobatch.models.store.folder import GraphSizes, Quality
 from aobatch.models.tokenizer import Tokenizer
 
@@ -28,8 +29,8 @@ class Scorer(Protocol):
         """Yield all logits of each text, [N, V]."""
         ...
 
-    def reference(self, graph: Path, texts: Sequence[TokenIds]) -> Iterator[Logits]:
-        """Yield the same of a float32 graph, in as little memory as can be."""
+    def reference(self, decoder: StagedDecoder, texts: Sequence[TokenIds]) -> Iterator[Logits]:
+        """Yield the same in full precision, each weight of which is read once for all texts."""
         ...
 
     def fused(self, graph: Path, sizes: GraphSizes, texts: Sequence[TokenIds]) -> Iterator[Logits]:
@@ -43,7 +44,7 @@ def quality_text() -> str:
 
 
 def measure(
-    reference: Iterator[Logits],
+    reference: Iterable[Logits],
     candidates: Sequence[Iterator[Logits]],
     advance: Callable[[int], None],
 ) -> list[Quality]:

@@ -26,13 +26,20 @@ class GraphWriter:
     """Writes one graph, node by node."""
 
     def __init__(
-        self, name: str, file: BinaryIO | None = None, opsets: Mapping[str, int] | None = None
+        self,
+        name: str,
+        file: BinaryIO | None = None,
+        opsets: Mapping[str, int] | None = None,
+        *,
+        feeds: dict[str, NDArray[Any]] | None = None,
     ) -> None:
         """Begin a graph; large weights go into the file, so that none has to stay in memory.
 
-        `opsets` are the versions of domains beside ONNX and ONNX Runtime's own.
+        `opsets` are the versions of domains beside ONNX and ONNX Runtime's own. With `feeds` large
+        weights are inputs of the graph instead, which are noted there.
         """
         self._file = file
+        self._feeds = feeds
         opsets = {"": 20, MICROSOFT: 1, **(opsets or {})}
         self._graph = ir.Graph([], [], nodes=[], opset_imports=opsets, name=name)
         self._tape = Tape(self._graph)
@@ -53,6 +60,9 @@ class GraphWriter:
 
     def weight(self, name: str, array: NDArray[Any]) -> ir.Value:
         """Store a constant array."""
+        if self._feeds is not None and array.nbytes >= _SMALL:
+            self._feeds[name] = array
+            return self.input(name, ir.DataType.from_numpy(array.dtype), array.shape)
         if self._file is None or array.nbytes < _SMALL:
             return self._tape.initializer(ir.tensor(np.ascontiguousarray(array), name=name))
         return self.table(name, array.shape, [array])
