@@ -13,7 +13,8 @@ from gguf_writing import Tensor, small_llama, string
 from tokenizers import Tokenizer
 
 from aobatch.errors import ModelError
-from aobatch.models.source.gguf_checkpoint import read_gguf
+from aobatch.models.source.gguf import check_gguf
+from aobatch.models.source.gguf_checkpoint import load_weight, read_gguf
 from aobatch.models.store.folder import ModelFolder
 from aobatch.models.tokenizer import load_tokenizer
 
@@ -154,6 +155,18 @@ def test_weights_are_multiplied_by_the_factor_beside_them(tmp_path: Path) -> Non
 
     scaled = read_gguf(file.write(tmp_path / "scaled.gguf")).load("layers.0.up")
     np.testing.assert_array_equal(up / 2, scaled)
+
+
+def test_rows_are_those_of_the_first_dimension(tmp_path: Path) -> None:
+    """Of a vector numbers are asked for, of matrices as one whole matrices."""
+    file = small_llama()
+    values = np.random.default_rng(2).normal(size=(3, 4, 8)).astype("<f4")
+    file.tensors["cube"] = Tensor(values.shape, values.tobytes())
+    file.tensors["vector"] = Tensor((8,), values[0, 0].tobytes())
+    tensors = check_gguf(file.write(tmp_path / "small.gguf")).tensors
+
+    np.testing.assert_array_equal(values[1:3], load_weight(tensors["cube"], 1, 3))
+    np.testing.assert_array_equal(values[0, 0, 2:5], load_weight(tensors["vector"], 2, 5))
 
 
 WIDTH = 256

@@ -197,12 +197,13 @@ def _with_divisors(file: GgufFile, spec: DecoderSpec, at: Fields) -> DecoderSpec
 def load_weight(tensor: StoredTensor, start: int = 0, stop: int | None = None) -> Weight:
     """Dequantise rows start to stop, some at a time so that only the result is large.
 
-    Raises ModelError for a type that cannot be read, or for a number that is not finite.
+    Of several matrices as one they are those of the first dimension. Raises ModelError for a type that cannot be read, or for a number that is not finite.
     """
-    num_rows, columns = prod(tensor.shape[:-1]), tensor.shape[-1]
-    row_bytes = tensor.num_bytes // num_rows
-    is_vector = len(tensor.shape) == 1  # one row, of whose numbers some are asked for
-    rows = range(num_rows) if is_vector else range(num_rows)[start:stop]
+    *outer, columns = tensor.shape
+    row_bytes, asked = tensor.num_bytes // prod(outer), range(tensor.shape[0])[start:stop]
+    height = prod(outer[1:])
+    # A vector is one row, of whose numbers some are asked for.
+    rows = range(asked.start * height, asked.stop * height) if outer else range(1)
     step = max(1, _CHUNK // columns)
     weight = np.empty((len(rows), columns), np.float32)
     with open_bytes(tensor.path, tensor.position + rows.start * row_bytes) as reader:
@@ -220,7 +221,7 @@ def load_weight(tensor: StoredTensor, start: int = 0, stop: int | None = None) -
             if not np.isfinite(part).all():
                 message = f"{tensor.path}: weight {tensor.name!r} holds numbers that are not finite"
                 raise ModelError(message)
-    return weight[0, start:stop] if is_vector else weight.reshape(-1, *tensor.shape[1:])
+    return weight.reshape(-1, *tensor.shape[1:]) if outer else weight[0, start:stop]
 
 
 def _dequantised(rows: np.ndarray, kind: BlockType) -> Weight:
