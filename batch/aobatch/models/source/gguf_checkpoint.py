@@ -197,7 +197,8 @@ def _with_divisors(file: GgufFile, spec: DecoderSpec, at: Fields) -> DecoderSpec
 def load_weight(tensor: StoredTensor, start: int = 0, stop: int | None = None) -> Weight:
     """Dequantise rows start to stop, some at a time so that only the result is large.
 
-    Of several matrices as one they are those of the first dimension. Raises ModelError for a type that cannot be read, or for a number that is not finite.
+    Of several matrices as one they are those of the first dimension. Raises ModelError for a type
+    that cannot be read, or for a number that is not finite.
     """
     *outer, columns = tensor.shape
     row_bytes, asked = tensor.num_bytes // prod(outer), range(tensor.shape[0])[start:stop]
