@@ -110,8 +110,11 @@ def _cohere(at: Fields, spec: DecoderSpec) -> DecoderSpec:
 
 
 def _olmo(_: Fields, spec: DecoderSpec) -> DecoderSpec:
-    """Stretch positions in layers without a window alone."""
+    """Call one with windows the third, which stretches positions in layers without one alone."""
+    if not any(layer.window for layer in spec.attentions):
+        return spec
     whole = spec.attentions[0].rope
+    spec = replace(spec, family="olmo3")
     return _with_positions(spec, plain=whole, windowed=Rope(whole.theta))
 
 
