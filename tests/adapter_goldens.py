@@ -1,10 +1,13 @@
 """Write tests/data/adapters: small adapters of tiny models, and what the reference makes of them.
 
-Run by hand, with peft 0.21, transformers 5.24 and torch 2.13: python tests/adapter_goldens.py
+Run by hand, with peft 0.21, transformers 5.24 and torch 2.13:
+
+    python tests/adapter_goldens.py [NAME …]
 """
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +43,7 @@ ADAPTERS = {
         "gemma3",
         {"target_modules": ["embed_tokens", "v_proj"], "modules_to_save": ["norm", "q_norm"]},
     ),
+    "tokens": ("qwen3", {"target_modules": ["q_proj"], "trainable_token_indices": [300, 363, 5]}),
 }
 NUM_POSITIONS, NUM_GREEDY = 16, 24
 
@@ -56,7 +60,7 @@ def trained(family: str, settings: dict[str, object], folder: Path) -> None:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.requires_grad:
-                size = 0.3 if "lora_" in name else 0.1
+                size = 0.3 if "lora_" in name or "tokens" in name else 0.1
                 weight.add_(
                     torch.randn_like(weight) * size * weight.std().nan_to_num(0.1).clamp(0.1)
                 )
@@ -96,7 +100,8 @@ def expect(family: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    for name, (family, settings) in ADAPTERS.items():
+    for name in sys.argv[1:] or ADAPTERS:
+        family, settings = ADAPTERS[name]
         folder = DATA / "adapters" / name
         shutil.rmtree(folder, ignore_errors=True)
         trained(family, settings, folder)

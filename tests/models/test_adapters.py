@@ -32,6 +32,7 @@ BASES = {
     "fused": "phi3",
     "lengths": "qwen2",
     "tables": "gemma3",
+    "tokens": "qwen3",
 }
 STEMS = {
     "q_proj": "attn_q",
@@ -259,8 +260,8 @@ TENSORS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda t: t.update({f"{Q}.lora_A.weight": np.zeros((3, 64), np.float32)}),
         "different ranks",
     ),
-    "of tokens": (
-        lambda t: t.update({f"{Q}.token_adapter.trainable_tokens_delta": np.zeros((1, 1))}),
+    "of another tool": (
+        lambda t: t.update({f"{Q}.hada_w1_a": np.zeros((1, 1), np.float32)}),
         "is no part of a LoRA",
     ),
     "none": (dict.clear, "changes no weight"),
@@ -280,6 +281,26 @@ def test_tensors_that_fit_no_weight_are_refused(case: str, tmp_path: Path) -> No
 
     with pytest.raises(ModelError, match=reason):
         read_checkpoint(folder_base("plain", tmp_path), [folder]).load("layers.0.q")
+
+
+@pytest.mark.parametrize(
+    ("indices", "reason"),
+    [
+        ([300, 363, 512], r"of shape \(513, 64\)"),
+        ([300, 363], r"of shape \(3, 64\)"),
+        ([300, 363, -1], "has to be an integer from 0"),
+        ({"lm_head": [300, 363, 5]}, "'model.embed_tokens' is missing"),
+    ],
+)
+def test_trained_tokens_have_to_be_those_that_are_there(
+    indices: object, reason: str, tmp_path: Path
+) -> None:
+    """The description lists a token of the vocabulary for each row."""
+    folder = copied("tokens", tmp_path)
+    change_config(folder, trainable_token_indices=indices)
+
+    with pytest.raises(ModelError, match=reason):
+        read_checkpoint(folder_base("tokens", tmp_path), [folder])
 
 
 def test_a_table_with_lengths_is_refused(tmp_path: Path) -> None:

@@ -75,6 +75,9 @@ class Change:
     scale: float = 1.0
     lengths: Tensor | None = None
     """Of each row of the sum, [out]."""
+    tokens: Tensor | None = None
+    """Takes the place of some rows of a table, [number of `token_ids`, in]."""
+    token_ids: tuple[int, ...] = ()
 
     @property
     def shapes(self) -> Iterator[Shape]:
@@ -112,18 +115,27 @@ def merge_adapter(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     rows = places(spec, naming)
     _check_changes(adapter, tensor_shapes(spec, naming), checkpoint.source)
     # A table that changes in one of its two roles is two tables from then on.
-    tables = {rows[name].tensor for name in ("embedding", "head")}
-    is_tied = spec.is_tied and tables.isdisjoint(adapter.changes)
+    tables = [rows[name].tensor for name in ("embedding", "head")]
+    is_tied = spec.is_tied and not {*tables} & {*adapter.changes}
+    changes = _with_tied_tokens(adapter.changes, *tables) if spec.is_tied else adapter.changes
     digest = joined_digest([file_digest(file) for file in adapter.files])
     merged = MergedAdapter(printable(path.resolve().name), digest)
     return replace(
         checkpoint,
         spec=replace(spec, is_tied=is_tied),
-        load=_loader(checkpoint, adapter.changes, rows, pairs_neighbours=pairs, gain_offset=offset),
+        load=_loader(checkpoint, changes, rows, pairs_neighbours=pairs, gain_offset=offset),
         files=(*checkpoint.files, *adapter.files),
         adapters=(*checkpoint.adapters, merged),
         warnings=(*checkpoint.warnings, *_warnings(adapter, checkpoint)),
     )
+
+
+def _with_tied_tokens(changes: Mapping[str, Change], table: str, head: str) -> Mapping[str, Change]:
+    """Change trained tokens in the head too, as it is done in training unless it has its own."""
+    change = changes.get(table)
+    if change is None or not change.token_ids or head in changes:
+        return changes
+    return {**changes, head: Change(tokens=change.tokens, token_ids=change.token_ids)}
 
 
 def _loader(
@@ -144,7 +156,8 @@ def _loader(
             taken = load_rows(place, lambda _, first, last: read(first, last), start, stop)
             return half_split(taken, name, checkpoint.spec, pairs_neighbours=pairs_neighbours)
 
-        return _merged(weight, change, part, gain_offset if name.endswith("norm") else 0.0)
+        merged = _merged(weight, change, part, gain_offset if name.endswith("norm") else 0.0)
+        return _with_tokens(merged, change, start) if change.token_ids else merged
 
     return load
 
@@ -166,6 +179,15 @@ def _merged(
     return weight.astype(np.float32, copy=False)
 
 
+def _with_tokens(weight: Weight, change: Change, start: int) -> Weight:
+    """Put trained tokens into rows of a table that begin with row `start`."""
+    weight = weight.copy()
+    for row, token_id in enumerate(change.token_ids):
+        if change.tokens and start <= token_id < start + len(weight):
+            weight[token_id - start] = change.tokens.rows(row, row + 1)[0]
+    return weight
+
+
 def _check_changes(adapter: Adapter, shapes: Mapping[str, Shape], base: str) -> None:
     """Raise ModelError for the first change that is for no weight, or for one of another shape."""
     if not adapter.changes:
@@ -182,6 +204,10 @@ def _check_changes(adapter: Adapter, shapes: Mapping[str, Shape], base: str) -> 
         wrong = [shape for shape in change.shapes if shape != wanted]
         if change.lengths and change.lengths.shape != wanted[:1]:
             wrong.append(change.lengths.shape)
+        if change.tokens and change.tokens.shape != (len(change.token_ids), *wanted[1:]):
+            wrong.append(change.tokens.shape)
+        if change.token_ids and max(change.token_ids) >= wanted[0]:
+            wrong.append((max(change.token_ids) + 1, *wanted[1:]))
         if wrong:
             message = (
                 f"{adapter.path} changes {shown(name)} as one of shape {wrong[0]}, and in {base} "
@@ -283,21 +309,22 @@ _INERT_NAMES = """
     modules_to_save parent_library peft_version qalora_group_size revision runtime_config
     target_modules target_parameters task_type ensure_weight_tying lora_bias bias use_dora
     lora_ga_config velora_config r lora_alpha use_rslora rank_pattern alpha_pattern
-    base_model_name_or_path
+    base_model_name_or_path trainable_token_indices
 """
 _INERT = frozenset(_INERT_NAMES.split())
 _NO_SUMS = (
     *("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication"),
-    *("megatron_config", "monteclora_config", "trainable_token_indices", "use_bdlora"),
+    *("megatron_config", "monteclora_config", "use_bdlora"),
     "use_qalora",
 )
 # Training began from a base that these had changed first.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _PART = re.compile(
     r"(?P<module>.+?)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B"
-    r"|lora_magnitude_vector)(?:\.default)?(?:\.(?P<end>weight|bias))?"
+    r"|lora_magnitude_vector|token_adapter\.trainable_tokens_delta)(?:\.default)?(?:\.(?P<end>weight|bias))?"
 )
 _WHOLE = re.compile(r"(.+?)(?:\.base_layer|\.modules_to_save(?:\.default)?)?\.(weight|bias)")
+_TOKENS = "token_adapter.trainable_tokens_delta"
 _PREFIXES = ("base_model.model.", "language_model.", "model.language_model.")
 
 
@@ -367,6 +394,8 @@ def _target(name: str, config: Fields) -> tuple[str, str]:
 def _change(path: Path, name: str, parts: Mapping[str, Tensor], config: Fields) -> Change:
     module = name.rpartition(".")[0]
     whole, lengths = parts.get("whole"), parts.get("lora_magnitude_vector")
+    if tokens := parts.get(_TOKENS):
+        return Change(whole, tokens=tokens, token_ids=_token_ids(config, module))
     if name.endswith(".bias"):
         scale = _scale(config, module) if "up" in parts else 1.0
         return Change(whole=whole, up=parts.get("up"), scale=scale)
@@ -382,6 +411,16 @@ def _change(path: Path, name: str, parts: Mapping[str, Tensor], config: Fields) 
     if is_table:
         up, down = down.turned(), up.turned()
     return Change(whole, up, down, scale, lengths)
+
+
+def _token_ids(config: Fields, module: str) -> tuple[int, ...]:
+    """Read which tokens of a table were trained."""
+    key, most = "trainable_token_indices", 2**21
+    stated = config.get(key)
+    if not isinstance(stated, Mapping):
+        return tuple(config.integers(key, 0, most))
+    table = next((name for name in stated if f".{module}".endswith(f".{name}")), module)
+    return tuple(config.section(key).integers(table, 0, most))
 
 
 def _scale(config: Fields, module: str, rank: int | None = None) -> float:
