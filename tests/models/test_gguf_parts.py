@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf_writing import Gguf, small_llama, u32
+from gguf_writing import Gguf, numbers, small_llama, u32
 
 from aobatch.errors import ModelError
 from aobatch.models.source.decoder import decoder_shapes
+from aobatch.models.store import catalogue
 from aobatch.models.store.locate import locate, read_checkpoint
+from aobatch.runners.scoring import score_texts
 
 COUNT = 3
 
@@ -99,6 +101,24 @@ def test_parts_of_different_files_are_refused(folder: Path) -> None:
     twice.write(first)
     with pytest.raises(ModelError, match="do not hold the 11 different tensors"):
         read_checkpoint(folder)
+
+
+@pytest.mark.parametrize("named", ["", name_of(0), name_of(2)])
+def test_a_model_is_found_again_while_no_part_changes(
+    named: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that was converted is converted anew when another part of it was written since."""
+    monkeypatch.setenv("AOBATCH_MODELS", str(tmp_path / "models"))
+    (tmp_path / "models").mkdir()
+    monkeypatch.setattr(catalogue, "PRECISION", "fp32")
+    first = catalogue.adopt(folder / named, lambda *_: None, score_texts)
+    assert first.is_new
+    assert catalogue.find_adopted(folder / named) == first.folder
+
+    part = parts()[1]
+    part.tensors["blk.0.attn_norm.weight"] = numbers(32, seed=9)
+    part.write(folder / name_of(1))
+    assert catalogue.find_adopted(folder / named) is None
 
 
 def test_folders_of_several_models_are_not_guessed(folder: Path) -> None:
