@@ -18,6 +18,7 @@ from aobatch.models.convert.convert import write_graph
 from aobatch.models.convert.precisions import FP32
 from aobatch.models.inspection import inspect_folder
 from aobatch.models.source.adapter import merge_adapter
+from aobatch.models.source.decoder import decoder_shapes
 from aobatch.models.spec import Checkpoint
 from aobatch.models.store.locate import read_checkpoint
 from aobatch.runners import Chunk
@@ -104,6 +105,39 @@ def test_an_adapter_gives_the_references_numbers(name: str, tmp_path: Path) -> N
 
     assert merged.warnings == ()
     check_numbers(merged, name, tmp_path)
+
+
+def write_folder(folder: Path, tensors: dict[str, np.ndarray]) -> Path:
+    """Write an adapter as PEFT does."""
+    folder.mkdir()
+    contiguous = {name: np.ascontiguousarray(x, np.float32) for name, x in tensors.items()}
+    save_file(contiguous, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 1}')
+    return folder
+
+
+@pytest.mark.parametrize("family", sorted(path.name[5:] for path in DATA.glob("tiny-*")))
+def test_merging_adds_to_what_is_stored(family: str, tmp_path: Path) -> None:
+    """Whatever a family fuses, permutes or folds, the sum is read as if its folder had held it."""
+    base, summed = (published(family, tmp_path / name) for name in ("base", "sum"))
+    before, chance = read_checkpoint(base), np.random.default_rng(0)
+    weights, adapter = load_file(base / "model.safetensors"), {}
+    for name, weight in weights.items():
+        if weight.ndim == 2 and "embed" not in name and "experts" not in name:
+            up, down = (
+                chance.normal(size=(len(weight), 2)),
+                chance.normal(size=(2, weight.shape[1])),
+            )
+            module = f"base_model.model.{name.removesuffix('.weight')}"
+            adapter |= {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}
+            weights[name] = weight + (up @ down / 2).astype(np.float32)
+    merged = merge_adapter(before, write_folder(tmp_path / "lora", adapter))
+    save_file(weights, summed / "model.safetensors")
+    after = read_checkpoint(summed)
+
+    assert len(adapter) >= 2 * before.spec.num_layers
+    for name in decoder_shapes(before.spec):
+        np.testing.assert_allclose(after.load(name), merged.load(name), atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("kind", ["folder", "gguf"])

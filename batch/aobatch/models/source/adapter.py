@@ -147,9 +147,9 @@ def _loader(
     gain_offset: float,
 ) -> WeightLoader:
     def load(name: str, start: int = 0, stop: int | None = None) -> Weight:
-        weight, place = checkpoint.load(name, start, stop), rows[name]
-        change = changes.get(place.tensor)
-        if change is None:
+        weight, place = checkpoint.load(name, start, stop), rows.get(name)
+        change = changes.get(place.tensor) if place else None
+        if place is None or change is None:
             return weight
 
         def part(read: Rows) -> Weight:
