@@ -170,6 +170,8 @@ def import_(options: ImportOptions) -> None:
       aobatch models import Qwen3-0.6B/ mine --precision nbits8
       aobatch models import Qwen3-0.6B/ tuned --lora checkpoint-500/
       aobatch run jobs/poems.jsonl -m mine
+
+    PATH of a GGUF file in parts is any of them, or their folder. docs/models.md lists the families.
     """
     from aobatch.cli.progress import stage_progress
     from aobatch.models.store.catalogue import import_model
