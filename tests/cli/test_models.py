@@ -212,6 +212,26 @@ def test_export_is_tried(invoke: Invoke, data: Path, tmp_path: Path) -> None:
     assert "with int8 cache" not in inspected.stdout
 
 
+def test_what_is_not_known_warns_unless_it_is_refused(
+    invoke: Invoke, data: Path, tmp_path: Path
+) -> None:
+    """The warning is seen when a folder is converted, kept with the model, and strict refuses."""
+    folder = Path(shutil.copytree(data / "tiny-llama", tmp_path / "odd"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"new_thing": 3}))
+    arguments = ["models", "import", str(folder), "odd", "--precision", "fp32"]
+    warning = "config.json says that 'new_thing' is 3, which is not known here"
+
+    refused = invoke(*arguments, "--strict", code=69)
+    imported = invoke(*arguments, "--quiet")
+    facts = json.loads(invoke("models", "inspect", "odd", "--json").stdout)
+
+    assert warning in refused.stderr
+    assert "or import it without --strict" in refused.stderr
+    assert [warning in note for note in facts["notes"]] == [True]
+    assert imported.stderr == f"aobatch: {facts['notes'][0]}\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

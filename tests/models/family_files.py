@@ -24,8 +24,8 @@ LATER = (
     *("stablelm", "starcoder2"),
 )
 """Families whose recipes of int8 are measured here."""
-FOLDERS = ("helium",)
-"""Families that are read from folders alone."""
+FOLDERS = ("helium", "width20", "normed20")
+"""Families that are read from folders alone; a llama and a qwen3 with heads of 20 numbers."""
 DATA = Path(__file__).parents[1] / "data"
 
 

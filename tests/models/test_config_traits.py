@@ -8,6 +8,9 @@ import pytest
 from family_files import change_config, config_of, published
 
 from aobatch.errors import ModelError
+from aobatch.models.source.config import INERT, MATTERING
+from aobatch.models.source.families import FAMILIES, spec_from_config
+from aobatch.models.source.fields import Fields
 from aobatch.models.source.rope import angles
 from aobatch.models.source.safetensors import read_safetensors
 from aobatch.models.spec import DecoderSpec
@@ -16,16 +19,14 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 REFUSED: dict[str, tuple[str, dict[str, object], str]] = {
     "family": ("llama", {"model_type": "mixtral"}, "'mixtral' is not supported; supported are"),
-    "experts": ("llama", {"num_local_experts": 8}, "'num_local_experts' is 8, .* not known here"),
+    "experts": ("llama", {"num_local_experts": 8}, "'num_local_experts' is 8, .* computed here"),
     "activation": ("llama", {"hidden_act": "gelu"}, "only as 'silu', and is 'gelu'"),
     "activation of gemma": ("gemma3", {"hidden_activation": "gelu"}, "only as 'gelu_pytorch_tanh'"),
     "softcap": ("gemma3", {"final_logit_softcapping": 30.0}, "'final_logit_softcapping' is 30.0"),
-    "attention softcap": ("gemma3", {"attn_logit_softcapping": 50.0}, "is 50.0, .* not known"),
-    "both directions": ("gemma3", {"use_bidirectional_attention": True}, "as False, and is True"),
+    "attention softcap": ("gemma3", {"attn_logit_softcapping": 50.0}, "is 50.0, .* not computed"),
+    "both directions": ("gemma3", {"use_bidirectional_attention": True}, "is True, .* computed"),
     "part turned": ("llama", {"partial_rotary_factor": 1.5}, "a number from 0 to 1, and is 1.5"),
-    "neighbours turned": ("llama", {"rope_interleaved": True}, "only as False, and is True"),
-    "code": ("llama", {"auto_map": {"AutoModel": "x.Y"}}, "code of its own, which is not run"),
-    "quantised": ("llama", {"quantization_config": {"bits": 4}}, "quantised already"),
+    "neighbours turned": ("llama", {"rope_interleaved": True}, "is True, which is not computed"),
     "window of llama": ("llama", {"sliding_window": 16}, "'sliding_window' is 16"),
     "bias of mistral": ("mistral", {"attention_bias": True}, "only as False"),
     "bias missing": ("llama", {"attention_bias": True}, "k_proj.bias' is missing"),
@@ -37,11 +38,11 @@ REFUSED: dict[str, tuple[str, dict[str, object], str]] = {
     "width unstated": ("qwen3", {"head_dim": None}, "'head_dim' is missing"),
     "vocabulary": ("llama", {"vocab_size": 500}, "'vocab_size' has to be 512, and is 500"),
     "head missing": ("llama", {"tie_word_embeddings": False}, "'lm_head.weight' is missing"),
-    "scaling": ("llama", {"rope_parameters": {"rope_type": "dynamic"}}, "scaling 'dynamic' is not"),
+    "scaling": ("llama", {"rope_parameters": {"rope_type": "x"}}, "scaling 'x' is not .* ONNX"),
     "old scaling": (
         "llama",
-        {"rope_parameters": None, "rope_scaling": {"type": "dynamic", "factor": 2}},
-        "scaling 'dynamic' is not supported",
+        {"rope_parameters": None, "rope_scaling": {"type": "dynamic"}},
+        "'factor' is missing",
     ),
     "scaling unknown": (
         "llama",
@@ -86,12 +87,58 @@ def windows(spec: DecoderSpec) -> list[int]:
     return [layer.window for layer in spec.attentions]
 
 
-def test_fields_that_say_nothing_are_passed_by(tmp_path: Path) -> None:
-    """What training or other tools note, and unknown fields that are empty, change nothing."""
-    plain = read_safetensors(published("llama", tmp_path / "plain")).spec
-    noted = spec_of("llama", tmp_path, torch_dtype="bfloat16", unsloth_fixed=True, new_thing=None)
+@pytest.mark.parametrize(
+    "key", [*sorted(INERT), "attention_dropout", "embd_pdrop", "_name_or_path", "_commit_hash"]
+)
+def test_fields_that_say_nothing_are_passed_by(key: str, folder: Path) -> None:
+    """What training, generation or other tools note changes nothing, and no word is lost on it."""
+    changed = {"model_type": "llama", "eos_token_id": 0}.get(key, 7)
+    plain = read_safetensors(folder).spec
+    noted = read_safetensors(change_config(folder, **{key: changed}))
 
-    assert plain == noted
+    assert (plain, ()) == (noted.spec, noted.warnings)
+
+
+@pytest.mark.parametrize("key", sorted(MATTERING))
+def test_fields_that_matter_are_never_passed_by(key: str, folder: Path) -> None:
+    """A llama that asks for what another family has is refused, however much else is passed by."""
+    with pytest.raises(ModelError, match=key):
+        read_safetensors(change_config(folder, **{key: 7}))
+
+
+NEUTRAL: dict[str, object] = {
+    "layer_types": [FULL] * 3,
+    "no_rope_layers": [1, 1, 1],
+    "rotary_pct": 1,
+    "logits_scaling": 1.0,
+    "embedding_multiplier": 1,
+    "residual_multiplier": 1.0,
+    "partial_rotary_factor": 1.0,
+    "num_local_experts": 0,
+    "new_thing": None,
+    "quantization_config": {},
+    "quantization": {"bits": 4},
+}
+
+
+@pytest.mark.parametrize("key", NEUTRAL)
+def test_values_that_change_nothing_are_passed_by(key: str, folder: Path) -> None:
+    """Fields of other families say nothing if their value is the one that leaves all as it is."""
+    plain = read_safetensors(folder).spec
+    noted = read_safetensors(change_config(folder, **{key: NEUTRAL[key]}))
+
+    assert (plain, ()) == (noted.spec, noted.warnings)
+
+
+def test_what_is_not_known_gives_a_warning(folder: Path) -> None:
+    """It names the fields, a few of many, and code that comes along is told to be left alone."""
+    many = {f"new_thing_{index}": index + 1 for index in range(7)}
+    change_config(folder, auto_map={"AutoModel": "x.Y"}, **many)
+    code, unknown = sorted(read_safetensors(folder).warnings, key=len)
+
+    assert "code of its own (auto_map), which is not run; it is computed as any llama" in code
+    assert "config.json says that 'new_thing_0' is 1, 'new_thing_1' is 2" in unknown
+    assert "'new_thing_4' is 5 and 2 more, which is not known here and may change" in unknown
 
 
 def test_windows_of_mistral(tmp_path: Path) -> None:
@@ -149,6 +196,107 @@ def test_linear_scaling_stretches_positions(tmp_path: Path) -> None:
     scaled = spec_of("llama", tmp_path / "scaled", **old).attentions[0].rope
 
     np.testing.assert_allclose(angles(plain, 16, 41)[10], angles(scaled, 16, 41)[40])
+
+
+STRETCHED: dict[str, tuple[int, dict[str, object], list[float], float]] = {
+    "longer than trained": (
+        131_072,
+        {
+            "type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 32_768,
+            "rope_theta": 1e6,
+        },
+        [1.0, 0.177828, 0.0316228, 0.00421756, 0.0005, 4.4457e-05, 7.90569e-06, 1.40585e-06],
+        1.138629,
+    ),
+    "two scales": (
+        163_840,
+        {
+            "type": "yarn",
+            "factor": 40.0,
+            "original_max_position_embeddings": 4096,
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "mscale": 0.707,
+            "mscale_all_dim": 0.707,
+        },
+        [1.0, 0.316228, 0.1, 0.0239147, 0.005125, 0.000849862, 2.5e-05, 7.90569e-06],
+        1.0,
+    ),
+    "one scale": (
+        8192,
+        {
+            "type": "yarn",
+            "factor": 2.0,
+            "original_max_position_embeddings": 4096,
+            "mscale": 1.0,
+            "mscale_all_dim": 0,
+        },
+        [1.0, 0.316228, 0.1, 0.0276699, 0.0075, 0.00197642, 0.0005, 0.000158114],
+        1.069315,
+    ),
+    "a gain of its own": (
+        8192,
+        {
+            "type": "yarn",
+            "factor": 2.0,
+            "original_max_position_embeddings": 4096,
+            "attention_factor": 1.25,
+        },
+        [1.0, 0.316228, 0.1, 0.0276699, 0.0075, 0.00197642, 0.0005, 0.000158114],
+        1.25,
+    ),
+    "by length": (
+        4096,
+        {"type": "dynamic", "factor": 4.0},
+        [1.0, 0.316228, 0.1, 0.0316228, 0.01, 0.00316228, 0.001, 0.000316228],
+        1.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STRETCHED)
+def test_stretched_positions_are_those_of_transformers(case: str, tmp_path: Path) -> None:
+    """Frequencies and gains are what its functions gave for the same fields (5.24.0)."""
+    context, scaling, frequencies, gain = STRETCHED[case]
+    values = {"rope_parameters": None, "rope_theta": 10_000.0, "rope_scaling": scaling}
+    spec = spec_of("llama", tmp_path, max_position_embeddings=context, **values)
+    rope = spec.attentions[0].rope
+
+    np.testing.assert_allclose(frequencies, angles(rope, 16, 2)[1], rtol=1e-5)
+    assert math.isclose(rope.gain, gain, rel_tol=1e-6)
+    assert spec.context_length == context
+
+
+UNSTATED = {
+    "qwen3": (128, 32),
+    "gemma": (256, 16),
+    "gemma2": (256, 4),
+    "gemma3": (256, 4),
+    "glm4": (128, 2),
+    "ernie4_5": (128, 2),
+    "helium": (128, 20),
+    "seed_oss": (128, 8),
+    "ministral3": (128, 8),
+    "llama": (16, 4),
+    "mistral": (16, 8),
+    "qwen2": (16, 32),
+}
+
+
+@pytest.mark.parametrize("family", UNSTATED)
+def test_sizes_that_are_not_stated_are_the_familys(family: str, tmp_path: Path) -> None:
+    """The width of heads and the number of those of keys are what transformers has (5.24.0)."""
+    folder = published(family, tmp_path / "tiny")
+    config = config_of(folder)
+    stated = {k: v for k, v in config.items() if k not in ("head_dim", "num_key_value_heads")}
+    fields = Fields(stated | {"num_attention_heads": 4}, "x").with_defaults(
+        FAMILIES[family].defaults
+    )
+    spec = spec_from_config(FAMILIES[family], family, fields, config["vocab_size"])
+
+    assert (spec.head_dim, spec.num_kv_heads) == UNSTATED[family]
 
 
 def test_original_context_defaults_to_the_models_own(tmp_path: Path) -> None:

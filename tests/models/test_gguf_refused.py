@@ -127,7 +127,7 @@ CONTRADICTORY: dict[str, tuple[Change, str]] = {
     "heads 3 for 2": (field(KV_HEADS, u32(3)), "2 heads of queries cannot share 3"),
     "kv heads 0": (field(KV_HEADS, u32(0)), "head_count_kv' has to be an integer from 1"),
     "head of 8": (field("llama.attention.key_length", u32(8)), "integer from 16 .* and is 8"),
-    "head of 24": (field("llama.attention.key_length", u32(24)), "24 is no multiple of 16"),
+    "head of 17": (field("llama.attention.key_length", u32(17)), "has to be 17, and is 16|pairs"),
     "value of 32": (field("llama.attention.value_length", u32(32)), "has to be 16, and is 32"),
     "turned 7": (field("llama.rope.dimension_count", u32(7)), "and 7 of their numbers are no pa"),
     "turned 18": (field("llama.rope.dimension_count", u32(18)), "from 2 to 16, and is 18"),

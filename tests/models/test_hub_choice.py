@@ -34,6 +34,12 @@ PARTS = ["q/b-00001-of-00002.gguf", "q/b-00002-of-00002.gguf"]
             ["genai_config.json", "model.onnx", "model.onnx.data"],
         ),
         ([*TEXTS, "onnx/a.onnx", "onnx/b.onnx"], "onnx/b.onnx", [*TEXTS, "onnx/b.onnx"]),
+        ([*TEXTS, "tokenizer.model", "model.safetensors"], None, [*TEXTS, "model.safetensors"]),
+        (
+            ["tokenizer.model", "config.json", "model.safetensors"],
+            None,
+            ["config.json", "tokenizer.model", "model.safetensors"],
+        ),
     ],
 )
 def test_weights_come_with_their_descriptions(
@@ -51,6 +57,7 @@ def test_weights_come_with_their_descriptions(
         (["onnx/a.onnx", "onnx/b.onnx"], None, UsageError, "--file: onnx/a.onnx, onnx/b.onnx"),
         (["model.bin"], None, ModelError, "pickles alone"),
         (["consolidated.00.pth"], None, ModelError, "pickles alone"),
+        (["adapter_config.json", "a.safetensors"], None, ModelError, "is an adapter .* nothing"),
         (["README.md"], None, ModelError, "neither safetensors nor GGUF nor ONNX"),
         (["a.gguf"], "a.py", UsageError, "takes a .gguf or .onnx file"),
         (["a.gguf"], "../a.gguf", ModelError, "has no file '../a.gguf'"),

@@ -38,6 +38,20 @@ def test_ids_of_known_kinds_are_those_of_the_file(tmp_path: Path, kind: str) -> 
         pytest.param(r"\p{Han}+|[a-z]+|\d{1,2}|\s+", id="of-a-family-to-come"),
         pytest.param(" ", id="every-space"),
         pytest.param(r"(?:\p{L}\p{M}*)+|.", id="nested-and-quick"),
+        pytest.param(r"\s?\p{L}+", id="words-of-deepseek-coder"),
+        pytest.param("[一-龥ࠀ-一가-\ud7ff]+", id="scripts-of-deepseek"),
+        pytest.param(
+            "\\s?[A-Za-zµÀ-ÖØ-öø-ƺὙὛὝὟ-\u1f7dᾀ-ᾴῐ-\u1fd3ῖ-\u1fdbⰀ-ⱻ𐐀-𐑏𞤀-𞥃]+",
+            id="letters-of-deepseek-llm",
+        ),
+        pytest.param("\\s?[!-/:-~！-／：-～‘-‟\u3000-。]+", id="signs-of-deepseek-llm"),
+        pytest.param(r"\s+$", id="ends-of-deepseek-llm"),
+        pytest.param(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|"
+            r"\s*[\r\n]+|\s+(?!\S)|\s+",
+            id="seed-coder",
+        ),
+        pytest.param("[0-9][0-9][0-9]", id="digits-of-falcon"),
     ],
 )
 def test_good_patterns_need_not_be_known(pattern: str) -> None:

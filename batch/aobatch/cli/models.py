@@ -102,8 +102,7 @@ def pull(options: PullOptions) -> None:
             found = _pull_repository(options, progress)
         else:
             found = pull_model(options.name, progress, options.precision)
-    if not options.quiet:
-        say(_outcome(found))
+    _say_outcome(found, is_quiet=options.quiet)
 
 
 def _pull_repository(
@@ -125,10 +124,15 @@ def _pull_repository(
 _MARKS = {"ok": "ok", "failed": "FAILED", "not checked": "-"}
 
 
-def _outcome(found: "ModelFolder | Path") -> str:
+def _say_outcome(found: "ModelFolder | Path", *, is_quiet: bool) -> None:
     if isinstance(found, Path):
-        return f"the exported graph is in {found}; use it by that path, as in --model {found}"
-    return f"{found.manifest.name} is ready in {found.path}"
+        outcome = f"the exported graph is in {found}; use it by that path, as in --model {found}"
+    else:
+        for note in found.manifest.notes:
+            say(note, level="warning")
+        outcome = f"{found.manifest.name} is ready in {found.path}"
+    if not is_quiet:
+        say(outcome)
 
 
 def _settle_licence(name: str, *, is_accepted: bool) -> None:
@@ -159,6 +163,7 @@ class ImportOptions(QuietOption):
         type=click.Path(path_type=Path),
         metavar="PATH",
     )
+    strict: bool = option(False, "Refuse a model whose config.json says what is not known here.")
 
 
 @command(ImportOptions, MODEL_CODES, name="import")
@@ -185,9 +190,9 @@ def import_(options: ImportOptions) -> None:
             precision=options.precision,
             progress=progress,
             scorer=score_texts,
+            is_strict=options.strict,
         )
-    if not options.quiet:
-        say(_outcome(folder))
+    _say_outcome(folder, is_quiet=options.quiet)
 
 
 @options()
@@ -226,6 +231,7 @@ def table(facts: "ModelFacts") -> Iterator[tuple[str, str]]:
     yield "layout", facts.layout
     usable = "" if facts.precision else "yes, once it is imported"
     yield "usable", usable if facts.is_usable else f"no: {facts.reason}"
+    yield "notes", "; ".join(facts.notes)
     yield "family", facts.family
     yield "sizes", _sizes(facts)
     yield "weights", _amounts(facts.dtypes)
@@ -346,6 +352,8 @@ def usable_model(
     from aobatch.runners.scoring import score_texts
 
     adopted = adopt(source, stages, score_texts)
+    for note in adopted.folder.manifest.notes if adopted.is_new else ():
+        say(note, level="warning")
     if adopted.is_new and not is_quiet:
         say(
             f"{source} was converted to {PRECISION} once, in {adopted.folder.path}; "

@@ -123,7 +123,7 @@ def open_export(path: Path) -> ExportedFolder:
         is_inner = graph.parent.name == "onnx" and not (graph.parent / TOKENIZER).exists()
         folder = graph.parents[1] if is_inner else graph.parent
     else:
-        folder = _unpacked(path).resolve()
+        folder = unpacked(path).resolve()
         graph = _described(folder) or _chosen(folder)
     description = _recall(graph)
     if description is None:
@@ -138,20 +138,24 @@ def is_export(path: Path) -> bool:
     try:
         if path.suffix == SUFFIX:
             return path.is_file()
-        folder = _unpacked(path)
+        folder = unpacked(path)
         return next(_graphs(folder), None) is not None or (folder / _GENAI_CONFIG).is_file()
     except OSError:
         return False
 
 
-def _unpacked(path: Path) -> Path:
-    """Give the folder of files that a hub's cache has for its main revision, else the path."""
+def unpacked(path: Path) -> Path:
+    """Give the folder of files that a hub's cache has for its main or only revision, else the path.
+
+    The cache calls it `models--ORG--NAME`.
+    """
     if not path.name.startswith("models--"):
         return path
     try:
         revision = (path / "refs/main").read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
-        return path
+        found = [*(path / "snapshots").glob("*")]
+        return found[0] if len(found) == 1 else path
     # What a file says is taken for the name of a neighbour, never for a way elsewhere.
     return path / "snapshots" / Path(revision).name
 
@@ -318,7 +322,9 @@ def _tokens(folder: Path, sources: list[Fields]) -> Fields:
 
 
 def _manifest(folder: Path, graph: Path, layout: "Layout", facts: _Facts, digest: str) -> Manifest:
-    _, tokens = read_tokenizer(folder, facts.tokens, layout.vocab_size)
+    if not (folder / TOKENIZER).exists():  # which is read where it lies
+        facts.tokens.refuse(f"its folder has no {TOKENIZER}, which says how the model splits text")
+    _, tokens, _ = read_tokenizer(folder, facts.tokens, layout.vocab_size)
     num_heads = facts.num_heads or layout.num_kv_heads
     cache = folder.parent.parent.name
     # In a hub's cache a folder is named by its revision, and the cache by the model.

@@ -76,6 +76,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     dtypes: dict[str, int]
     """Bytes of weights by how they are stored, the most first."""
+    notes: tuple[str, ...] = ()
+    """What is not known of it, or left out."""
     licence: str = "unknown"
     source: str = ""
     source_sha256: str = ""
@@ -109,8 +111,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What it will take about after conversion, by precision; nothing if it is converted."""
 
 
-_SAMPLED = ("embedding", "head", *(f"layers.0.{name}" for name in ("v", "o", "gate", "up", "down")))
-"""Weights that are stored in all the ways that a file has."""
+_SAMPLED = ("embedding", "head", *(f"layers.0.{name}" for name in ("o", "gate", "up", "down")))
+"""Weights that are stored in all the ways that a file has, beside the values, which come whole."""
 
 
 def inspect_source(path: Path) -> ModelFacts:
@@ -121,6 +123,7 @@ def inspect_source(path: Path) -> ModelFacts:
         facts = _gguf_facts(gguf_at(path) or path)
     try:
         checkpoint = read_checkpoint(path)
+        checkpoint.load("layers.0.v")
         for name in _SAMPLED:
             checkpoint.load(name, 0, 1)  # a type that cannot be read shows only here
     except ModelError as error:
@@ -132,6 +135,7 @@ def inspect_source(path: Path) -> ModelFacts:
         facts,
         **{name: getattr(spec, name) for name in ("family", *DESCRIBED_SIZES)},
         **{name: getattr(checkpoint, name) for name in ("licence", *DESCRIBED_TOKENS)},
+        notes=tuple(filter(None, (*checkpoint.warnings, checkpoint.left_out))),
         token_texts=_token_texts(file, checkpoint),
         kv_cache=_cache_facts(cache.kv_bytes_per_token, spec.context_length, _CACHES),
         converted_bytes=converted_bytes(spec),

@@ -79,6 +79,8 @@ class DecoderSpec:
     """Whether norms subtract the mean: LayerNorm (Ba et al. 2016)."""
     has_norm_biases: bool = False
     has_norm_gains: bool = True
+    head_share: float = 1.0
+    """Which part of each head its checkpoint has; zeros are the rest."""
     is_gated: bool = True
     """Whether a feed-forward block multiplies what it activates."""
     is_parallel: bool = False
@@ -91,6 +93,11 @@ class DecoderSpec:
     attention_cap: float = 0.0
     """Attention's scores are cap * tanh(score / cap); 0 for none."""
     logits_cap: float = 0.0
+
+    @property
+    def head_norm_epsilon(self) -> float:
+        """What norms of heads add to a mean that goes over zeros too."""
+        return self.norm_epsilon * self.head_share
 
 
 DESCRIBED_SIZES = (
@@ -132,6 +139,8 @@ class Checkpoint(SpecialTokens):
     """What was merged into the weights, in this order."""
     warnings: tuple[str, ...] = ()
     """What its description says that may change what it computes and is not known here."""
+    left_out: str = ""
+    """Which of its weights are not taken, if any; those of pictures."""
 
     def gain(self, name: str) -> Weight:
         """Give the gain of a norm, ones where it has none."""

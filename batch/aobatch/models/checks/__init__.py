@@ -76,6 +76,10 @@ def own_file(path: Path) -> Path:
 
 ADAPTER = "adapter_config.json"
 """What says that a folder, or a repository, has weights to be added to those of a model."""
+ADAPTER_ADVICE = (
+    f"is an adapter ({ADAPTER}), which is nothing without the model that it was trained for; get "
+    "both, and merge them with `aobatch models import BASE NAME --lora FOLDER`"
+)
 POINTER = b"version https://git-lfs"
 POINTER_ADVICE = "is only a pointer; get the file itself with `git lfs pull`"
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from base64 import b64decode
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -37,12 +38,6 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """A part of a file that has no other fields than these."""
 
 
-class Literally(Part, frozen=True):
-    """A pattern that is searched for as it stands."""
-
-    String: Word
-
-
 class Pattern(Part, frozen=True):
     """A pattern, one of the two."""
 
@@ -53,10 +48,14 @@ class Pattern(Part, frozen=True):
 class Normalizer(Part, frozen=True):
     """A rule that changes a text, or several; the library knows which fields a type has."""
 
-    type: Literal["Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Prepend", "Replace"]
+    type: Literal[
+        *("Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Prepend", "Replace"),
+        "Precompiled",
+    ]
     normalizers: Annotated[tuple["Normalizer", ...], Meta(max_length=16)] | UnsetType = UNSET
+    precompiled_charsmap: Annotated[str, Meta(max_length=MAX_WIDTH)] | UnsetType = UNSET
     prepend: Word | UnsetType = UNSET
-    pattern: Literally | UnsetType = UNSET
+    pattern: Pattern | UnsetType = UNSET
     content: Annotated[str, Meta(max_length=8)] | UnsetType = UNSET
 
 
@@ -132,7 +131,11 @@ def check_tokenizer(path: Path, vocab_size: int = MAX_WIDTH) -> TokenizerFile:
     What comes back is all that the library may see (`msgspec.json.encode` writes it): a repeated
     key or another reading of a number cannot make it read something that was not checked.
     """
-    content = read_regular(path, MAX_TOKENIZER_BYTES)
+    return check_content(read_regular(path, MAX_TOKENIZER_BYTES), path, vocab_size)
+
+
+def check_content(content: bytes, path: Path, vocab_size: int = MAX_WIDTH) -> TokenizerFile:
+    """Read the content of a tokenizer.json, or what the file at a path was made into."""
     try:
         file = msgspec.json.decode(content, type=TokenizerFile)
         ignored = msgspec.json.encode(
@@ -174,17 +177,30 @@ def _check_rules(file: TokenizerFile, path: Path) -> None:
     pre_tokenizers = _rules(file.pre_tokenizer, "pretokenizers")
     if any(rule.type == "Sequence" for rule in (*normalizers, *pre_tokenizers)):
         raise refusal(path, "its rules nest too deep")
-    growth = math.prod(len(rule.content) for rule in normalizers if rule.content)
+    growth = math.prod(max(1, _growth(rule, path)) for rule in normalizers)
     if growth > _MAX_GROWTH:
         raise refusal(path, f"its replacements make a text more than {_MAX_GROWTH} times as long")
-    for rule in pre_tokenizers:
-        if rule.type != "Split":
+    for rule in (*normalizers, *pre_tokenizers):
+        if rule.type not in ("Split", "Replace"):
             continue
         pattern = rule.pattern or Pattern()
         if bool(pattern.String) == bool(pattern.Regex):
             raise refusal(path, "it splits by no pattern, or by two at once")
         if pattern.Regex and (reason := why_unsafe(pattern.Regex)):
             raise refusal(path, f"it splits text by {shown(pattern.Regex)}, {reason}")
+
+
+def _growth(rule: Normalizer, path: Path) -> int:
+    """Say how many characters a rule may make of one."""
+    if not rule.precompiled_charsmap:
+        is_regex = rule.pattern is not UNSET and rule.pattern.Regex is not UNSET
+        return len(rule.content or "") + is_regex  # which may match ahead of each character
+    try:
+        table = b64decode(rule.precompiled_charsmap, validate=True)
+    except ValueError as error:
+        raise refusal(path, f"its table of characters cannot be read: {error}") from error
+    size = 4 + int.from_bytes(table[:4], "little")
+    return max(len(text.decode(errors="replace")) for text in table[size:].split(b"\0"))
 
 
 def _rules(rule: Any, parts: str) -> list[Any]:  # noqa: ANN401 - of either kind

@@ -198,6 +198,7 @@ def _manifest(
         digest=folder_digest(files),
         quality=measured[0],
         fused=measured[1],
+        notes=tuple(filter(None, (*checkpoint.warnings, checkpoint.left_out))),
         files=files,
     )
 

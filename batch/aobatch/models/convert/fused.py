@@ -128,7 +128,7 @@ class _FusedGraph:
             num_kv_heads=spec.num_kv_heads,
             head_dim=spec.head_dim,
             window=layer.window,
-            epsilon=spec.norm_epsilon,
+            epsilon=spec.head_norm_epsilon,
         )
         return attended
 

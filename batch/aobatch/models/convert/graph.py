@@ -194,14 +194,16 @@ class DecoderGraph:
             return self._graph.weight(name, self._checkpoint.gain(name))
         return self._graph.shared("unit.gain", np.ones(self._spec.hidden_size, np.float32))
 
-    def _norm(self, x: ir.Value, gain: ir.Value, name: str) -> ir.Value:
+    def _norm(
+        self, x: ir.Value, gain: ir.Value, name: str, epsilon: float | None = None
+    ) -> ir.Value:
         """Divide rows by their root mean square and multiply them by a gain."""
         return self._graph.node(
             "SimplifiedLayerNormalization",
             *(x, gain),
             name=f"{name}.normed",
             axis=-1,
-            epsilon=self._spec.norm_epsilon,
+            epsilon=self._spec.norm_epsilon if epsilon is None else epsilon,
             stash_type=1,
         )
 
@@ -287,11 +289,12 @@ class DecoderGraph:
     def _normed_heads(self, x: ir.Value, num_heads: int, gain: Weight, name: str) -> ir.Value:
         graph, spec = self._graph, self._spec
         width = spec.head_dim
+        epsilon = spec.head_norm_epsilon
         if spec.norms_whole_rows:
-            return self._norm(x, graph.weight(f"{name}.gain", gain), name)
+            return self._norm(x, graph.weight(f"{name}.gain", gain), name, epsilon)
         heads = graph.shared("heads.shape", np.array([-1, width]))
         split = graph.node("Reshape", x, heads, name=f"{name}.heads")
-        normed = self._norm(split, graph.weight(f"{name}.gain", gain), name)
+        normed = self._norm(split, graph.weight(f"{name}.gain", gain), name, epsilon)
         rows = graph.shared(f"rows.{num_heads}.shape", np.array([-1, num_heads * width]))
         return graph.node("Reshape", normed, rows, name=f"{name}.rows")
 

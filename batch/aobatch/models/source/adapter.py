@@ -24,11 +24,12 @@ from aobatch.models.source.decoder import (
     Naming,
     Shape,
     StoredRows,
+    arranged_heads,
     gguf_naming,
-    half_split,
     load_rows,
     places,
     tensor_shapes,
+    with_own_heads,
 )
 from aobatch.models.source.families import find
 from aobatch.models.source.fields import Fields
@@ -112,8 +113,9 @@ def merge_adapter(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     naming, pairs, offset = family.naming, family.pairs_neighbours, family.gain_offset
     if known := adapter.known:
         naming, pairs, offset = _gguf_naming(adapter, known, spec), known.pairs_neighbours, 0.0
-    rows = places(spec, naming)
-    _check_changes(adapter, tensor_shapes(spec, naming), checkpoint.source)
+    stored = with_own_heads(spec)
+    rows = places(stored, naming)
+    _check_changes(adapter, tensor_shapes(stored, naming), checkpoint.source)
     # A table that changes in one of its two roles is two tables from then on.
     tables = [rows[name].tensor for name in ("embedding", "head")]
     is_tied = spec.is_tied and not {*tables} & {*adapter.changes}
@@ -154,7 +156,7 @@ def _loader(
 
         def part(read: Rows) -> Weight:
             taken = load_rows(place, lambda _, first, last: read(first, last), start, stop)
-            return half_split(taken, name, checkpoint.spec, pairs_neighbours=pairs_neighbours)
+            return arranged_heads(taken, name, checkpoint.spec, pairs_neighbours=pairs_neighbours)
 
         merged = _merged(weight, change, part, gain_offset if name.endswith("norm") else 0.0)
         return _with_tokens(merged, change, start) if change.token_ids else merged
@@ -168,7 +170,7 @@ def _merged(
     """Change a weight as far as it was loaded; `part` takes as much of what is stored."""
     whole, up, down, lengths = change.whole, change.up, change.down, change.lengths
     if whole:
-        weight = part(whole.rows) + np.float32(offset)
+        weight = part(lambda a, b: whole.rows(a, b) + np.float32(offset))
     if up and down:
         weight = weight + part(lambda a, b: up.rows(a, b) @ down.rows(0, None)) * change.scale
     elif up:

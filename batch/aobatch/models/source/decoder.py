@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from aobatch.models.checks import shown
 from aobatch.models.source.fields import Fields
 from aobatch.models.source.rope import head_order, rope_from_gguf
@@ -181,40 +183,6 @@ def _with_rope(spec: DecoderSpec, rope: Rope) -> DecoderSpec:
     return replace(spec, attentions=(LayerAttention(rope),) * spec.num_layers)
 
 
-# What says nothing of what a model computes when it completes texts.
-_INERT_NAMES = """
-    _attn_implementation _attn_implementation_autoset _commit_hash _flash_attn_2_enabled
-    _from_model_config _model_name_or_path _name_or_path activation add_cross_attention
-    architectures attn_implementation bad_words_ids begin_suppress_tokens bos_token_id
-    cache_implementation chunk_size_feed_forward decoder_start_token_id diversity_penalty do_sample
-    dtype early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
-    finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing id2label
-    initializer_range internal_version is_causal is_decoder is_encoder_decoder is_llama_config
-    label2id length_penalty license max_length max_new_tokens max_sequence_length min_length
-    model_max_length model_name model_type no_repeat_ngram_size num_beam_groups num_beams num_labels
-    num_return_sequences output_attentions output_hidden_states output_scores pad_token pad_token_id
-    prefix pretraining_tp problem_type pruned_heads remove_invalid_values repetition_penalty
-    return_dict return_dict_in_generate sep_token_id seq_length suppress_tokens task_specific_params
-    temperature tf_legacy_loss tokenizer_class top_k top_p torch_dtype torchscript
-    transformers.js_config transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16
-    use_cache use_flash_attn
-"""
-_INERT = frozenset(_INERT_NAMES.split())
-_TRAINING = ("dropout", "pdrop")
-"""What ends the names of settings that shape training alone."""
-
-
-def check_config(fields: Fields) -> None:
-    """Raise ModelError if a config.json asks for anything that no family here computes."""
-    if "quantization_config" in fields:
-        fields.refuse("the weights are quantised already; take the model's original or its GGUF")
-    if "auto_map" in fields:
-        fields.refuse("the model comes with code of its own, which is not run")
-    for key in ("rope_interleaved", "use_bidirectional_attention"):
-        fields.require(key, value=False)
-    fields.check_all_read(ignored=_INERT, endings=_TRAINING)
-
-
 def check_spec(spec: DecoderSpec, fields: Fields, budget: int) -> None:
     """Hold sizes against each other, and the tables that are made of them against the budget.
 
@@ -226,8 +194,8 @@ def check_spec(spec: DecoderSpec, fields: Fields, budget: int) -> None:
         fields.refuse(
             f"{spec.num_heads} heads of queries cannot share {spec.num_kv_heads} of keys and values"
         )
-    if spec.head_dim % _HEAD_DIM_MULTIPLE:
-        fields.refuse(f"a head's width of {spec.head_dim} is no multiple of {_HEAD_DIM_MULTIPLE}")
+    if spec.head_dim % 2:
+        fields.refuse(f"heads of {spec.head_dim} numbers cannot be turned in pairs")
     if _ROTARY_BYTES * spec.context_length * spec.head_dim > budget:
         fields.refuse(f"a context of {spec.context_length} is out of proportion to the file's size")
     if _ROTATION_BYTES * spec.hidden_size**2 > budget:
@@ -351,19 +319,57 @@ def load_rows(
     return taken.reshape(place.num_rows, *whole.shape[1:])[start:stop]
 
 
-def half_split(weight: Weight, name: str, spec: DecoderSpec, *, pairs_neighbours: bool) -> Weight:
-    """Order rows of q and k, their biases and gains so that halves of a head are turned."""
+def with_wide_heads(spec: DecoderSpec) -> DecoderSpec:
+    """Give each head zeros behind its numbers, up to a width that the attention operators take."""
+    width = -(-spec.head_dim // _HEAD_DIM_MULTIPLE) * _HEAD_DIM_MULTIPLE
+    if width == spec.head_dim:
+        return spec
+    own = [spec.head_dim if x.rope.width is None else x.rope.width for x in spec.attentions]
+    layers = zip(spec.attentions, own, strict=True)
+    attentions = tuple(replace(x, rope=replace(x.rope, width=turned)) for x, turned in layers)
+    return replace(spec, head_dim=width, attentions=attentions, head_share=spec.head_dim / width)
+
+
+def with_own_heads(spec: DecoderSpec) -> DecoderSpec:
+    """Give the same decoder as its checkpoint has it."""
+    return replace(spec, head_dim=round(spec.head_dim * spec.head_share), head_share=1.0)
+
+
+def arranged_heads(
+    weight: Weight, name: str, spec: DecoderSpec, *, pairs_neighbours: bool
+) -> Weight:
+    """Order rows of q and k, their biases and gains so that halves of a head are turned.
+
+    What belongs to heads gets their zeros first; of such a weight all rows are needed.
+    """
     layer, _, stem = name.removeprefix("layers.").rpartition(".")
     part = stem.removesuffix("_bias").removesuffix("_norm")
-    if part not in ("q", "k") or not layer or (stem.endswith("_norm") and spec.norms_whole_rows):
+    if not layer or part not in ("q", "k", "v", "o") or (part == "o" and weight.ndim == 1):
         return weight
+    if spec.head_share < 1:
+        weight = _widened(weight, stem, spec)
     width = spec.attentions[int(layer)].rope.width
     width = spec.head_dim if width is None else width
-    if width == spec.head_dim and not pairs_neighbours:
+    if part in ("v", "o") or (width == spec.head_dim and not pairs_neighbours):
         return weight
     order = head_order(spec.head_dim, width, pairs_neighbours=pairs_neighbours)
     heads = weight.reshape(len(weight) // spec.head_dim, spec.head_dim, -1)
     return heads[:, order].reshape(weight.shape)
+
+
+def _widened(weight: Weight, stem: str, spec: DecoderSpec) -> Weight:
+    """Put zeros behind each head's rows, or columns of o, [heads * head_dim, …].
+
+    Norms of heads divide by the mean over more numbers then, for which their gains make up.
+    """
+    own = round(spec.head_dim * spec.head_share)
+    wide = weight.T if stem == "o" else weight
+    heads = wide.reshape(len(wide) // own, own, *wide.shape[1:])
+    more = ((0, 0), (0, spec.head_dim - own), *((0, 0),) * (wide.ndim - 1))
+    wide = np.pad(heads, more).reshape(len(heads) * spec.head_dim, *wide.shape[1:])
+    if stem.endswith("_norm"):
+        wide = wide * np.float32(sqrt(spec.head_share))
+    return wide.T if stem == "o" else wide
 
 
 def check_presence(name: str, stored: Container[str], fields: Fields) -> None:

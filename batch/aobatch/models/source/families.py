@@ -11,6 +11,7 @@ from typing import Any
 
 from aobatch.errors import ModelError
 from aobatch.models.source import traits
+from aobatch.models.source.config import EXPORT
 from aobatch.models.source.decoder import Naming, config_spec, safetensors_naming
 from aobatch.models.source.fields import Fields
 from aobatch.models.source.rope import rope_from_config
@@ -30,8 +31,8 @@ class Family:
     """Fields of the spec that all its models have."""
     is_tied: bool = False
     """Whether the embedding is the output head where config.json does not say."""
-    states_head_dim: bool = False
-    """Whether config.json has to say how wide heads are."""
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    """What fields of config.json are that it does not state."""
     naming: Naming = field(default_factory=safetensors_naming)
     """How safetensors files name its weights."""
     norm_epsilon: str = "rms_norm_eps"
@@ -50,8 +51,7 @@ def find(name: str, source: str) -> Family:
     if name not in FAMILIES:
         known = ", ".join(FAMILIES)
         message = (
-            f"{source}: model family {name!r} is not supported; supported are {known}; export it "
-            "to ONNX (optimum-cli export onnx) and run the export as it is"
+            f"{source}: model family {name!r} is not supported; supported are {known}; {EXPORT}"
         )
         raise ModelError(message)
     return FAMILIES[name]
@@ -60,13 +60,13 @@ def find(name: str, source: str) -> Family:
 def spec_from_config(family: Family, name: str, fields: Fields, vocab_size: int) -> DecoderSpec:
     """Read sizes and traits from a config.json."""
     for key, value in family.required.items():
-        fields.require(key, value)
+        fields.require(key, value, advice=f"; {EXPORT}")
     spec = config_spec(
         fields,
         (name, vocab_size),
         family.rope,
         family.norm_epsilon,
-        states_head_dim=family.states_head_dim,
+        states_head_dim="head_dim" in family.defaults,
     )
     fields.get("rms_norm_eps")  # written also for families that have another norm
     is_tied = fields.flag("tie_word_embeddings", default=family.is_tied)
@@ -74,6 +74,19 @@ def spec_from_config(family: Family, name: str, fields: Fields, vocab_size: int)
     return family.from_config(fields, spec)
 
 
+# The larger ones, as published, leave most of it to the family.
+_GEMMA3_DEFAULTS: Mapping[str, object] = {
+    "head_dim": 256,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "max_position_embeddings": 131_072,
+    "num_attention_heads": 8,
+    "num_hidden_layers": 26,
+    "num_key_value_heads": 4,
+    "rms_norm_eps": 1e-6,
+    "sliding_window": 4096,
+    "vocab_size": 262_208,
+}
 _GEMMA_NAMES = safetensors_naming(mlp_norm="pre_feedforward_layernorm")
 _LAYER_NORM = {"centres": True, "has_norm_biases": True}
 _NORMS_BEHIND = {"has_head_norms": True, "has_post_norms": True, "has_pre_norms": False}
@@ -100,7 +113,7 @@ FAMILIES: Mapping[str, Family] = {
         traits={"activation": "gelu_tanh", "has_head_norms": True, "has_post_norms": True},
         naming=_GEMMA_NAMES,
         is_tied=True,
-        states_head_dim=True,
+        defaults=_GEMMA3_DEFAULTS,
         gain_offset=1.0,
         rope=lambda fields, head_dim: traits.gemma_ropes(fields, head_dim)[1],
         from_config=traits.gemma_from_config,
@@ -111,7 +124,7 @@ FAMILIES: Mapping[str, Family] = {
         required={"attention_bias": False},
         traits={"activation": "gelu_tanh"},
         is_tied=True,
-        states_head_dim=True,
+        defaults={"head_dim": 256, "num_key_value_heads": 16},
         gain_offset=1.0,
         from_config=traits.first_gemma,
     ),
@@ -120,23 +133,40 @@ FAMILIES: Mapping[str, Family] = {
         traits={"activation": "gelu_tanh", "has_post_norms": True},
         naming=_GEMMA_NAMES,
         is_tied=True,
-        states_head_dim=True,
+        defaults={"head_dim": 256, "num_key_value_heads": 4},
         gain_offset=1.0,
         from_config=traits.second_gemma,
     ),
     "granite": Family(from_config=traits.granite_multipliers),
-    "smollm3": Family(is_tied=True, from_config=traits.smollm_ropes),
+    "smollm3": Family(
+        defaults={"num_key_value_heads": 4, "rope_theta": 2e6},
+        is_tied=True,
+        from_config=traits.smollm_ropes,
+    ),
     # Queries grow beyond the original context, which is therefore all that is taken.
-    "ministral3": Family(rope=traits.ministral_rope, from_config=traits.ministral),
+    "ministral3": Family(
+        defaults={"head_dim": 128, "num_key_value_heads": 8},
+        rope=traits.ministral_rope,
+        from_config=traits.ministral,
+    ),
     "phi3": Family(
         naming=safetensors_naming(
             {"self_attn.qkv_proj": ("q", "k", "v"), "mlp.gate_up_proj": ("gate", "up")}
         ),
         from_config=traits.phi_windows,
     ),
-    "ernie4_5": Family(pairs_neighbours=True, is_tied=True, from_config=traits.ernie_biases),
-    "helium": Family(pairs_neighbours=True),
+    "ernie4_5": Family(
+        defaults={"head_dim": 128, "num_key_value_heads": 2, "rope_theta": 5e5},
+        pairs_neighbours=True,
+        is_tied=True,
+        from_config=traits.ernie_biases,
+    ),
+    "helium": Family(
+        defaults={"head_dim": 128, "num_key_value_heads": 20, "rope_theta": 1e5},
+        pairs_neighbours=True,
+    ),
     "seed_oss": Family(
+        defaults={"head_dim": 128, "num_key_value_heads": 8},
         required={"hidden_act": "silu", "attention_bias": True, "attention_out_bias": False},
         traits={"biases": frozenset("qkv")},
     ),
@@ -158,7 +188,12 @@ FAMILIES: Mapping[str, Family] = {
         rope=lambda fields, head_dim: traits.ropes_by_kind(fields, head_dim)[1],
         from_config=traits.third_olmo,
     ),
-    "exaone4": Family(traits=_NORMS_BEHIND, naming=_NAMES_BEHIND, from_config=traits.exaone),
+    "exaone4": Family(
+        defaults={"num_key_value_heads": 32},
+        traits=_NORMS_BEHIND,
+        naming=_NAMES_BEHIND,
+        from_config=traits.exaone,
+    ),
     "arcee": Family(
         required={"hidden_act": "relu2"}, traits={"activation": "relu_squared", "is_gated": False}
     ),
@@ -184,9 +219,10 @@ FAMILIES: Mapping[str, Family] = {
             mlp_post_norm="post_mlp_layernorm",
         ),
         pairs_neighbours=True,
-        states_head_dim=True,
+        defaults={"head_dim": 128, "num_key_value_heads": 2},
     ),
     "starcoder2": Family(
+        defaults={"num_key_value_heads": 2},
         required={
             "hidden_act": "gelu_pytorch_tanh",
             "mlp_type": "default",
@@ -199,6 +235,7 @@ FAMILIES: Mapping[str, Family] = {
         from_config=traits.starcoder,
     ),
     "stablelm": Family(
+        defaults={"num_key_value_heads": 32},
         required={"hidden_act": "silu", "use_parallel_residual": False, "qk_layernorm": False},
         traits=_LAYER_NORM,
         norm_epsilon="layer_norm_eps",
@@ -233,17 +270,19 @@ FAMILIES: Mapping[str, Family] = {
         norm_epsilon="layer_norm_eps",
     ),
     "mistral": Family(
+        defaults={"num_key_value_heads": 8},
         required={"hidden_act": "silu", "attention_bias": False},
         from_config=traits.mistral_window,
     ),
     "qwen2": Family(
+        defaults={"num_key_value_heads": 32},
         required={"hidden_act": "silu", "attention_bias": True, "mlp_bias": False},
         traits={"biases": frozenset("qkv")},
         from_config=traits.qwen_windows,
     ),
     "qwen3": Family(
         traits={"has_head_norms": True},
-        states_head_dim=True,
+        defaults={"head_dim": 128, "num_key_value_heads": 32},
         from_config=traits.qwen_windows,
     ),
 }

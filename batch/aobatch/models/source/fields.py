@@ -107,22 +107,29 @@ class Fields:
             self._refuse(key, "an object", value)
         return Fields(value, f"{self.source}: {key!r}")
 
-    def require(self, key: str, value: object) -> None:
+    def with_defaults(self, defaults: Mapping[str, object]) -> "Fields":
+        """Give the same fields, and others where these do not state them."""
+        return self.replaced({key: x for key, x in defaults.items() if not self.is_stated(key)})
+
+    def require(self, key: str, value: object, advice: str = "") -> None:
         """Refuse a field that is there and has another value."""
         if self.get(key, value) != value:
             name, found = self._prefix + key, shown(self.get(key))
-            self.refuse(f"{name!r} is supported only as {value!r}, and is {found}")
+            self.refuse(f"{name!r} is supported only as {value!r}, and is {found}{advice}")
 
-    def check_all_read(
-        self, prefix: str = "", ignored: Container[str] = (), endings: tuple[str, ...] = ()
-    ) -> None:
+    def unread(self, prefix: str = "") -> Iterator[tuple[str, object]]:
+        """Yield the fields of that prefix that say something and that nobody asked for."""
+        for key, value in self._values.items():
+            if key.startswith(prefix) and key not in self._asked and value:
+                yield key, value
+
+    def check_all_read(self, prefix: str = "", ignored: Container[str] = ()) -> None:
         """Raise ModelError if a field of that prefix says something and nobody asked for it.
 
         What nobody knows may change what a model computes.
         """
-        for key, value in self._values.items():
-            is_known = key in self._asked or key in ignored or key.endswith(endings)
-            if key.startswith(prefix) and not is_known and value:
+        for key, value in self.unread(prefix):
+            if key not in ignored:
                 self.refuse(
                     f"{shown(key)} is {shown(value)}, which is not known here and may change what "
                     "the model computes; take it out of the description if it does not"

@@ -14,19 +14,21 @@ from aobatch.errors import ModelError
 from aobatch.models import InfillOrder, SpecialTokens
 from aobatch.models.chat import format_of_template, texts_of_template
 from aobatch.models.checks import shown
+from aobatch.models.source.config import EXPORT
 from aobatch.models.source.decoder import (
     GGUF,
     Naming,
     Shape,
     StoredRows,
+    arranged_heads,
     check_presence,
     check_spec,
     gguf_biases,
     gguf_naming,
-    half_split,
     load_rows,
     memory_budget,
     stored_rows,
+    with_wide_heads,
 )
 from aobatch.models.source.fields import Fields
 from aobatch.models.source.gguf import (
@@ -43,7 +45,13 @@ from aobatch.models.source.gguf_families import GgufFamily, find_gguf, spec_from
 from aobatch.models.source.infill import find_layout
 from aobatch.models.source.rope import CONTEXTS, with_divisors
 from aobatch.models.source.tokenizer_json import DOCUMENT_SEPARATOR, is_end
-from aobatch.models.source.vocabulary import Vocabulary, tokenizer_json, unnamed_splitting
+from aobatch.models.source.vocabulary import (
+    MAX_PIECE,
+    Vocabulary,
+    merges_by_score,
+    tokenizer_json,
+    unnamed_splitting,
+)
 from aobatch.models.spec import Checkpoint, DecoderSpec, Weight
 from aobatch.models.tokenizer import byte_level_alphabet
 
@@ -89,7 +97,7 @@ def read_gguf(path: Path) -> Checkpoint:
 
     def load(name: str, start: int = 0, stop: int | None = None) -> Weight:
         weight = load_rows(places[name], tensor_rows, start, stop)
-        return half_split(weight, name, spec, pairs_neighbours=known.pairs_neighbours)
+        return arranged_heads(weight, name, spec, pairs_neighbours=known.pairs_neighbours)
 
     return Checkpoint(
         **asdict(special_tokens(file.fields, vocabulary)),
@@ -122,8 +130,7 @@ def check_purpose(fields: Fields, architecture: str) -> None:
         fields.refuse(f"it is {_EMBEDS}")
     if fields.get(f"{architecture}.expert_count"):
         fields.refuse(
-            f"it has experts (family {architecture!r}), which are not read from GGUF files; export "
-            "its original to ONNX (optimum-cli export onnx) and run the export as it is"
+            f"it has experts (family {architecture!r}), not read from GGUF files; {EXPORT}"
         )
 
 
@@ -163,7 +170,7 @@ def _decoder(
     width = next(iter(widths), None) or spec.head_dim
     divisors = {key: (width // 2,) for key in (_FREQUENCIES, _SHORT, _LONG) if key in shapes}
     places = stored_rows(spec, naming, fields, shapes, divisors)
-    return _with_divisors(file, spec, at), places
+    return with_wide_heads(_with_divisors(file, spec, at)), places
 
 
 def _naming(known: GgufFamily, spec: DecoderSpec, shapes: Mapping[str, Shape]) -> Naming:
@@ -243,7 +250,6 @@ _BYTE_LEVEL, _PIECES = "gpt2", "llama"
 _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 2, 3, 4, 6
 _LAST_KIND = 6
 _MAX_SPECIAL = 65_536
-_MAX_PIECE = 256
 _ENDS, _ALL_ENDS = ("eot", "eom"), "tokenizer.ggml.eos_token_ids"
 _OLDER_ROLES = {"fim_pre": "prefix", "fim_suf": "suffix", "fim_mid": "middle"}
 """What older files call the roles of infill tokens."""
@@ -357,25 +363,12 @@ def _stripping(fields: Fields, tokens: Mapping[str, int], kinds: bytes) -> froze
 
 
 def _merges_by_score(fields: Fields, tokens: Mapping[str, int], kinds: bytes) -> Merges:
-    """Find every two tokens that make a third, in the order of what they make."""
     scores = _as_many(fields, "scores", len(tokens), fields.numbers("tokenizer.ggml.scores"))
-    names = {token: token for token in tokens}
-    merges = []
+    makes = [kind not in (_CONTROL, _UNKNOWN, _BYTE) for kind in kinds]
     for token, index in tokens.items():
-        if kinds[index] in (_CONTROL, _UNKNOWN, _BYTE):
-            continue
-        if len(token) > _MAX_PIECE:
-            fields.refuse(f"token {shown(token)} is longer than {_MAX_PIECE} characters")
-        for cut in range(1, len(token)):
-            left, right = names.get(token[:cut]), names.get(token[cut:])
-            if left and right:
-                merges.append((left, right))
-
-    def order(merge: tuple[str, str]) -> tuple[float, int, int]:
-        left, right = merge
-        return scores[tokens[left + right]], len(left), len(right)
-
-    return sorted(merges, key=order, reverse=True)
+        if makes[index] and len(token) > MAX_PIECE:
+            fields.refuse(f"token {shown(token)} is longer than {MAX_PIECE} characters")
+    return merges_by_score(tokens, scores, makes)
 
 
 def special_tokens(fields: Fields, vocabulary: Vocabulary) -> SpecialTokens:

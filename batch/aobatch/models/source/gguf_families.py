@@ -10,6 +10,7 @@ from itertools import islice
 from math import sqrt
 
 from aobatch.errors import ModelError
+from aobatch.models.source.config import EXPORT
 from aobatch.models.source.decoder import gguf_spec
 from aobatch.models.source.families import Family, find
 from aobatch.models.source.fields import Fields
@@ -50,7 +51,7 @@ def find_gguf(name: str, source: str) -> GgufFamily:
         known = ", ".join(GGUF_FAMILIES)
         message = (
             f"{source}: model family {name!r} is not supported; supported in GGUF files are "
-            f"{known}; export it to ONNX (optimum-cli export onnx) and run the export as it is"
+            f"{known}; {EXPORT}"
         )
         raise ModelError(message)
     return GGUF_FAMILIES[name]

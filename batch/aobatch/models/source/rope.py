@@ -5,6 +5,7 @@ from math import ceil, floor, log, pi, sqrt
 
 import numpy as np
 
+from aobatch.models.source.config import EXPORT
 from aobatch.models.source.fields import Fields
 from aobatch.models.spec import Rope
 
@@ -46,18 +47,20 @@ def rope_from_section(
     gain = 1.0
     width = int(head_dim * section.number("partial_rotary_factor", 0, 1, part))
     kind = section.text("rope_type", section.text("type", "default"))
-    if kind == "linear":
+    if kind == "dynamic":  # frequencies change beyond the context that is taken
+        section.number("factor", *_FACTORS)
+    elif kind == "linear":
         divisors = (section.number("factor", *_FACTORS),) * (width // 2)
     elif kind == "llama3":
         divisors = _llama3(section, theta, width, old)
     elif kind == "yarn":
-        divisors, gain = _yarn(section, theta, width, old)
+        divisors, gain = _yarn(section, theta, width, (lengths[0], old))
     elif kind in ("longrope", "su"):
         divisors, gain = _longrope(section, width, lengths[0], old)
     elif kind != "default":
         section.refuse(
-            f"rotary scaling {kind!r} is not supported; supported are default, linear, llama3, "
-            "yarn, longrope"
+            f"rotary scaling {kind!r} is not supported; supported are default, linear, dynamic, "
+            f"llama3, yarn, longrope; {EXPORT}"
         )
     section.check_all_read()
     return Rope(theta, divisors, None if width == head_dim else width, gain)
@@ -162,9 +165,12 @@ def _llama3(section: Fields, theta: float, head_dim: int, old: int) -> tuple[flo
 _TURNS = (1e-3, 1e6)
 
 
-def _yarn(section: Fields, theta: float, width: int, old: int) -> tuple[tuple[float, ...], float]:
+def _yarn(
+    section: Fields, theta: float, width: int, lengths: tuple[int, int]
+) -> tuple[tuple[float, ...], float]:
     """Stretch waves that turn seldom within the original context (YaRN, Peng et al. 2023)."""
-    factor = section.number("factor", *_FACTORS)
+    old = lengths[1]
+    factor = section.number("factor", *_FACTORS, lengths[0] / old)
     fast = section.number("beta_fast", *_TURNS, 32.0)
     slow = section.number("beta_slow", *_TURNS, 1.0)
     ends = [width * log(old / (turns * 2 * pi)) / (2 * log(theta)) for turns in (fast, slow)]
@@ -173,14 +179,11 @@ def _yarn(section: Fields, theta: float, width: int, old: int) -> tuple[tuple[fl
     low, high = max(ends[0], 0), min(ends[1], width - 1)
     high = high + 0.001 if low == high else high
     kept = 1 - np.clip((np.arange(width // 2) - low) / (high - low), 0, 1)
-    gains = [_yarn_gain(factor, section.number(f"mscale{name}", 0, 1e3, 0.0)) for name in _SCALES]
-    has_both = "mscale" in section and "mscale_all_dim" in section
-    gain = gains[0] / gains[1] if has_both else _yarn_gain(factor, 1.0)
+    scales = [section.number(f"mscale{name}", 0, 1e3, 0.0) for name in ("", "_all_dim")]
+    gains = [_yarn_gain(factor, scale) for scale in (scales if all(scales) else (1.0, 0.0))]
+    gain = gains[0] / gains[1]
     gain = section.number("attention_factor", 0, 1e3, gain)
     return tuple((1 / ((1 - kept) / factor + kept)).tolist()), gain
-
-
-_SCALES = ("", "_all_dim")
 
 
 def _yarn_gain(factor: float, scale: float) -> float:

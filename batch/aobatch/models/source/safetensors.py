@@ -5,7 +5,7 @@ takes as many bytes as its type and shape need. Rows are then read from their pl
 file that becomes shorter would end the process.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
@@ -29,17 +29,19 @@ from aobatch.models.checks import (
     refusal,
     shown,
 )
+from aobatch.models.source.config import check_config, check_weights, text_config, text_weights
 from aobatch.models.source.decoder import (
     StoredRows,
-    check_config,
+    arranged_heads,
     check_presence,
     check_spec,
-    half_split,
     load_rows,
     memory_budget,
     stored_rows,
+    with_wide_heads,
 )
 from aobatch.models.source.families import Family, find, spec_from_config
+from aobatch.models.source.fields import Fields
 from aobatch.models.source.tokenizer_json import read_fields, read_licence, read_tokenizer
 from aobatch.models.spec import Checkpoint, DecoderSpec, Weight, WeightLoader
 
@@ -125,6 +127,10 @@ def find_weights(folder: Path) -> dict[str, FileTensor]:
             raise ModelError(message)
         return read_header(path)
     paths = read_index(index)
+    lost = sorted({path.name for path in paths.values() if not path.exists()})
+    if lost:
+        message = f"{folder} lacks {lost[0]}, which {_INDEX} names; get the whole folder"
+        raise ModelError(message)
     headers = [read_header(path) for path in sorted({*paths.values()})]
     tensors = {name: tensor for header in headers for name, tensor in header.items()}
     wrong = [name for name, tensor in tensors.items() if paths.get(name) != tensor.path]
@@ -160,6 +166,7 @@ def load_tensor(tensor: FileTensor, start: int = 0, stop: int | None = None) -> 
 
 _BLOCK = 2**22
 """Numbers of a table that are compared at a time."""
+_EMBEDDERS = ("modules.json", "config_sentence_transformers.json")
 # Old files keep the frequencies that follow from config.json.
 _UNNEEDED = ("rotary_emb.inv_freq",)
 
@@ -182,21 +189,18 @@ def read_safetensors(folder: Path) -> Checkpoint:
     Nothing is taken on trust: raises ModelError if the files contradict each other, or ask for
     anything that is not supported.
     """
-    if (folder / ADAPTER).exists():
-        message = (
-            f"{folder} has an adapter, {ADAPTER}, which is not applied; give it a folder of its "
-            "own and merge it with --lora, or remove it"
-        )
-        raise ModelError(message)
-    config = read_fields(folder / "config.json")
+    config = text_config(read_fields(folder / "config.json"))
     # The part of a model that reads text alone adds this to the family's name.
     name = config.text("model_type").removesuffix("_text")
     family = find(name, config.source)
-    stored = find_weights(folder)
+    config = config.with_defaults(family.defaults)
+    stored, left_out = text_weights(find_weights(folder))
+    check_weights(config, ((name, tensor.dtype) for name, tensor in stored.items()))
+    _check_purpose(folder, config, family, stored)
     embedding, head = map(family.naming.of, ("embedding", "head"))
     check_presence(embedding, stored, config)
     spec = spec_from_config(family, name, config, stored[embedding].shape[0])
-    check_config(config)
+    warnings = check_config(config, name)
     # Fine-tuning may train a head of its own and leave the description as it was.
     if spec.is_tied and head in stored:
         spec = replace(spec, is_tied=_are_equal(stored[embedding], stored[head]))
@@ -205,7 +209,8 @@ def read_safetensors(folder: Path) -> Checkpoint:
     unneeded = (*_UNNEEDED, *((head,) if spec.is_tied else ()))
     shapes = {name: tensor.shape for name, tensor in stored.items()}
     places = stored_rows(spec, family.naming, config, shapes, {}, unneeded)
-    tokenizer, tokens = read_tokenizer(folder, config, spec.vocab_size)
+    spec = with_wide_heads(spec)
+    tokenizer, tokens, remark = read_tokenizer(folder, config, spec.vocab_size)
 
     return Checkpoint(
         **asdict(tokens),
@@ -213,9 +218,33 @@ def read_safetensors(folder: Path) -> Checkpoint:
         load=_loader(stored, places, spec, family),
         tokenizer_json=tokenizer,
         licence=read_licence(folder),
-        source=folder.resolve().name,
+        source=_source(folder.resolve()),
         files=tuple(files),
+        warnings=tuple(filter(None, (*warnings, remark))),
+        left_out=left_out,
     )
+
+
+def _source(folder: Path) -> str:
+    """Name a folder; one of a hub's cache is the revision of a repository."""
+    cache = folder.parent.parent.name
+    if folder.parent.name != "snapshots" or not cache.startswith("models--"):
+        return folder.name
+    return f"{cache.removeprefix('models--').replace('--', '/')} {folder.name}"
+
+
+def _check_purpose(folder: Path, config: Fields, family: Family, stored: Container[str]) -> None:
+    """Raise ModelError for an adapter beside a model, and for a model that writes nothing."""
+    if (folder / ADAPTER).exists():
+        message = (
+            f"{folder} has an adapter, {ADAPTER}, which is not applied; give it a folder of its "
+            "own and merge it with --lora, or remove it"
+        )
+        raise ModelError(message)
+    embedding = family.naming.of("embedding")
+    is_bare = embedding.removeprefix("model.") in stored and embedding not in stored
+    if is_bare or any((folder / name).exists() for name in _EMBEDDERS):
+        config.refuse("the model embeds texts and completes none; take one that writes texts")
 
 
 def _loader(
@@ -229,7 +258,7 @@ def _loader(
 
     def load(name: str, start: int = 0, stop: int | None = None) -> Weight:
         weight = load_rows(places[name], tensor_rows, start, stop)
-        weight = half_split(weight, name, spec, pairs_neighbours=family.pairs_neighbours)
-        return weight + family.gain_offset if name.endswith("norm") else weight
+        weight = weight + family.gain_offset if name.endswith("norm") else weight
+        return arranged_heads(weight, name, spec, pairs_neighbours=family.pairs_neighbours)
 
     return load

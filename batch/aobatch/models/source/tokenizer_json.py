@@ -14,9 +14,10 @@ from aobatch.errors import ModelError
 from aobatch.models import SpecialTokens
 from aobatch.models.chat import format_of_template, texts_of_template
 from aobatch.models.checks import MAX_TOKENIZER_BYTES, open_regular, printable, read_regular
-from aobatch.models.checks.tokenizer import check_tokenizer
+from aobatch.models.checks.tokenizer import check_content
 from aobatch.models.source.fields import Fields
 from aobatch.models.source.infill import find_layout
+from aobatch.models.source.pieces import MERGES, PIECES, VOCABULARY, merges_json, pieces_json
 
 _MAX_BYTES = 16 * 2**20
 
@@ -101,22 +102,19 @@ class _PostProcessing(msgspec.Struct):
     post_processor: dict[str, object] | None = None
 
 
-def read_tokenizer(folder: Path, config: Fields, num_rows: int) -> tuple[bytes, SpecialTokens]:
-    """Read tokenizer.json as it is, and the special tokens.
+def read_tokenizer(folder: Path, config: Fields, num_rows: int) -> tuple[bytes, SpecialTokens, str]:
+    """Read tokenizer.json as it is, or what stands for it, and the special tokens.
+
+    The last is a warning, empty for a tokenizer.json and what is sure to split as it would.
 
     Raises ModelError if there is none, it is no BPE, has more tokens than the embedding has rows,
     or nothing says what ends a text.
     """
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        config.refuse("its folder has no tokenizer.json, which says how the model splits text")
-    # Caches keep files behind links.
-    path = path.resolve()
-    file = check_tokenizer(path, num_rows)
-    content = read_regular(path, MAX_TOKENIZER_BYTES)
+    settings = read_optional_fields(folder / "tokenizer_config.json")
+    path, content, remark = _tokenizer(folder, settings, config)
+    file = check_content(content, path, num_rows)
     added = [(x.content, x.id, x.special is True) for x in file.added_tokens]
     tokens = file.model.vocab | {name: index for name, index, _ in added}
-    settings = read_optional_fields(folder / "tokenizer_config.json")
     by_id = (read_optional_fields(folder / "generation_config.json"), config)
     by_name = (settings, read_optional_fields(folder / "special_tokens_map.json"))
     named = {index for name, index, is_special in added if is_end(name, is_special=is_special)}
@@ -133,7 +131,24 @@ def read_tokenizer(folder: Path, config: Fields, num_rows: int) -> tuple[bytes, 
     infill = tuple(tokens[name] for name in layout.names.values()) if layout else ()
     order = layout.order if layout else "PSM"
     chat_format = _chat_format(folder, settings, tokens)
-    return content, SpecialTokens(tuple(end), start, adds_start, infill, chat_format, order)
+    special = SpecialTokens(tuple(end), start, adds_start, infill, chat_format, order)
+    return content, special, remark
+
+
+def _tokenizer(folder: Path, settings: Fields, config: Fields) -> tuple[Path, bytes, str]:
+    """Give the tokenizer.json of a folder, or make one of the file that it has, named first."""
+    # Caches keep files behind links.
+    path = (folder / "tokenizer.json").resolve()
+    if path.exists():
+        return path, read_regular(path, MAX_TOKENIZER_BYTES), ""
+    if (folder / PIECES).exists():
+        return folder / PIECES, *pieces_json(folder / PIECES, settings)
+    if not ((folder / VOCABULARY).exists() and (folder / MERGES).exists()):
+        config.refuse(
+            f"its folder has neither tokenizer.json nor {PIECES} nor {VOCABULARY} with {MERGES}, "
+            "which say how the model splits text; get the whole folder"
+        )
+    return folder / VOCABULARY, *merges_json(folder, settings)
 
 
 def _chat_format(folder: Path, settings: Fields, tokens: Mapping[str, int]) -> str:

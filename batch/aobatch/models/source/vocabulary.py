@@ -31,6 +31,31 @@ class Vocabulary:
     """Special tokens that swallow the spaces behind them."""
 
 
+MAX_PIECE = 256
+
+
+def merges_by_score(
+    tokens: Mapping[str, int], scores: Sequence[float], makes: Sequence[bool]
+) -> list[tuple[str, str]]:
+    """Find every two tokens that make a third, in the order of the scores of what they make.
+
+    `makes` says of which ids this is asked.
+    """
+    names = {token: token for token in tokens}  # so that a merge takes two references
+    merges = []
+    for token, index in tokens.items():
+        for cut in range(1, len(token)) if makes[index] and len(token) <= MAX_PIECE else ():
+            left, right = names.get(token[:cut]), names.get(token[cut:])
+            if left and right:
+                merges.append((left, right))
+
+    def order(merge: tuple[str, str]) -> tuple[float, int, int]:
+        left, right = merge
+        return scores[tokens[left + right]], len(left), len(right)
+
+    return sorted(merges, key=order, reverse=True)
+
+
 _BYTES: Mapping[str, Any] = {
     "type": "ByteLevel",
     "add_prefix_space": False,

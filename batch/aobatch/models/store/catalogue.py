@@ -18,7 +18,15 @@ from aobatch.models import Progress
 from aobatch.models.checks import part_names
 from aobatch.models.store.card import Card, cards, check_accepted, check_name, checkout
 from aobatch.models.store.folder import MANIFEST, Manifest, ModelFolder, has_file, open_folder
-from aobatch.models.store.locate import Place, locate_named, open_model, read_checkpoint, weights_at
+from aobatch.models.store.locate import (
+    Place,
+    is_path,
+    is_repository,
+    locate_named,
+    open_model,
+    read_checkpoint,
+    weights_at,
+)
 from aobatch.models.store.making import claim, download, workspace
 from aobatch.text import nearest
 
@@ -155,19 +163,16 @@ def resolve(name: str | None) -> ModelFolder:
 def not_found(name: str, place: Place, known: Iterable[str]) -> ModelNotFoundError:
     """Make the error that says why a name leads to no model, or which models there are."""
     names = [*known]
-    message = (
-        f"The model '{shorten(name)}' does not exist. It is neither a model folder nor one of "
-        f"{', '.join(names)}.{_hint(name, names)}"
-    )
+    listed = f"It is neither a model folder nor one of {', '.join(names)}."
+    if is_path(name):
+        listed = "There is no such file or folder."
+    message = f"The model '{shorten(name)}' does not exist. {listed}{_hint(name, names)}"
     return ModelNotFoundError(place.reason or message)
-
-
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
     """Say which model was probably meant, or how one of Hugging Face gets here."""
-    if _REPOSITORY.fullmatch(name) and not name.endswith((".gguf", ".onnx")):
+    if is_repository(name):
         return f" If it is one of Hugging Face, get it with `aobatch models pull {name}`."
     aliases = {alias: card.name for card in cards() for alias in card.aliases}
     offered = (*known, *aliases)
@@ -225,7 +230,7 @@ def _pull(
         return convert(checkpoint, target, precision=precision, scorer=scorer, progress=progress)
 
 
-def import_model(
+def import_model(  # noqa: PLR0913 - two of them have defaults
     path: Path,
     name: str,
     *,
@@ -233,13 +238,18 @@ def import_model(
     precision: str,
     progress: Progress,
     scorer: "Scorer",
+    is_strict: bool = False,
 ) -> ModelFolder:
     """Convert a GGUF file or a safetensors folder of the user's to a model of that name.
 
-    Adapters are merged into it, one after the other. Raises ModelError if it cannot be.
+    Adapters are merged into it, one after the other. Raises ModelError if it cannot be, or if its
+    description says what is not known and `is_strict`.
     """
     check_name(name)
     checkpoint = read_checkpoint(path, adapters)
+    if is_strict and checkpoint.warnings:
+        message = f"{checkpoint.warnings[0]}, or import it without --strict"
+        raise ModelError(message)
     return import_checkpoint(
         checkpoint, name, precision=precision, progress=progress, scorer=scorer
     )
@@ -314,7 +324,7 @@ def adopt(source: Path, progress: Progress, scorer: "Scorer") -> Adopted:
 
 def _adopted_folder(source: Path, checkpoint: "Checkpoint") -> Path:
     """Find the model that has the content of a file; without one, name a place by both."""
-    base = re.sub(r"[^A-Za-z0-9._-]+", "-", source.resolve().name.removesuffix(".gguf"))
+    base = re.sub(r"[^A-Za-z0-9._-]+", "-", checkpoint.source.removesuffix(".gguf"))
     descriptions = sorted(source.glob("*.json")) if source.is_dir() else []
     digest = joined_digest((*checkpoint.digests, *map(file_digest, descriptions)))[:_DIGITS]
     name = f"{base.strip('.-')[:_MAX_NAME] or 'model'}-{digest}"

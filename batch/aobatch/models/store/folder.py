@@ -28,6 +28,7 @@ FORMAT = 3
 MAX_KL = 0.02
 """What is further from fp32 than this, in nats a token, is refused."""
 
+_MAX_NOTE = 4096
 Width: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_WIDTH)]
 TokenId: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=MAX_WIDTH)]
 
@@ -117,6 +118,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How chats are written for it, see `chat.FORMATS`; empty if its vocabulary has to tell."""
     infill_order: InfillOrder = "PSM"
     """Whether prompts to fill in have the prefix first, or the suffix."""
+    notes: tuple[Annotated[str, msgspec.Meta(max_length=_MAX_NOTE)], ...] = ()
+    """What was not known of it, or left out, when it was converted."""
     recipe: str = ""
     """Which of the precision's ways to compute was close enough."""
     adapters: tuple[MergedAdapter, ...] = ()

@@ -10,18 +10,21 @@ from typing import Any
 
 from aobatch.errors import ModelError, UsageError
 from aobatch.models import Progress
-from aobatch.models.checks import ADAPTER, part_names
+from aobatch.models.checks import ADAPTER, ADAPTER_ADVICE, part_names
 from aobatch.models.convert.quality import Scorer
+from aobatch.models.source.pieces import MERGES, PIECES, VOCABULARY
 from aobatch.models.source.tokenizer_json import UNKNOWN, read_licence
 from aobatch.models.store.card import check_name
 from aobatch.models.store.catalogue import import_checkpoint
-from aobatch.models.store.folder import ModelFolder
+from aobatch.models.store.folder import TOKENIZER, ModelFolder
 from aobatch.models.store.locate import read_checkpoint
 
 DESCRIPTIONS = (
-    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
-    *("special_tokens_map.json", "chat_template.jinja", "README.md"),
+    *("config.json", "generation_config.json", TOKENIZER, "tokenizer_config.json"),
+    *("special_tokens_map.json", "chat_template.jinja", "modules.json", "README.md"),
 )
+TOKENIZER_PARTS = (PIECES, VOCABULARY, MERGES)
+"""What a tokenizer is made of where there is no tokenizer.json."""
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _GGUF, _SAFETENSORS, _ONNX = ".gguf", ".safetensors", ".onnx"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -84,7 +87,8 @@ def choose(repository: str, names: Sequence[str], file: str | None) -> list[str]
             "whose model it is merged"
         )
         raise ModelError(message)
-    described = [name for name in DESCRIPTIONS if name in names]
+    parts = () if TOKENIZER in names else TOKENIZER_PARTS
+    described = [name for name in (*DESCRIPTIONS, *parts) if name in names]
     if weights[0].endswith(_ONNX) and _GENAI_CONFIG in names:
         described.append(_GENAI_CONFIG)
     return [*described, *weights]
@@ -106,7 +110,9 @@ def _weights(repository: str, names: Sequence[str]) -> list[str]:
         message = f"{repository} has several files to choose from; name one with --file: {listed}"
         raise UsageError(message)
     message = f"{repository} has neither safetensors nor GGUF nor ONNX files"
-    if pickle := next((name for name in names if name.endswith(_PICKLES)), ""):
+    if ADAPTER in names:
+        message = f"{repository} {ADAPTER_ADVICE}"
+    elif pickle := next((name for name in names if name.endswith(_PICKLES)), ""):
         message = (
             f"{repository} has its weights as pickles alone ({pickle}), which can run code and "
             "are never read; take a repository with safetensors or GGUF files"

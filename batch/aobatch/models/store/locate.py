@@ -4,15 +4,16 @@ An exported graph has no weights to convert; another runner computes it as it is
 """
 
 import os
-from collections.abc import Sequence, Set
+import re
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from aobatch.errors import ModelError
-from aobatch.models.checks import POINTER, POINTER_ADVICE, part_names
-from aobatch.models.foreign import is_export, open_export
+from aobatch.models.checks import ADAPTER, ADAPTER_ADVICE, POINTER, POINTER_ADVICE, part_names
+from aobatch.models.foreign import is_export, open_export, unpacked
 from aobatch.models.store.folder import MANIFEST, ModelFolder, has_file, open_folder
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def locate(path: str | Path) -> Place:
             return Place(place, "model")
         if is_export(place):
             return Place(place, "export")
+        place = unpacked(place)
         if kind := weights_at(place):
             advice = f"do it with `aobatch models import {path} NAME`"
             return Place(place, kind, f"{path} is not converted yet; {advice}")
@@ -69,12 +71,18 @@ def locate_named(name: str) -> Place:
     does, so that what is in the working folder never stands in for a model of that name.
     """
     found = locate(name)
-    if os.sep in name or name.startswith(".") or found.path.suffix.lower() in (_GGUF, ".onnx"):
+    if is_path(name):
         return found
     if not name or not (found.kind or found.reason):
         return Place(found.path)
     reason = f"there is no model {name}; if the file or folder here is meant, name it ./{name}"
     return Place(found.path, None, reason)
+
+
+def is_path(name: str) -> bool:
+    """Say whether a name is taken for a path alone."""
+    suffix = Path(name).suffix.lower()
+    return os.sep in name or name.startswith(".") or suffix in (_GGUF, ".onnx")
 
 
 def open_model(path: Path) -> ModelFolder:
@@ -92,6 +100,7 @@ def read_checkpoint(path: Path, adapters: Sequence[Path] = ()) -> "Checkpoint":
     from aobatch.models.source.gguf_checkpoint import read_gguf
     from aobatch.models.source.safetensors import read_safetensors
 
+    path = unpacked(path)
     kind = weights_at(path)
     if kind == "safetensors":
         return read_safetensors(path)
@@ -99,9 +108,22 @@ def read_checkpoint(path: Path, adapters: Sequence[Path] = ()) -> "Checkpoint":
         return read_gguf(gguf_at(path) or path)
     place = locate(path.absolute())
     message = f"{path} does not exist; give the path of a GGUF file or of a safetensors folder"
+    if is_repository(str(path)):
+        message = (
+            f"there is no folder {path}; if it is a repository of Hugging Face, get it with "
+            f"`aobatch models pull {path}`"
+        )
     if place.kind in ("model", "export"):
         message = f"{path} is an exported graph; run it as it is with --model {path}"
     raise ModelError(place.reason or message)
+
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def is_repository(name: str) -> bool:
+    """Say whether a name could be that of a repository of Hugging Face, ORG/NAME."""
+    return bool(_REPOSITORY.fullmatch(name)) and not name.endswith((_GGUF, ".onnx"))
 
 
 def weights_at(path: Path) -> Literal["gguf", "safetensors"] | None:
@@ -129,17 +151,31 @@ def _begins(path: Path, mark: bytes) -> bool:
         return file.read(len(mark)) == mark
 
 
+_OTHERS: Mapping[str, str] = {
+    "openvino_model.xml": "OpenVINO",
+    "model.bin": "CTranslate2",
+    "tf_model.h5": "TensorFlow",
+    "flax_model.msgpack": "Flax",
+}
+"""Formats of other libraries, by the file that tells them."""
+
+
 def _of_folder(names: Set[str]) -> str:
     suffixes = [Path(name).suffix for name in names]
+    if ADAPTER in names:
+        return f"it {ADAPTER_ADVICE}"
+    other = next((kind for name, kind in _OTHERS.items() if name in names), "")
+    if other and _SAFETENSORS not in suffixes:
+        return f"its weights are in the format of {other}; get its safetensors or a GGUF file"
     if (count := suffixes.count(_GGUF)) > 1:
         return f"it has {count} GGUF files; name one of them"
     if _SAFETENSORS in suffixes and CONFIG not in names:
         return f"its safetensors files have no {CONFIG} beside them; get the whole folder"
     if not _PICKLES.isdisjoint(suffixes):
         return "its weights are pickles, which are never read; get its safetensors or a GGUF file"
-    if CONFIG in names:
-        return f"{CONFIG} has no weights beside it; get the whole folder"
-    return f"it has no weights; {_WHAT_IS}"
+    has_config = CONFIG in names
+    lacks = f"{CONFIG} has no weights beside it; get the whole folder" if has_config else ""
+    return lacks or f"it has no weights; {_WHAT_IS}"
 
 
 def _of_file(path: Path) -> str:
