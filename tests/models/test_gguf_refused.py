@@ -184,7 +184,7 @@ NOT_COMPUTED: dict[str, tuple[Change, str]] = {
         field("llama.attention.causal", struct.pack("<I?", BOOL, False)),
         "'llama.attention.causal' is supported only as True",
     ),
-    "scaling": (field(f"{SCALING}.type", string("dynamic")), "scaling 'dynamic' is not supported"),
+    "scaling": (field(f"{SCALING}.type", string("ntk")), "scaling 'ntk' is not supported"),
     "yarn": (field(f"{SCALING}.type", string("yarn")), "'factor' is missing"),
     "unknown": (field(f"{SCALING}.other", f32(0.1)), "'llama.rope.scaling.other' is 0.1"),
     "windows": (field("llama.attention.sliding_window_pattern", i32s([1, 0])), "which of 1 layers"),

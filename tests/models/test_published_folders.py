@@ -113,3 +113,27 @@ def test_a_hubs_cache_is_the_revision_that_it_has(main: str | None, tmp_path: Pa
     assert find_source(str(cache)) == snapshot
     assert read_checkpoint(cache).spec == read_safetensors(snapshot).spec
     assert read_checkpoint(cache).source == "org/tiny abc"
+
+
+def test_adapters_of_heads_of_odd_widths_are_merged(tmp_path: Path) -> None:
+    """What an adapter adds gets the heads' zeros like the weights that it is added to."""
+    base, changed = (published("width20", tmp_path / name) for name in ("base", "changed"))
+    adapter, chance = tmp_path / "adapter", np.random.default_rng(0)
+    adapter.mkdir()
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj", "o_proj"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    tensors, factors = load_file(changed / "model.safetensors"), {}
+    for part in ("q_proj", "o_proj"):
+        name = f"model.layers.1.self_attn.{part}"
+        rows, columns = tensors[f"{name}.weight"].shape
+        up, down = (chance.standard_normal(x).astype(np.float32) for x in ((rows, 2), (2, columns)))
+        tensors[f"{name}.weight"] += up @ down
+        factors |= {f"base_model.model.{name}.lora_A.weight": down}
+        factors |= {f"base_model.model.{name}.lora_B.weight": up}
+    save_file(tensors, changed / "model.safetensors")
+    save_file(factors, adapter / "adapter_model.safetensors")
+
+    expected, found = read_checkpoint(changed), read_checkpoint(base, [adapter])
+
+    for name in ("layers.1.q", "layers.1.o", "layers.0.q", "layers.1.v"):
+        np.testing.assert_allclose(expected.load(name), found.load(name), atol=1e-6)

@@ -170,7 +170,8 @@ def _yarn(
 ) -> tuple[tuple[float, ...], float]:
     """Stretch waves that turn seldom within the original context (YaRN, Peng et al. 2023)."""
     old = lengths[1]
-    factor = section.number("factor", *_FACTORS, lengths[0] / old)
+    by_lengths = lengths[0] / old if section.is_stated("factor") else None
+    factor = section.number("factor", *_FACTORS, by_lengths)
     fast = section.number("beta_fast", *_TURNS, 32.0)
     slow = section.number("beta_slow", *_TURNS, 1.0)
     ends = [width * log(old / (turns * 2 * pi)) / (2 * log(theta)) for turns in (fast, slow)]

@@ -17,7 +17,6 @@ from aobatch.models.checks import MAX_TOKENIZER_BYTES, open_regular, printable, 
 from aobatch.models.checks.tokenizer import check_content
 from aobatch.models.source.fields import Fields
 from aobatch.models.source.infill import find_layout
-from aobatch.models.source.pieces import MERGES, PIECES, VOCABULARY, merges_json, pieces_json
 
 _MAX_BYTES = 16 * 2**20
 
@@ -141,6 +140,9 @@ def _tokenizer(folder: Path, settings: Fields, config: Fields) -> tuple[Path, by
     path = (folder / "tokenizer.json").resolve()
     if path.exists():
         return path, read_regular(path, MAX_TOKENIZER_BYTES), ""
+    # What has one is found without these.
+    from aobatch.models.source.pieces import MERGES, PIECES, VOCABULARY, merges_json, pieces_json
+
     if (folder / PIECES).exists():
         return folder / PIECES, *pieces_json(folder / PIECES, settings)
     if not ((folder / VOCABULARY).exists() and (folder / MERGES).exists()):
