@@ -123,7 +123,7 @@ def vocabulary(published: Published) -> dict[str, object]:
 def prompt_of(folder: Path, prefix: str, suffix: str) -> tuple[list[int], bytes]:
     """Lay out a prompt by the tokenizer of a folder; give its ids, and what is echoed of it."""
     fields = Fields({"eos_token_id": 0}, "config.json")
-    _, special = read_tokenizer(folder, fields, 600)
+    _, special, _ = read_tokenizer(folder, fields, 600)
     limits = ModelLimits(
         vocab_size=600,
         context_length=64,
@@ -173,7 +173,7 @@ def test_names_of_infill_in_another_vocabulary_are_none(tmp_path: Path) -> None:
     """Codestral's names in a vocabulary of bytes, as later models have them, lay out nothing."""
     published = Published("mistral-nemo", LAYOUTS["codestral"].layout, "<s>", "[MIDDLE]")
     (tmp_path / "tokenizer.json").write_text(json.dumps(vocabulary(published)))
-    _, special = read_tokenizer(tmp_path, Fields({"eos_token_id": 0}, "config.json"), 600)
+    _, special, _ = read_tokenizer(tmp_path, Fields({"eos_token_id": 0}, "config.json"), 600)
 
     assert special.infill_token_ids == ()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,11 @@ def split(pattern: object, behavior: str = "Isolated") -> Change:
     return lambda file: file.update(pre_tokenizer=rule)
 
 
+def table(content: bytes) -> dict[str, str]:
+    """Give a rule that changes characters by a table."""
+    return {"type": "Precompiled", "precompiled_charsmap": b64encode(content).decode()}
+
+
 def normalizers(*rules: dict[str, Any]) -> Change:
     """Give a change that normalises by such rules."""
     return lambda file: file.update(normalizer={"type": "Sequence", "normalizers": rules})
@@ -131,6 +137,8 @@ HOSTILE: dict[str, Change] = {
     "pre-tokenizer-unknown": lambda file: file.update(pre_tokenizer={"type": "Custom"}),
     "sequence-in-sequence": normalizers({"type": "Sequence", "normalizers": []}),
     "normalizer-binary": normalizers({"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+    "table-of-growth": normalizers(table(bytes(4) + b"a" * 65 + b"\0")),
+    "table-no-base64": normalizers({"type": "Precompiled", "precompiled_charsmap": "!"}),
     "normalizer-regex": normalizers(LONGER | {"pattern": {"Regex": "(a+)+$"}}),
     "normalizer-growth": normalizers(*[LONGER] * 3),
     "normalizer-long": normalizers(LONGER | {"content": "a" * 9}),
@@ -151,6 +159,8 @@ REASONS = {
     "regex-and-string": "by two at once",
     "pattern-of-nothing": "by no pattern",
     "normalizer-growth": "64 times as long",
+    "table-of-growth": "64 times as long",
+    "table-no-base64": "table of characters cannot be read",
     "deep-and-ignored": "nests too deep",
 }
 

@@ -49,8 +49,7 @@ class Normalizer(Part, frozen=True):
     """A rule that changes a text, or several; the library knows which fields a type has."""
 
     type: Literal[
-        *("Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Prepend", "Replace"),
-        "Precompiled",
+        "Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Prepend", "Replace", "Precompiled"
     ]
     normalizers: Annotated[tuple["Normalizer", ...], Meta(max_length=16)] | UnsetType = UNSET
     precompiled_charsmap: Annotated[str, Meta(max_length=MAX_WIDTH)] | UnsetType = UNSET

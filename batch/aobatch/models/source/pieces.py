@@ -84,7 +84,7 @@ def pieces_json(path: Path, settings: Fields) -> tuple[bytes, str]:
     unknown = next((piece.piece for piece in model.pieces if piece.type == _UNKNOWN), None)
     added = [_added(token, index, kinds[index], norm) for token, index in tokens.items()]
     start = model.pieces[model.trainer.bos_id].piece if model.trainer.bos_id >= 0 else ""
-    rules = {
+    rules: dict[str, Any] = {
         "normalizer": {"type": "Sequence", "normalizers": _normalizers(norm, settings)},
         "pre_tokenizer": None,
     }

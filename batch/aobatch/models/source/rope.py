@@ -99,7 +99,8 @@ def rope_from_gguf(at: Fields, head_dim: int, context: int) -> Rope:
     original = at.integer("rope.scaling.original_context_length", *CONTEXTS, context)
     # Half a number more, so that rounding down gives the width.
     part = min(1.0, (width + 0.5) / head_dim)
-    section = Fields(values, f"{at.source}: 'rope.scaling'")
+    stated = {name: value for name, value in values.items() if value is not None}
+    section = Fields(stated, f"{at.source}: 'rope.scaling'")
     rope = rope_from_section(section, base, head_dim, (context, original), part)
     return replace(rope, gain=rope.gain * gain)
 
