@@ -16,7 +16,7 @@ COMPILE := CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/lock/bin/pip-compile --qui
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run serve extract classify reviews test crash-test page-test airflow-test clients-test lowest-test check bench translate model docs screenshot format lock clean distclean help
+.PHONY: run serve extract classify reviews test crash-test page-test airflow-test clients-test large-test lowest-test check bench translate model docs screenshot format lock clean distclean help
 
 run: $(VENV)/run.stamp ## run the main job, jobs/poems.jsonl, on the default model
 	$(AOBATCH) run jobs/poems.jsonl
@@ -59,6 +59,9 @@ lowest-test: $(VENV)/bin/pip ## run a job with the lowest versions of packages t
 
 clients-test: $(VENV)/dev.stamp $(VENV)/clients.stamp model ## ask a server by real clients, from PyPI and npm
 	$(BIN)/python -m pytest tests/clients/clients_run.py
+
+large-test: $(VENV)/dev.stamp model ## convert and run models of 1, 3 and 8 billion weights; takes 60 GB
+	$(BIN)/python -m pytest -s tests/long/large_run.py
 
 check: $(VENV)/dev.stamp ## check format, style, types, layers and docs
 	$(BIN)/ruff format --check .
