@@ -247,8 +247,8 @@ def _warnings(adapter: Adapter, checkpoint: Checkpoint) -> tuple[str, ...]:
     if not base or base in given or given in base:
         return ()
     return (
-        f"{adapter.path} says that it was trained on {printable(adapter.base)}, and is merged into "
-        f"{checkpoint.source}",
+        f"the adapter {printable(adapter.path.resolve().name)} says that it was trained on "
+        f"{printable(adapter.base)}, and is merged into {checkpoint.source}",
     )
 
 
