@@ -64,6 +64,21 @@ def test_a_job_runs_with_a_file(invoke: Invoke, folder: Path) -> None:
     assert [answer["choices"] for answer in answers] == texts
 
 
+def test_what_is_not_known_of_a_folder_is_said_once(
+    invoke: Invoke, folder: Path, data: Path
+) -> None:
+    """The command that converts it warns; those that find it do not."""
+    odd = Path(shutil.copytree(data / "tiny-llama", folder / "odd"))
+    config = json.loads((odd / "config.json").read_text())
+    (odd / "config.json").write_text(json.dumps(config | {"new_thing": 3}))
+
+    first, second = (invoke("complete", "Once", "--model", "./odd") for _ in range(2))
+
+    assert "'new_thing' is 3, which is not known here" in first.stderr
+    assert "new_thing" not in second.stderr
+    assert first.stdout == second.stdout
+
+
 def test_the_second_run_finds_what_the_first_made(invoke: Invoke, with_model: Path) -> None:
     """It says nothing of a conversion, and a finished job is told as finished."""
     run(invoke, "-m", "./story.gguf", "-q")

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 from click.testing import CliRunner, Result
 from fake_hub import COMMIT, MEMBER_TOKEN, Hub, serving
-from family_files import published
+from family_files import change_config, published
 
 from aobatch.cli.main import aobatch
 from aobatch.engine.config import EngineConfig
@@ -51,7 +51,9 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_gguf: Path, data: Path
     long = root / "long"
     long.mkdir()
     shutil.copy(tiny_gguf, long)
+    other = change_config(Path(shutil.copytree(tiny, root / "other")), model_type="mpt")
     names = {"tiny": tiny, "files": files, "pickles": pickles, "export": exported, "long": long}
+    names["other"] = other
     with serving(Hub({f"org/{name}": folder for name, folder in names.items()})) as hub:
         yield hub
 
@@ -146,6 +148,15 @@ def test_a_repository_becomes_a_model(hub: Hub, pull: Pull, tmp_path: Path) -> N
     offline = pull("org/tiny", "--name", "again", "--precision", "fp32", "-q", HF_HUB_OFFLINE="1")
     assert (offline.returncode, offline.stderr, hub.requests) == (0, "", [])
     assert open_folder(tmp_path / "models/again").manifest.digest == manifest.digest
+
+
+def test_a_family_that_is_not_known_costs_no_download(hub: Hub, pull_here: PullHere) -> None:
+    """The description is looked at ahead of the weights, which are many bytes."""
+    result = pull_here("org/other")
+
+    assert result.exit_code == 69
+    assert "'mpt' is not supported" in result.stderr
+    assert hub.fetched() == ["config.json"]
 
 
 def test_a_named_file_becomes_a_model(hub: Hub, pull_here: PullHere, tmp_path: Path) -> None:

@@ -183,17 +183,22 @@ def _are_equal(one: FileTensor, other: FileTensor) -> bool:
     )
 
 
+def read_description(folder: Path) -> tuple[Fields, str, Family]:
+    """Read config.json, and which family it names; ModelError if that is not known here."""
+    config = text_config(read_fields(folder / "config.json"))
+    # The part of a model that reads text alone adds this to the family's name.
+    name = config.text("model_type").removesuffix("_text")
+    family = find(name, config.source)
+    return config.with_defaults(family.defaults), name, family
+
+
 def read_safetensors(folder: Path) -> Checkpoint:
     """Open a folder as its author published it; weights are read one at a time.
 
     Nothing is taken on trust: raises ModelError if the files contradict each other, or ask for
     anything that is not supported.
     """
-    config = text_config(read_fields(folder / "config.json"))
-    # The part of a model that reads text alone adds this to the family's name.
-    name = config.text("model_type").removesuffix("_text")
-    family = find(name, config.source)
-    config = config.with_defaults(family.defaults)
+    config, name, family = read_description(folder)
     stored, left_out = text_weights(find_weights(folder))
     check_weights(config, ((name, tensor.dtype) for name, tensor in stored.items()))
     _check_purpose(folder, config, family, stored)

@@ -13,11 +13,12 @@ from aobatch.models import Progress
 from aobatch.models.checks import ADAPTER, ADAPTER_ADVICE, part_names
 from aobatch.models.convert.quality import Scorer
 from aobatch.models.source.pieces import MERGES, PIECES, VOCABULARY
+from aobatch.models.source.safetensors import read_description
 from aobatch.models.source.tokenizer_json import UNKNOWN, read_licence
 from aobatch.models.store.card import check_name
 from aobatch.models.store.catalogue import import_checkpoint
 from aobatch.models.store.folder import TOKENIZER, ModelFolder
-from aobatch.models.store.locate import read_checkpoint
+from aobatch.models.store.locate import CONFIG, read_checkpoint
 
 DESCRIPTIONS = (
     *("config.json", "generation_config.json", TOKENIZER, "tokenizer_config.json"),
@@ -59,6 +60,8 @@ def pull_from_hub(model: HubModel, progress: Progress, scorer: Scorer) -> ModelF
     check_name(name)
     repository = Repository(model.repository, model.revision, progress)
     files = choose(model.repository, repository.names(), model.file)
+    if files[-1].endswith(_SAFETENSORS):  # many bytes that would be for nothing otherwise
+        read_description(repository.fetch([CONFIG]))
     folder = repository.fetch(files)
     single = next((file for file in files if file.endswith((_GGUF, _ONNX))), "")
     if single.endswith(_ONNX):
