@@ -58,6 +58,38 @@ static void try_rows(int64_t width, int64_t heads, int64_t inner, int has_all, i
            (unsigned long long)hash(t.product, (size_t)(rows * outputs) * sizeof(float)));
 }
 
+static int8_t *bytes_of(int64_t count) {
+    int8_t *made_up = made((size_t)count);
+    for (int64_t i = 0; i < count; i++) made_up[i] = (int8_t)(127 * next_number());
+    return made_up;
+}
+
+static void try_experts(int64_t width, int64_t inner, int64_t experts, int64_t used, int has_all) {
+    int64_t rows = 29, padded = (experts + LANES - 1) / LANES * LANES, whole = experts * width * inner;
+    Mixture m = {.middle = {.quantiser = {width, has_all ? 16 : 1, has_all ? 0 : 4}, .epsilon = 1e-5f},
+                 .gated_quantiser = {inner, 16, 0}, .out = weight(width, width), .width = width, .inner = inner,
+                 .experts = experts, .used = used, .shares_whole = has_all, .sharpness = 1.702f, .limit = has_all ? 1 : 3e38f,
+                 .offset = (float)has_all, .router = numbers(padded * width, 0.3f), .packed = made((size_t)experts * 8),
+                 .columns = {bytes_of(whole), bytes_of(whole), bytes_of(whole)},
+                 .scales = {numbers(experts * inner, 0.02f), numbers(experts * inner, 0.02f), numbers(experts * width, 0.02f)},
+                 .residual = numbers(rows * width, 2), .attended = numbers(rows * width, 1)};
+    if (has_all) {
+        m.biases[0] = numbers(experts * inner, 1), m.biases[1] = numbers(experts * inner, 1);
+        m.biases[2] = numbers(experts * width, 1), m.router_bias = numbers(experts, 1), m.middle.gain = numbers(width, 2);
+    }
+    m.sum = made((size_t)(rows * width) * 4), m.bytes = made((size_t)(rows * depth_of(width)));
+    m.peaks = made((size_t)rows * 4), m.shares = made((size_t)(rows * used) * 4), m.chosen = made((size_t)(rows * used) * 4);
+    m.parts = made((size_t)(rows * used * width) * 4);
+    Share *shares = made((size_t)(experts + rows * used) * sizeof(Share));
+    if (!route_rows(&m, 0, rows)) exit(1);
+    int64_t count = share_out(&m, rows, shares, made((size_t)(rows * used) * 4));
+    for (int64_t i = 0; i < count; i++)
+        if (!compute_share(&m, shares + i)) exit(1);
+    for (int64_t i = 0; i < rows; i++) add_parts(&m, i);
+    printf("experts %d %d %d %d %d %016llx\n", (int)width, (int)inner, (int)experts, (int)used, has_all,
+           (unsigned long long)hash(m.sum, (size_t)(rows * width) * sizeof(float)));
+}
+
 static void try_attention(int dtype, int num_heads, int num_kv_heads, int head_dim, int64_t window, int64_t length) {
     int64_t num_tokens = 2 * length, width = (num_heads + 2 * num_kv_heads) * head_dim;
     int half = dtype == BFLOAT16 ? head_dim / 4 : head_dim / 2;
@@ -67,6 +99,7 @@ static void try_attention(int dtype, int num_heads, int num_kv_heads, int head_d
     int32_t *slots = made((size_t)num_tokens * 4), *positions = made((size_t)num_tokens * 4);
     for (int64_t i = 0; i < num_tokens; i++) slots[i] = (int32_t)(i / length), positions[i] = (int32_t)(i % length);
     a.slots = slots, a.positions = positions;
+    if (window == 9) a.sinks = numbers(num_heads, 2);
     a.cosines = numbers(length * half, 1), a.sines = numbers(length * half, 1);
     if (window) {
         a.bias = numbers(width, 0.3f), a.q_gain = numbers(head_dim, 1), a.k_gain = numbers(head_dim, 1);
@@ -88,6 +121,10 @@ int main(void) {
             try_rows(64, 48, 96, has_all, activation);
             try_rows(176, 128, 320, has_all, activation);
         }
+    for (int has_all = 0; has_all < 2; has_all++) {
+        try_experts(64, 48, 5, 2, has_all);
+        try_experts(112, 160, 35, 8, has_all);
+    }
     for (int dtype = INT8; dtype <= FLOAT32; dtype++) {
         try_attention(dtype, 9, 3, 64, 0, 70);
         try_attention(dtype, 4, 4, 16, 20, 40);

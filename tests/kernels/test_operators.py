@@ -1,6 +1,6 @@
 """The operators against their references, and the bits that no neighbour may change."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from aobatch.kernels import (
     library,
     reference,
 )
-from aobatch.runners.operators import compute, transform
+from aobatch.runners.operators import compute, mix, transform
 
 try:
     library()
@@ -153,6 +153,72 @@ def test_a_row_has_the_same_bits_whatever_rows_are_beside_it(
                 assert np.array_equal(part, all_rows[chosen])
 
 
+def draw_experts(
+    seed: int, rows: int, widths: tuple[int, int, int], count: int
+) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]], tuple[Any, ...]]:
+    """Draw rows, and a layer of experts of some widths, with or without biases and a gain."""
+    rng = np.random.default_rng(seed)
+    width, heads, inner = widths
+
+    def linear(inputs: int, outputs: int) -> reference.Linear:
+        weight = rng.integers(-127, 128, (inputs, outputs)).astype(np.int8)
+        scales = (0.5 + rng.random(outputs)) / (73 * np.sqrt(inputs))
+        return reference.Linear(weight, scales, maybe(seed, 0, rng.standard_normal(outputs)))
+
+    sizes = {"gate": (width, inner), "up": (width, inner), "down": (inner, width)}
+    experts = [{name: linear(*size) for name, size in sizes.items()} for _ in range(count)]
+    # Scores are far apart, so that no rounding changes a choice.
+    bias = 3.0 * rng.permutation(count)
+    routing = reference.Routing(
+        0.01 * rng.standard_normal((width, count)) / np.sqrt(width),
+        *(bias, int(rng.integers(1, count + 1)), bool(seed & 2), 1.0 + (seed & 1)),
+        *((1.5, 1.0) if seed & 4 else (0.0, 0.0)),
+    )
+    how = (4.0, 1) if seed & 8 else (0.0, min(128, width & -width))
+    settings = reference.RowSettings(*how, min(64, inner & -inner), "silu", EPSILON)
+    gain = maybe(seed, 4, 0.5 + rng.random(width))
+    drawn = tuple(rng.standard_normal((rows, size)).astype(np.float32) for size in (width, heads))
+    return (drawn[0], drawn[1]), ((linear(heads, width), gain), experts, routing, settings)
+
+
+@CASES
+@given(
+    seed=SEEDS,
+    rows=st.integers(0, 20),
+    widths=st.tuples(WIDTHS, WIDTHS, WIDTHS),
+    count=st.integers(1, 20),
+)
+def test_experts_give_what_the_reference_gives(
+    seed: int, rows: int, widths: tuple[int, int, int], count: int
+) -> None:
+    """Whatever their number, their activation, and how many a row goes through."""
+    (residual, attended), rest = draw_experts(seed, rows, widths, count)
+
+    found = mix((residual, attended), *rest)
+
+    pair = residual.astype(np.float64), attended.astype(np.float64)
+    expected = reference.mixed(pair, *rest)
+    assert found.shape == expected.shape
+    assert np.sqrt(((found - expected) ** 2).sum() / max(1, (expected**2).sum())) < 0.01
+
+
+@CASES
+@given(seed=SEEDS, widths=st.tuples(WIDTHS, WIDTHS, WIDTHS), count=st.integers(2, 9))
+def test_an_expert_gives_a_row_the_same_bits_alone_and_among_many(
+    seed: int, widths: tuple[int, int, int], count: int
+) -> None:
+    """Rows choose differently here; one may be its experts' only one, or one of hundreds."""
+    rows, (before, experts, routing, settings) = draw_experts(seed, 600, widths, count)
+    routing = replace(routing, router=100 * routing.router, bias=None)
+    rest = before, experts, routing, settings
+    whole = mix(rows, *rest)
+
+    for chosen in (slice(0, 1), slice(70, 71), slice(140, 157), slice(500, 590)):
+        for threads in (1, 2):
+            part = mix((rows[0][chosen], rows[1][chosen]), *rest, threads=threads)
+            assert np.array_equal(part, whole[chosen])
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """Sequences of some lengths in slots, the heads of a model, and random rows for them."""
@@ -161,7 +227,7 @@ class Case:
     lengths: tuple[int, ...]
     rows: NDArray[np.float32]
     options: tuple[NDArray[np.float32] | None, ...]
-    """Bias, gains of queries and of keys."""
+    """Bias, gains of queries and of keys, sinks."""
 
     @property
     def slots(self) -> NDArray[np.int32]:
@@ -183,7 +249,8 @@ def draw_case(
     width = (num_heads + 2 * num_kv_heads) * head_dim
     size = 0.6 * (64 / head_dim) ** 0.25  # so that scores of all heads spread as far
     rows = (size * rng.standard_normal((sum(lengths), width))).astype(np.float32)
-    sizes = (0.1 * rng.standard_normal(width), *(size * (0.5 + rng.random((2, head_dim)))))
+    gains = size * (0.5 + rng.random((2, head_dim)))
+    sizes = (0.1 * rng.standard_normal(width), *gains, 3 * rng.standard_normal(num_heads))
     options = tuple(maybe(seed, bit, x.astype(np.float32)) for bit, x in enumerate(sizes))
     return Case(reference.Heads(*heads, window), lengths, rows, options)
 
@@ -222,7 +289,7 @@ def attend(
 
 def expected_of(case: Case) -> NDArray[np.float64]:
     """Attend as the reference does, sequence by sequence."""
-    bias, q_gain, k_gain = case.options
+    bias, q_gain, k_gain, sinks = case.options
     heads = case.heads
     x = case.rows.astype(np.float64) + (0 if bias is None else bias)
     x = x.reshape(len(x), -1, heads.head_dim)
@@ -232,7 +299,7 @@ def expected_of(case: Case) -> NDArray[np.float64]:
     tables = [table[case.positions].astype(np.float64) for table in tables_of(case)]
     q, k = reference.turned(q, *tables), reference.turned(k, *tables)
     parts = np.split(np.arange(len(x)), np.cumsum(case.lengths)[:-1])
-    found = [reference.attended(q[p], k[p], v[p], heads.window) for p in parts]
+    found = [reference.attended(q[p], k[p], v[p], heads.window, sinks=sinks) for p in parts]
     return np.concatenate(found).reshape(len(x), -1)
 
 

@@ -18,13 +18,14 @@ from aobatch.models.store.folder import ModelFolder
 from aobatch.runners.scoring import score_texts
 
 FAMILIES = ("llama", "llama3-rope", "mistral", "qwen2", "qwen3", "gemma3")
+EXPERTS = ("gptoss", "gptoss-mxfp4", "granitemoe", "mixtral", "olmoe", "qwen3moe")
 LATER = (
     *("arcee", "cohere2", "ernie4_5", "exaone4", "gemma", "gemma2", "glm4", "gptneox", "granite"),
     *("ministral3", "nemotron", "olmo", "olmo2", "olmo3", "phi", "phi3", "seed_oss", "smollm3"),
     *("stablelm", "starcoder2"),
 )
 """Families whose recipes of int8 are measured here."""
-FOLDERS = ("helium", "width20", "normed20")
+FOLDERS = ("helium", "width20", "normed20", *EXPERTS)
 """Families that are read from folders alone; a llama and a qwen3 with heads of 20 numbers."""
 DATA = Path(__file__).parents[1] / "data"
 

@@ -43,8 +43,14 @@ def constant_product(model: onnx.ModelProto) -> None:
     model.graph.node.add(op_type="MatMul", input=[name, name], output=["product"])
 
 
+def graph_within(model: onnx.ModelProto) -> None:
+    """Give a node that is no loop a graph of its own."""
+    model.graph.node[5].attribute.add(name="body", type=onnx.AttributeProto.GRAPH).g.name = "inner"
+
+
 HOSTILE: dict[str, tuple[Change, str]] = {
-    "loop": (operator("Loop"), "operator 'Loop'"),
+    "loop": (operator("Loop"), "is not one over a tensor"),
+    "graph-within": (graph_within, "graphs within the graph"),
     "filled-tensor": (operator("ConstantOfShape"), "operator 'ConstantOfShape'"),
     "compiled-model": (
         operator("EPContext", "com.microsoft"),

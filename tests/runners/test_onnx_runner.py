@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from family_files import FAMILIES, published
+from family_files import EXPERTS, FAMILIES, published
 
 from aobatch.errors import ModelError
 from aobatch.executors.local import open_runner
@@ -25,6 +25,8 @@ MODELS = [
     *(("tiny_int8", "fused", cache) for cache in ("int8", "bf16", "fp32")),
 ]
 WAYS = [(family, name) for family in FAMILIES for name in ("fp32", "int8", "nbits8", "fused")]
+WAYS += [(family, name) for family in EXPERTS for name in ("fp32", "int8", "fused")]
+WAYS.remove(("olmoe", "fused"))  # whose queries and keys are normed over all heads
 TOKENS = np.random.default_rng(4).integers(4, 512, (64, 100))
 STEPS = 3
 
@@ -48,7 +50,7 @@ def runners(request: pytest.FixtureRequest) -> Runners:
     return Runners(lambda threads: open_runner(folder, RunnerConfig(threads, kernels, cache)))
 
 
-@pytest.fixture(scope="module", params=[*WAYS, ("llama", "blocks")])
+@pytest.fixture(scope="module", params=[*WAYS, ("llama", "blocks"), ("granitemoe", "nbits8")])
 def of_family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runners:
     """Give those of each family in each precision; prompts are longer than its windows."""
     family, name = request.param

@@ -169,6 +169,7 @@ void attend(const Attention *a, Tile tile, int kv_head) {
             rows.last[rows.count] = (int32_t)position;
             rows.first[rows.count] =
                 (int32_t)(a->window && position >= a->window ? position - a->window + 1 : 0);
+            rows.sinks[rows.count] = a->sinks ? a->sinks + kv_head * group + i % group : NULL;
             rows.out[rows.count] = a->out + head * d;
         }
         if (a->dtype == INT8)

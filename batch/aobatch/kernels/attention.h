@@ -16,6 +16,7 @@ typedef struct {
     int64_t ahead; /* bytes to what is fetched ahead while a block is read; 0: nothing */
     int32_t first[MAX_ROWS], last[MAX_ROWS]; /* tokens that a row sees */
     const uint8_t *queries[MAX_ROWS];
+    const float *sinks[MAX_ROWS]; /* one more score that has no value, or null */
     float *out[MAX_ROWS];
 } Rows;
 
@@ -49,6 +50,9 @@ INLINE void range_of(const Rows *rows, int64_t *start, int64_t *stop) {
     *start = first / LANES;
     *stop = last / LANES + 1;
 }
+
+/* What a row has seen ahead of all tokens: nothing, or its sink. */
+INLINE Seen unseen(const float *sink) { return sink ? (Seen){*sink, {1}} : (Seen){NEVER, {0}}; }
 
 /* Note a segment's largest score; the factor by which what was summed before is rescaled. */
 INLINE float rescale(Seen *seen, float peak) {

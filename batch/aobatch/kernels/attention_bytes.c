@@ -25,7 +25,7 @@ typedef struct {
 static void set_up(const Rows *rows, Work *work) {
     for (int r = 0; r < rows->count; r++) {
         memcpy(&work->ends[r], rows->queries[r] + rows->head_dim, sizeof(QueryEnd));
-        work->seen[r] = (Seen){NEVER, {0}};
+        work->seen[r] = unseen(rows->sinks[r]);
         memset(work->sums[r], 0, (size_t)rows->head_dim * sizeof(float));
     }
 }

@@ -89,7 +89,7 @@ INLINE void attend_kind(Rows *rows, Work *work, const int is_half) {
 HIDDEN void attend_floats(Rows *rows, int is_half) {
     static _Thread_local Work work;
     for (int r = 0; r < rows->count; r++) {
-        work.seen[r] = (Seen){NEVER, {0}};
+        work.seen[r] = unseen(rows->sinks[r]);
         memset(work.sums[r], 0, (size_t)rows->head_dim * sizeof(float));
     }
     if (is_half)

@@ -4,6 +4,7 @@
 
 /* What a row may hold at most: widths are multiples of 16. */
 #define MAX_WIDTH (1 << 17)
+#define MAX_EXPERTS 1024
 
 /* How rows become unsigned bytes around 128. */
 typedef struct {
@@ -66,6 +67,41 @@ void run_part(const Stages *stages, int stage, int64_t part, int64_t parts);
 /* All stages of some rows; 0 if there is too little memory. */
 EXPORTED int transform_rows(const Transform *transform, int64_t first, int64_t count);
 
+/* The same with experts in place of gate, up and down, up to the residual; see experts.c. */
+typedef struct {
+    Weight gate, up, down;
+} Expert;
+typedef struct {
+    Norm middle;
+    Quantiser gated_quantiser;
+    Weight out;
+    int64_t width, inner, experts, used;
+    int shares_whole; /* whether the shares of a row's experts add up to one */
+    float sharpness, limit, offset;
+    float *router;                   /* [experts / 16, width, 16], rounded up */
+    Expert **packed;                 /* [experts], null where none was in use yet */
+    const int8_t *columns[3];        /* gate and up [experts, width, inner], down [experts, inner, width] */
+    const float *scales[3], *biases[3]; /* [experts, inner or width]; biases may be null */
+    const float *router_bias;        /* [experts], or null */
+    const float *residual, *attended;
+    float *sum;                      /* [N, width] */
+    uint8_t *bytes;                  /* from here on room for N rows: normed, [N, depth] */
+    float *peaks, *shares, *parts;   /* [N], [N, used], [N, used, width] */
+    int32_t *chosen;                 /* [N, used] */
+} Mixture;
+/* Rows that one expert computes together: where they are among all [N, used]. */
+typedef struct {
+    int64_t expert, count;
+    const int32_t *places;
+} Share;
+/* Up to the choice of experts; 0 if there is too little memory. */
+EXPORTED int route_rows(const Mixture *mixture, int64_t first, int64_t count);
+/* Write the shares, at most experts + N * used / MAX_ROWS_TOGETHER, and their places, N * used; how many. */
+EXPORTED int64_t share_out(const Mixture *mixture, int64_t rows, Share *shares, int32_t *places);
+EXPORTED int compute_share(const Mixture *mixture, const Share *share);
+EXPORTED void add_parts(const Mixture *mixture, int64_t row);
+void release_expert(Expert *expert);
+
 /* Causal attention of packed tokens over slots (GQA, Ainslie et al. 2023; RoPE, Su et al. 2021).
  *
  * A slot holds, for every head of keys and values, blocks of 16 tokens:
@@ -82,6 +118,7 @@ typedef struct {
     const float *cosines, *sines;     /* [positions, rotary_half] */
     const float *bias;                /* [(heads + 2 kv_heads) * d], or null */
     const float *q_gain, *k_gain;     /* [d]: heads are normed first */
+    const float *sinks;               /* [heads]: one more score each, without a value; or null */
     uint8_t *queries;                 /* [N, heads, query_bytes]: room for prepared queries */
     float *out;                       /* [N, heads * d] */
 } Attention;

@@ -3,7 +3,7 @@
 Shapes: N tokens, H query heads, K heads of keys and values, D numbers a head.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,6 +102,53 @@ def transformed(
 
 
 @dataclass(frozen=True, slots=True)
+class Routing:
+    """How rows choose experts and what these activate: see `models.spec.Experts`."""
+
+    router: Floats
+    """[width, experts]."""
+    bias: Floats | None
+    used: int
+    shares_whole: bool = True
+    sharpness: float = 1.0
+    limit: float = 0.0
+    offset: float = 0.0
+
+
+def mixed(
+    rows: tuple[Floats, Floats],
+    before: tuple[Linear, Floats | None],
+    experts: Sequence[Mapping[str, Linear]],
+    routing: Routing,
+    settings: RowSettings,
+) -> Floats:
+    """Compute what a layer of experts does with residual and attended rows: the new residual.
+
+    `before` are the product ahead of the experts, and the gain of the norm between.
+    """
+    out, gain = before
+    total = rows[0] + out(rows[1])
+    normed = rms_norm(total, 1.0 if gain is None else gain, settings.epsilon)
+    scores = normed @ routing.router + (0 if routing.bias is None else routing.bias)
+    added = np.zeros_like(total)
+    for row, own in enumerate(scores):
+        chosen = np.argsort(-own, kind="stable")[: routing.used]
+        powers = np.exp(own - own.max())
+        shares = powers[chosen] / (powers[chosen] if routing.shares_whole else powers).sum()
+        for number, share in zip(chosen, shares, strict=True):
+            added[row] += share * _gated(normed[row : row + 1], experts[number], routing, settings)
+    return np.asarray(total + added)
+
+
+def _gated(x: Floats, expert: Mapping[str, Linear], routing: Routing, how: RowSettings) -> Floats:
+    gate, up = (expert[part](x, clip=how.clip, block=how.normed_block) for part in ("gate", "up"))
+    most = routing.limit or np.inf
+    gate, up = np.minimum(gate, most), np.clip(up, -most, most)
+    inner = gate / (1 + np.exp(-routing.sharpness * gate)) * (up + routing.offset)
+    return np.asarray(expert["down"](inner, block=how.gated_block)[0])
+
+
+@dataclass(frozen=True, slots=True)
 class Heads:
     """How rows of queries, keys and values are divided, and what each token sees."""
 
@@ -120,8 +167,19 @@ def turned(x: Floats, cosines: Floats, sines: Floats) -> Floats:
     return np.concatenate([first * c - second * s, second * c + first * s, rest], axis=-1)
 
 
-def attended(q: Floats, k: Floats, v: Floats, window: int = 0, *, first: int = 0) -> Floats:
-    """Attend causally from queries [N, H, D], the tokens from `first` on, to [T, K, D]."""
+def attended(
+    q: Floats,
+    k: Floats,
+    v: Floats,
+    window: int = 0,
+    *,
+    first: int = 0,
+    sinks: Floats | None = None,
+) -> Floats:
+    """Attend causally from queries [N, H, D], the tokens from `first` on, to [T, K, D].
+
+    `sinks`, [H], are scores beside those of tokens, without a value.
+    """
     group = q.shape[1] // k.shape[1]
     out = np.empty_like(q)
     for row in range(len(q)):
@@ -129,6 +187,9 @@ def attended(q: Floats, k: Floats, v: Floats, window: int = 0, *, first: int = 0
         seen = slice(max(0, last - window) if window else 0, last)
         for head in range(q.shape[1]):
             scores = k[seen, head // group] @ q[row, head]
-            weights = np.exp(scores - scores.max())
-            out[row, head] = weights / weights.sum() @ v[seen, head // group]
+            sink = -np.inf if sinks is None else sinks[head]
+            most = max(scores.max(), sink)
+            weights = np.exp(scores - most)
+            whole = weights.sum() + np.exp(sink - most)
+            out[row, head] = weights / whole @ v[seen, head // group]
     return out

@@ -17,6 +17,9 @@ Weight: TypeAlias = NDArray[np.floating]
 Activation: TypeAlias = Literal["silu", "gelu_tanh", "gelu", "relu_squared"]
 """What the gate of a feed-forward block goes through, or all of it if there is no gate."""
 
+EXPERT_PARTS = ("gate", "up", "down")
+"""The matrices of an expert."""
+
 CAPACITY_STEP = 64
 """Slots hold a multiple of this many tokens, so that a chunk padded by one always fits."""
 
@@ -44,6 +47,23 @@ class LayerAttention:
 
 
 @dataclass(frozen=True, slots=True)
+class Experts:
+    """How feed-forward blocks are divided into experts, of which a router chooses some a token."""
+
+    count: int
+    used: int
+    """How many a token goes through."""
+    shares_whole: bool = True
+    """Whether their weights add up to one; if not, those of all experts do."""
+    sharpness: float = 1.0
+    """What gates are multiplied by within their sigmoid."""
+    limit: float = 0.0
+    """Gates are cut off above it, what they are multiplied with on both sides; 0 for never."""
+    offset: float = 0.0
+    """What is added to what gates are multiplied with."""
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderSpec:
     """The sizes, constants and traits that a decoder graph is built from."""
 
@@ -66,7 +86,7 @@ class DecoderSpec:
     is_tied: bool = False
     """Whether the output head is the embedding."""
     biases: frozenset[str] = frozenset()
-    """Which of q, k, v, o, gate, up and down add a bias."""
+    """Which of q, k, v, o, router, gate, up and down add a bias."""
     has_head_norms: bool = False
     """Whether each head's queries and keys are normed before they are turned."""
     norms_whole_rows: bool = False
@@ -93,6 +113,10 @@ class DecoderSpec:
     attention_cap: float = 0.0
     """Attention's scores are cap * tanh(score / cap); 0 for none."""
     logits_cap: float = 0.0
+    has_sinks: bool = False
+    """Whether each head's scores have one more beside them, of a token without a value."""
+    experts: Experts | None = None
+    """None if every token goes through the same matrices."""
 
     @property
     def head_norm_epsilon(self) -> float:
@@ -125,7 +149,7 @@ class Checkpoint(SpecialTokens):
     """A decoder as its importer found it.
 
     `load(name)` gives a weight by its canonical name (`embedding`, `final_norm`, `head`,
-    `layers.0.q`, …; see `decoder_shapes`) as float32 [out, in].
+    `layers.0.q`, …; see `decoder_shapes`) as float32 [out, in], experts' as [experts, out, in].
     """
 
     spec: DecoderSpec

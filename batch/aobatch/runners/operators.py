@@ -15,8 +15,10 @@ from aobatch.kernels import BLOCK, KernelsError, block_bytes, library
 from aobatch.kernels.reference import (
     Heads,
     Linear,
+    Routing,
     RowSettings,
     attended,
+    mixed,
     transformed,
     turned,
 )
@@ -62,6 +64,7 @@ def compute(
 _OUTPUTS = {
     "TransformRows": (ir.DataType.FLOAT, ir.DataType.FLOAT),
     "AttendSlots": (ir.DataType.FLOAT, ir.DataType.UINT8),
+    "MixExperts": (ir.DataType.FLOAT,),
 }
 _LINEARS = {"o": 2, "gate": 5, "up": 8, "down": 11, "next": 14}
 _GAINS = {"out": 16, "middle": 17, "down": 18, "last": 19}
@@ -69,6 +72,7 @@ _GAINS = {"out": 16, "middle": 17, "down": 18, "last": 19}
 _CONSTANTS = {
     "TransformRows": {place + part for place in _LINEARS.values() for part in (0, 1)},
     "AttendSlots": set[int](),
+    "MixExperts": {2, 3, 6, 8, 9, 11, 12, 14, 15},
 }
 
 
@@ -93,15 +97,46 @@ def transform(
             inputs[place + 2] = linear.bias.astype(np.float32)
     for name, gain in gains.items():
         inputs[_GAINS[name]] = gain.astype(np.float32)
-    attributes: dict[str, Attribute] = {
-        "clip": settings.clip,
-        "normed_block": settings.normed_block,
-        "gated_block": settings.gated_block,
-        "activation": 1 if settings.activation == "silu" else 2,
-        "epsilon": settings.epsilon,
-    }
+    attributes: dict[str, Attribute] = {name: getattr(settings, name) for name in _ROWS}
+    attributes["activation"] = 1 if settings.activation == "silu" else 2
     product, total = compute("TransformRows", inputs, attributes, threads=threads)
     return product, residual if attended is None else total
+
+
+def mix(
+    rows: tuple[NDArray[np.float32], NDArray[np.float32]],
+    before: tuple[Linear, NDArray[Any] | None],
+    experts: Sequence[Mapping[str, Linear]],
+    routing: Routing,
+    settings: RowSettings,
+    *,
+    threads: int = 1,
+) -> NDArray[np.float32]:
+    """Compute `kernels.reference.mixed` by the operator, in single precision."""
+    out, gain = before
+    stacks = {part: [expert[part] for expert in experts] for part in ("gate", "up", "down")}
+    inputs: list[NDArray[Any] | None] = [*rows, out.weight, _single(out.scales), _single(out.bias)]
+    inputs += [_single(gain), _single(routing.router), _single(routing.bias)]
+    for stack in stacks.values():
+        biases = [x.bias for x in stack if x.bias is not None]
+        inputs += [
+            np.stack([x.weight for x in stack]),
+            _single(np.stack([x.scales for x in stack])),
+            _single(np.stack(biases)) if biases else None,
+        ]
+    attributes: dict[str, Attribute] = {
+        **{name: getattr(settings, name) for name in _ROWS},
+        **{name: getattr(routing, name) for name in ("used", "sharpness", "limit", "offset")},
+        "shares_whole": int(routing.shares_whole),
+    }
+    return compute("MixExperts", inputs, attributes, threads=threads)[0]
+
+
+_ROWS = ("clip", "normed_block", "gated_block", "epsilon")
+
+
+def _single(array: NDArray[Any] | None) -> NDArray[np.float32] | None:
+    return None if array is None else array.astype(np.float32)
 
 
 def _try_rows(rng: np.random.Generator) -> None:
@@ -121,6 +156,22 @@ def _try_rows(rng: np.random.Generator) -> None:
         for part in (slice(0, 45), slice(45, 46), slice(46, 55)):
             some, _ = transform(residual[part], rows[part], linears, {}, settings, threads=2)
             _compare("TransformRows", some, found[part], 0)
+
+
+def _try_experts(rng: np.random.Generator) -> None:
+    residual, rows = rng.standard_normal((2, 19, 64)).astype(np.float32)
+    sizes = {"gate": (64, 48), "up": (64, 48), "down": (48, 64)}
+
+    def linear(size: tuple[int, int]) -> Linear:
+        weight = rng.integers(-127, 128, size).astype(np.int8)
+        return Linear(weight, np.full(size[1], 1e-3), rng.standard_normal(size[1]))
+
+    experts = [{name: linear(size) for name, size in sizes.items()} for _ in range(5)]
+    routing = Routing(rng.standard_normal((64, 5)), None, 2, limit=2.0, offset=1.0)
+    before, settings = (linear((64, 64)), None), RowSettings(0.0, 64, 16, "silu", 1e-5)
+    found = mix((residual, rows), before, experts, routing, settings, threads=2)
+    expected = mixed((residual, rows), before, experts, routing, settings)
+    _compare("MixExperts", found, expected, 0.05)
 
 
 def _try_attention(rng: np.random.Generator) -> None:
@@ -150,6 +201,7 @@ def main() -> None:
     """Try every operator; what goes wrong ends this process."""
     rng = np.random.default_rng(0)
     _try_rows(rng)
+    _try_experts(rng)
     _try_attention(rng)
 
 

@@ -54,9 +54,9 @@ class GraphRules:
     operators: frozenset[tuple[str, str]]
     """Domain and name, the standard domain being the empty one."""
     is_ours: bool
-    """Whether it has to be as `models.convert.graph` writes it: one graph, where every node depends
-    on an input, so that nothing is computed, at a size of the file's choice, while a session
-    opens."""
+    """Whether it has to be as `models.convert.graph` writes it: one graph but for bodies of loops,
+    where every node depends on an input, so that nothing is computed, at a size of the file's
+    choice, while a session opens."""
 
 
 def _operators(names: Mapping[str, str]) -> frozenset[tuple[str, str]]:
@@ -67,8 +67,10 @@ OURS = GraphRules(
     _operators(
         {
             "": """
-                Abs Add Cast Div Gather Gelu MatMul Mul QuantizeLinear ReduceMax Relu Reshape
-                SimplifiedLayerNormalization Split Tanh
+                Abs Add Cast Clip Concat ConcatFromSequence Div Equal Gather Gelu Identity Loop
+                MatMul Mul NonZero QuantizeLinear ReduceMax Relu Reshape ScatterND SequenceConstruct
+                SequenceInsert SimplifiedLayerNormalization Size Slice Softmax Split Tanh TopK
+                Unique Unsqueeze
             """,
             MICROSOFT: """
                 GroupQueryAttention MatMulIntegerToFloat MatMulNBits QuickGelu
@@ -81,7 +83,7 @@ OURS = GraphRules(
 """A family or precision that needs another operator adds it here."""
 
 FUSED = GraphRules(
-    _operators({"": "Cast Gather", DOMAIN: "AttendSlots TransformRows"}),
+    _operators({"": "Cast Gather", DOMAIN: "AttendSlots MixExperts TransformRows"}),
     is_ours=True,
 )
 """What `models.convert.fused` writes."""
@@ -137,8 +139,8 @@ def check_graph(path: Path, rules: GraphRules) -> ModelProto:
         if type(message) in _UNWANTED:
             raise refusal(path, f"it has {_UNWANTED[type(message)]}")
     graphs = [message for message in messages if isinstance(message, GraphProto)]
-    if rules.is_ours and len(graphs) > 1:
-        raise refusal(path, "it has graphs within the graph")
+    if rules.is_ours:
+        _check_loops(path, graphs)
     _check_external(path, [message for message in messages if isinstance(message, TensorProto)])
     _check_nodes(path, rules, graphs, [m for m in messages if isinstance(m, NodeProto)])
     return model
@@ -224,6 +226,20 @@ def _check_nodes(
         shape = constants.get(node.input[place]) if place < len(node.input) else None
         if shape is not None and not _is_small(shape):
             raise refusal(path, f"node {shown(node.name)} asks for too large a tensor")
+
+
+def _check_loops(path: Path, graphs: list[GraphProto]) -> None:
+    """Raise ModelError for graphs within ours that are not what is done once a number of a tensor.
+
+    Such a loop ends; loops within loops would take as long as a file likes.
+    """
+    loops = [node for node in graphs[0].node if node.op_type == "Loop"]
+    sizes = {node.output[0] for node in graphs[0].node if node.op_type == "Size" and node.output}
+    for node in loops:
+        if not node.input or node.input[0] not in sizes:
+            raise refusal(path, f"its loop {shown(node.name)} is not one over a tensor")
+    if len(graphs) != 1 + len(loops):
+        raise refusal(path, "it has graphs within the graph")
 
 
 def _constant(attribute: AttributeProto) -> TensorProto:

@@ -244,18 +244,22 @@ class FoldedLayer:
         ]
         return self._reads(matrix, "attention_norm", np.concatenate(biases) * scales)
 
-    def mlp(self, name: str) -> Linear:
-        """Give the matrix of gate or up."""
+    def mlp(self, name: str, expert: int | None = None) -> Linear:
+        """Give the matrix of the router, gate or up, or of an expert's."""
         spec = self.checkpoint.spec
-        shape = spec.intermediate_size, spec.hidden_size
-        matrix = Matrix(partial(self.checkpoint.load, self._name(name)), shape)
         norm = "attention_norm" if spec.shares_norms else "mlp_norm"
-        return self._reads(matrix, norm, self._bias(name))
+        if name == "router" or expert is not None:
+            weight = self._load(name, expert)
+            matrix = Matrix(lambda i, j: weight[i:j], weight.shape)
+        else:
+            shape = spec.intermediate_size, spec.hidden_size
+            matrix = Matrix(partial(self.checkpoint.load, self._name(name)), shape)
+        return self._reads(matrix, norm, self._bias(name, expert))
 
-    def out(self, name: str) -> Linear:
-        """Give the matrix of o or down, which writes into the residual stream."""
-        spec, bias = self.checkpoint.spec, self._bias(name)
-        weight = self.checkpoint.load(self._name(name))
+    def out(self, name: str, expert: int | None = None) -> Linear:
+        """Give the matrix of o or down, or of an expert's, which writes into the stream."""
+        spec, bias = self.checkpoint.spec, self._bias(name, expert)
+        weight = self._load(name, expert)
         bias = None if bias is None else bias * spec.residual_scale
         if bias is not None and spec.centres:
             bias = bias - bias.mean()
@@ -293,16 +297,23 @@ class FoldedLayer:
             return None
         return self._load(f"{name}_post_norm")
 
+    def sinks(self) -> Weight | None:
+        """Give the score of each head's token without a value, [heads], if there is one."""
+        return self._load("sinks") if self.checkpoint.spec.has_sinks else None
+
     def _name(self, name: str) -> str:
         return f"layers.{self.index}.{name}"
 
-    def _load(self, name: str) -> Weight:
-        return self.checkpoint.load(self._name(name))
+    def _load(self, name: str, expert: int | None = None) -> Weight:
+        if expert is None:
+            return self.checkpoint.load(self._name(name))
+        own: Weight = self.checkpoint.load(self._name(name), expert, expert + 1)[0]
+        return own
 
-    def _bias(self, name: str) -> Floats | None:
+    def _bias(self, name: str, expert: int | None = None) -> Floats | None:
         if name not in self.checkpoint.spec.biases:
             return None
-        return self._load(f"{name}_bias").astype(np.float64)
+        return self._load(f"{name}_bias", expert).astype(np.float64)
 
     def _reads(self, weight: Matrix, gain: str, bias: Floats | None) -> Linear:
         if self.checkpoint.spec.has_norm_biases:

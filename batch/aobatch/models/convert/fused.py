@@ -12,12 +12,13 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from aobatch.models.convert.writer import DOMAIN, GraphWriter
-from aobatch.models.spec import DecoderSpec
+from aobatch.models.convert.writer import DOMAIN, Attribute, GraphWriter
+from aobatch.models.spec import EXPERT_PARTS, DecoderSpec
 
 _LANES, _MAX_HEAD, _MAX_WIDTH = 16, 256, 2**17
 _SIZES = ("hidden_size", "intermediate_size", "head_dim")
 _RECIPES = ("rotated", "Hadamard blocks")
+_ATTENTION = ("qkv.bias", "q.gain", "k.gain", "sinks")
 _CLIP, _SPREAD_BLOCK, _NORMED_BLOCK = 4.0, 64, 128
 
 
@@ -25,7 +26,8 @@ def not_fusable(spec: DecoderSpec, recipe: str) -> str:
     """Say why the operators do not hold a decoder of that recipe; empty if they do."""
     if recipe not in _RECIPES:
         return f"they multiply no weights of the recipe {recipe!r}"
-    if not spec.is_gated or spec.is_parallel or not spec.has_pre_norms or spec.norms_whole_rows:
+    is_other = spec.is_parallel or spec.norms_whole_rows or (spec.experts and spec.has_post_norms)
+    if is_other or not spec.is_gated or not spec.has_pre_norms:
         return f"they compute no layers of the family {spec.family}"
     if spec.attention_cap or spec.logits_cap or spec.has_norm_biases:
         return f"they compute neither caps nor biases of logits, as {spec.family} has"
@@ -64,6 +66,7 @@ class _FusedGraph:
         residual = graph.node("Cast", half, name="embedded", to=ir.DataType.FLOAT)
         tail = "layers.0.qkv", "layers.0.attention_norm"
         product, _ = self._transform("layers.0.input", [residual], tail)
+        compute = self._transform if spec.experts is None else self._mix
         for index in range(spec.num_layers):
             name, is_last = f"layers.{index}", index + 1 == spec.num_layers
             rows = [residual, self._attend(index, product)]
@@ -75,7 +78,7 @@ class _FusedGraph:
                 tail = "logits", "final_norm"
             else:
                 tail = f"layers.{index + 1}.qkv", f"layers.{index + 1}.attention_norm"
-            product, residual = self._transform(name, rows, tail)
+            product, residual = compute(name, rows, tail)
         graph.output(product, "logits", ir.DataType.FLOAT, ["R", spec.vocab_size])
         return graph.model()
 
@@ -101,12 +104,44 @@ class _FusedGraph:
             2,
             name=f"{name}.rows",
             domain=DOMAIN,
-            clip=self._clip,
-            normed_block=1 if self._clip else _block(spec.hidden_size, _NORMED_BLOCK),
-            gated_block=_block(spec.intermediate_size, _SPREAD_BLOCK),
+            **self._blocks(),
             activation=1 if spec.activation == "silu" else 2,
-            epsilon=spec.norm_epsilon,
         )
+
+    def _mix(
+        self, name: str, rows: Sequence[ir.Value], tail: tuple[str, str]
+    ) -> tuple[ir.Value, ir.Value]:
+        """Compute the same where a layer has experts."""
+        graph, experts = self._graph, self._spec.experts
+        assert experts is not None
+        inputs = [*rows, *self._linear(f"{name}.o"), self._optional(f"{name}.mlp_norm")]
+        inputs += [self._weight(f"{name}.router.weight"), self._optional(f"{name}.router.bias")]
+        for part in EXPERT_PARTS:
+            inputs += self._linear(f"{name}.{part}")
+        residual = graph.node(
+            "MixExperts",
+            *inputs,
+            name=f"{name}.mixed",
+            domain=DOMAIN,
+            **self._blocks(),
+            used=experts.used,
+            shares_whole=int(experts.shares_whole),
+            sharpness=experts.sharpness,
+            limit=experts.limit,
+            offset=experts.offset,
+        )
+        product, _ = self._transform(f"{name}.output", [residual], tail)
+        return product, residual
+
+    def _blocks(self) -> dict[str, Attribute]:
+        """Say how rows become bytes."""
+        spec = self._spec
+        return {
+            "clip": self._clip,
+            "normed_block": 1 if self._clip else _block(spec.hidden_size, _NORMED_BLOCK),
+            "gated_block": _block(spec.intermediate_size, _SPREAD_BLOCK),
+            "epsilon": spec.norm_epsilon,
+        }
 
     def _attend(self, index: int, qkv: ir.Value) -> ir.Value:
         spec, name = self._spec, f"layers.{index}"
@@ -117,7 +152,7 @@ class _FusedGraph:
         ropes = list(dict.fromkeys(attention.rope for attention in spec.attentions))
         place = ropes.index(layer.rope)
         tables = [self._weight(f"rotary.{t}{f'.{place}' if place else ''}") for t in ("cos", "sin")]
-        optional = [self._optional(f"{name}.{part}") for part in ("qkv.bias", "q.gain", "k.gain")]
+        optional = [self._optional(f"{name}.{part}") for part in _ATTENTION]
         attended, _ = self._graph.node_with_outputs(
             "AttendSlots",
             [qkv, cache, self._slots, self._positions, *tables, *optional],

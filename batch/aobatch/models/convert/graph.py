@@ -19,6 +19,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from aobatch.arrays import TokenIds
+from aobatch.models.convert.experts import mix_experts
 from aobatch.models.convert.fold import (
     FoldedLayer,
     Linear,
@@ -140,7 +141,7 @@ class DecoderGraph:
         precision, name = self._precision, f"layers.{layer.index}"
         multiply = precision.normed(self._graph, normed, f"{name}.attention_input")
         qkv = self._linear(multiply, layer.qkv(), f"{name}.qkv")
-        attended = self._attend(layer.index, qkv, layer.head_norms())
+        attended = self._attend(layer, qkv)
         multiply = precision.free(self._graph, attended, f"{name}.o")
         out = self._linear(multiply, layer.out("o"), f"{name}.o")
         return self._post_norm(out, layer.post_norm("attention"), f"{name}.attention_output")
@@ -148,6 +149,8 @@ class DecoderGraph:
     def _mlp(self, layer: FoldedLayer, normed: ir.Value) -> ir.Value:
         graph, precision, name = self._graph, self._precision, f"layers.{layer.index}"
         multiply = precision.normed(graph, normed, f"{name}.mlp_input")
+        if self._spec.experts is not None:
+            return mix_experts(graph, precision, layer, normed)
         if self._spec.is_gated:
             gate = self._linear(multiply, layer.mlp("gate"), f"{name}.gate")
             up = self._linear(multiply, layer.mlp("up"), f"{name}.up")
@@ -226,24 +229,24 @@ class DecoderGraph:
         )
         return outputs[3], outputs[0]
 
-    def _attend(
-        self, index: int, qkv: ir.Value, head_norms: tuple[Weight, Weight] | None
-    ) -> ir.Value:
+    def _attend(self, folded: FoldedLayer, qkv: ir.Value) -> ir.Value:
         """Attend with packed rows [N, q + k + v] to packed rows [N, heads * head_dim]."""
-        spec, graph, name = self._spec, self._graph, f"layers.{index}"
-        layer, given = spec.attentions[index], self._inputs
+        spec, graph, index = self._spec, self._graph, folded.index
+        layer, name, given = spec.attentions[index], f"layers.{index}", self._inputs
         cache: list[int | str] = ["B", spec.num_kv_heads, "C", spec.head_dim]
         past = [graph.input(f"past.{index}.{part}", _FLOAT, cache) for part in ("key", "value")]
-        unused = [None] * 7
+        sinks = folded.sinks()
+        sink = None if sinks is None else graph.weight(f"{name}.sinks", sinks)
+        unused = [None] * 2, [None] * 4
         traits: dict[str, Attribute] = {"local_window_size": layer.window} if layer.window else {}
         if spec.attention_cap:
             traits["softcap"] = spec.attention_cap
         attended, *present = graph.node_with_outputs(
             "GroupQueryAttention",
             [
-                *self._padded(qkv, head_norms, name),
+                *self._padded(qkv, folded.head_norms(), name),
                 *(*past, given["seqlens_k"], given["total_length"], *self._rotary(layer.rope)),
-                *(*unused, given["query_seqlens"]),
+                *(*unused[0], sink, *unused[1], given["query_seqlens"]),
             ],
             3,
             name=f"{name}.attention",

@@ -1,11 +1,12 @@
 """The ways to store and multiply the weights of a decoder, by precision, the quickest first."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from aobatch.errors import ModelError
 from aobatch.models import PRECISIONS
@@ -13,7 +14,21 @@ from aobatch.models.convert.fold import Matrix, each_block, hadamard, map_rows, 
 from aobatch.models.convert.writer import MICROSOFT, GraphWriter
 from aobatch.models.spec import DecoderSpec, Weight
 
-Multiply: TypeAlias = Callable[[Weight | Matrix, str], ir.Value]
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A matrix [out, in] of each expert, folded one at a time, and the number of the one in use."""
+
+    matrices: Callable[[], Iterator[Weight | Matrix]]
+    shape: tuple[int, int]
+    """Of one."""
+    count: int
+    expert: ir.Value
+
+
+Factor: TypeAlias = Weight | Matrix | Stack
+"""What an input is multiplied by: a matrix [out, in], or that of the expert in use."""
+Multiply: TypeAlias = Callable[[Factor, str], ir.Value]
 """Multiplies an input that was prepared by a weight [out, in], under a name."""
 Prepare: TypeAlias = Callable[[GraphWriter, ir.Value, str], Multiply]
 """Prepares an input [N, in], under a name, once for every product that reads it."""
@@ -68,17 +83,41 @@ def _embed_half(graph: GraphWriter, table: Matrix, ids: ir.Value) -> ir.Value:
     return graph.node("Cast", rows, name="embedded", to=ir.DataType.FLOAT)
 
 
-def _as_it_is(graph: GraphWriter, x: ir.Value, _: str) -> Multiply:
-    def multiply(weight: Weight | Matrix, name: str) -> ir.Value:
-        columns = np.empty(weight.shape[::-1], np.float32)
+def _matrices(factor: Factor) -> Iterator[Weight | Matrix]:
+    return factor.matrices() if isinstance(factor, Stack) else iter([factor])
 
-        def store(place: slice, rows: Weight) -> None:
-            columns[:, place] = rows.T
 
-        each_block(weight, store)
-        return graph.node("MatMul", x, graph.weight(f"{name}.weight", columns), name=name)
+def _stored(
+    graph: GraphWriter, factor: Factor, name: str, arrays: Iterator[NDArray[Any]]
+) -> ir.Value:
+    """Store what became of a matrix, or of those of all experts, and give that of the one in use.
+
+    A gather copies one expert's out of the mapped file: those that are not in use are not read.
+    """
+    if not isinstance(factor, Stack):
+        return graph.weight(name, next(arrays))
+    stack = graph.stack(name, factor.count, arrays)
+    return graph.node("Gather", stack, factor.expert, name=f"{name}.own")
+
+
+def as_it_is(graph: GraphWriter, x: ir.Value, _: str) -> Multiply:
+    """Multiply float32 by float32."""
+
+    def multiply(factor: Factor, name: str) -> ir.Value:
+        columns = map(_float_columns, _matrices(factor))
+        return graph.node("MatMul", x, _stored(graph, factor, f"{name}.weight", columns), name=name)
 
     return multiply
+
+
+def _float_columns(weight: Weight | Matrix) -> Weight:
+    columns = np.empty(weight.shape[::-1], np.float32)
+
+    def store(place: slice, rows: Weight) -> None:
+        columns[:, place] = rows.T
+
+    each_block(weight, store)
+    return columns
 
 
 _CLIP = 4.0
@@ -102,7 +141,7 @@ def _by_row(graph: GraphWriter, x: ir.Value, name: str, block: int = 1) -> Multi
     units = graph.node("Div", x, peak, name=f"{name}.units")
     quantised = graph.node("QuantizeLinear", units, unit, _zero_point(graph), name=f"{name}.q")
 
-    def multiply(weight: Weight | Matrix, name: str) -> ir.Value:
+    def multiply(weight: Factor, name: str) -> ir.Value:
         product = _integer_matmul(graph, (quantised, unit), weight, f"{name}.product", block)
         return graph.node("Mul", product, peak, name=name)
 
@@ -133,11 +172,33 @@ def _spread(graph: GraphWriter, x: ir.Value, name: str) -> Multiply:
 def _integer_matmul(
     graph: GraphWriter,
     quantised: tuple[ir.Value, ir.Value],
-    weight: Weight | Matrix,
+    factor: Factor,
     name: str,
     block: int = 1,
 ) -> ir.Value:
     """Multiply integers, which come with their scale, by a weight whose blocks are turned too."""
+    scales: list[Weight] = []
+
+    def columns() -> Iterator[NDArray[np.int8]]:
+        for matrix in _matrices(factor):
+            integers, own = _integer_columns(matrix, block)
+            scales.append(own)
+            yield integers
+
+    return graph.node(
+        "MatMulIntegerToFloat",
+        quantised[0],
+        _stored(graph, factor, f"{name}.weight", columns()),
+        quantised[1],
+        _stored(graph, factor, f"{name}.scales", iter(scales)),
+        _zero_point(graph),
+        name=name,
+        domain=MICROSOFT,
+    )
+
+
+def _integer_columns(weight: Weight | Matrix, block: int) -> tuple[NDArray[np.int8], Weight]:
+    """Give a weight as bytes [in, out], and what its columns are multiplied by."""
     outputs, inputs = weight.shape
     columns, scales = np.empty((inputs, outputs), np.int8), np.empty(outputs)
     turn = hadamard(block)
@@ -150,16 +211,7 @@ def _integer_matmul(
         scales[place] = own
 
     each_block(weight, store)
-    return graph.node(
-        "MatMulIntegerToFloat",
-        quantised[0],
-        graph.weight(f"{name}.weight", columns),
-        quantised[1],
-        graph.weight(f"{name}.scales", scales.astype(np.float32)),
-        _zero_point(graph),
-        name=name,
-        domain=MICROSOFT,
-    )
+    return columns, scales.astype(np.float32)
 
 
 def _zero_point(graph: GraphWriter) -> ir.Value:
@@ -169,8 +221,34 @@ def _zero_point(graph: GraphWriter) -> ir.Value:
 _BLOCK = 32
 
 
-def matmul_nbits(graph: GraphWriter, x: ir.Value, weight: Weight | Matrix, name: str) -> ir.Value:
+def matmul_nbits(graph: GraphWriter, x: ir.Value, factor: Factor, name: str) -> ir.Value:
     """Multiply by weight [out, in], each row of which is scaled in blocks."""
+    outputs, inputs = factor.shape
+    scales: list[Weight] = []
+
+    def blocks() -> Iterator[NDArray[np.uint8]]:
+        for matrix in _matrices(factor):
+            integers, own = _integer_blocks(matrix)
+            scales.append(own)
+            yield integers
+
+    return graph.node(
+        "MatMulNBits",
+        x,
+        _stored(graph, factor, f"{name}.weight", blocks()),
+        _stored(graph, factor, f"{name}.scales", iter(scales)),
+        name=name,
+        domain=MICROSOFT,
+        K=inputs,
+        N=outputs,
+        bits=8,
+        block_size=_BLOCK,
+        accuracy_level=4,  # inputs are rounded to 8 bits, too
+    )
+
+
+def _integer_blocks(weight: Weight | Matrix) -> tuple[NDArray[np.uint8], Weight]:
+    """Give a weight as bytes around 128 [out, blocks, 32], and the scales of blocks as one row."""
     outputs, inputs = weight.shape
     num_blocks = -(-inputs // _BLOCK)
     integers = np.empty((outputs, num_blocks, _BLOCK), np.uint8)
@@ -185,26 +263,14 @@ def matmul_nbits(graph: GraphWriter, x: ir.Value, weight: Weight | Matrix, name:
         scales[place] = own
 
     each_block(weight, store)
-    return graph.node(
-        "MatMulNBits",
-        x,
-        graph.weight(f"{name}.weight", integers),
-        graph.weight(f"{name}.scales", scales.reshape(-1)),
-        name=name,
-        domain=MICROSOFT,
-        K=inputs,
-        N=outputs,
-        bits=8,
-        block_size=_BLOCK,
-        accuracy_level=4,  # inputs are rounded to 8 bits, too
-    )
+    return integers, scales.reshape(-1)
 
 
 def _in_blocks(graph: GraphWriter, x: ir.Value, _: str) -> Multiply:
     return lambda weight, name: matmul_nbits(graph, x, weight, name)
 
 
-FP32 = Precision("fp32", False, _embed, _as_it_is, _as_it_is, _as_it_is)
+FP32 = Precision("fp32", False, _embed, as_it_is, as_it_is, as_it_is)
 """Everything as float32: the reference."""
 NBITS8 = Precision("nbits8", False, _embed_half, _in_blocks, _in_blocks, _in_blocks)
 """Every product by MatMulNBits."""

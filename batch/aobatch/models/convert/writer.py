@@ -1,6 +1,7 @@
 """A thin pen for ONNX graphs: inputs, weights and nodes with readable names."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -9,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
-Attribute: TypeAlias = int | float | str | ir.DataType
+Attribute: TypeAlias = int | float | str | ir.DataType | ir.Graph
 """What a node's attribute may be."""
 
 DOMAIN = "aobatch"
@@ -44,10 +45,28 @@ class GraphWriter:
         self._graph = ir.Graph([], [], nodes=[], opset_imports=opsets, name=name)
         self._tape = Tape(self._graph)
         self._shared: dict[str, ir.Value] = {}
+        self._outer: GraphWriter | None = None
+
+    def inner(self, name: str) -> "GraphWriter":
+        """Begin a graph for a node of this one, which keeps the constants of both."""
+        inner = GraphWriter(name)
+        inner._outer = self
+        return inner
+
+    @property
+    def graph(self) -> ir.Graph:
+        """What was written so far."""
+        return self._graph
 
     def input(self, name: str, kind: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
         """Declare a graph input."""
         value = ir.Value(name=name, type=ir.TensorType(kind), shape=ir.Shape(shape))
+        self._graph.inputs.append(value)
+        return value
+
+    def sequence(self, name: str, kind: ir.DataType) -> ir.Value:
+        """Declare a graph input that is a sequence of tensors."""
+        value = ir.Value(name=name, type=ir.SequenceType(ir.TensorType(kind)))
         self._graph.inputs.append(value)
         return value
 
@@ -60,6 +79,8 @@ class GraphWriter:
 
     def weight(self, name: str, array: NDArray[Any]) -> ir.Value:
         """Store a constant array."""
+        if self._outer is not None:
+            return self._outer.weight(name, array)
         if self._feeds is not None and array.nbytes >= _SMALL:
             self._feeds[name] = array
             return self.input(name, ir.DataType.from_numpy(array.dtype), array.shape)
@@ -69,9 +90,17 @@ class GraphWriter:
 
     def table(self, name: str, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]) -> ir.Value:
         """Store a constant array that comes some rows at a time."""
+        if self._outer is not None:
+            return self._outer.table(name, shape, blocks)
         if self._file is None:
             return self.weight(name, np.concatenate([*blocks]))
         return self._tape.initializer(append_tensor(self._file, name, shape, blocks))
+
+    def stack(self, name: str, count: int, arrays: Iterator[NDArray[Any]]) -> ir.Value:
+        """Store arrays of one shape, [count, ...], that come one at a time."""
+        first = next(arrays)
+        blocks = (array[None] for array in chain([first], arrays))
+        return self.table(name, (count, *first.shape), blocks)
 
     def stored(self, tensor: ir.TensorProtocol) -> ir.Value:
         """Take a constant over from another graph, where it lies."""
@@ -79,6 +108,8 @@ class GraphWriter:
 
     def shared(self, name: str, array: NDArray[Any]) -> ir.Value:
         """Store a constant array that several nodes read, once."""
+        if self._outer is not None:
+            return self._outer.shared(name, array)
         if name not in self._shared:
             self._shared[name] = self.weight(name, array)
         return self._shared[name]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from aobatch.models.checks import shown
+from aobatch.models.source.experts import ExpertPart
 from aobatch.models.source.fields import Fields
 from aobatch.models.source.rope import head_order, rope_from_gguf
 from aobatch.models.spec import DecoderSpec, LayerAttention, Rope, Weight
@@ -27,6 +28,8 @@ _NAMES: Mapping[str, tuple[str, str]] = {
     "k_norm": ("attn_k_norm", "self_attn.k_norm"),
     "attention_post_norm": ("post_attention_norm", "post_attention_layernorm"),
     "mlp_norm": ("ffn_norm", "post_attention_layernorm"),
+    "sinks": ("attn_sinks", "self_attn.sinks"),
+    "router": ("ffn_gate_inp", "mlp.gate"),
     "gate": ("ffn_gate", "mlp.gate_proj"),
     "up": ("ffn_up", "mlp.up_proj"),
     "down": ("ffn_down", "mlp.down_proj"),
@@ -47,14 +50,24 @@ class Naming:
     """Stored names of several weights, whose rows follow each other."""
     is_by_head: bool = False
     """Whether the rows of queries, keys and values take turns head by head."""
+    experts: Mapping[str, ExpertPart] = field(default_factory=dict)
+    """Where canonical weights of experts are, if not in a tensor each under the names of stems."""
+    bare: frozenset[str] = frozenset()
+    """Canonical weights that are stored under a stem alone."""
 
     def of(self, name: str) -> str:
         """Say under which name a canonical weight is stored, alone or with others."""
         layer, _, weight = name.removeprefix("layers.").rpartition(".")
         stem = weight.removesuffix("_bias")
         whole = next((stored for stored, parts in self.fused.items() if stem in parts), None)
-        found = f"{whole or self.stems[stem]}.{'weight' if stem == weight else 'bias'}"
+        end = "" if weight in self.bare else ".weight" if stem == weight else ".bias"
+        found = f"{whole or self.stems[stem]}{end}"
         return f"{self.layers}{layer}.{found}" if layer else found
+
+    def expert_part(self, name: str) -> tuple[str, ExpertPart] | None:
+        """Say where a weight of experts is, behind the name of its layer; None if it is no such."""
+        layer, _, weight = name.removeprefix("layers.").rpartition(".")
+        return (f"{self.layers}{layer}.", self.experts[weight]) if weight in self.experts else None
 
     def siblings(self, name: str) -> list[str]:
         """List the canonical weights that are stored with one, in their order."""
@@ -233,10 +246,15 @@ def _layer_shapes(spec: DecoderSpec) -> dict[str, Shape]:
     }
     if spec.has_pre_norms and not spec.shares_norms:
         shapes |= _norms(spec, "mlp_norm")
+    if spec.has_sinks:
+        shapes["sinks"] = (spec.num_heads,)
+    count = () if spec.experts is None else (spec.experts.count,)
+    if spec.experts is not None:
+        shapes["router"] = (spec.experts.count, hidden)
     if spec.is_gated:
-        shapes["gate"] = (intermediate, hidden)
-    shapes |= {"up": (intermediate, hidden), "down": (hidden, intermediate)}
-    shapes |= {f"{name}_bias": shapes[name][:1] for name in sorted(spec.biases - {"head"})}
+        shapes["gate"] = (*count, intermediate, hidden)
+    shapes |= {"up": (*count, intermediate, hidden), "down": (*count, hidden, intermediate)}
+    shapes |= {f"{name}_bias": shapes[name][:-1] for name in sorted(spec.biases - {"head"})}
     if spec.has_head_norms:
         widths = (queries, keys) if spec.norms_whole_rows else (spec.head_dim,) * 2
         shapes |= {"q_norm": widths[:1], "k_norm": widths[1:]}
@@ -258,13 +276,16 @@ def stored_rows(
     further: Mapping[str, Shape],
     unneeded: tuple[str, ...] = (),
 ) -> dict[str, StoredRows]:
-    """Say where each canonical weight is stored.
+    """Say where each canonical weight is stored but for experts', which have places of their own.
 
     Raises ModelError if one is missing, has another shape, or is none of the decoder's nor further:
     it would be left out of the model without a word, as those may be whose names `unneeded` ends.
     """
     rows = places(spec, naming)
     expected = dict(further) | tensor_shapes(spec, naming)
+    for name, shape in decoder_shapes(spec).items():
+        if found := naming.expert_part(name):
+            expected |= found[1].tensors(found[0], shape, stored)
     if spec.is_tied:
         del expected[rows["head"].tensor]
         rows["head"] = rows["embedding"]
@@ -282,9 +303,13 @@ def stored_rows(
 
 
 def places(spec: DecoderSpec, naming: Naming) -> dict[str, StoredRows]:
-    """Say where each canonical weight would be stored, a tied head in a tensor of its own."""
+    """Say where each canonical weight would be stored, a tied head in a tensor of its own.
+
+    Those of experts have places of their own, where `naming` says so.
+    """
     shapes = decoder_shapes(spec)
-    return {name: _place(spec, naming, name, shapes) for name in shapes}
+    rest = (name for name in shapes if naming.expert_part(name) is None)
+    return {name: _place(spec, naming, name, shapes) for name in rest}
 
 
 def tensor_shapes(spec: DecoderSpec, naming: Naming) -> dict[str, Shape]:
@@ -292,6 +317,8 @@ def tensor_shapes(spec: DecoderSpec, naming: Naming) -> dict[str, Shape]:
     shapes = decoder_shapes(spec)
     found = {}
     for name, shape in shapes.items():
+        if naming.expert_part(name) is not None:
+            continue
         together = [shapes[part][0] for part in naming.siblings(name) if part in shapes]
         found[naming.of(name)] = (sum(together), *shape[1:])
     return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aobatch.errors import ModelError
-from aobatch.models.source import traits
+from aobatch.models.source import experts, traits
 from aobatch.models.source.config import EXPORT
 from aobatch.models.source.decoder import Naming, config_spec, safetensors_naming
 from aobatch.models.source.fields import Fields
@@ -103,6 +103,7 @@ _NEOX_STEMS = {
     "up": "mlp.dense_h_to_4h",
     "down": "mlp.dense_4h_to_h",
 }
+_APART = experts.apart("mlp.experts", "gate_proj", "up_proj", "down_proj")
 _NEOX_FUSED = {"attention.query_key_value": ("q", "k", "v")}
 
 
@@ -284,5 +285,48 @@ FAMILIES: Mapping[str, Family] = {
         traits={"has_head_norms": True},
         defaults={"head_dim": 128, "num_key_value_heads": 32},
         from_config=traits.qwen_windows,
+    ),
+    "qwen3_moe": Family(
+        required={"hidden_act": "silu", "decoder_sparse_step": 1, "mlp_only_layers": []},
+        traits={"has_head_norms": True},
+        defaults={"num_key_value_heads": 4},
+        naming=replace(safetensors_naming(), experts=_APART),
+        from_config=traits.qwen_experts,
+    ),
+    "olmoe": Family(
+        required={"hidden_act": "silu", "attention_bias": False, "clip_qkv": None},
+        traits={"has_head_norms": True, "norms_whole_rows": True},
+        naming=replace(safetensors_naming(), experts=_APART),
+        from_config=traits.olmo_experts,
+    ),
+    "mixtral": Family(
+        defaults={"num_key_value_heads": 8},
+        naming=replace(
+            safetensors_naming(router="block_sparse_moe.gate"),
+            experts=experts.apart("block_sparse_moe.experts", "w1", "w3", "w2"),
+        ),
+        from_config=traits.mixtral_experts,
+    ),
+    "granitemoe": Family(
+        naming=replace(
+            safetensors_naming(router="block_sparse_moe.router.layer"), experts=experts.GRANITE
+        ),
+        from_config=traits.granite_experts,
+    ),
+    # A token without a value beside those of each head, and weights that may be of four bits.
+    "gpt_oss": Family(
+        required={"hidden_act": "silu", "attention_bias": True},
+        traits={
+            "has_sinks": True,
+            "biases": frozenset(("q", "k", "v", "o", "router", "gate", "up", "down")),
+        },
+        defaults={"head_dim": 64, "num_key_value_heads": 8},
+        naming=replace(
+            safetensors_naming(router="mlp.router"),
+            experts=experts.GPT_OSS,
+            bare=frozenset(("sinks",)),
+        ),
+        rope=traits.gpt_oss_rope,
+        from_config=traits.gpt_oss,
     ),
 }

@@ -9,10 +9,11 @@ from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from aobatch.errors import ModelError
@@ -35,6 +36,7 @@ from aobatch.models.source.decoder import (
     arranged_heads,
     check_presence,
     check_spec,
+    decoder_shapes,
     load_rows,
     memory_budget,
     stored_rows,
@@ -146,18 +148,26 @@ def load_tensor(tensor: FileTensor, start: int = 0, stop: int | None = None) -> 
     if tensor.dtype not in _TYPES:
         message = f"{tensor.path}: weight {tensor.name!r} has type {tensor.dtype}, not supported"
         raise ModelError(message)
-    dtype = np.dtype(_TYPES[tensor.dtype])
+    numbers = _rows(tensor, _TYPES[tensor.dtype], start, stop)
+    if tensor.dtype == "BF16":
+        numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore"):
+        return _finite(numbers.astype(np.float32, copy=False), tensor)
+
+
+def _rows(tensor: FileTensor, dtype: str, start: int, stop: int | None) -> NDArray[Any]:
+    """Read rows start to stop as they are stored."""
     shape = (len(range(tensor.shape[0])[start:stop]), *tensor.shape[1:])
     with open_regular(tensor.path, follows_links=True) as (file, _):
-        file.seek(tensor.begin + start * prod(shape[1:]) * dtype.itemsize)
+        file.seek(tensor.begin + start * prod(shape[1:]) * np.dtype(dtype).itemsize)
         numbers = np.fromfile(file, dtype, prod(shape))
     if len(numbers) != prod(shape):
         message = f"{tensor.path} became shorter while it was read"
         raise ModelError(message)
-    if tensor.dtype == "BF16":
-        numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
-    with np.errstate(over="ignore"):
-        weight = numbers.astype(np.float32, copy=False).reshape(shape)
+    return numbers.reshape(shape)
+
+
+def _finite(weight: Weight, tensor: FileTensor) -> Weight:
     if not np.isfinite(weight).all():
         message = f"{tensor.path}: weight {tensor.name!r} holds numbers that are not finite"
         raise ModelError(message)
@@ -258,10 +268,23 @@ def _loader(
     spec: DecoderSpec,
     family: Family,
 ) -> WeightLoader:
+    shapes = decoder_shapes(spec)
+
     def tensor_rows(name: str, start: int, stop: int) -> Weight:
         return load_tensor(stored[name], start, stop)
 
+    def expert_rows(name: str, start: int, stop: int) -> NDArray[Any]:
+        if stored[name].dtype == "U8":
+            return _rows(stored[name], "u1", start, stop)
+        return tensor_rows(name, start, stop)
+
     def load(name: str, start: int = 0, stop: int | None = None) -> Weight:
+        if found := family.naming.expert_part(name):
+            (layer, part), shape = found, shapes[name]
+            first = stored[next(iter(part.tensors(layer, shape, stored)))]
+            experts = range(shape[0])[start:stop]
+            own = [part.load(layer, shape, stored, expert_rows, expert) for expert in experts]
+            return _finite(np.stack(own), first)
         weight = load_rows(places[name], tensor_rows, start, stop)
         weight = weight + family.gain_offset if name.endswith("norm") else weight
         return arranged_heads(weight, name, spec, pairs_neighbours=family.pairs_neighbours)

@@ -10,7 +10,7 @@ from math import sqrt
 from aobatch.models.checks import shown
 from aobatch.models.source.fields import Fields
 from aobatch.models.source.rope import BASES, contexts, rope_from_config, rope_from_section
-from aobatch.models.spec import DecoderSpec, LayerAttention, Rope
+from aobatch.models.spec import DecoderSpec, Experts, LayerAttention, Rope
 
 _WINDOWS = (1, 2**24)
 _KINDS = {"full_attention": False, "sliding_attention": True}
@@ -260,3 +260,63 @@ def neox(fields: Fields, spec: DecoderSpec) -> DecoderSpec:
     if spec.num_kv_heads != spec.num_heads:  # a field that such models do not know
         spec = replace(spec, num_kv_heads=spec.num_heads)
     return replace(spec, is_parallel=fields.flag("use_parallel_residual", default=True))
+
+
+_MOST_EXPERTS = 1024
+
+
+def _with_experts(fields: Fields, spec: DecoderSpec, *, shares_whole: bool = True) -> DecoderSpec:
+    """Read how many experts there are, and how many of them a token goes through."""
+    name = "num_local_experts" if "num_local_experts" in fields else "num_experts"
+    count = fields.integer(name, 1, _MOST_EXPERTS)
+    used = fields.integer("num_experts_per_tok", 1, count)
+    for training in ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"):
+        fields.get(training)
+    return replace(spec, experts=Experts(count, used, shares_whole))
+
+
+def qwen_experts(fields: Fields, spec: DecoderSpec) -> DecoderSpec:
+    """Read windows and experts, which have a width of their own."""
+    width = fields.integer("moe_intermediate_size", 1, 2**20)
+    spec = qwen_windows(fields, replace(spec, intermediate_size=width))
+    return _with_experts(fields, spec, shares_whole=fields.flag("norm_topk_prob", default=False))
+
+
+def olmo_experts(fields: Fields, spec: DecoderSpec) -> DecoderSpec:
+    """Read experts, whose weights add up to one if all of them are counted."""
+    return _with_experts(fields, spec, shares_whole=fields.flag("norm_topk_prob", default=False))
+
+
+def mixtral_experts(fields: Fields, spec: DecoderSpec) -> DecoderSpec:
+    """Read experts, and the window of all layers; none is the default."""
+    window = fields.integer("sliding_window", *_WINDOWS) if "sliding_window" in fields else 0
+    return _with_windows(_with_experts(fields, spec), [window] * spec.num_layers)
+
+
+def granite_experts(fields: Fields, spec: DecoderSpec) -> DecoderSpec:
+    """Read experts and multipliers."""
+    return _with_experts(fields, granite_multipliers(fields, spec))
+
+
+def gpt_oss_rope(fields: Fields, head_dim: int) -> Rope:
+    """Read positions, which are stretched, whichever way config.json spells them."""
+    base = fields.number("rope_theta", *BASES, 150_000.0)
+    section = fields.section("rope_parameters" if "rope_parameters" in fields else "rope_scaling")
+    return rope_from_section(section, base, head_dim, contexts(fields))
+
+
+def gpt_oss(fields: Fields, spec: DecoderSpec) -> DecoderSpec:
+    """Read the windows of every second layer, experts, and where their gates are cut off."""
+    for same in ("experts_per_token", "initial_context_length"):
+        fields.get(same)  # as num_experts_per_tok and the positions say
+    window = fields.integer("sliding_window", *_WINDOWS, 128)
+    windows = _windows(fields, spec.num_layers, window, lambda i: i % 2 == 0)
+    spec = _with_experts(fields, _with_windows(spec, windows))
+    assert spec.experts is not None
+    gates = replace(
+        spec.experts,
+        sharpness=fields.number("swiglu_alpha", 0, 1e3, 1.702),
+        limit=fields.number("swiglu_limit", *_CAPS, 7.0),
+        offset=1.0,
+    )
+    return replace(spec, experts=gates)
