@@ -18,7 +18,7 @@ from aobatch.models.spec import DecoderSpec
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 REFUSED: dict[str, tuple[str, dict[str, object], str]] = {
-    "family": ("llama", {"model_type": "mixtral"}, "'mixtral' is not supported; supported are"),
+    "family": ("llama", {"model_type": "mpt"}, "'mpt' is not supported; supported are"),
     "experts": ("llama", {"num_local_experts": 8}, "'num_local_experts' is 8, .* computed here"),
     "activation": ("llama", {"hidden_act": "gelu"}, "only as 'silu', and is 'gelu'"),
     "activation of gemma": ("gemma3", {"hidden_activation": "gelu"}, "only as 'gelu_pytorch_tanh'"),

@@ -58,7 +58,13 @@ def test_files_say_what_conversion_finds(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("family", "precision"),
-    [("llama", "int8"), ("llama", "nbits8"), ("llama", "fp32"), ("gemma3", "int8")],
+    [
+        ("llama", "int8"),
+        ("llama", "nbits8"),
+        ("llama", "fp32"),
+        ("gemma3", "int8"),
+        ("gptoss", "int8"),
+    ],
 )
 def test_size_after_conversion_is_foretold(family: str, precision: str, tmp_path: Path) -> None:
     """The estimate is within a tenth of what the tensors of the converted graph take."""
@@ -72,12 +78,12 @@ def test_size_after_conversion_is_foretold(family: str, precision: str, tmp_path
 
 def test_unsupported_files_say_why(tmp_path: Path) -> None:
     """What cannot be imported has its sizes and the sentence with which import would refuse it."""
-    folder = change_config(published("llama", tmp_path / "tiny"), model_type="mixtral")
+    folder = change_config(published("llama", tmp_path / "tiny"), model_type="mpt")
 
     facts = inspect_source(folder)
 
     assert not facts.is_usable
-    assert "model family 'mixtral' is not supported" in facts.reason
+    assert "model family 'mpt' is not supported" in facts.reason
     assert (facts.hidden_size, facts.num_layers, facts.vocab_size) == (64, 3, 512)
     assert facts.converted_bytes == {}
     assert facts.dtypes

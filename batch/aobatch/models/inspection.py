@@ -34,17 +34,18 @@ from aobatch.models.tokenizer import chat_format_of
 
 _EMBEDDING = "embedding"
 _CACHES: tuple[CacheDtype, ...] = ("int8", "bf16", "fp32")
-_MATRIX = 2
-"""Dimensions of what is quantised; gains and biases stay float32."""
+_FLOATS = ("norm", "_bias", "router", "sinks")
+"""How the names of weights end that stay float32."""
 
 
 def converted_bytes(spec: DecoderSpec) -> dict[str, int]:
     """Give about how many bytes the graph's weights take, by precision."""
     shapes = decoder_shapes(spec)
-    matrices = [s for name, s in shapes.items() if len(s) == _MATRIX and name != _EMBEDDING]
-    num_weights, num_rows = sum(map(prod, matrices)), sum(rows for rows, _ in matrices)
-    num_embeddings = prod(shapes[_EMBEDDING])
-    others = 4 * sum(prod(shape) for shape in shapes.values() if len(shape) < _MATRIX)
+    floats = [shape for name, shape in shapes.items() if name.endswith(_FLOATS)]
+    num_embeddings = prod(shapes.pop(_EMBEDDING))
+    matrices = [shape for name, shape in shapes.items() if not name.endswith(_FLOATS)]
+    num_weights, num_rows = (sum(prod(s[:end]) for s in matrices) for end in (None, -1))
+    others = 4 * sum(map(prod, floats))
     others += 4 * spec.context_length * spec.head_dim * len({x.rope for x in spec.attentions})
     return {
         "int8": num_weights + 4 * num_rows + 2 * num_embeddings + others,

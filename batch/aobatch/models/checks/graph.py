@@ -63,14 +63,19 @@ def _operators(names: Mapping[str, str]) -> frozenset[tuple[str, str]]:
     return frozenset((domain, name) for domain, line in names.items() for name in line.split())
 
 
+_OF_EXPERTS = _operators(
+    {"": "ConcatFromSequence Loop NonZero SequenceConstruct SequenceInsert Size Unique"}
+)
+"""What computes the experts in use, one after the other."""
+
 OURS = GraphRules(
-    _operators(
+    _OF_EXPERTS
+    | _operators(
         {
             "": """
-                Abs Add Cast Clip Concat ConcatFromSequence Div Equal Gather Gelu Identity Loop
-                MatMul Mul NonZero QuantizeLinear ReduceMax Relu Reshape ScatterND SequenceConstruct
-                SequenceInsert SimplifiedLayerNormalization Size Slice Softmax Split Tanh TopK
-                Unique Unsqueeze
+                Abs Add Cast Clip Concat Div Equal Gather Gelu Identity MatMul Mul QuantizeLinear
+                ReduceMax Relu Reshape ScatterND SimplifiedLayerNormalization Slice Softmax Split
+                Tanh TopK Unsqueeze
             """,
             MICROSOFT: """
                 GroupQueryAttention MatMulIntegerToFloat MatMulNBits QuickGelu
@@ -89,7 +94,7 @@ FUSED = GraphRules(
 """What `models.convert.fused` writes."""
 
 EXPORTED = GraphRules(
-    OURS.operators
+    OURS.operators - _OF_EXPERTS
     | _operators(
         {
             "": """
