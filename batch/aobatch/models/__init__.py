@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import msgspec
-
 PRECISIONS = ("int8", "nbits8", "fp32")
 """How weights can be kept."""
 
@@ -13,7 +11,8 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with a stage, how much of it is done, and how much there is."""
 
 
-class MergedAdapter(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class MergedAdapter:
     """An adapter whose changes are in a model's weights."""
 
     name: str
