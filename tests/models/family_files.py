@@ -23,9 +23,10 @@ LATER = (
     *("arcee", "cohere2", "ernie4_5", "exaone4", "gemma", "gemma2", "glm4", "gptneox", "granite"),
     *("ministral3", "nemotron", "olmo", "olmo2", "olmo3", "phi", "phi3", "seed_oss", "smollm3"),
     *("stablelm", "starcoder2"),
+    *EXPERTS,
 )
 """Families whose recipes of int8 are measured here."""
-FOLDERS = ("helium", "width20", "normed20", *EXPERTS)
+FOLDERS = ("helium", "width20", "normed20")
 """Families that are read from folders alone; a llama and a qwen3 with heads of 20 numbers."""
 DATA = Path(__file__).parents[1] / "data"
 
@@ -75,7 +76,8 @@ def write_gguf(
         (writer.add_string if isinstance(value, str) else add)(key, value)
     write_vocabulary(writer)
     for name, weight in tensors_of(layout, config, load_file(folder / "model.safetensors")):
-        writer.add_tensor(name, np.ascontiguousarray(weight))
+        kind = gguf.GGMLQuantizationType.MXFP4 if weight.dtype == np.uint8 else None
+        writer.add_tensor(name, np.ascontiguousarray(weight), raw_dtype=kind)
     for name, weight in (further or {}).items():
         writer.add_tensor(name, weight)
     writer.write_header_to_file()

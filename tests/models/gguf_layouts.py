@@ -6,6 +6,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+from gguf_experts import merged
 
 Config = dict[str, Any]
 Extra = Callable[[Config], dict[str, object]]
@@ -22,6 +23,8 @@ class Layout:
     """Whether rows of q and k are ordered for a rotation of neighbouring pairs."""
     adds_one: bool = False
     """Whether 1 is added to the gains of norms."""
+    has_experts_apart: bool = False
+    """Whether each expert has tensors of its own."""
 
 
 def _head_dim(config: Config) -> int:
@@ -121,6 +124,30 @@ def _stablelm(_: Config) -> dict[str, object]:
     return {"use_parallel_residual": True}  # which its converter says of all of them
 
 
+def _experts(*extras: Extra) -> Extra:
+    return _both(
+        lambda config: {
+            "expert_count": config.get("num_local_experts", config.get("num_experts")),
+            "expert_used_count": config["num_experts_per_tok"],
+            "expert_feed_forward_length": config.get("moe_intermediate_size"),
+        },
+        *extras,
+    )
+
+
+def _gptoss(config: Config) -> dict[str, object]:
+    rope = config["rope_parameters"]
+    return {
+        **_windows(config),
+        "expert_feed_forward_length": config["intermediate_size"],
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": rope["factor"],
+        "rope.scaling.original_context_length": rope["original_max_position_embeddings"],
+        "rope.scaling.yarn_beta_fast": rope["beta_fast"],
+        "rope.scaling.yarn_beta_slow": rope["beta_slow"],
+    }
+
+
 LAYOUTS: Mapping[str, Layout] = {
     "llama": Layout("llama", permutes=True),
     "llama3-rope": Layout("llama", permutes=True),
@@ -148,6 +175,12 @@ LAYOUTS: Mapping[str, Layout] = {
     "stablelm": Layout("stablelm", _both(_norm("layer_norm_eps"), _partial, _stablelm)),
     "gptneox": Layout("gptneox", _without_theta(_norm("layer_norm_eps"), _partial, _gptneox)),
     "phi": Layout("phi2", _without_theta(_norm("layer_norm_eps"), _partial)),
+    "mixtral": Layout("llama", _experts(_llama), permutes=True),
+    "qwen3moe": Layout("qwen3moe", _experts()),
+    "olmoe": Layout("olmoe", _experts()),
+    "granitemoe": Layout("granitemoe", _experts(_granite), permutes=True),
+    "gptoss": Layout("gpt-oss", _experts(_gptoss)),
+    "gptoss-mxfp4": Layout("gpt-oss", _experts(_gptoss)),
 }
 
 
@@ -180,10 +213,16 @@ def tensors_of(
         yield f"rope_factors_{length}.weight", np.array(rope[f"{length}_factor"], np.float32)
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
     names = gguf.get_tensor_name_map(kinds[layout.architecture], config["num_hidden_layers"])
-    for name, weight in weights.items():
+    for name, weight in merged(weights):
         stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert stored is not None, name
-        yield stored, _stored(name, weight, layout, config)
+        if weight.dtype == np.uint8:
+            yield stored, weight
+        elif "_exps" in stored and layout.has_experts_apart:
+            for expert, own in enumerate(weight.astype(np.float32)):
+                yield stored.replace("_exps", f".{expert}"), own
+        else:
+            yield stored, _stored(name, weight.astype(np.float32), layout, config)
 
 
 def _stored(name: str, weight: np.ndarray, layout: Layout, config: Config) -> np.ndarray:

@@ -178,7 +178,7 @@ CONTRADICTORY: dict[str, tuple[Change, str]] = {
 }
 
 NOT_COMPUTED: dict[str, tuple[Change, str]] = {
-    "experts": (field("llama.expert_count", u32(8)), "it has experts .* not read from GGUF"),
+    "experts": (field("llama.expert_count", u32(8)), "expert_used_count' is missing"),
     "softcap": (field("llama.final_logit_softcapping", f32(30)), "softcapping' is 30.0"),
     "both ways": (
         field("llama.attention.causal", struct.pack("<I?", BOOL, False)),

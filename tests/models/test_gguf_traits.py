@@ -170,6 +170,18 @@ def test_conversions_of_ministral_by_ollama_are_read(tmp_path: Path) -> None:
     assert found.spec == read_gguf(write_gguf("ministral3", tmp_path / "tiny.gguf")).spec
 
 
+def test_experts_may_have_a_tensor_each(tmp_path: Path) -> None:
+    """As files of the first mixtral have it, before experts were stored as one."""
+    together = read_gguf(write_gguf("mixtral", tmp_path / "together.gguf"))
+    layout = replace(LAYOUTS["mixtral"], has_experts_apart=True)
+    apart = read_gguf(write_gguf("mixtral", tmp_path / "apart.gguf", layout=layout))
+
+    assert together.spec == apart.spec
+    for name in ("layers.0.gate", "layers.1.up", "layers.1.down"):
+        np.testing.assert_array_equal(together.load(name), apart.load(name))
+        np.testing.assert_array_equal(together.load(name, 2, 3), apart.load(name, 2, 3))
+
+
 def test_caps_that_a_file_states_are_kept(tmp_path: Path) -> None:
     """A gemma3 that was trained with a cap of its logits has it."""
     layout = changed("gemma3", {"final_logit_softcapping": 20.0})

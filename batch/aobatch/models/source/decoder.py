@@ -13,7 +13,7 @@ from aobatch.models.source.fields import Fields
 from aobatch.models.source.rope import head_order, rope_from_gguf
 from aobatch.models.spec import DecoderSpec, LayerAttention, Rope, Weight
 
-_BIASED = ("q", "k", "v", "o", "gate", "up", "down")
+_BIASED = ("q", "k", "v", "o", "router", "gate", "up", "down")
 
 _NAMES: Mapping[str, tuple[str, str]] = {
     "embedding": ("token_embd", "model.embed_tokens"),

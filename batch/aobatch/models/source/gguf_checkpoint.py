@@ -14,7 +14,6 @@ from aobatch.errors import ModelError
 from aobatch.models import InfillOrder, SpecialTokens
 from aobatch.models.chat import format_of_template, texts_of_template
 from aobatch.models.checks import shown
-from aobatch.models.source.config import EXPORT
 from aobatch.models.source.decoder import (
     GGUF,
     Naming,
@@ -23,6 +22,7 @@ from aobatch.models.source.decoder import (
     arranged_heads,
     check_presence,
     check_spec,
+    decoder_shapes,
     gguf_biases,
     gguf_naming,
     load_rows,
@@ -30,6 +30,7 @@ from aobatch.models.source.decoder import (
     stored_rows,
     with_wide_heads,
 )
+from aobatch.models.source.experts import ExpertPart
 from aobatch.models.source.fields import Fields
 from aobatch.models.source.gguf import (
     Q1_0,
@@ -52,7 +53,7 @@ from aobatch.models.source.vocabulary import (
     tokenizer_json,
     unnamed_splitting,
 )
-from aobatch.models.spec import Checkpoint, DecoderSpec, Weight
+from aobatch.models.spec import EXPERT_PARTS, Checkpoint, DecoderSpec, Weight
 from aobatch.models.tokenizer import byte_level_alphabet
 
 _CHUNK = 2**22
@@ -87,7 +88,8 @@ def read_gguf(path: Path) -> Checkpoint:
     known = find_gguf(name, str(path))
     check_presence(GGUF.of("embedding"), file.tensors, file.fields)
     file = _completed(file, known, name)
-    spec, places = _decoder(file, known, name)
+    spec, naming, places = _decoder(file, known, name)
+    shapes, stored = decoder_shapes(spec), file.tensors
     vocabulary = read_vocabulary(file.fields, spec.vocab_size)
 
     def tensor_rows(name: str, start: int, stop: int) -> Weight:
@@ -96,6 +98,10 @@ def read_gguf(path: Path) -> Checkpoint:
         return weight if scale is None else weight * load_weight(scale)
 
     def load(name: str, start: int = 0, stop: int | None = None) -> Weight:
+        if found := naming.expert_part(name):
+            (layer, part), shape = found, shapes[name]
+            each = range(shape[0])[start:stop]
+            return np.stack([part.load(layer, shape, stored, tensor_rows, x) for x in each])
         weight = load_rows(places[name], tensor_rows, start, stop)
         return arranged_heads(weight, name, spec, pairs_neighbours=known.pairs_neighbours)
 
@@ -128,10 +134,6 @@ def check_purpose(fields: Fields, architecture: str) -> None:
         fields.refuse(f"it is {_PURPOSES[kind]}")
     if architecture.endswith(_ENCODERS) or fields.get(f"{architecture}.pooling_type"):
         fields.refuse(f"it is {_EMBEDS}")
-    if fields.get(f"{architecture}.expert_count"):
-        fields.refuse(
-            f"it has experts (family {architecture!r}), not read from GGUF files; {EXPORT}"
-        )
 
 
 def _completed(file: GgufFile, known: GgufFamily, name: str) -> GgufFile:
@@ -151,7 +153,7 @@ def _completed(file: GgufFile, known: GgufFamily, name: str) -> GgufFile:
 
 def _decoder(
     file: GgufFile, known: GgufFamily, name: str
-) -> tuple[DecoderSpec, dict[str, StoredRows]]:
+) -> tuple[DecoderSpec, Naming, dict[str, StoredRows]]:
     """Read the decoder, and where its weights are."""
     fields, at = file.fields, file.fields.behind(f"{name}.")
     shapes = {tensor.name: tensor.shape for tensor in file.tensors.values()}
@@ -170,7 +172,7 @@ def _decoder(
     width = next(iter(widths), None) or spec.head_dim
     divisors = {key: (width // 2,) for key in (_FREQUENCIES, _SHORT, _LONG) if key in shapes}
     places = stored_rows(spec, naming, fields, shapes, divisors)
-    return with_wide_heads(_with_divisors(file, spec, at)), places
+    return with_wide_heads(_with_divisors(file, spec, at)), naming, places
 
 
 def _naming(known: GgufFamily, spec: DecoderSpec, shapes: Mapping[str, Shape]) -> Naming:
@@ -178,9 +180,15 @@ def _naming(known: GgufFamily, spec: DecoderSpec, shapes: Mapping[str, Shape]) -
     fused: dict[str, tuple[str, ...]] = {}
     if "blk.0.attn_qkv.weight" in shapes:
         fused["attn_qkv"] = ("q", "k", "v")
-    if spec.is_gated and "blk.0.ffn_gate.weight" not in shapes:
-        fused["ffn_up"] = ("gate", "up")
-    return gguf_naming(known.stems, fused)
+    if spec.experts is None:
+        if spec.is_gated and "blk.0.ffn_gate.weight" not in shapes:
+            fused["ffn_up"] = ("gate", "up")
+        return gguf_naming(known.stems, fused)
+    if "blk.0.ffn_gate.0.weight" in shapes:  # as files had it before April 2024
+        apart = {part: ExpertPart(f"ffn_{part}.{{}}.weight") for part in EXPERT_PARTS}
+        return replace(gguf_naming(known.stems, fused), experts=apart)
+    together = {part: f"ffn_{part}_exps" for part in EXPERT_PARTS}
+    return gguf_naming({**known.stems, **together}, fused)
 
 
 def _with_divisors(file: GgufFile, spec: DecoderSpec, at: Fields) -> DecoderSpec:

@@ -15,7 +15,7 @@ from aobatch.models.source.decoder import gguf_spec
 from aobatch.models.source.families import Family, find
 from aobatch.models.source.fields import Fields
 from aobatch.models.source.rope import BASES, CONTEXTS
-from aobatch.models.spec import DecoderSpec, LayerAttention, Rope
+from aobatch.models.spec import DecoderSpec, Experts, LayerAttention, Rope
 
 Refine = Callable[[Fields, DecoderSpec], DecoderSpec]
 """Adds to a decoder what further fields, by their names behind the kind of file, say."""
@@ -191,6 +191,38 @@ def _smollm(_: Fields, spec: DecoderSpec) -> DecoderSpec:
     return replace(spec, attentions=layers)
 
 
+_MOST_EXPERTS = 1024
+
+
+def _experts(at: Fields, spec: DecoderSpec) -> DecoderSpec:
+    """Read how many experts there are, and how many of them a token goes through."""
+    count = at.integer("expert_count", 1, _MOST_EXPERTS)
+    used = at.integer("expert_used_count", 1, count)
+    width = at.integer("expert_feed_forward_length", 1, 2**20, spec.intermediate_size)
+    return replace(spec, intermediate_size=width, experts=Experts(count, used))
+
+
+def _llama(at: Fields, spec: DecoderSpec) -> DecoderSpec:
+    """Call one with experts mixtral."""
+    return _experts(at, replace(spec, family="mixtral")) if at.get("expert_count") else spec
+
+
+def _olmo_experts(at: Fields, spec: DecoderSpec) -> DecoderSpec:
+    spec = _experts(at, spec)
+    return replace(spec, experts=replace(_of(spec), shares_whole=False))
+
+
+def _gpt_oss(at: Fields, spec: DecoderSpec) -> DecoderSpec:
+    """Read experts, whose gates are cut off where no file says."""
+    spec = _experts(at, spec)
+    return replace(spec, experts=replace(_of(spec), sharpness=1.702, limit=7.0, offset=1.0))
+
+
+def _of(spec: DecoderSpec) -> Experts:
+    assert spec.experts is not None
+    return spec.experts
+
+
 _ORIGINAL = "rope.scaling.original_context_length"
 
 
@@ -230,7 +262,7 @@ def _stablelm(at: Fields, spec: DecoderSpec) -> DecoderSpec:
 
 GGUF_FAMILIES: Mapping[str, GgufFamily] = {
     # Models of mistral call themselves llama.
-    "llama": GgufFamily("llama", pairs_neighbours=True),
+    "llama": GgufFamily("llama", pairs_neighbours=True, refine=_llama),
     "mistral": GgufFamily("mistral", pairs_neighbours=True),
     "mistral3": GgufFamily(
         "ministral3", pairs_neighbours=True, refine=_ministral, defaults=_ministral_defaults
@@ -265,5 +297,19 @@ GGUF_FAMILIES: Mapping[str, GgufFamily] = {
     "stablelm": GgufFamily("stablelm", refine=_stablelm),
     "gptneox": GgufFamily("gpt_neox", refine=_neox),
     "phi2": GgufFamily("phi"),
+    "qwen3moe": GgufFamily("qwen3_moe", refine=_experts),
+    "olmoe": GgufFamily("olmoe", refine=_olmo_experts),
+    "granitemoe": GgufFamily(
+        "granitemoe",
+        pairs_neighbours=True,
+        refine=lambda at, spec: _granite(at, _experts(at, spec)),
+    ),
+    "gpt-oss": GgufFamily(
+        "gpt_oss",
+        period=2,
+        refine=_gpt_oss,
+        stems={"mlp_norm": "post_attention_norm"},
+        defaults=lambda _: {"rope.scaling.yarn_truncate": False},
+    ),
 }
 """By the names that GGUF files have for them."""

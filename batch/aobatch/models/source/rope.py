@@ -72,6 +72,7 @@ _YARN = {
     "beta_slow": "yarn_beta_slow",
     "attention_factor": "yarn_attn_factor",
     "mscale_all_dim": "yarn_log_multiplier",
+    "truncate": "yarn_truncate",
 }
 """How GGUF files call what config.json says of a scaling."""
 
