@@ -18,6 +18,7 @@ NEW_ROOMS = {
     "families": 5,
     "gguf": 2,
     "experts": 2,  # where their weights lie, and the graph that reads those in use alone
+    "adapters": 1,  # what their files say, apart from how it is merged
 }
 """How many files each room that came after the house was redrawn may add to it."""
 MAX_LONELY = 34
