@@ -257,7 +257,7 @@ def check_parts(path: Path) -> GgufFile:
 def _part(path: Path, number: int, count: int) -> GgufFile:
     if not path.exists():
         message = (
-            f"{path}, part {number + 1} of {count}, is missing; get it where its likes are from"
+            f"{path}, part {number + 1} of {count}, is missing; get it from where the others are"
         )
         raise ModelError(message)
     file = check_gguf(path)

@@ -138,11 +138,16 @@ _RULES = {
     "olmo mpt": _rule(_BYTES, normalizer=_NFC),
     "smollm starcoder refact codeshell exaone minerva-7b mellum2": _rule(_DIGITS, _BYTES),
     "command-r": _rule(_DIGITS, _BYTES, normalizer=_NFC),
-    "llama-bpe llama3 llama-v3 dbrx smaug-bpe falcon3": _rule(
+    "llama-bpe llama3 llama-v3 dbrx smaug-bpe falcon3 pixtral midm-2.0": _rule(
         *_by_regex(_LLAMA3), ignores_merges=True
     ),
     "glm4 chatglm-bpe": _rule(*_by_regex(_LLAMA3)),
     "qwen2 deepseek-r1-qwen stablelm2": _rule(*_by_regex(_QWEN2), normalizer=_NFC),
+    "megrez kormo": _rule(*_by_regex(_QWEN2)),
+    "minicpm5": _rule(
+        *_by_regex(r"\p{N}{1,3}", rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}+|{_REST}"), ignores_merges=True
+    ),
+    "viking": _rule(*_by_regex(r" ?[^(\s|.,!?…。，、।۔،)]+", digits=True)),
     "seed-coder": _rule(*_by_regex(_SEED)),
     "tekken": _rule(*_by_regex(_TEKKEN), ignores_merges=True),
     "gpt-4o llama4 kanana2": _rule(*_by_regex(_GPT4O)),
@@ -154,7 +159,7 @@ _RULES = {
             r"\s?[!-/:-~\x{ff01}-\x{ff0f}\x{ff1a}-\x{ff5e}\x{2018}-\x{201f}\x{3000}-\x{3002}]+",
             r"\s+$",
             _HAN,
-            digits=True,
+            r"\p{N}+",
         )
     ),
     "deepseek-coder": _rule(*_by_regex(r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN, digits=True)),
