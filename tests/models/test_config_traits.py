@@ -269,6 +269,17 @@ def test_stretched_positions_are_those_of_transformers(case: str, tmp_path: Path
     assert spec.context_length == context
 
 
+@pytest.mark.parametrize(("original", "context"), [(512, 2048), (256, 512), (None, 512)])
+def test_yarn_lengthens_a_context_that_is_the_original_one(
+    original: int | None, context: int, tmp_path: Path
+) -> None:
+    """Who adds it by hand leaves the context as it was; one that was stretched stays."""
+    scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": original}
+    spec = spec_of("llama", tmp_path, rope_parameters=None, rope_scaling=scaling)
+
+    assert spec.context_length == context
+
+
 UNSTATED = {
     "qwen3": (128, 32),
     "gemma": (256, 16),

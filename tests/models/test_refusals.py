@@ -86,6 +86,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "FP8": (lambda x: typed(x, "F8_E4M3"), rf"quantised already \(FP8\), .*; {ORIGINAL}"),
     "FP8 scales": (lambda x: typed(x, "F8_E8M0"), rf"quantised already \(FP8\), .*; {ORIGINAL}"),
+    "a type to come": (lambda x: typed(x, "F3"), "it has a type of numbers that is not read"),
     "family": (lambda x: change_config(x, model_type="mpt"), f"'mpt' is not supported; .*{EXPORT}"),
     "activation": (lambda x: change_config(x, hidden_act="gelu"), f"and is 'gelu'; .*{EXPORT}"),
     "trait": (lambda x: change_config(x, num_local_experts=8), f"computed here for .*{EXPORT}"),

@@ -14,7 +14,7 @@ from aobatch.models.source import experts, traits
 from aobatch.models.source.config import EXPORT
 from aobatch.models.source.decoder import Naming, config_spec, safetensors_naming
 from aobatch.models.source.fields import Fields
-from aobatch.models.source.rope import rope_from_config
+from aobatch.models.source.rope import rope_from_config, stretched_context
 from aobatch.models.spec import DecoderSpec, Rope
 
 Refine = Callable[[Fields, DecoderSpec], DecoderSpec]
@@ -70,7 +70,8 @@ def spec_from_config(family: Family, name: str, fields: Fields, vocab_size: int)
     )
     fields.get("rms_norm_eps")  # written also for families that have another norm
     is_tied = fields.flag("tie_word_embeddings", default=family.is_tied)
-    spec = replace(spec, is_tied=is_tied, **family.traits)
+    context = stretched_context(fields, spec.context_length)
+    spec = replace(spec, is_tied=is_tied, context_length=context, **family.traits)
     return family.from_config(fields, spec)
 
 

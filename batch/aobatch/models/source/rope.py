@@ -34,6 +34,20 @@ def contexts(fields: Fields) -> tuple[int, int]:
     return whole, fields.integer("original_max_position_embeddings", *CONTEXTS, whole)
 
 
+def stretched_context(fields: Fields, context: int) -> int:
+    """Say how many tokens a model takes whose context yarn stretches, where it is the original one.
+
+    Who adds the scaling to a description often leaves the context as it was.
+    """
+    for key in ("rope_parameters", "rope_scaling"):
+        section = fields.section(key) if key in fields else Fields({}, fields.source)
+        is_original = section.get("original_max_position_embeddings") == context
+        if is_original and section.get("rope_type", section.get("type")) == "yarn":
+            factor = section.number("factor", *_FACTORS, 1.0)
+            return min(CONTEXTS[1], int(context * max(1.0, factor)))
+    return context
+
+
 def rope_from_section(
     section: Fields, base: float, head_dim: int, lengths: tuple[int, int], part: float = 1.0
 ) -> Rope:
@@ -62,6 +76,8 @@ def rope_from_section(
             f"rotary scaling {kind!r} is not supported; supported are default, linear, dynamic, "
             f"llama3, yarn, longrope; {EXPORT}"
         )
+    for other in ("max_position_embeddings", "finetuned"):  # say nothing of angles
+        section.get(other)
     section.check_all_read()
     return Rope(theta, divisors, None if width == head_dim else width, gain)
 

@@ -91,7 +91,12 @@ def read_header(path: Path) -> dict[str, FileTensor]:
             header.pop("__metadata__", None)
             entries = msgspec.convert(header, dict[str, _Entry])
         except (SafetensorError, msgspec.MsgspecError, OSError, UnicodeError) as error:
-            raise refusal(path, f"it is no safetensors file: {error}") from error
+            # Newer files may have types of fewer bits than the library knows.
+            is_newer = "unknown variant" in str(error)
+            what = (
+                "has a type of numbers that is not read" if is_newer else "is no safetensors file"
+            )
+            raise refusal(path, f"it {what}: {error}") from error
     if len(entries) > MAX_SAFETENSORS_TENSORS:
         raise refusal(path, f"it has {len(entries)} tensors, at most {MAX_SAFETENSORS_TENSORS}")
     for name in entries:
