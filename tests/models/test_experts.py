@@ -87,3 +87,52 @@ def test_descriptions_that_contradict_weights_are_refused(
 
     with pytest.raises(ModelError, match=reason):
         read_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "spelling"),
+    [
+        (
+            "gptoss-mxfp4",
+            {
+                "rope_parameters": None,
+                "rope_theta": 150000,
+                "rope_scaling": {
+                    "beta_fast": 32.0,
+                    "beta_slow": 1.0,
+                    "factor": 32.0,
+                    "rope_type": "yarn",
+                    "original_max_position_embeddings": 4096,
+                    "truncate": False,
+                },
+                "swiglu_alpha": None,
+                "transformers_version": "4.55.0.dev0",
+            },
+        ),
+        (
+            "qwen3moe",
+            {
+                "rope_parameters": None,
+                "rope_theta": 10000,
+                "rope_scaling": None,
+                "num_local_experts": None,
+                "num_experts": 8,
+                "max_window_layers": 2,
+                "shared_expert_intermediate_size": 0,
+                "qkv_bias": False,
+                "mlp_only_layers": [],
+            },
+        ),
+        ("mixtral", {"rope_parameters": None, "rope_theta": 1e6, "head_dim": None}),
+        ("granitemoe", {"rope_parameters": None, "rope_theta": 10000, "rope_scaling": None}),
+    ],
+)
+def test_descriptions_of_the_first_releases_say_the_same(
+    family: str, spelling: dict[str, object], tmp_path: Path
+) -> None:
+    """As they were published, before fields were renamed; nothing is warned of."""
+    now = read_checkpoint(published(family, tmp_path / "now"))
+    then = read_checkpoint(change_config(published(family, tmp_path / "then"), **spelling))
+
+    assert then.spec == now.spec
+    assert then.warnings == now.warnings == ()
