@@ -1,5 +1,6 @@
 """Laws of GGUF metadata: whatever changes what a model computes is honoured or refused."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,6 +169,21 @@ def test_conversions_of_ministral_by_ollama_are_read(tmp_path: Path) -> None:
     found = read_gguf(write_gguf("ministral3", tmp_path / "ollama.gguf", layout=renamed))
 
     assert found.spec == read_gguf(write_gguf("ministral3", tmp_path / "tiny.gguf")).spec
+
+
+def test_conversions_of_olmo_by_ollama_are_read(tmp_path: Path) -> None:
+    """It calls the third what it is, and states the gain that follows from the factor."""
+    scaling = {"type": "yarn", "factor": 8.0, "original_context_length": 64}
+    named = {f"rope.scaling.{key}": value for key, value in scaling.items()}
+    plain = write_gguf("olmo3", tmp_path / "plain.gguf", layout=changed("olmo3", named))
+    stated = changed("olmo3", {**named, "rope.scaling.attn_factor": 0.1 * math.log(8) + 1})
+    path = write_gguf("olmo3", tmp_path / "ollama.gguf", layout=stated)
+    path.write_bytes(path.read_bytes().replace(b"olmo2", b"olmo3"))
+    found = read_gguf(path).spec
+
+    assert found == read_gguf(plain).spec
+    (gain,) = {layer.rope.gain for layer in found.attentions if not layer.window}
+    assert gain == pytest.approx(0.1 * math.log(8) + 1)
 
 
 def test_experts_may_have_a_tensor_each(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ _SCALES = (".scale", ".input_scale")
 _INERT = (
     *("vocab_size", "tensor_data_layout", "rope.scaling.finetuned"),
     *("rope.scaling.original_context_length", "image_token_index", "spatial_merge_size"),
+    "max_position_embeddings",
 )
 
 

@@ -288,6 +288,7 @@ GGUF_FAMILIES: Mapping[str, GgufFamily] = {
     "olmo": GgufFamily("olmo", pairs_neighbours=True),
     # The third has windows, and else nothing that the second has not.
     "olmo2": GgufFamily("olmo2", period=4, refine=_olmo),
+    "olmo3": GgufFamily("olmo2", period=4, refine=_olmo),  # as ollama calls it
     "exaone4": GgufFamily("exaone4", period=4, refine=_full_without_positions),
     "arcee": GgufFamily("arcee", pairs_neighbours=True),
     "nemotron": GgufFamily("nemotron"),

@@ -1,7 +1,7 @@
 """Rotary positions: read out of either kind of file, and the angles that they come to."""
 
 from dataclasses import replace
-from math import ceil, floor, log, pi, sqrt
+from math import ceil, floor, isclose, log, pi, sqrt
 
 import numpy as np
 
@@ -119,6 +119,9 @@ def rope_from_gguf(at: Fields, head_dim: int, context: int) -> Rope:
     stated = {name: value for name, value in values.items() if value is not None}
     section = Fields(stated, f"{at.source}: 'rope.scaling'")
     rope = rope_from_section(section, base, head_dim, (context, original), part)
+    # Some converters write the gain of yarn there, which readers have by the factor anyway.
+    if kind == "yarn" and isclose(gain, rope.gain, rel_tol=1e-4):
+        return rope
     return replace(rope, gain=rope.gain * gain)
 
 
