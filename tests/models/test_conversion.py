@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from family_files import converted
 from gguf_writing import Gguf, i32s, small_llama, texts, u32
@@ -9,7 +10,7 @@ from gguf_writing import Gguf, i32s, small_llama, texts, u32
 from aobatch.engine.config import EngineConfig
 from aobatch.errors import ModelError
 from aobatch.executors.local import open_engine
-from aobatch.models.convert.quality import quality_chunks
+from aobatch.models.convert.quality import affordable, quality_chunks
 from aobatch.models.source.gguf_checkpoint import read_gguf
 from aobatch.models.store.folder import ModelFolder
 from aobatch.models.tokenizer import load_tokenizer
@@ -31,6 +32,22 @@ def test_a_short_context_is_measured_in_short_pieces(context_length: int, tmp_pa
 
     assert folder.manifest.context_length == context_length
     assert {len(chunk) for chunk in chunks} == {context_length}
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "num_weights", "num_chunks"),
+    [(49_152, 163e6, 20), (128_256, 1.5e9, 8), (128_256, 8e9, 4), (128_256, 70e9, 1)],
+)
+def test_large_models_are_measured_by_less_text(
+    vocab_size: int, num_weights: float, num_chunks: int
+) -> None:
+    """Neither logits nor products are too many, and pieces of the whole text are taken."""
+    chunks = list(np.arange(5120).reshape(20, 256))
+    chosen = affordable(chunks, vocab_size, int(num_weights))
+
+    assert len(chosen) == num_chunks
+    assert chosen[0] is chunks[0]
+    assert num_chunks == 1 or chosen[-1] is chunks[-1]
 
 
 @pytest.mark.parametrize("context_length", [1, 16, 100])

@@ -189,7 +189,8 @@ def _quality(folder: ModelFolder, progress: Progress) -> Iterator[Check]:
         return
     start = manifest.document_start_token_id if manifest.adds_document_start else None
     chunks = quality_chunks(load_tokenizer(folder), manifest.context_length, start)
-    chunks = affordable(chunks, manifest.vocab_size)
+    num_weights = reference.manifest.files[DATA].bytes // 4  # as float32
+    chunks = affordable(chunks, manifest.vocab_size, num_weights)
     num_tokens = sum(map(len, chunks))
     measured = measure(
         score_texts.unpacked(reference.path / GRAPH, chunks),

@@ -139,7 +139,8 @@ class _Gate:
         start = checkpoint.document_start_token_id if checkpoint.adds_document_start else None
         vocabulary = VocabularyTokenizer(tokenizer, spec.vocab_size)
         chunks = quality_chunks(vocabulary, spec.context_length, start)
-        self._chunks = affordable(chunks, spec.vocab_size)
+        num_weights = sum(map(prod, decoder_shapes(spec).values()))
+        self._chunks = affordable(chunks, spec.vocab_size, num_weights)
         decoder = StagedDecoder(_counted(checkpoint, partial(self._progress, "computing in fp32")))
         reference = self._scorer.reference(decoder, self._chunks)
         self._expected = [logits.copy() for logits in reference]

@@ -18,7 +18,7 @@ from aobatch.models.store.folder import GraphSizes, Quality
 from aobatch.models.tokenizer import Tokenizer
 
 CHUNK = 256
-_MAX_LOGITS = 2**28
+_MAX_LOGITS, _MAX_PRODUCTS = 2**28, 2**43
 _SLICE = 2**19
 
 
@@ -87,9 +87,10 @@ def quality_chunks(
     return [np.concatenate([ahead, chunk]) for chunk in chunks]
 
 
-def affordable(chunks: Sequence[TokenIds], vocab_size: int) -> list[TokenIds]:
-    """Choose chunks, far apart, whose logits are not too many to be compared."""
-    most = max(1, _MAX_LOGITS // (vocab_size * len(chunks[0])))
+def affordable(chunks: Sequence[TokenIds], vocab_size: int, num_weights: int) -> list[TokenIds]:
+    """Choose chunks, far apart, whose logits are not too many, nor the products that give them."""
+    num_tokens = min(_MAX_LOGITS // vocab_size, _MAX_PRODUCTS // num_weights)
+    most = max(1, num_tokens // len(chunks[0]))
     places = np.linspace(0, len(chunks) - 1, min(most, len(chunks)))
     return [chunks[int(place)] for place in places]
 
