@@ -18,6 +18,7 @@ PARTS = ["q/b-00001-of-00002.gguf", "q/b-00002-of-00002.gguf"]
     [
         ([*TEXTS, "model.safetensors", "x.gguf"], None, [*TEXTS, "model.safetensors"]),
         ([*TEXTS, INDEX, *SHARDS, "original/a.safetensors"], None, [*TEXTS, INDEX, *SHARDS]),
+        ([*TEXTS, INDEX, *SHARDS, "consolidated.safetensors"], None, [*TEXTS, INDEX, *SHARDS]),
         ([*TEXTS, "model.safetensors", "x.gguf"], "x.gguf", [*TEXTS, "x.gguf"]),
         (["README.md", "only.gguf", "mmproj.bin"], None, ["README.md", "only.gguf"]),
         (["only.gguf", "mmproj-F16.gguf"], None, ["only.gguf"]),

@@ -84,6 +84,13 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda x: with_weights(x, weight_packed=WORDS, weight_scale=WORDS),
         rf"quantised already \(compressed-tensors\), which is not read; {ORIGINAL}",
     ),
+    "its own name": (
+        lambda x: [
+            with_weights(x, weight=WORDS, weight_scale=WORDS),
+            change_config(x, quantization_config={"quant_method": "modelopt"}),
+        ],
+        rf"quantised already \(modelopt\), which is not read; {ORIGINAL}",
+    ),
     "FP8": (lambda x: typed(x, "F8_E4M3"), rf"quantised already \(FP8\), .*; {ORIGINAL}"),
     "FP8 scales": (lambda x: typed(x, "F8_E8M0"), rf"quantised already \(FP8\), .*; {ORIGINAL}"),
     "a type to come": (lambda x: typed(x, "F3"), "it has a type of numbers that is not read"),

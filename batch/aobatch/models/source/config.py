@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-from aobatch.models.checks import shown
+from aobatch.models.checks import printable, shown
 from aobatch.models.source.fields import Fields
 
 EXPORT = (
@@ -136,23 +136,26 @@ _PACKED: Mapping[str, tuple[str, ...]] = {
     "MLX": (".scales", ".biases"),
     "compressed-tensors": (".weight_packed", ".weight_scale", ".weight_zero_point"),
     "FP8": (".weight_scale_inv",),
+    "HQQ": (".W_q",),
+    "AQLM": (".codebooks",),
 }
 """How weights were packed, by the ends of names that this leaves in a file; GPTQ has AWQ's too."""
-
-
 _PACKING = ("quantization", "quantization_config")
 
 
 def check_weights(config: Fields, stored: Iterable[tuple[str, str]]) -> None:
-    """Raise ModelError for packed weights, by their names and types.
+    """Raise ModelError for packed weights, which are told by their names and types.
 
-    What config.json says of them may be left over from a model that they were merged into.
+    What config.json says of them may be left over, where they were unpacked to merge something.
     """
     names = dict(stored)
     ends = (end for end in _PACKED.items() if any(n.endswith(end[1]) for n in names))
     how = next((kind for kind, _ in ends), "")
     if not how and any(dtype.startswith("F8") for dtype in names.values()):
         how = "FP8"
+    stated = config.get("quantization_config")
+    if how and isinstance(stated, Mapping) and isinstance(stated.get("quant_method"), str):
+        how = printable(stated["quant_method"])
     if how:
         config.refuse(
             f"its weights are quantised already ({how}), which is not read; take the model that "

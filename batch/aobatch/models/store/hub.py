@@ -27,6 +27,7 @@ DESCRIPTIONS = (
 TOKENIZER_PARTS = (PIECES, VOCABULARY, MERGES)
 """What a tokenizer is made of where there is no tokenizer.json."""
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+_SHARD = "model-"
 _GGUF, _SAFETENSORS, _ONNX = ".gguf", ".safetensors", ".onnx"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _GRAPHS = ("model.onnx", "onnx/model.onnx", "onnx/decoder_model_merged.onnx")
@@ -102,7 +103,9 @@ def _weights(repository: str, names: Sequence[str]) -> list[str]:
         return [_SINGLE]
     if _INDEX in names:
         parts = [name for name in names if name.endswith(_SAFETENSORS) and "/" not in name]
-        return [_INDEX, *sorted(parts)]
+        # Some publish the same weights once more, in one file (consolidated.safetensors).
+        shards = [name for name in parts if name.startswith(_SHARD)]
+        return [_INDEX, *sorted(shards or parts)]
     ggufs = sorted({part_names(name)[0] for name in names if _is_decoder(name)})
     graphs = sorted(name for name in names if name.endswith(_ONNX))
     known = ggufs if ggufs else [name for name in _GRAPHS if name in graphs][:1]
