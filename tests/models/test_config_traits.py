@@ -130,6 +130,39 @@ def test_values_that_change_nothing_are_passed_by(key: str, folder: Path) -> Non
     assert (plain, ()) == (noted.spec, noted.warnings)
 
 
+PUBLISHED: dict[str, dict[str, object]] = {
+    "starcoder2": {
+        "attention_softmax_in_fp32": True,
+        "scale_attention_softmax_in_fp32": True,
+        "scale_attn_weights": True,
+        "layer_norm_epsilon": 1e-5,
+        "embedding_dropout": 0.1,
+    },
+    "cohere2": {
+        "layer_switch": 4,
+        "order_of_interleaved_layers": "local_attn_first",
+        "position_embedding_type": "rope_gptj",
+        "rotary_pct": 1.0,
+        "use_embedding_sharing": True,
+        "use_gated_activation": True,
+        "use_parallel_block": True,
+        "use_parallel_embedding": True,
+        "use_qk_norm": False,
+    },
+    "phi3": {"full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": False},
+    "gemma2": {"sliding_window_size": 4096, "cache_implementation": "hybrid"},
+    "llama": {"internal_version": 2, "max_sequence_length": 2048, "num_labels": 1},
+}
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_what_families_publish_gives_no_warning(family: str, tmp_path: Path) -> None:
+    """Keys of their own that real descriptions have are known to be harmless."""
+    folder = change_config(published(family, tmp_path / "tiny"), **PUBLISHED[family])
+
+    assert read_safetensors(folder).warnings == ()
+
+
 def test_what_is_not_known_gives_a_warning(folder: Path) -> None:
     """It names the fields, a few of many, and code that comes along is told to be left alone."""
     many = {f"new_thing_{index}": index + 1 for index in range(7)}

@@ -21,18 +21,22 @@ EXPORT = (
 # What says nothing of what a model computes when it completes texts.
 _INERT_NAMES = """
     _attn_implementation _attn_implementation_autoset _flash_attn_2_enabled _from_model_config
-    activation architectures attn_implementation bad_words_ids begin_suppress_tokens bos_token_id
-    cache_implementation chunk_size_feed_forward decoder_start_token_id diversity_penalty do_sample
-    dtype early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
-    finetuning_task forced_bos_token_id forced_eos_token_id gradient_checkpointing id2label
-    initializer_range internal_version is_causal is_decoder is_llama_config label2id length_penalty
-    license max_length max_new_tokens max_sequence_length min_length model_max_length model_type
-    no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences
+    activation architectures attention_softmax_in_fp32 attn_implementation bad_words_ids
+    begin_suppress_tokens bos_token_id cache_implementation chunk_size_feed_forward
+    decoder_start_token_id diversity_penalty do_sample dtype early_stopping
+    encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task
+    forced_bos_token_id forced_eos_token_id full_attn_mod gradient_checkpointing id2label
+    initializer_range internal_version interpolate_factor is_causal is_decoder is_llama_config
+    label2id layer_norm_eps layer_norm_epsilon layer_switch length_penalty license max_length
+    max_new_tokens max_sequence_length min_length model_max_length model_type no_repeat_ngram_size
+    norm_eps norm_epsilon num_beam_groups num_beams num_labels num_return_sequences
     original_max_position_embeddings output_attentions output_hidden_states output_scores pad_token
     pad_token_id prefix pretraining_tp problem_type pruned_heads remove_invalid_values
-    repetition_penalty return_dict return_dict_in_generate sep_token_id seq_length suppress_tokens
-    task_specific_params temperature tf_legacy_loss tokenizer_class top_k top_p torch_dtype
-    torchscript transformers.js_config typical_p unsloth_fixed use_bfloat16 use_cache use_flash_attn
+    repetition_penalty return_dict return_dict_in_generate scale_attention_softmax_in_fp32
+    sep_token_id seq_length sliding_window_size suppress_tokens task_specific_params temperature
+    tf_legacy_loss tokenizer_class top_k top_p torch_dtype torchscript transformers.js_config
+    typical_p unsloth_fixed use_bfloat16 use_cache use_embedding_sharing use_flash_attn
+    use_parallel_embedding
 """
 INERT = frozenset(_INERT_NAMES.split())
 _INERT_KINDS = re.compile(r"dropout|pdrop|layerdrop|(_name|_path|_version|_hash)$|^_name_or_path$")
@@ -40,15 +44,17 @@ _INERT_KINDS = re.compile(r"dropout|pdrop|layerdrop|(_name|_path|_version|_hash)
 
 _MATTERING_NAMES = """
     activation_function add_cross_attention alibi attention_chunk_size attention_multiplier
-    attn_logit_softcapping audio_config clip_qkv embedding_multiplier final_logit_softcapping
-    first_k_dense_replace hidden_act hidden_activation is_encoder_decoder kv_lora_rank layer_types
-    logit_scale logits_scaling moe_intermediate_size moe_num_experts multi_query n_routed_experts
-    n_shared_experts no_rope_layers num_experts num_experts_per_tok num_local_experts parallel_attn
-    partial_rotary_factor q_lora_rank qk_layernorm qk_norm query_pre_attn_scalar
-    residual_multiplier rope_interleaved rope_local_base_freq rope_ratio rotary_dim rotary_emb_base
-    rotary_pct scale_depth scale_emb sliding_window sliding_window_pattern text_config
-    use_bias use_bidirectional_attention use_dynamic_ntk use_logn_attn use_parallel_residual
-    use_qk_norm use_qkv_bias use_sliding_window vision_config
+    attn_logit_softcapping audio_config clip_qkv compression_ratio embedding_multiplier
+    final_logit_softcapping first_k_dense_replace hidden_act hidden_activation is_encoder_decoder
+    kv_lora_rank layer_types lm_head_bias logit_scale logits_scaling moe_intermediate_size
+    moe_num_experts multi_query n_routed_experts n_shared_experts no_rope_layers num_experts
+    num_experts_per_tok num_local_experts order_of_interleaved_layers parallel_attn
+    partial_rotary_factor position_embedding_type q_lora_rank qk_layernorm qk_norm
+    query_pre_attn_scalar residual_multiplier rope_interleaved rope_local_base_freq rope_ratio
+    rotary_dim rotary_emb_base rotary_pct scale_attn_weights scale_depth scale_emb sliding_window
+    sliding_window_pattern text_config use_bias use_bidirectional_attention use_dynamic_ntk
+    use_gated_activation use_logn_attn use_parallel_block use_parallel_residual use_qk_norm
+    use_qkv_bias use_sliding_window vision_config
 """
 MATTERING = frozenset(_MATTERING_NAMES.split())
 _NEUTRAL: Mapping[str, Callable[[object], bool]] = {
@@ -56,11 +62,14 @@ _NEUTRAL: Mapping[str, Callable[[object], bool]] = {
         (
             *("attention_multiplier", "embedding_multiplier", "logit_scale", "logits_scaling"),
             *("partial_rotary_factor", "residual_multiplier", "rope_ratio", "rotary_pct"),
-            *("scale_depth", "scale_emb"),
+            *("compression_ratio", "scale_depth", "scale_emb"),
         ),
         lambda value: value == 1,
     ),
     "layer_types": lambda value: isinstance(value, list) and {*value} == {"full_attention"},
+    "scale_attn_weights": lambda value: value is True,
+    "position_embedding_type": lambda value: value in ("rope", "absolute"),
+    "use_gated_activation": lambda value: value is True,
     "no_rope_layers": lambda value: isinstance(value, list) and all(value),
 }
 """Which values change nothing, beside those that are empty or 0."""

@@ -206,6 +206,13 @@ FAMILIES: Mapping[str, Family] = {
         gain_offset=1.0,
     ),
     "cohere2": Family(
+        required={
+            "hidden_act": "silu",
+            "order_of_interleaved_layers": "local_attn_first",
+            "position_embedding_type": "rope_gptj",
+            "use_gated_activation": True,
+            "use_parallel_block": True,
+        },
         traits={"centres": True, "is_parallel": True, "shares_norms": True},
         norm_epsilon="layer_norm_eps",
         pairs_neighbours=True,
