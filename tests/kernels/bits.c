@@ -47,7 +47,8 @@ static void try_rows(int64_t width, int64_t heads, int64_t inner, int has_all, i
                    .up = weight(width, inner), .down = weight(inner, width), .next = weight(width, outputs),
                    .residual = numbers(rows * width, 2), .attended = numbers(rows * heads, 1)};
     if (has_all) {
-        t.gate_bias = numbers(inner, 1), t.up_bias = numbers(inner, 1);
+        t.is_parallel = activation % 2, t.middle.is_plain = activation > GELU, t.cap = 3;
+        t.next_bias = numbers(outputs, 1), t.gate_bias = numbers(inner, 1), t.up_bias = numbers(inner, 1);
         t.middle.bias = numbers(width, 1), t.middle.post_gain = numbers(width, 1), t.middle.gain = numbers(width, 2);
         t.last.bias = numbers(width, 1), t.last.post_gain = numbers(width, 1), t.last.gain = numbers(width, 2);
     }
@@ -102,7 +103,8 @@ static void try_attention(int dtype, int num_heads, int num_kv_heads, int head_d
     if (window == 9) a.sinks = numbers(num_heads, 2);
     a.cosines = numbers(length * half, 1), a.sines = numbers(length * half, 1);
     if (window) {
-        a.bias = numbers(width, 0.3f), a.q_gain = numbers(head_dim, 1), a.k_gain = numbers(head_dim, 1);
+        a.cap = 2, a.bias = numbers(width, 0.3f), a.q_gain = numbers(num_heads * head_dim, 1), a.k_gain = numbers(head_dim, 1);
+        a.q_is_whole = 1;
     }
     size_t cache = (size_t)(2 * num_kv_heads * a.num_blocks * block_bytes(&a)), out = (size_t)(num_tokens * num_heads * head_dim) * 4;
     a.cache = made(cache), a.queries = made((size_t)(num_tokens * num_heads * query_bytes(&a))), a.out = made(out);
@@ -117,7 +119,7 @@ static void try_attention(int dtype, int num_heads, int num_kv_heads, int head_d
 
 int main(void) {
     for (int has_all = 0; has_all < 2; has_all++)
-        for (int activation = SILU; activation <= GELU_TANH; activation++) {
+        for (int activation = SILU; activation <= RELU_SQUARED; activation++) {
             try_rows(64, 48, 96, has_all, activation);
             try_rows(176, 128, 320, has_all, activation);
         }

@@ -28,7 +28,9 @@ FLAGS = ("-std=gnu11", "-ffp-contract=fast", "-w", f"-I{SOURCES[0].parent}")
 UNITS = [path for path in SOURCES if path.name not in {"nodes.c", "runtime.c"}]
 OLDEST = {"x86_64": "-march=haswell", "aarch64": "-march=armv8-a"}[platform.machine()]
 JOB = [
-    {"prompt": f"line {i} of", "max_tokens": 9, "temperature": 0, "logprobs": 2} for i in range(5)
+    {"prompt": f"line {i} of", "max_tokens": 9, "logprobs": 2, **sampling}
+    for i in range(4)
+    for sampling in ({"temperature": 0}, {"temperature": 1, "top_p": 0.95, "seed": i})
 ]
 
 

@@ -28,6 +28,7 @@ EPSILON = 1e-5
 WIDTHS = st.integers(1, 20).map(lambda count: 16 * count)
 SEEDS = st.integers(0, 2**32 - 1)
 CASES = settings(max_examples=25, deadline=None)
+KINDS: tuple[reference.Activation, ...] = ("silu", "gelu_tanh", "gelu", "relu_squared")
 BOUNDS: dict[CacheDtype, float] = {"int8": 0.03, "bf16": 0.01, "fp32": 1e-5}
 """Root of the mean square error of attention, as a part of that of what is right."""
 
@@ -73,10 +74,10 @@ def draw_layer(seed: int, rows: int, widths: tuple[int, int, int], vocabulary: i
         name: reference.Linear(
             rng.integers(-127, 128, size).astype(np.int8),
             ((0.5 + rng.random(size[1])) / (73 * np.sqrt(size[0]))).astype(np.float32),
-            None if name == "next" else maybe(seed, 2, rng.standard_normal(size[1])),
+            maybe(seed, 2, rng.standard_normal(size[1])),
         )
         for name, size in sizes.items()
-        if is_whole or name == "next"
+        if name == "next" or (is_whole and (name != "up" or seed & 32))
     }
     names = ("out", "middle", "down", "last")
     drawn = {name: maybe(seed, 3, 0.5 + rng.random(width)) for name in names}
@@ -89,8 +90,11 @@ def draw_layer(seed: int, rows: int, widths: tuple[int, int, int], vocabulary: i
         settings=reference.RowSettings(
             *((4.0, 1) if is_clipped else (0.0, block)),
             min(64, inner & -inner),
-            "silu" if seed & 16 else "gelu_tanh",
+            KINDS[seed >> 6 & 3],
             EPSILON,
+            is_parallel=bool(seed & 256),
+            is_plain=(bool(seed & 512), bool(seed & 1024)),
+            cap=2.0 if seed & 2048 else 0.0,
         ),
     )
 
@@ -228,6 +232,7 @@ class Case:
     rows: NDArray[np.float32]
     options: tuple[NDArray[np.float32] | None, ...]
     """Bias, gains of queries and of keys, sinks."""
+    cap: float
 
     @property
     def slots(self) -> NDArray[np.int32]:
@@ -249,10 +254,11 @@ def draw_case(
     width = (num_heads + 2 * num_kv_heads) * head_dim
     size = 0.6 * (64 / head_dim) ** 0.25  # so that scores of all heads spread as far
     rows = (size * rng.standard_normal((sum(lengths), width))).astype(np.float32)
-    gains = size * (0.5 + rng.random((2, head_dim)))
+    together = (num_heads, num_kv_heads) if seed & 16 else (1, 1)  # heads that are normed
+    gains = [size * (0.5 + rng.random(count * head_dim)) for count in together]
     sizes = (0.1 * rng.standard_normal(width), *gains, 3 * rng.standard_normal(num_heads))
     options = tuple(maybe(seed, bit, x.astype(np.float32)) for bit, x in enumerate(sizes))
-    return Case(reference.Heads(*heads, window), lengths, rows, options)
+    return Case(reference.Heads(*heads, window), lengths, rows, options, 1.5 if seed & 32 else 0.0)
 
 
 def tables_of(case: Case) -> tuple[NDArray[np.float32], ...]:
@@ -283,8 +289,17 @@ def attend(
     inputs = [rows, cache, *places, *tables_of(case), *case.options]
     sizes = {"num_heads": heads.num_heads, "num_kv_heads": heads.num_kv_heads}
     attributes = {**sizes, "head_dim": heads.head_dim, "window": heads.window, "epsilon": EPSILON}
+    attributes["cap"] = case.cap
     found, _ = compute("AttendSlots", inputs, attributes, threads=threads)
     return found
+
+
+def normed_heads(x: NDArray[np.float64], gain: NDArray[np.float32] | None) -> NDArray[np.float64]:
+    """Norm heads [N, H, D], or all of a token together where the gain is that long."""
+    if gain is None:
+        return x
+    together = x.reshape(len(x), -1, len(gain))
+    return reference.rms_norm(together, gain, EPSILON).reshape(x.shape)
 
 
 def expected_of(case: Case) -> NDArray[np.float64]:
@@ -294,12 +309,12 @@ def expected_of(case: Case) -> NDArray[np.float64]:
     x = case.rows.astype(np.float64) + (0 if bias is None else bias)
     x = x.reshape(len(x), -1, heads.head_dim)
     q, k, v = np.split(x, [heads.num_heads, heads.num_heads + heads.num_kv_heads], axis=1)
-    q = q if q_gain is None else reference.rms_norm(q, q_gain, EPSILON)
-    k = k if k_gain is None else reference.rms_norm(k, k_gain, EPSILON)
+    q, k = (normed_heads(part, gain) for part, gain in ((q, q_gain), (k, k_gain)))
     tables = [table[case.positions].astype(np.float64) for table in tables_of(case)]
     q, k = reference.turned(q, *tables), reference.turned(k, *tables)
     parts = np.split(np.arange(len(x)), np.cumsum(case.lengths)[:-1])
-    found = [reference.attended(q[p], k[p], v[p], heads.window, sinks=sinks) for p in parts]
+    settings = {"window": heads.window, "sinks": sinks, "cap": case.cap}
+    found = [reference.attended(q[p], k[p], v[p], **settings) for p in parts]
     return np.concatenate(found).reshape(len(x), -1)
 
 

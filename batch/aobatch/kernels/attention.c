@@ -29,17 +29,41 @@ static void turn_head(float *x, const float *cosines, const float *sines, int ha
     }
 }
 
+/* Sixteen numbers of a packed row, biased. */
+INLINE f32x16 biased(const Attention *a, int64_t token, int64_t at) {
+    f32x16 x = load(a->qkv + token * (a->num_heads + 2 * a->num_kv_heads) * a->head_dim + at);
+    return a->bias ? x + load(a->bias + at) : x;
+}
+
+/* One over the root of the mean square of some heads' numbers. */
+static float norm_factor(const Attention *a, int64_t token, int head, int count) {
+    int64_t from = (int64_t)head * a->head_dim, size = (int64_t)count * a->head_dim;
+    f32x16 squares = {0};
+    for (int64_t i = from; i < from + size; i += LANES) {
+        f32x16 x = biased(a, token, i);
+        squares += x * x;
+    }
+    return 1.0f / sqrtf(sum(squares) / (float)size + a->epsilon);
+}
+
+/* How some heads of a token are normed: by a gain of each head, or of all with one factor. */
+typedef struct {
+    const float *gain; /* null: not at all */
+    int first, is_whole;
+    float factor;
+} HeadNorm;
+
+static HeadNorm head_norm(const Attention *a, int64_t token, int first, int count, const float *gain, int is_whole) {
+    return (HeadNorm){gain, first, is_whole, is_whole ? norm_factor(a, token, first, count) : 0};
+}
+
 /* Give a head of the packed rows: biased, normed, turned to its position. */
-static void prepare_head(const Attention *a, int64_t token, int head, const float *gain, float *x) {
+static void prepare_head(const Attention *a, int64_t token, int head, HeadNorm norm, float *x) {
     int d = a->head_dim, half = a->rotary_half;
-    int64_t at = (int64_t)head * d;
-    const float *row = a->qkv + token * (a->num_heads + 2 * a->num_kv_heads) * d + at;
-    for (int i = 0; i < d; i += LANES)
-        store(x + i, a->bias ? load(row + i) + load(a->bias + at + i) : load(row + i));
-    if (gain) {
-        f32x16 squares = {0};
-        for (int i = 0; i < d; i += LANES) squares += load(x + i) * load(x + i);
-        float factor = 1.0f / sqrtf(sum(squares) / (float)d + a->epsilon);
+    for (int i = 0; i < d; i += LANES) store(x + i, biased(a, token, (int64_t)head * d + i));
+    if (norm.gain) {
+        float factor = norm.is_whole ? norm.factor : norm_factor(a, token, head, 1);
+        const float *gain = norm.gain + (norm.is_whole ? (head - norm.first) * d : 0);
         for (int i = 0; i < d; i += LANES) store(x + i, load(x + i) * factor * load(gain + i));
     }
     if (head >= a->num_heads + a->num_kv_heads) return;
@@ -68,9 +92,10 @@ static void append(const Attention *a, int64_t token) {
     int d = a->head_dim, lane = a->positions[token] % LANES;
     int64_t size = block_bytes(a), block = a->positions[token] / LANES;
     float key[MAX_HEAD], value[MAX_HEAD];
+    HeadNorm norm = head_norm(a, token, a->num_heads, a->num_kv_heads, a->k_gain, a->k_is_whole);
     for (int head = 0; head < a->num_kv_heads; head++) {
-        prepare_head(a, token, a->num_heads + head, a->k_gain, key);
-        prepare_head(a, token, a->num_heads + a->num_kv_heads + head, NULL, value);
+        prepare_head(a, token, a->num_heads + head, norm, key);
+        prepare_head(a, token, a->num_heads + a->num_kv_heads + head, (HeadNorm){0}, value);
         int64_t row = (int64_t)a->slots[token] * a->num_kv_heads + head;
         uint8_t *p = a->cache + (row * a->num_blocks + block) * size;
         if (a->dtype == INT8) {
@@ -109,15 +134,16 @@ int64_t query_bytes(const Attention *a) {
 void take_in_token(const Attention *a, int64_t token) {
     int d = a->head_dim;
     int64_t size = query_bytes(a);
+    HeadNorm norm = head_norm(a, token, 0, a->num_heads, a->q_gain, a->q_is_whole);
     append(a, token);
     for (int head = 0; head < a->num_heads; head++) {
         uint8_t *query = a->queries + (token * a->num_heads + head) * size;
         if (a->dtype != INT8) {
-            prepare_head(a, token, head, a->q_gain, (float *)query);
+            prepare_head(a, token, head, norm, (float *)query);
             continue;
         }
         float x[MAX_HEAD];
-        prepare_head(a, token, head, a->q_gain, x);
+        prepare_head(a, token, head, norm, x);
         QueryEnd end = {to_bytes(x, d, (int8_t *)query), 0};
         for (int i = 0; i < d; i++) end.offset -= 128 * (int8_t)query[i];
         memcpy(query + d, &end, sizeof end);
@@ -158,7 +184,7 @@ void attend(const Attention *a, Tile tile, int kv_head) {
     int d = a->head_dim, group = a->num_heads / a->num_kv_heads;
     int64_t slot = a->slots[tile.first], heads = slot * a->num_kv_heads + kv_head;
     Rows rows = {.blocks = a->cache + heads * a->num_blocks * block_bytes(a),
-                 .block_bytes = block_bytes(a), .head_dim = d,
+                 .block_bytes = block_bytes(a), .head_dim = d, .cap = a->cap,
                  .ahead = ahead_of(a, tile)};
     for (int i = 0; i < tile.count * group;) {
         rows.count = 0;

@@ -13,6 +13,7 @@ typedef struct {
     const uint8_t *blocks;
     int64_t block_bytes;
     int head_dim, count;
+    float cap; /* of scores; 0: none */
     int64_t ahead; /* bytes to what is fetched ahead while a block is read; 0: nothing */
     int32_t first[MAX_ROWS], last[MAX_ROWS]; /* tokens that a row sees */
     const uint8_t *queries[MAX_ROWS];
@@ -53,6 +54,12 @@ INLINE void range_of(const Rows *rows, int64_t *start, int64_t *stop) {
 
 /* What a row has seen ahead of all tokens: nothing, or its sink. */
 INLINE Seen unseen(const float *sink) { return sink ? (Seen){*sink, {1}} : (Seen){NEVER, {0}}; }
+
+/* Scores of tokens that a row sees, capped; of others one that no sum feels. */
+INLINE f32x16 finished(const Rows *rows, int row, int64_t block, f32x16 scores) {
+    if (rows->cap > 0) scores = bent(scores * (1.0f / rows->cap)) * rows->cap;
+    return blend(visible(rows, row, block), scores, all(NEVER));
+}
 
 /* Note a segment's largest score; the factor by which what was summed before is rescaled. */
 INLINE float rescale(Seen *seen, float peak) {

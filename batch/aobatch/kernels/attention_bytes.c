@@ -64,7 +64,7 @@ INLINE void score(const Rows *rows, Work *work, const int R, const int num, int 
 #pragma GCC unroll 12
         for (int r = 0; r < R; r++) {
             f32x16 x = to_float(sums[r][n]) * (scales * work->ends[r0 + r].scale);
-            x = blend(visible(rows, r0 + r, block + n), x, all(NEVER));
+            x = finished(rows, r0 + r, block + n, x);
             store(work->scores[r0 + r] + (block + n - start) * LANES, x);
             peaks[r] = larger(x, peaks[r]);
         }

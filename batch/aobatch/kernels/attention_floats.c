@@ -25,7 +25,7 @@ INLINE void score_block(const Rows *rows, Work *work, const int is_half, const i
         for (int r = 0; r < R; r++) sums[r] += key * ((const float *)rows->queries[r0 + r])[i];
     }
     for (int r = 0; r < R; r++) {
-        f32x16 x = blend(visible(rows, r0 + r, block), sums[r], all(NEVER));
+        f32x16 x = finished(rows, r0 + r, block, sums[r]);
         store(work->scores[r0 + r] + (block - start) * LANES, x);
         peaks[r] = larger(x, peaks[r]);
     }

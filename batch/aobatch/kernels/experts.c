@@ -102,7 +102,8 @@ int route_rows(const Mixture *m, int64_t first, int64_t count) {
     for (int64_t i = 0; i < count; i++) {
         int64_t row = first + i;
         uint8_t *own = m->bytes + row * depth_of(width);
-        norm_row(&plain, m->residual + row * width, added + i * width, m->sum + row * width, work, own, m->peaks + row);
+        add_row(&plain, m->residual + row * width, added + i * width, m->sum + row * width);
+        norm_row(&plain, m->sum + row * width, work, own, m->peaks + row);
         score(m, work, scores);
         choose(m, scores, m->chosen + row * m->used, m->shares + row * m->used);
         if (m->middle.quantiser.block > 1) quantise_row(&m->middle.quantiser, work, own, m->peaks + row);

@@ -6,7 +6,7 @@
 /* Inputs of TransformRows; weights come as [inputs, outputs] with their scales and biases. */
 enum {
     RESIDUAL, ATTENDED, OUT, OUT_SCALES, OUT_BIAS, GATE, GATE_SCALES, GATE_BIAS, UP, UP_SCALES, UP_BIAS,
-    DOWN, DOWN_SCALES, DOWN_BIAS, NEXT, NEXT_SCALES, OUT_GAIN, MIDDLE_GAIN, DOWN_GAIN, LAST_GAIN
+    DOWN, DOWN_SCALES, DOWN_BIAS, NEXT, NEXT_SCALES, OUT_GAIN, MIDDLE_GAIN, DOWN_GAIN, LAST_GAIN, NEXT_BIAS
 };
 
 /* Pack the weight at a place and the scales behind it; 0 if sizes do not fit or memory is short. */
@@ -23,8 +23,9 @@ static int pack(const void *info, size_t index, float unit, Weight *weight) {
 static int fits(const Transform *t) {
     int64_t width = t->next.inputs;
     if (!t->out.inputs) return width > 0;
-    return t->out.outputs == width && t->gate.inputs == width && t->up.inputs == width &&
-           t->gate.outputs == t->up.outputs && t->down.inputs == t->gate.outputs && t->down.outputs == width;
+    if (t->up.inputs && (t->up.inputs != width || t->up.outputs != t->gate.outputs)) return 0;
+    return t->out.outputs == width && t->gate.inputs == width && t->down.inputs == t->gate.outputs &&
+           t->down.outputs == width;
 }
 
 static void destroy_transform(void *state) {
@@ -53,6 +54,9 @@ static Status *create_transform(const Operator *self, const void *table, const v
     t->attended_quantiser = (Quantiser){t->out.inputs, 1, 0};
     t->gated_quantiser = (Quantiser){t->down.inputs, gated_block, 0};
     t->activation = (int)integer(info, "activation");
+    t->is_parallel = (int)integer(info, "is_parallel"), t->cap = number(info, "cap");
+    t->middle.is_plain = (int)integer(info, "middle_is_plain");
+    t->last.is_plain = (int)integer(info, "last_is_plain");
     *kernel = t;
     return NULL;
 }
@@ -86,10 +90,10 @@ static Status *compute_transform(void *state, Context *context) {
         !holds(in + ATTENDED, rows * t.out.inputs) || !holds(in + OUT_BIAS, width) ||
         !holds(in + GATE_BIAS, t.gate.outputs) || !holds(in + UP_BIAS, t.gate.outputs) ||
         !holds(in + DOWN_BIAS, width) || !holds(in + OUT_GAIN, width) || !holds(in + MIDDLE_GAIN, width) ||
-        !holds(in + DOWN_GAIN, width) || !holds(in + LAST_GAIN, width))
+        !holds(in + DOWN_GAIN, width) || !holds(in + LAST_GAIN, width) || !holds(in + NEXT_BIAS, t.next.outputs))
         return failure("TransformRows: sizes of inputs do not fit");
     t.residual = in[RESIDUAL].data, t.attended = in[ATTENDED].data;
-    t.gate_bias = in[GATE_BIAS].data, t.up_bias = in[UP_BIAS].data;
+    t.gate_bias = in[GATE_BIAS].data, t.up_bias = in[UP_BIAS].data, t.next_bias = in[NEXT_BIAS].data;
     t.middle.bias = in[OUT_BIAS].data, t.middle.post_gain = in[OUT_GAIN].data, t.middle.gain = in[MIDDLE_GAIN].data;
     t.last.bias = in[DOWN_BIAS].data, t.last.post_gain = in[DOWN_GAIN].data, t.last.gain = in[LAST_GAIN].data;
     t.product = output(context, 0, rows, t.next.outputs);
@@ -254,7 +258,7 @@ static Status *create_attention(const Operator *self, const void *table, const v
     if (!a) return failure("cannot allocate memory");
     a->num_heads = (int)integer(info, "num_heads"), a->num_kv_heads = (int)integer(info, "num_kv_heads");
     a->head_dim = (int)integer(info, "head_dim"), a->window = integer(info, "window");
-    a->epsilon = number(info, "epsilon");
+    a->epsilon = number(info, "epsilon"), a->cap = number(info, "cap");
     int d = a->head_dim, heads = a->num_kv_heads;
     if (d < 16 || d > 256 || d % 16 || heads < 1 || a->num_heads % heads) {
         free(a);
@@ -290,8 +294,9 @@ static const char *unfit(const Attention *a, const Tensor *in) {
         in[CACHE].sizes[1] != a->num_kv_heads || in[CACHE].sizes[3] != block_bytes(a) ||
         !holds(in + SLOTS, tokens) || !holds(in + POSITIONS, tokens) || in[COSINES].rank != 2 ||
         in[SINES].rank != 2 || 2 * in[COSINES].sizes[1] > d || in[SINES].sizes[0] != in[COSINES].sizes[0] ||
-        in[SINES].sizes[1] != in[COSINES].sizes[1] || !holds(in + QKV_BIAS, width) || !holds(in + Q_GAIN, d) ||
-        !holds(in + K_GAIN, d) || !holds(in + SINKS, a->num_heads))
+        in[SINES].sizes[1] != in[COSINES].sizes[1] || !holds(in + QKV_BIAS, width) ||
+        !holds(in + Q_GAIN, a->q_is_whole ? a->num_heads * d : d) ||
+        !holds(in + K_GAIN, a->k_is_whole ? a->num_kv_heads * d : d) || !holds(in + SINKS, a->num_heads))
         return "AttendSlots: sizes of inputs do not fit";
     for (int64_t i = 0; i < tokens; i++)
         if (a->slots[i] < 0 || a->slots[i] >= in[CACHE].sizes[0] || a->positions[i] < 0 ||
@@ -311,6 +316,8 @@ static Status *compute_attention(void *state, Context *context) {
     a->qkv = in[QKV].data, a->cache = in[CACHE].data, a->slots = in[SLOTS].data, a->positions = in[POSITIONS].data;
     a->cosines = in[COSINES].data, a->sines = in[SINES].data, a->bias = in[QKV_BIAS].data;
     a->q_gain = in[Q_GAIN].data, a->k_gain = in[K_GAIN].data, a->sinks = in[SINKS].data;
+    /* A gain longer than a head is that of all heads together. */
+    a->q_is_whole = !holds(in + Q_GAIN, a->head_dim), a->k_is_whole = !holds(in + K_GAIN, a->head_dim);
     /* What the numbers of a cache are is told by the size of its blocks. */
     for (a->dtype = INT8; a->dtype < FLOAT32 && block_bytes(a) != in[CACHE].sizes[3];) a->dtype++;
     const char *reason = unfit(a, in);
@@ -329,9 +336,9 @@ static Status *compute_attention(void *state, Context *context) {
 
 Operator operators[] = {
     {.own_name = "TransformRows", .create = create_transform, .compute = compute_transform, .destroy = destroy_transform,
-     .num_inputs = 20, .num_required = 1, .num_outputs = 2,
+     .num_inputs = 21, .num_required = 1, .num_outputs = 2,
      .inputs = {FLOAT, FLOAT, SIGNED_BYTES, FLOAT, FLOAT, SIGNED_BYTES, FLOAT, FLOAT, SIGNED_BYTES, FLOAT, FLOAT,
-                SIGNED_BYTES, FLOAT, FLOAT, SIGNED_BYTES, FLOAT, FLOAT, FLOAT, FLOAT, FLOAT},
+                SIGNED_BYTES, FLOAT, FLOAT, SIGNED_BYTES, FLOAT, FLOAT, FLOAT, FLOAT, FLOAT, FLOAT},
      .outputs = {FLOAT, FLOAT}},
     {.own_name = "AttendSlots", .create = create_attention, .compute = compute_attention, .destroy = free,
      .num_inputs = NUM_ATTENTION_INPUTS, .num_required = 6, .num_outputs = 2,

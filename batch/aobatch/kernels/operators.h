@@ -20,17 +20,18 @@ EXPORTED void quantise_row(const Quantiser *quantiser, float *row, uint8_t *byte
 typedef struct {
     Quantiser quantiser;
     float epsilon;
+    int is_plain;           /* rows become bytes as they are */
     const float *bias;      /* [width], added to the product */
     const float *post_gain; /* [width]: the product is normed first */
     const float *gain;      /* [width] */
 } Norm;
-/* `product` may be null, and `sum`, residual + product, may be the memory of residual; the product
- * is overwritten, `work` has a row's width. */
-EXPORTED void norm_row(const Norm *norm, const float *residual, float *product, float *sum, float *work,
-                       uint8_t *bytes, float *peak);
+/* Write residual + product to `sum`, which may be the memory of residual; the product is overwritten. */
+EXPORTED void add_row(const Norm *norm, const float *residual, float *product, float *sum);
+/* Norm a row and write it as bytes; `work` has a row's width. */
+EXPORTED void norm_row(const Norm *norm, const float *row, float *work, uint8_t *bytes, float *peak);
 
-enum { SILU = 1, GELU_TANH };
-/* Write to out the activation of gates times what stands beside them, [rows, columns]. */
+enum { SILU = 1, GELU_TANH, GELU, RELU_SQUARED };
+/* Write to out the activation of gates, times what stands beside them unless that is null, [rows, columns]. */
 typedef struct {
     int kind;
     const float *gate, *up, *gate_bias, *up_bias;
@@ -43,9 +44,10 @@ EXPORTED void activate(const Gates *gates, float *out, int64_t stride);
 typedef struct {
     Norm middle, last;
     Quantiser attended_quantiser, gated_quantiser;
-    int activation;
-    Weight out, gate, up, down, next;
-    const float *gate_bias, *up_bias;
+    int activation, is_parallel; /* the gated block reads the residual as the attention before it did */
+    float cap;                   /* the last product's numbers are cap * tanh(number); 0: as they are */
+    Weight out, gate, up, down, next; /* without up nothing is gated */
+    const float *gate_bias, *up_bias, *next_bias;
     const float *residual, *attended; /* [N, width], [N, inputs of out] */
     float *sum, *product;             /* [N, width], or null; [N, outputs of next] */
 } Transform;
@@ -110,14 +112,15 @@ void release_expert(Expert *expert);
 typedef struct {
     int dtype, num_heads, num_kv_heads, head_dim, rotary_half;
     int64_t window; /* how many of the last tokens a token sees; 0: all */
-    float epsilon;
+    float epsilon, cap; /* scores are cap * tanh(score / cap); 0: as they are */
     int64_t num_tokens, num_blocks;
     const float *qkv; /* [N, (heads + 2 kv_heads) * d] */
     uint8_t *cache;   /* [slots, kv_heads, num_blocks, block bytes] */
     const int32_t *slots, *positions; /* [N]; those of one slot ascend by one */
     const float *cosines, *sines;     /* [positions, rotary_half] */
     const float *bias;                /* [(heads + 2 kv_heads) * d], or null */
-    const float *q_gain, *k_gain;     /* [d]: heads are normed first */
+    const float *q_gain, *k_gain;     /* [d]: heads are normed first; */
+    int q_is_whole, k_is_whole;       /* [heads * d]: all of a token's together */
     const float *sinks;               /* [heads]: one more score each, without a value; or null */
     uint8_t *queries;                 /* [N, heads, query_bytes]: room for prepared queries */
     float *out;                       /* [N, heads * d] */

@@ -63,10 +63,12 @@ int pack_weight(Weight *weight, const int8_t *columns, const float *scales, floa
         for (int64_t k = 0; k < depth; k += 4, target += 4 * LANES) {
             i32x16 quads = {0};
             for (int part = 0; part < 4 && k + part < inputs; part++) {
-                int8_t bytes[LANES] = {0};
-                memcpy(bytes, columns + (k + part) * outputs + from, (size_t)width);
-                s8x16 row;
-                memcpy(&row, bytes, sizeof row);
+                const int8_t *at = columns + (k + part) * outputs + from;
+                s8x16 row = {0};
+                if (width == LANES)
+                    memcpy(&row, at, LANES);
+                else if (width)
+                    memcpy(&row, at, (size_t)width);
                 i32x16 numbers = __builtin_convertvector(row, i32x16);
                 sums += numbers;
                 quads |= (numbers & 255) << (8 * part);

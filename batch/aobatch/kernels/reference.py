@@ -5,12 +5,15 @@ Shapes: N tokens, H query heads, K heads of keys and values, D numbers a head.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from math import erf
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aobatch.arrays import Floats
+
+Activation: TypeAlias = Literal["silu", "gelu_tanh", "gelu", "relu_squared"]
 
 
 def hadamard(x: Floats, block: int) -> Floats:
@@ -27,10 +30,14 @@ def rms_norm(x: Floats, gain: Floats | float, epsilon: float) -> Floats:
     return np.asarray(x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + epsilon) * gain)
 
 
-def activated(kind: Literal["silu", "gelu_tanh"], x: Floats) -> Floats:
-    """Apply SiLU, or the GELU by tanh (Hendrycks and Gimpel 2016)."""
+def activated(kind: Activation, x: Floats) -> Floats:
+    """Apply SiLU, ReLU squared (So et al. 2021), GELU or that by tanh (Hendrycks, Gimpel 2016)."""
     if kind == "silu":
         return np.asarray(x / (1 + np.exp(-x)))
+    if kind == "relu_squared":
+        return np.maximum(x, 0) ** 2
+    if kind == "gelu":
+        return np.asarray(0.5 * x * (1 + np.vectorize(erf, [float])(x / np.sqrt(2))))
     inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
     return np.asarray(0.5 * x * (1 + np.tanh(inner)))
 
@@ -69,8 +76,14 @@ class RowSettings:
     """One scale for all normed rows; 0: each of its own."""
     normed_block: int
     gated_block: int
-    activation: Literal["silu", "gelu_tanh"]
+    activation: Activation
     epsilon: float
+    is_parallel: bool = False
+    """Whether the gated block reads the residual as the attention before it did."""
+    is_plain: tuple[bool, bool] = (False, False)
+    """Whether the rows of the gated block, and of the next product, are not normed."""
+    cap: float = 0.0
+    """The next product's numbers are cap * tanh(number); 0 for as they are."""
 
 
 def transformed(
@@ -83,9 +96,13 @@ def transformed(
     """Compute what a decoder does with rows by themselves: the next product, and their residual.
 
     `linears` are o, gate, up, down and next, `gains` those of out, middle, down and last that there
-    are. Without attended rows there is only the last norm and product.
+    are; without up nothing is gated. Without attended rows there is only the last norm and product.
     """
     clip, block, epsilon = settings.clip, settings.normed_block, settings.epsilon
+
+    def normed(x: Floats, place: int) -> Floats:
+        gain = gains.get(("middle", "last")[place], 1.0)
+        return x * gain if settings.is_plain[place] else rms_norm(x, gain, epsilon)
 
     def added(to: Floats, product: Floats, gain: str) -> Floats:
         return to + (rms_norm(product, gains[gain], epsilon) if gain in gains else product)
@@ -93,12 +110,13 @@ def transformed(
     total = residual
     if attended is not None:
         total = added(total, linears["o"](attended), "out")
-        normed = rms_norm(total, gains.get("middle", 1.0), epsilon)
-        gate, up = (linears[part](normed, clip=clip, block=block) for part in ("gate", "up"))
-        gated = activated(settings.activation, gate) * up
-        total = added(total, linears["down"](gated, block=settings.gated_block), "down")
-    normed = rms_norm(total, gains.get("last", 1.0), epsilon)
-    return linears["next"](normed, clip=clip, block=block), total
+        rows = normed(residual if settings.is_parallel else total, 0)
+        inner = activated(settings.activation, linears["gate"](rows, clip=clip, block=block))
+        if "up" in linears:
+            inner = inner * linears["up"](rows, clip=clip, block=block)
+        total = added(total, linears["down"](inner, block=settings.gated_block), "down")
+    product = linears["next"](normed(total, 1), clip=clip, block=block)
+    return settings.cap * np.tanh(product) if settings.cap else product, total
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +193,12 @@ def attended(
     *,
     first: int = 0,
     sinks: Floats | None = None,
+    cap: float = 0.0,
 ) -> Floats:
     """Attend causally from queries [N, H, D], the tokens from `first` on, to [T, K, D].
 
-    `sinks`, [H], are scores beside those of tokens, without a value.
+    `sinks`, [H], are scores beside those of tokens, without a value. Those of tokens are
+    cap * tanh(score / cap) if there is a cap.
     """
     group = q.shape[1] // k.shape[1]
     out = np.empty_like(q)
@@ -187,6 +207,7 @@ def attended(
         seen = slice(max(0, last - window) if window else 0, last)
         for head in range(q.shape[1]):
             scores = k[seen, head // group] @ q[row, head]
+            scores = cap * np.tanh(scores / cap) if cap else scores
             sink = -np.inf if sinks is None else sinks[head]
             most = max(scores.max(), sink)
             weights = np.exp(scores - most)

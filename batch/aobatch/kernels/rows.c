@@ -44,30 +44,44 @@ static float norm_factor(const float *row, int64_t width, float epsilon) {
     return 1.0f / sqrtf(sum(squares) / (float)width + epsilon);
 }
 
-void norm_row(const Norm *norm, const float *residual, float *product, float *total, float *work,
-              uint8_t *bytes, float *peak) {
+void add_row(const Norm *norm, const float *residual, float *product, float *total) {
     int64_t width = norm->quantiser.width;
-    if (product && norm->bias)
+    if (norm->bias)
         for (int64_t i = 0; i < width; i += LANES) store(product + i, load(product + i) + load(norm->bias + i));
-    if (product && norm->post_gain) {
+    if (norm->post_gain) {
         float factor = norm_factor(product, width, norm->epsilon);
         for (int64_t i = 0; i < width; i += LANES)
             store(product + i, load(product + i) * factor * load(norm->post_gain + i));
         SETTLE();
     }
-    for (int64_t i = 0; product && i < width; i += LANES)
-        store(total + i, load(residual + i) + load(product + i));
-    const float *taken = product ? total : residual;
-    float factor = norm_factor(taken, width, norm->epsilon);
+    for (int64_t i = 0; i < width; i += LANES) store(total + i, load(residual + i) + load(product + i));
+}
+
+void norm_row(const Norm *norm, const float *row, float *work, uint8_t *bytes, float *peak) {
+    int64_t width = norm->quantiser.width;
+    float factor = norm->is_plain ? 1.0f : norm_factor(row, width, norm->epsilon);
     for (int64_t i = 0; i < width; i += LANES) {
-        f32x16 x = load(taken + i) * factor;
+        f32x16 x = load(row + i) * factor;
         store(work + i, norm->gain ? x * load(norm->gain + i) : x);
     }
     quantise_row(&norm->quantiser, work, bytes, peak);
 }
 
-/* x times a sigmoid: SiLU, or the GELU whose tanh is written as one (Hendrycks and Gimpel 2016). */
-INLINE f32x16 activated(int kind, f32x16 x) {
+/* The part of a normal distribution beyond |x|, within 1e-7 (Abramowitz and Stegun 1964, 7.1.26). */
+INLINE f32x16 normal_tail(f32x16 x) {
+    f32x16 size = absolute(x) * 0.70710678f, t = 1.0f / (size * 0.3275911f + 1.0f);
+    f32x16 tail = t * 0.530702715f - 0.726576013f;
+    tail = tail * t + 0.710706871f;
+    tail = tail * t - 0.142248368f;
+    tail = tail * t + 0.127414796f;
+    return tail * t * exponential(-size * size);
+}
+
+/* x times a sigmoid: SiLU, or the GELU whose tanh is written as one (Hendrycks and Gimpel 2016); times
+ * a normal distribution: GELU; or times itself where it is positive. */
+INLINE f32x16 activated(const int kind, f32x16 x) {
+    if (kind == RELU_SQUARED) return larger(x, all(0)) * larger(x, all(0));
+    if (kind == GELU) return larger(x, all(0)) - absolute(x) * normal_tail(x);
     f32x16 inner = kind == GELU_TANH ? x * 1.5957691216057308f * (x * x * 0.044715f + 1.0f) : x;
     return x / (exponential(smaller(-inner, all(88.0f))) + 1.0f);
 }
@@ -76,18 +90,18 @@ INLINE f32x16 biased(const float *x, const float *bias, int64_t i) {
     return bias ? load(x + i) + load(bias + i) : load(x + i);
 }
 
-INLINE void activate_kind(int kind, const Gates *gates, float *out, int64_t stride) {
+INLINE void activate_kind(const int kind, const Gates *gates, float *out, int64_t stride) {
     for (int64_t row = 0; row < gates->rows; row++) {
-        const float *gate = gates->gate + row * gates->stride, *up = gates->up + row * gates->stride;
-        for (int64_t i = 0; i < gates->columns; i += LANES)
-            store(out + row * stride + i, activated(kind, biased(gate, gates->gate_bias, i)) *
-                                              biased(up, gates->up_bias, i));
+        const float *gate = gates->gate + row * gates->stride;
+        const float *up = gates->up ? gates->up + row * gates->stride : NULL;
+        for (int64_t i = 0; i < gates->columns; i += LANES) {
+            f32x16 x = activated(kind, biased(gate, gates->gate_bias, i));
+            store(out + row * stride + i, up ? x * biased(up, gates->up_bias, i) : x);
+        }
     }
 }
 
 void activate(const Gates *gates, float *out, int64_t stride) {
-    if (gates->kind == SILU)
-        activate_kind(SILU, gates, out, stride);
-    else
-        activate_kind(GELU_TANH, gates, out, stride);
+#define KIND(kind) case kind: activate_kind(kind, gates, out, stride); break;
+    switch (gates->kind) { KIND(SILU) KIND(GELU_TANH) KIND(GELU) KIND(RELU_SQUARED) }
 }

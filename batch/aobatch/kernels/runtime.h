@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 #define API_VERSION 18
-#define MAX_INPUTS 20
+#define MAX_INPUTS 21
 
 typedef const void *const *Table; /* of functions */
 typedef void Status;

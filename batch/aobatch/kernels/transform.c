@@ -1,11 +1,12 @@
 /* What a decoder does with each row by itself, in stages that stay in the cache of one core. */
+#include "lanes.h"
 #include "operators.h"
 #include <stdlib.h>
 
 enum { QUANTISE_ATTENDED, MULTIPLY_OUT, NORM_MIDDLE, MULTIPLY_GATED, QUANTISE_GATED, MULTIPLY_DOWN, NORM_LAST, MULTIPLY_NEXT };
 /* Rows, and panels of columns, that are not worth being divided. */
 #define ROWS_EACH 4
-#define PANELS_EACH 4
+#define PANELS_EACH 3
 #define MAX_PARTS 16
 
 static const Weight *weight_of(const Transform *t, int stage) {
@@ -61,11 +62,28 @@ static void multiply_gated(const Stages *stages, const ByteRows *rows, int64_t f
     for (int64_t column = first * PANEL; column < stop * PANEL; column += PANEL) {
         int64_t left = t->gate.outputs - column;
         multiply(rows, &t->gate, column / PANEL, column / PANEL + 1, gate, PANEL);
-        multiply(rows, &t->up, column / PANEL, column / PANEL + 1, up, PANEL);
-        Gates gates = {t->activation, gate, up, t->gate_bias ? t->gate_bias + column : NULL,
+        if (t->up.inputs) multiply(rows, &t->up, column / PANEL, column / PANEL + 1, up, PANEL);
+        Gates gates = {t->activation, gate, t->up.inputs ? up : NULL, t->gate_bias ? t->gate_bias + column : NULL,
                        t->up_bias ? t->up_bias + column : NULL, rows->count, left < PANEL ? left : PANEL, PANEL};
         activate(&gates, stages->mixed + column, t->gate.outputs);
     }
+}
+
+/* Add the bias to the last product's columns from first to stop, and cap them. */
+static void finish(const Stages *stages, int64_t first, int64_t stop) {
+    const Transform *t = stages->transform;
+    if (stop > t->next.outputs) stop = t->next.outputs;
+    for (int64_t row = stages->first; row < stages->first + stages->count; row++)
+        for (int64_t i = first; i < stop; i += LANES) {
+            float *at = t->product + row * t->next.outputs + i;
+            size_t size = (size_t)(stop - i < LANES ? stop - i : LANES) * sizeof(float);
+            f32x16 x = {0}, bias = {0};
+            memcpy(&x, at, size);
+            if (t->next_bias) memcpy(&bias, t->next_bias + i, size);
+            x += bias;
+            if (t->cap > 0) x = bent(x) * t->cap;
+            memcpy(at, &x, size);
+        }
 }
 
 static void multiply_panels(const Stages *stages, int stage, int64_t part, int64_t parts) {
@@ -80,6 +98,7 @@ static void multiply_panels(const Stages *stages, int stage, int64_t part, int64
     }
     float *out = stage == MULTIPLY_NEXT ? t->product + stages->first * weight->outputs : stages->added;
     multiply(&rows, weight, first, stop, out + first * PANEL, weight->outputs);
+    if (stage == MULTIPLY_NEXT && (t->next_bias || t->cap > 0)) finish(stages, first * PANEL, stop * PANEL);
 }
 
 static void run_row(const Stages *stages, int stage, int64_t row, float *work) {
@@ -91,13 +110,16 @@ static void run_row(const Stages *stages, int stage, int64_t row, float *work) {
         quantise_row(&t->attended_quantiser, (float *)t->attended + (stages->first + row) * inputs,
                      stages->bytes + row * depth_of(inputs), peak);
     } else if (stage == NORM_MIDDLE) {
-        norm_row(&t->middle, t->residual + at, added, total, work, stages->bytes + row * depth_of(width), peak);
+        add_row(&t->middle, t->residual + at, added, total);
+        norm_row(&t->middle, t->is_parallel ? t->residual + at : total, work, stages->bytes + row * depth_of(width),
+                 peak);
     } else if (stage == QUANTISE_GATED) {
         int64_t inputs = t->down.inputs;
         quantise_row(&t->gated_quantiser, stages->mixed + row * inputs, stages->bytes + row * depth_of(inputs), peak);
     } else {
-        norm_row(&t->last, t->attended ? total : t->residual + at, t->attended ? added : NULL,
-                 t->sum ? t->sum + at : total, work, stages->bytes + row * depth_of(width), peak);
+        float *sum = t->sum ? t->sum + at : total;
+        if (t->attended) add_row(&t->last, total, added, sum);
+        norm_row(&t->last, t->attended ? sum : t->residual + at, work, stages->bytes + row * depth_of(width), peak);
     }
 }
 

@@ -22,6 +22,7 @@ from aobatch.kernels.reference import (
     transformed,
     turned,
 )
+from aobatch.models.convert.fused import ACTIVATIONS
 from aobatch.models.convert.writer import DOMAIN, Attribute, GraphWriter
 from aobatch.runners.session import open_session
 
@@ -68,7 +69,8 @@ _OUTPUTS = {
 }
 _LINEARS = {"o": 2, "gate": 5, "up": 8, "down": 11, "next": 14}
 _GAINS = {"out": 16, "middle": 17, "down": 18, "last": 19}
-"""Where a TransformRows takes weights, with scales and biases behind them, and gains."""
+_NUM_INPUTS, _NEXT_BIAS = 21, 20
+"""Where a TransformRows takes weights, scales and, next's apart, biases behind them; and gains."""
 _CONSTANTS = {
     "TransformRows": {place + part for place in _LINEARS.values() for part in (0, 1)},
     "AttendSlots": set[int](),
@@ -89,16 +91,20 @@ def transform(
 
     Without attended rows the residual comes back as it is.
     """
-    inputs: list[NDArray[Any] | None] = [residual, attended, *[None] * 18]
+    inputs: list[NDArray[Any] | None] = [residual, attended, *[None] * (_NUM_INPUTS - 2)]
     for name, linear in linears.items():
         place = _LINEARS[name]
         inputs[place : place + 2] = linear.weight, linear.scales.astype(np.float32)
         if linear.bias is not None:
-            inputs[place + 2] = linear.bias.astype(np.float32)
+            place = _NEXT_BIAS if name == "next" else place + 2
+            inputs[place] = linear.bias.astype(np.float32)
     for name, gain in gains.items():
         inputs[_GAINS[name]] = gain.astype(np.float32)
     attributes: dict[str, Attribute] = {name: getattr(settings, name) for name in _ROWS}
-    attributes["activation"] = 1 if settings.activation == "silu" else 2
+    attributes["activation"] = ACTIVATIONS[settings.activation]
+    attributes |= {"is_parallel": int(settings.is_parallel), "cap": settings.cap}
+    plain = zip(("middle_is_plain", "last_is_plain"), settings.is_plain, strict=True)
+    attributes |= {name: int(value) for name, value in plain}
     product, total = compute("TransformRows", inputs, attributes, threads=threads)
     return product, residual if attended is None else total
 

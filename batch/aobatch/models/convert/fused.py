@@ -19,6 +19,8 @@ _LANES, _MAX_HEAD, _MAX_WIDTH = 16, 256, 2**17
 _SIZES = ("hidden_size", "intermediate_size", "head_dim")
 _RECIPES = ("rotated", "Hadamard blocks")
 _ATTENTION = ("qkv.bias", "q.gain", "k.gain", "sinks")
+ACTIVATIONS = {"silu": 1, "gelu_tanh": 2, "gelu": 3, "relu_squared": 4}
+"""What the operators call them."""
 _CLIP, _SPREAD_BLOCK, _NORMED_BLOCK = 4.0, 64, 128
 
 
@@ -26,11 +28,8 @@ def not_fusable(spec: DecoderSpec, recipe: str) -> str:
     """Say why the operators do not hold a decoder of that recipe; empty if they do."""
     if recipe not in _RECIPES:
         return f"they multiply no weights of the recipe {recipe!r}"
-    is_other = spec.is_parallel or spec.norms_whole_rows or (spec.experts and spec.has_post_norms)
-    if is_other or not spec.is_gated or not spec.has_pre_norms:
-        return f"they compute no layers of the family {spec.family}"
-    if spec.attention_cap or spec.logits_cap or spec.has_norm_biases:
-        return f"they compute neither caps nor biases of logits, as {spec.family} has"
+    if spec.experts and (spec.has_post_norms or spec.is_parallel or not spec.has_pre_norms):
+        return f"they compute no experts of the family {spec.family}"
     sizes = {name: getattr(spec, name) for name in _SIZES}
     if odd := [f"{name} {size}" for name, size in sizes.items() if size % _LANES]:
         return f"they need multiples of {_LANES}, not {' and '.join(odd)}"
@@ -93,19 +92,30 @@ class _FusedGraph:
         spec, is_whole = self._spec, len(rows) > 1
         linear, norm = tail
         inputs: list[ir.Value | None] = [rows[0], rows[1] if is_whole else None]
-        for part in ("o", "gate", "up", "down"):
-            inputs += self._linear(f"{name}.{part}") if is_whole else [None] * 3
-        inputs += self._linear(linear)[:2]
-        gains = ("attention_output.gain", "mlp_norm", "mlp_output.gain")
-        inputs += [self._optional(f"{name}.{gain}") if is_whole else None for gain in gains]
+        gated = ("gate", "up") if spec.is_gated else ("up", "")
+        for part in ("o", *gated, "down"):
+            inputs += self._linear(f"{name}.{part}") if is_whole and part else [None] * 3
+        *product, bias = self._linear(linear)
+        middle = "attention_norm" if spec.shares_norms else "mlp_norm"
+        gains = ("attention_output.gain", middle, "mlp_output.gain")
+        inputs += [
+            *product,
+            *(self._optional(f"{name}.{gain}") if is_whole else None for gain in gains),
+            self._optional(norm),
+        ]
+        is_head = linear == "logits"
         return self._graph.node_with_outputs(
             "TransformRows",
-            [*inputs, self._optional(norm)],
+            [*inputs, bias if is_head else None],  # attention adds any other one
             2,
             name=f"{name}.rows",
             domain=DOMAIN,
             **self._blocks(),
-            activation=1 if spec.activation == "silu" else 2,
+            activation=ACTIVATIONS[spec.activation],
+            is_parallel=int(spec.is_parallel),
+            middle_is_plain=int(not spec.has_pre_norms),
+            last_is_plain=int(not (spec.has_pre_norms or is_head)),
+            cap=spec.logits_cap if is_head else 0.0,
         )
 
     def _mix(
@@ -164,6 +174,7 @@ class _FusedGraph:
             head_dim=spec.head_dim,
             window=layer.window,
             epsilon=spec.head_norm_epsilon,
+            cap=spec.attention_cap,
         )
         return attended
 
