@@ -232,7 +232,6 @@ class Case:
     rows: NDArray[np.float32]
     options: tuple[NDArray[np.float32] | None, ...]
     """Bias, gains of queries and of keys, sinks."""
-    cap: float
 
     @property
     def slots(self) -> NDArray[np.int32]:
@@ -258,7 +257,8 @@ def draw_case(
     gains = [size * (0.5 + rng.random(count * head_dim)) for count in together]
     sizes = (0.1 * rng.standard_normal(width), *gains, 3 * rng.standard_normal(num_heads))
     options = tuple(maybe(seed, bit, x.astype(np.float32)) for bit, x in enumerate(sizes))
-    return Case(reference.Heads(*heads, window), lengths, rows, options, 1.5 if seed & 32 else 0.0)
+    cap = 1.5 if seed & 32 else 0.0
+    return Case(reference.Heads(*heads, window, cap), lengths, rows, options)
 
 
 def tables_of(case: Case) -> tuple[NDArray[np.float32], ...]:
@@ -289,7 +289,7 @@ def attend(
     inputs = [rows, cache, *places, *tables_of(case), *case.options]
     sizes = {"num_heads": heads.num_heads, "num_kv_heads": heads.num_kv_heads}
     attributes = {**sizes, "head_dim": heads.head_dim, "window": heads.window, "epsilon": EPSILON}
-    attributes["cap"] = case.cap
+    attributes["cap"] = heads.cap
     found, _ = compute("AttendSlots", inputs, attributes, threads=threads)
     return found
 
@@ -313,8 +313,7 @@ def expected_of(case: Case) -> NDArray[np.float64]:
     tables = [table[case.positions].astype(np.float64) for table in tables_of(case)]
     q, k = reference.turned(q, *tables), reference.turned(k, *tables)
     parts = np.split(np.arange(len(x)), np.cumsum(case.lengths)[:-1])
-    settings = {"window": heads.window, "sinks": sinks, "cap": case.cap}
-    found = [reference.attended(q[p], k[p], v[p], **settings) for p in parts]
+    found = [reference.attended(q[p], k[p], v[p], heads, sinks=sinks) for p in parts]
     return np.concatenate(found).reshape(len(x), -1)
 
 

@@ -175,6 +175,8 @@ class Heads:
     head_dim: int
     window: int = 0
     """How many of the last tokens a token sees; 0 for all."""
+    cap: float = 0.0
+    """Scores are cap * tanh(score / cap); 0 for as they are."""
 
 
 def turned(x: Floats, cosines: Floats, sines: Floats) -> Floats:
@@ -189,25 +191,23 @@ def attended(
     q: Floats,
     k: Floats,
     v: Floats,
-    window: int = 0,
+    heads: Heads,
     *,
     first: int = 0,
     sinks: Floats | None = None,
-    cap: float = 0.0,
 ) -> Floats:
     """Attend causally from queries [N, H, D], the tokens from `first` on, to [T, K, D].
 
-    `sinks`, [H], are scores beside those of tokens, without a value. Those of tokens are
-    cap * tanh(score / cap) if there is a cap.
+    `sinks`, [H], are scores beside those of tokens, without a value.
     """
     group = q.shape[1] // k.shape[1]
     out = np.empty_like(q)
     for row in range(len(q)):
         last = first + row + 1
-        seen = slice(max(0, last - window) if window else 0, last)
+        seen = slice(max(0, last - heads.window) if heads.window else 0, last)
         for head in range(q.shape[1]):
             scores = k[seen, head // group] @ q[row, head]
-            scores = cap * np.tanh(scores / cap) if cap else scores
+            scores = heads.cap * np.tanh(scores / heads.cap) if heads.cap else scores
             sink = -np.inf if sinks is None else sinks[head]
             most = max(scores.max(), sink)
             weights = np.exp(scores - most)

@@ -193,7 +193,7 @@ def _try_attention(rng: np.random.Generator) -> None:
     found, _ = compute("AttendSlots", inputs, sizes, threads=2)
     x = rows.astype(np.float64).reshape(num_tokens, 8, 32)
     seen = turned(x[:, :6], *(table[:num_tokens].astype(np.float64) for table in tables))
-    expected = attended(seen[:, :4], seen[:, 4:], x[:, 6:], heads.window)
+    expected = attended(seen[:, :4], seen[:, 4:], x[:, 6:], heads)
     _compare("AttendSlots", found, expected.reshape(num_tokens, -1), 1e-4)
 
 
