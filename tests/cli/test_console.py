@@ -148,6 +148,19 @@ def test_downloads_count_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "it/s" not in text
 
 
+def test_conversions_count_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is converted is told in weights, whatever they are made of."""
+    bars = StageBars()
+    bars("converting to int8", 0, 8_030_261_248)
+    bars("converting to int8", 4_015_130_624, 8_030_261_248)
+    bars.close()
+
+    text = capsys.readouterr().err
+    assert "50%" in text
+    assert "4.02G/8.03G" in text
+    assert " weights/s" in text
+
+
 def test_bar_can_end_before_it_began() -> None:
     """A job that stops early closes a bar that was never drawn."""
     bar = Bar()
