@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 VOCAB_SIZE = 128_256
-_SMALL = np.uint16(0x100)
-"""Taken off a bfloat16, it is a quarter. Random layers spread rounding errors as trained ones do
-not; the rows of tables are small, so that logits differ little by them."""
+_SCALE, _TABLE_SCALE = 0.02, 0.005
+"""Random layers spread rounding errors as trained ones do not; rows of tables are small, so that
+logits differ little by them."""
 _TILE = 2**24 - 3
 """Random numbers that all weights are cut from; odd, so that no two rows begin alike."""
 
@@ -81,8 +81,8 @@ def write_model(shape: Shape, folder: Path, tokenizer: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(shape.config))
     shutil.copy(tokenizer, folder / "tokenizer.json")
-    tile = np.random.default_rng(0).standard_normal(_TILE, np.float32) * np.float32(0.02)
-    numbers = np.tile((tile.view(np.uint32) >> 16).astype(np.uint16), 2)
+    tile = np.random.default_rng(0).standard_normal(_TILE, np.float32)
+    numbers = {scale: _bfloat16(tile * np.float32(scale)) for scale in (_SCALE, _TABLE_SCALE)}
     parts = _parts(shape)
     names = [f"model-{i + 1:05}-of-{len(parts):05}.safetensors" for i in range(len(parts))]
     names = ["model.safetensors"] if len(parts) == 1 else names
@@ -93,6 +93,11 @@ def write_model(shape: Shape, folder: Path, tokenizer: Path) -> Path:
         text = json.dumps({"metadata": {}, "weight_map": index})
         (folder / "model.safetensors.index.json").write_text(text)
     return folder
+
+
+def _bfloat16(numbers: np.ndarray) -> np.ndarray:
+    """Cut numbers, and lay them out twice, so that any of them can be the first of as many."""
+    return np.tile((numbers.view(np.uint32) >> 16).astype(np.uint16), 2)
 
 
 def _parts(shape: Shape) -> list[dict[str, tuple[int, ...]]]:
@@ -107,7 +112,9 @@ def _parts(shape: Shape) -> list[dict[str, tuple[int, ...]]]:
     return parts
 
 
-def _write_part(path: Path, tensors: dict[str, tuple[int, ...]], numbers: np.ndarray) -> None:
+def _write_part(
+    path: Path, tensors: dict[str, tuple[int, ...]], numbers: dict[float, np.ndarray]
+) -> None:
     header, position = {}, 0
     for name, shape in tensors.items():
         size = 2 * prod(shape)
@@ -122,8 +129,7 @@ def _write_part(path: Path, tensors: dict[str, tuple[int, ...]], numbers: np.nda
             if name.endswith("norm.weight"):
                 file.write(np.full(shape, 0x3F80, np.uint16).tobytes())  # ones
                 continue
-            left, is_table = prod(shape), shape[0] == VOCAB_SIZE
+            left, of = prod(shape), numbers[_TABLE_SCALE if shape[0] == VOCAB_SIZE else _SCALE]
             while left:
                 start = int(chance.integers(_TILE))
-                block = numbers[start : start + min(left, _TILE)]
-                left -= file.write((block - _SMALL if is_table else block).data) // 2
+                left -= file.write(of[start : start + min(left, _TILE)].data) // 2
