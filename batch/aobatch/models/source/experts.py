@@ -20,6 +20,8 @@ _GROUP = 32
 _VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 _FOUR_BITS = np.concatenate([_VALUES, -_VALUES])
 """What four bits stand for: a sign, two bits of exponent and one of mantissa (OCP MX, 2023)."""
+_PAIRS = np.stack([np.tile(_FOUR_BITS, 16), np.repeat(_FOUR_BITS, 16)], axis=1).view(np.uint64)
+"""The bits of the two numbers of each byte, the first in the low bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +58,15 @@ class ExpertPart:
         if "{}" in name:
             return load(name.format(expert), 0, shape[1])
         if f"{name}_blocks" in stored:
-            blocks, scales = (load(f"{name}_{x}", own.start, own.stop)[0] for x in _STORED)
-            whole = four_bits(blocks, scales)[:, : shape[2]]
-        else:
-            whole = load(name, own.start, own.stop)[0]
-            whole = whole.T if self.is_transposed else whole
+            both = (load(f"{name}_{x}", own.start, own.stop)[0] for x in ("blocks", "scales"))
+            return four_bits(*map(self._own_rows, both))[:, : shape[2]]
+        whole = load(name, own.start, own.stop)[0]
+        return self._own_rows(whole.T if self.is_transposed else whole)
+
+    def _own_rows(self, whole: NDArray[Any]) -> NDArray[Any]:
         if self.takes_turns:
             return whole[self.place :: self.count]
         return np.split(whole, self.count)[self.place]
-
-
-_STORED = "blocks", "scales"
 
 
 def four_bits(blocks: NDArray[np.uint8], scales: NDArray[np.uint8]) -> Weight:
@@ -75,7 +75,7 @@ def four_bits(blocks: NDArray[np.uint8], scales: NDArray[np.uint8]) -> Weight:
     `blocks` is [out, groups, 16], two numbers a byte, the first in the low bits; `scales`, of which
     127 stands for one and 255 for no number, is [out, groups].
     """
-    numbers = np.stack([_FOUR_BITS[blocks & 15], _FOUR_BITS[blocks >> 4]], axis=-1)
+    numbers = np.take(_PAIRS, blocks).view(np.float32)
     powers = np.where(scales == 255, np.nan, np.ldexp(1.0, scales.astype(np.int32) - 127))
     grouped = numbers.reshape(*scales.shape, _GROUP) * powers[..., None].astype(np.float32)
     return np.asarray(grouped.reshape(len(blocks), -1), np.float32)
