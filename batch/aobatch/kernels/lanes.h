@@ -162,22 +162,35 @@ INLINE i32x16 dot(i32x16 sums, i32x16 bytes_unsigned, i32x16 bytes_signed) {
     memcpy(b, &bytes_signed, 64);
     memcpy(c, &sums, 64);
     for (int i = 0; i < 2; i++) {
+#if defined(__AVXVNNI__)
+        c[i] = _mm256_dpbusd_avx_epi32(c[i], a[i], b[i]);
+#else
         /* Bytes are widened first: pairs of products do not fit into 16 bits. */
         __m256i even = _mm256_madd_epi16(_mm256_and_si256(a[i], _mm256_set1_epi16(255)),
                                          _mm256_srai_epi16(_mm256_slli_epi16(b[i], 8), 8));
         __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(a[i], 8), _mm256_srai_epi16(b[i], 8));
         c[i] = _mm256_add_epi32(c[i], _mm256_add_epi32(even, odd));
+#endif
     }
     memcpy(&sums, c, 64);
     return sums;
-#elif defined(__ARM_FEATURE_MATMUL_INT8)
+#elif defined(__ARM_FEATURE_DOTPROD)
     uint8x16_t a[4];
     int8x16_t b[4];
     int32x4_t c[4];
     memcpy(a, &bytes_unsigned, 64);
     memcpy(b, &bytes_signed, 64);
     memcpy(c, &sums, 64);
-    for (int i = 0; i < 4; i++) c[i] = vusdotq_s32(c[i], a[i], b[i]);
+    for (int i = 0; i < 4; i++) {
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+        c[i] = vusdotq_s32(c[i], a[i], b[i]);
+#else
+        /* 128 is taken from unsigned bytes, and what that takes from the sum is added. */
+        int8x16_t less = vreinterpretq_s8_u8(veorq_u8(a[i], vdupq_n_u8(128)));
+        int32x4_t more = vshlq_n_s32(vdotq_s32(vdupq_n_s32(0), vdupq_n_s8(1), b[i]), 7);
+        c[i] = vaddq_s32(vdotq_s32(c[i], less, b[i]), more);
+#endif
+    }
     memcpy(&sums, c, 64);
     return sums;
 #else
