@@ -6,6 +6,8 @@ import signal
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -15,11 +17,11 @@ from aobatch.engine.sequence import Result
 from aobatch.errors import ModelError, ModelNotFoundError
 from aobatch.executors import ModelIdentity, local
 from aobatch.executors.isolated import IsolatedExecutor
-from aobatch.executors.local import LocalBackend, fingerprint
+from aobatch.executors.local import LocalBackend, fingerprint, num_lanes
 from aobatch.job.config import JobConfig
 from aobatch.job.runner import run_job
 from aobatch.kernels import CacheDtype, Kernels
-from aobatch.models.store.folder import ModelFolder
+from aobatch.models.store.folder import DATA, ModelFolder, StoredFile
 from aobatch.runners import RunnerConfig
 from aobatch.runners.choice import KernelChoice
 
@@ -205,3 +207,15 @@ def test_memory_is_known_where_the_system_does_not_tell(
     pretend(monkeypatch, tmp_path)
 
     assert local.available_memory() > 100_000_000
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "threads", "expected"),
+    [(2**29 - 1, 2, 2), (2**29 - 1, 1, 1), (2**29 - 1, 8, 2), (2**29, 8, 1), (2**29, 1, 1)],
+)
+def test_large_weights_are_read_once_a_step(num_bytes: int, threads: int, expected: int) -> None:
+    """All threads share one lane of a large model, and each has one of a small model, up to two."""
+    manifest = SimpleNamespace(files={DATA: StoredFile(num_bytes, "")})
+    folder = cast("ModelFolder", SimpleNamespace(manifest=manifest))
+
+    assert num_lanes(folder, EngineConfig(), RunnerConfig(threads)) == expected

@@ -31,7 +31,13 @@ from aobatch.cli.options import RunnerOptions, option, options
 from aobatch.cli.progress import stage_progress
 from aobatch.cli.values import AT_LEAST_1, model_names
 from aobatch.engine.config import EngineConfig
-from aobatch.executors.local import LocalBackend, default_kv_cache_bytes, open_runner, pull
+from aobatch.executors.local import (
+    LocalBackend,
+    default_kv_cache_bytes,
+    num_lanes,
+    open_runner,
+    pull,
+)
 from aobatch.job.plan import DecodeStep, note_speed, speed_of_steps
 from aobatch.job.plan import Speed as MachineSpeed
 from aobatch.kernels import Kernels
@@ -91,7 +97,7 @@ def measure(
     """
     config = EngineConfig(kv_cache_bytes=default_kv_cache_bytes())
     threads = runners[0].threads
-    lanes = min(config.num_lanes, threads)
+    lanes = num_lanes(folder, config, runners[0])
     backends = [LocalBackend(config, runner) for runner in runners]
     jobs: list[list[JobSpeed]] = []
     speeds: list[list[Speed]] = []
@@ -217,7 +223,7 @@ def _bench_model(options: BenchOptions) -> None:
         folder = pull(options.model, stages)
         runners = _ways(folder, options)
         figures = measure(folder, runners, options.rounds, options.job, stages)
-    lanes = min(EngineConfig().num_lanes, figures.threads)
+    lanes = num_lanes(folder, EngineConfig(), runners[0])
     for runner in runners:
         kernels = choose_kernels(folder, runner).kernels
         note_speed(folder, runner, figures.speed(kernels, lanes, seconds_before))

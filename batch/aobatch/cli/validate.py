@@ -55,6 +55,7 @@ def check_lines(
     options: JobOptions, *, as_json: bool, prices: "Prices | None" = None
 ) -> "Validation":
     """Show every bad line and what the others will take."""
+    from aobatch.executors.local import num_lanes
     from aobatch.job.models import Vocabularies
     from aobatch.job.plan import known_speed, plan_of
     from aobatch.job.source import check_columns
@@ -64,14 +65,14 @@ def check_lines(
     model, find = known_model(options.model)
     config, engine = replace(options.job_config(), model=model), options.engine_config()
     check_columns(config)
-    engine = replace(engine, num_lanes=min(engine.num_lanes, options.num_threads))
     clamps = options.clamp_max_tokens
     vocabularies = Vocabularies(find, model, clamps=clamps, chat_format=options.chat_format)
     numbers = count(1)
 
     def plan(vocabulary: "Vocabulary") -> "Plan":
         folder, runner = vocabulary.folder, options.runner_config()
-        return plan_of(folder, vocabulary.load, engine, runner, known_speed(folder, runner))
+        config = replace(engine, num_lanes=num_lanes(folder, engine, runner))
+        return plan_of(folder, vocabulary.load, config, runner, known_speed(folder, runner))
 
     def show_first(error: "BatchError") -> None:
         if next(numbers) <= SHOWN:

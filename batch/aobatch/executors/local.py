@@ -21,7 +21,7 @@ from aobatch.kernels import sources_digest
 from aobatch.models import Progress
 from aobatch.models.foreign import ExportedFolder
 from aobatch.models.store.catalogue import ensure, find_card, find_ready, resolve
-from aobatch.models.store.folder import FUSED_GRAPH, Manifest, ModelFolder
+from aobatch.models.store.folder import DATA, FUSED_GRAPH, Manifest, ModelFolder
 from aobatch.models.store.locate import open_model
 from aobatch.runners import RunnerConfig, session_threads
 from aobatch.runners.choice import KernelChoice, choose_kernels
@@ -162,10 +162,24 @@ def open_engine(
     from aobatch.models.tokenizer import load_tokenizer
     from aobatch.sampling.blocks import Blocks
 
-    config = replace(config, num_lanes=min(config.num_lanes, runner.threads))
+    config = replace(config, num_lanes=num_lanes(folder, config, runner))
     opened = open_runner(folder, runner, config.num_lanes)
     blocks_of = fastest_blocks() if compiles else Blocks
     return Engine(opened, load_tokenizer(folder), limits_of(folder.manifest), config, blocks_of)
+
+
+_LARGE_WEIGHTS = 512 * 2**20
+
+
+def num_lanes(folder: ModelFolder, config: EngineConfig, runner: RunnerConfig) -> int:
+    """Say how many lanes a model is decoded in.
+
+    Each step of a lane reads all weights. Those of a large model take longer to read than what
+    lanes do side by side saves, so that all threads work at one batch of it.
+    """
+    stored = folder.manifest.files.get(DATA)
+    is_large = stored is not None and stored.bytes >= _LARGE_WEIGHTS
+    return 1 if is_large else min(config.num_lanes, runner.threads)
 
 
 def open_runner(folder: ModelFolder, config: RunnerConfig, num_lanes: int = 1) -> "ModelRunner":
