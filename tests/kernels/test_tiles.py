@@ -26,6 +26,8 @@ try:
 except KernelsError as error:
     pytest.skip(str(error), allow_module_level=True)
 
+pytestmark = pytest.mark.xdist_group("tiles")  # which compile two libraries once
+
 EMULATION = Path(__file__).parent / "tiles.h"
 OLDEST = {"x86_64": "-march=haswell", "aarch64": "-march=armv8-a"}[platform.machine()]
 ENOUGH = 12
