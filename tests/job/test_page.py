@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import structs
 from report_files import FACTS, HOSTILE, full_report
 
 from aobatch.errors import UsageError
@@ -161,6 +162,17 @@ def test_page_says_what_was_read_and_what_failed() -> None:
     assert [f"Wrong is {line * 1001}." in text for line in range(1, 13)] == [True] * 3 + [False] * 9
     assert "b.jsonl line 3 (a) Wrong" in text
     assert "and 9 more" in text
+
+
+def test_a_models_name_heads_the_page_once() -> None:
+    """Lines that name the job's own model and lines that name none are of one model."""
+    report = full_report()
+    models = [model for model in report.job.models for _ in range(2)]
+    doubled = structs.replace(report, job=structs.replace(report.job, models=models))
+
+    heads = [report_page(each, "a").decode().partition("<h2")[0] for each in (report, doubled)]
+
+    assert heads[0] == heads[1]
 
 
 def test_settings_are_words() -> None:

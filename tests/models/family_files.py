@@ -11,10 +11,13 @@ import numpy as np
 from gguf_layouts import LAYOUTS, Layout, metadata_of, tensors_of
 from safetensors.numpy import load_file
 
-from aobatch.models.convert.convert import convert
+from aobatch.models.convert.convert import convert, write_graph
+from aobatch.models.convert.precisions import FP32
 from aobatch.models.convert.quality import Scorer
 from aobatch.models.spec import Checkpoint
 from aobatch.models.store.folder import ModelFolder
+from aobatch.runners import Chunk
+from aobatch.runners.onnx import OnnxRunner
 from aobatch.runners.scoring import score_texts
 
 FAMILIES = ("llama", "llama3-rope", "mistral", "qwen2", "qwen3", "gemma3")
@@ -98,3 +101,22 @@ def write_vocabulary(writer: gguf.GGUFWriter) -> None:
     writer.add_token_merges([" ".join(merge) for merge in tokenizer["merges"]])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
+
+
+def check_numbers(checkpoint: Checkpoint, reference: Path, folder: Path) -> int:
+    """Hold logits and a greedy completion in fp32 to a reference's; count its tokens."""
+    expected = np.load(reference / "expected.npz")
+    write_graph(checkpoint, folder / "graph", FP32, lambda *_: None)
+    runner = OnnxRunner(folder / "graph/model.onnx", 1)
+    runner.reserve(1, 256, [])
+    ids, prompt = expected["input_ids"], expected["greedy_prompt"]
+
+    logits = runner.prefill([Chunk(0, 0, ids, len(ids))])
+    np.testing.assert_allclose(expected["logits"], logits, atol=2e-4)
+    completion = expected["greedy_completion"].tolist()
+    found, logits = [], runner.prefill([Chunk(0, 0, prompt, 1)])
+    for length in range(len(prompt), len(prompt) + len(completion)):
+        found.append(int(logits[0].argmax()))
+        logits = runner.decode(np.array(found[-1:]), np.array([length]))
+    assert completion == found
+    return len(completion)

@@ -9,20 +9,15 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from family_files import DATA, config_of, converted, published, write_gguf
+from family_files import DATA, check_numbers, config_of, converted, published, write_gguf
 from safetensors.numpy import load_file, save_file
 
 from aobatch.errors import ModelError
 from aobatch.files import file_digest, joined_digest
-from aobatch.models.convert.convert import write_graph
-from aobatch.models.convert.precisions import FP32
 from aobatch.models.inspection import inspect_folder
 from aobatch.models.source.adapter import merge_adapter
 from aobatch.models.source.decoder import decoder_shapes
-from aobatch.models.spec import Checkpoint
 from aobatch.models.store.locate import read_checkpoint
-from aobatch.runners import Chunk
-from aobatch.runners.onnx import OnnxRunner
 
 ADAPTERS = DATA / "adapters"
 BASES = {
@@ -79,23 +74,6 @@ def write_lora(path: Path, name: str = "plain", family: str = "llama") -> Path:
     return path
 
 
-def check_numbers(checkpoint: Checkpoint, name: str, tmp_path: Path) -> None:
-    """Hold logits and a greedy completion to the reference's."""
-    expected = np.load(ADAPTERS / name / "expected.npz")
-    write_graph(checkpoint, tmp_path / "graph", FP32, lambda *_: None)
-    runner = OnnxRunner(tmp_path / "graph/model.onnx", 1)
-    runner.reserve(1, 256, [])
-    ids, prompt = expected["input_ids"], expected["greedy_prompt"]
-
-    logits = runner.prefill([Chunk(0, 0, ids, len(ids))])
-    np.testing.assert_allclose(expected["logits"], logits, atol=2e-4)
-    found, logits = [], runner.prefill([Chunk(0, 0, prompt, 1)])
-    for length in range(len(prompt), len(prompt) + len(expected["greedy_completion"])):
-        found.append(int(logits[0].argmax()))
-        logits = runner.decode(np.array(found[-1:]), np.array([length]))
-    assert expected["greedy_completion"].tolist() == found
-
-
 @pytest.mark.parametrize("name", BASES)
 def test_an_adapter_gives_the_references_numbers(name: str, tmp_path: Path) -> None:
     """Logits are within 2e-4 of those of the adapter beside its base, greedy tokens the same."""
@@ -104,7 +82,7 @@ def test_an_adapter_gives_the_references_numbers(name: str, tmp_path: Path) -> N
     merged = merge_adapter(base, ADAPTERS / name)
 
     assert merged.warnings == ()
-    check_numbers(merged, name, tmp_path)
+    check_numbers(merged, ADAPTERS / name, tmp_path)
 
 
 def write_folder(folder: Path, tensors: dict[str, np.ndarray]) -> Path:
@@ -149,14 +127,16 @@ def test_files_of_both_kinds_go_together(kind: str, base: str, tmp_path: Path) -
     if base == "gguf":
         source = write_gguf("llama", tmp_path / "tiny-llama.gguf")
 
-    check_numbers(read_checkpoint(source, [path]), "plain", tmp_path)
+    check_numbers(read_checkpoint(source, [path]), ADAPTERS / "plain", tmp_path)
 
 
 def test_fused_weights_go_by_the_names_that_are_there(tmp_path: Path) -> None:
     """Where a GGUF file has queries, keys and values in one, its adapters have so too."""
     lora = write_lora(tmp_path / "lora.gguf", "fused", "phi3")
 
-    check_numbers(read_checkpoint(folder_base("fused", tmp_path), [lora]), "fused", tmp_path)
+    check_numbers(
+        read_checkpoint(folder_base("fused", tmp_path), [lora]), ADAPTERS / "fused", tmp_path
+    )
 
 
 def test_tables_of_a_gguf_are_added_as_they_are_looked_up(tmp_path: Path) -> None:
@@ -235,7 +215,9 @@ def test_older_names_of_parts_are_the_same(tmp_path: Path) -> None:
     }
     save_file(renamed, path)
 
-    check_numbers(read_checkpoint(folder_base("head", tmp_path), [folder]), "head", tmp_path)
+    check_numbers(
+        read_checkpoint(folder_base("head", tmp_path), [folder]), ADAPTERS / "head", tmp_path
+    )
 
 
 def change_config(folder: Path, **values: object) -> None:
