@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ class Packed(ctypes.Structure):
     _fields_ = (
         ("inputs", ctypes.c_int64),
         ("outputs", ctypes.c_int64),
+        ("pool", ctypes.c_void_p),
         ("panels", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
         ("offsets", ctypes.c_void_p),
@@ -122,7 +124,7 @@ def tiled(tmp_path_factory: pytest.TempPathFactory) -> Library:
 @CASES
 @given(
     seed=SEEDS,
-    num_rows=st.integers(1, 70),
+    num_rows=st.integers(1, 150),
     inputs=st.integers(1, 40).map(lambda count: 16 * count),
     outputs=st.integers(1, 200),
     cut=st.integers(0, 6),
@@ -152,7 +154,7 @@ def test_tiles_multiply_to_the_bits_of_numpy(
 @CASES
 @given(
     seed=SEEDS,
-    rows=st.integers(1, 150),
+    rows=st.integers(1, 300),
     widths=st.tuples(WIDTHS, WIDTHS, WIDTHS),
     vocabulary=st.integers(1, 120),
 )
@@ -168,6 +170,24 @@ def test_operators_over_tiles_have_the_bits_of_those_without(
         for threads in (1, 2):
             found = layer.computed(threads=threads)
             assert all(map(np.array_equal, found, own))
+
+
+def test_weights_that_are_packed_and_released_at_once_keep_to_their_memory() -> None:
+    """By four threads, which share pools of 32 MB; one weight is larger than a pool."""
+
+    def multiply_often(seed: int) -> bool:
+        rng = np.random.default_rng(seed)
+        rows = rng.integers(0, 256, (2, 512), np.uint8)
+        is_right = []
+        for outputs in (33, 70_000, 2_000, 9):
+            weight = rng.integers(-127, 128, (512, outputs)).astype(np.int8)
+            found = Products(OWN.path)(rows, None, weight, np.ones(outputs, np.float32), 1)
+            expected = (rows.astype(np.float32) - 128) @ weight.astype(np.float32)
+            is_right.append(np.array_equal(found, expected))
+        return all(is_right)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(multiply_often, range(8)))
 
 
 def test_where_the_system_refuses_tiles_none_is_used(tiled: Library) -> None:

@@ -114,8 +114,8 @@ int route_rows(const Mixture *m, int64_t first, int64_t count) {
 
 /* Gates times what stands beside them, a panel of columns at a time. */
 static void multiply_gated(const Mixture *m, const Expert *expert, int64_t number, const ByteRows *rows, float *out) {
-    float gate[MAX_ROWS_TOGETHER * PANEL] __attribute__((aligned(64)));
-    float up[MAX_ROWS_TOGETHER * PANEL] __attribute__((aligned(64)));
+    float gate[MOST_ROWS_TOGETHER * PANEL] __attribute__((aligned(64)));
+    float up[MOST_ROWS_TOGETHER * PANEL] __attribute__((aligned(64)));
     const float *gate_bias = m->biases[0], *up_bias = m->biases[1];
     for (int64_t column = 0; column < m->inner; column += PANEL) {
         int64_t left = m->inner - column < PANEL ? m->inner - column : PANEL;
@@ -175,7 +175,7 @@ int64_t share_out(const Mixture *m, int64_t rows, Share *shares, int32_t *places
     memset(starts, 0, sizeof starts);
     for (int64_t n = 0; n < pairs; n++) starts[m->chosen[n] + 1]++;
     for (int64_t i = 0; i < m->experts; i++) {
-        int64_t own = starts[i + 1], parts = (own + MAX_ROWS_TOGETHER - 1) / MAX_ROWS_TOGETHER;
+        int64_t own = starts[i + 1], parts = blocks_of(own);
         starts[i + 1] += starts[i];
         for (int64_t part = 0; part < parts; part++) {
             int64_t first = own * part / parts, stop = own * (part + 1) / parts;

@@ -98,7 +98,7 @@ static Status *compute_transform(void *state, Context *context) {
     t.last.bias = in[DOWN_BIAS].data, t.last.post_gain = in[DOWN_GAIN].data, t.last.gain = in[LAST_GAIN].data;
     t.product = output(context, 0, rows, t.next.outputs);
     t.sum = t.attended ? output(context, 1, rows, width) : NULL;
-    TransformWork work = {.transform = &t, .rows = rows, .blocks = (rows + MAX_ROWS_TOGETHER - 1) / MAX_ROWS_TOGETHER};
+    TransformWork work = {.transform = &t, .rows = rows, .blocks = blocks_of(rows)};
     if (work.blocks > 1) {
         in_parallel(context, transform_block, (size_t)work.blocks, &work);
     } else if (rows) { /* threads share each stage */
@@ -192,9 +192,9 @@ static void add_block(void *data, size_t block) {
 static void mix_rows(Context *context, MixWork *work) {
     Mixture *m = &work->mixture;
     int64_t rows = work->rows, pairs = rows * m->used;
-    work->blocks = (rows + MAX_ROWS_TOGETHER - 1) / MAX_ROWS_TOGETHER;
+    work->blocks = blocks_of(rows);
     in_parallel(context, route_block, (size_t)work->blocks, work);
-    size_t most = (size_t)(m->experts + pairs / MAX_ROWS_TOGETHER);
+    size_t most = (size_t)(m->experts + blocks_of(pairs));
     work->shares = malloc(most * sizeof(Share) + (size_t)pairs * sizeof(int32_t));
     if (!work->shares || work->out_of_memory) {
         work->out_of_memory = 1;

@@ -53,7 +53,6 @@ typedef struct {
 } Transform;
 
 /* Rows that go through all of its stages together, in a memory of their own. */
-#define MAX_ROWS_TOGETHER 70
 typedef struct {
     const Transform *transform;
     int64_t first, count;
@@ -98,7 +97,7 @@ typedef struct {
 } Share;
 /* Up to the choice of experts; 0 if there is too little memory. */
 EXPORTED int route_rows(const Mixture *mixture, int64_t first, int64_t count);
-/* Write the shares, at most experts + N * used / MAX_ROWS_TOGETHER, and their places, N * used; how many. */
+/* Write the shares, at most experts + blocks_of(N * used), and their places, N * used; how many. */
 EXPORTED int64_t share_out(const Mixture *mixture, int64_t rows, Share *shares, int32_t *places);
 EXPORTED int compute_share(const Mixture *mixture, const Share *share);
 EXPORTED void add_parts(const Mixture *mixture, int64_t row);

@@ -1,6 +1,10 @@
 /* Products of rows of bytes with weights of bytes. */
 #include "product.h"
+#include <stdatomic.h>
 #include <stdlib.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 /* A tile is MAX_TILE rows by WIDE registers of PART lanes. Rows are bytes around 128: where
  * FROM_OFFSETS, they count as they are, and sums begin with what takes the 128 back. */
@@ -49,13 +53,62 @@ INLINE part dot_row(part sums, int32_t four, part bytes) {
 #endif
 }
 
+/* Weights lie beside each other in large pages, where the system has them: addresses of small ones
+ * would have to be looked up whenever weights are read. */
+#define LARGE_PAGE ((size_t)1 << 21)
+#define LARGE_PAGES 16
+struct Pool {
+    size_t size, used, weights;
+};
+static Pool *last;
+static atomic_flag is_busy = ATOMIC_FLAG_INIT;
+
+static Pool *new_pool(size_t least) {
+    size_t used = (sizeof(Pool) + 63) / 64 * 64, pages = (used + least + LARGE_PAGE - 1) / LARGE_PAGE;
+    size_t size = (pages < LARGE_PAGES ? LARGE_PAGES : pages) * LARGE_PAGE;
+    Pool *pool = aligned_alloc(LARGE_PAGE, size);
+    if (!pool) return NULL;
+#ifdef MADV_HUGEPAGE
+    madvise(pool, size, MADV_HUGEPAGE);
+#endif
+    *pool = (Pool){size, used, 0};
+    return pool;
+}
+
+/* Memory for a weight, whose pool is noted; null if there is too little. */
+static void *take(size_t size, Weight *weight) {
+    void *found = NULL;
+    while (atomic_flag_test_and_set(&is_busy)) {}
+    Pool *pool = last && last->size - last->used >= size ? last : new_pool(size);
+    if (pool) {
+        found = (char *)pool + pool->used;
+        pool->used += size, pool->weights++;
+        weight->pool = last = pool;
+    }
+    atomic_flag_clear(&is_busy);
+    return found;
+}
+
+void release_weight(Weight *weight) {
+    Pool *pool = weight->pool;
+    *weight = (Weight){0};
+    if (!pool) return;
+    while (atomic_flag_test_and_set(&is_busy)) {}
+    if (!--pool->weights) {
+        if (pool == last) last = NULL;
+        free(pool);
+    }
+    atomic_flag_clear(&is_busy);
+}
+
 int pack_weight(Weight *weight, const int8_t *columns, const float *scales, float unit, int64_t inputs,
                 int64_t outputs) {
     int64_t depth = depth_of(inputs), padded = (outputs + PANEL - 1) / PANEL * PANEL;
-    *weight = (Weight){inputs, outputs, aligned_alloc(64, (size_t)(padded * depth)),
-                       aligned_alloc(64, (size_t)padded * sizeof(float)),
-                       aligned_alloc(64, (size_t)padded * sizeof(int32_t))};
-    if (!weight->panels || !weight->scales || !weight->offsets) return release_weight(weight), 0;
+    *weight = (Weight){.inputs = inputs, .outputs = outputs};
+    weight->panels = take((size_t)(padded * (depth + 8)), weight);
+    if (!weight->panels) return 0;
+    weight->scales = (float *)(weight->panels + padded * depth);
+    weight->offsets = (int32_t *)(weight->scales + padded);
     for (int64_t from = 0; from < padded; from += LANES) {
         int64_t width = outputs - from < 0 ? 0 : outputs - from < LANES ? outputs - from : LANES;
         int8_t *target = weight->panels + from * depth;
@@ -81,11 +134,6 @@ int pack_weight(Weight *weight, const int8_t *columns, const float *scales, floa
             weight->scales[from + i] = i < width ? scales[from + i] * unit : 0;
     }
     return 1;
-}
-
-void release_weight(Weight *weight) {
-    free(weight->panels), free(weight->scales), free(weight->offsets);
-    *weight = (Weight){0};
 }
 
 static __attribute__((noinline)) void store_part(float *target, floats x, int64_t width) {
@@ -142,6 +190,13 @@ INLINE void tile(const ByteRows *rows, const Weight *weight, const int R, int co
                 store_part(target + r * stride + n * PART, x, width - n * PART);
         }
     }
+}
+
+int64_t rows_together(void) {
+#if HAS_TILES
+    if (tiles_are_allowed()) return MOST_ROWS_TOGETHER;
+#endif
+    return 70;
 }
 
 void multiply(const ByteRows *rows, const Weight *weight, int64_t first, int64_t stop, float *out,

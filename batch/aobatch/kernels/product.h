@@ -6,9 +6,11 @@
 #define DEPTH_STEP 64
 INLINE int64_t depth_of(int64_t inputs) { return (inputs + DEPTH_STEP - 1) / DEPTH_STEP * DEPTH_STEP; }
 
-/* A weight as products read it. */
+/* A weight as products read it, which lies in a pool of memory with others. */
+typedef struct Pool Pool;
 typedef struct {
     int64_t inputs, outputs;
+    Pool *pool;
     int8_t *panels;   /* [outputs / 32, 2, depth / 4, 16, 4], outputs rounded up */
     float *scales;    /* [outputs, or more]: what a column's integers are multiplied by */
     int32_t *offsets; /* [outputs, or more]: take back that rows are 128 too large */
@@ -35,6 +37,12 @@ typedef struct {
 /* Multiply rows by the columns of panels first to stop; out is that of the first one's columns. */
 EXPORTED void multiply(const ByteRows *rows, const Weight *weight, int64_t first, int64_t stop, float *out,
                        int64_t stride);
+
+/* How many rows go through weights together: more of them where products are so fast that what they
+ * wait for is the weight. */
+#define MOST_ROWS_TOGETHER 128
+HIDDEN int64_t rows_together(void);
+INLINE int64_t blocks_of(int64_t rows) { return (rows + rows_together() - 1) / rows_together(); }
 
 /* The same by the tiles of the processor, where it has them and the system allows them. */
 #if (defined(__AMX_INT8__) && defined(__linux__)) || defined(EMULATED_TILES)

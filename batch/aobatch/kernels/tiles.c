@@ -40,33 +40,53 @@ __attribute__((constructor)) static void find_tiles(void) { are_allowed = ask_fo
 
 int tiles_are_allowed(void) { return are_allowed; }
 
-/* The sums of one tile, scaled, into the rows of out that there are. */
-static void store_tile(const int32_t *sums, const ByteRows *rows, const Weight *weight, int64_t row, int64_t column,
-                       float *out, int64_t stride) {
-    f32x16 scales = load(weight->scales + column);
-    i32x16 offsets = load_bytes(weight->offsets + column);
-    int64_t width = weight->outputs - column;
-    for (int r = 0; width > 0 && r < SIDE && row + r < rows->count; r++) {
-        f32x16 x = to_float(load_bytes(sums + r * LANES) + offsets) * scales;
-        if (rows->scales) x *= rows->scales[row + r];
-        memcpy(out + (row + r) * stride, &x, width < LANES ? (size_t)width * sizeof(float) : sizeof x);
-    }
+/* The sums of two tiles beside each other, scaled, into the rows of out that there are. */
+INLINE void store_rows(const int32_t *sums, const ByteRows *rows, const Weight *weight, const int is_scaled,
+                       const int is_whole, int64_t row, int64_t column, float *out, int64_t stride) {
+    int64_t width = weight->outputs - column, count = rows->count - row;
+    f32x16 scales[2] = {load(weight->scales + column), load(weight->scales + column + LANES)};
+    i32x16 offsets[2] = {load_bytes(weight->offsets + column), load_bytes(weight->offsets + column + LANES)};
+    for (int r = 0; r < SIDE && r < count; r++, out += stride)
+#pragma GCC unroll 2
+        for (int n = 0; n < 2; n++) {
+            f32x16 x = to_float(load_bytes(sums + (n * SIDE + r) * LANES) + offsets[n]) * scales[n];
+            int64_t left = width - n * LANES;
+            if (is_scaled) x *= rows->scales[row + r];
+            if (is_whole)
+                store(out + n * LANES, x);
+            else if (left > 0)
+                memcpy(out + n * LANES, &x, left < LANES ? (size_t)left * sizeof(float) : sizeof x);
+        }
 }
 
-/* Up to 32 rows by one panel. */
+static void store_tiles(const int32_t *sums, const ByteRows *rows, const Weight *weight, int64_t row, int64_t column,
+                        float *out, int64_t stride) {
+    if (weight->outputs - column < PANEL)
+        store_rows(sums, rows, weight, rows->scales != NULL, 0, row, column, out, stride);
+    else if (rows->scales)
+        store_rows(sums, rows, weight, 1, 1, row, column, out, stride);
+    else
+        store_rows(sums, rows, weight, 0, 1, row, column, out, stride);
+}
+
+/* Up to 32 rows by one panel, while their share of the next panel's 32 lines a step is fetched. */
 INLINE void multiply_square(const ByteRows *rows, const Weight *weight, const int has_second, int64_t row,
                             int64_t panel, float *out, int64_t stride) {
-    int64_t depth = depth_of(weight->inputs);
+    int64_t depth = depth_of(weight->inputs), side = LANES * depth;
+    int64_t first = 2 * SIDE * row / rows->count, stop = 2 * SIDE * (row + 2 * SIDE) / rows->count;
     const uint8_t *bytes = rows->bytes + row * depth;
-    const int8_t *columns = weight->panels + panel * PANEL * depth;
+    const int8_t *columns = weight->panels + panel * 2 * side, *ahead = columns + 2 * side + first * depth;
+    if (stop > 2 * SIDE) stop = 2 * SIDE;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
     for (int64_t k = 0; k < depth; k += DEPTH_STEP) {
+        const int8_t *at = columns + k * LANES;
         _tile_loadd(ROWS_0, bytes + k, depth);
-        _tile_loadd(PANEL_0, columns + k * LANES, 64);
-        _tile_loadd(PANEL_1, columns + LANES * depth + k * LANES, 64);
+        _tile_loadd(PANEL_0, at, 64);
+        _tile_loadd(PANEL_1, at + side, 64);
+        for (int64_t i = first; i < stop; i++, ahead += 64) __builtin_prefetch(ahead, 0, 2);
         _tile_dpbusd(0, ROWS_0, PANEL_0);
         _tile_dpbusd(1, ROWS_0, PANEL_1);
         if (has_second) {
@@ -80,9 +100,8 @@ INLINE void multiply_square(const ByteRows *rows, const Weight *weight, const in
     _tile_stored(1, sums[1], 64);
     _tile_stored(2, sums[2], 64);
     _tile_stored(3, sums[3], 64);
-    for (int i = 0; i < (has_second ? 4 : 2); i++)
-        store_tile(sums[i], rows, weight, row + i / 2 * SIDE, panel * PANEL + i % 2 * LANES, out + i % 2 * LANES,
-                   stride);
+    for (int i = 0; i < 1 + has_second; i++, row += SIDE)
+        store_tiles(sums[2 * i], rows, weight, row, panel * PANEL, out + row * stride, stride);
 }
 
 void multiply_tiles(const ByteRows *rows, const Weight *weight, int64_t first, int64_t stop, float *out,

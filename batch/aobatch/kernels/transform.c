@@ -57,8 +57,8 @@ int64_t parts_of_stage(const Stages *stages, int stage) {
 /* Gate and up a panel at a time, so that their numbers never leave the nearest cache. */
 static void multiply_gated(const Stages *stages, const ByteRows *rows, int64_t first, int64_t stop) {
     const Transform *t = stages->transform;
-    float gate[MAX_ROWS_TOGETHER * PANEL] __attribute__((aligned(64)));
-    float up[MAX_ROWS_TOGETHER * PANEL] __attribute__((aligned(64)));
+    float gate[MOST_ROWS_TOGETHER * PANEL] __attribute__((aligned(64)));
+    float up[MOST_ROWS_TOGETHER * PANEL] __attribute__((aligned(64)));
     for (int64_t column = first * PANEL; column < stop * PANEL; column += PANEL) {
         int64_t left = t->gate.outputs - column;
         multiply(rows, &t->gate, column / PANEL, column / PANEL + 1, gate, PANEL);
