@@ -86,7 +86,7 @@ class ScriptedRunner:
 
     def sibling(self) -> "ScriptedRunner":
         """Make a runner with slots of its own over the same script."""
-        return ScriptedRunner(self._script)
+        return type(self)(self._script)
 
     def interrupted(self) -> AbstractContextManager[None]:
         """Do nothing: scripts are short."""

@@ -2,11 +2,17 @@
 
 A lane has slots, a runner and a sampler of its own and is worked by one thread. While one lane
 samples, the others are inside their runs.
+
+A run of one row waits for weights, so that some rows beside it cost little. In a lone slot guessed
+tokens are therefore taken in with the last one, and those that are then sampled need no run of
+their own (speculative decoding, Leviathan et al. 2023). Nothing else comes of it: bits of logits do
+not depend on what shares a run, and each token is sampled as ever.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -18,9 +24,14 @@ from aobatch.engine.sequence import Sequence, SequenceGroup
 from aobatch.engine.slots import Intake, Slots
 from aobatch.engine.streaming import Delta
 from aobatch.models.tokenizer import Tokenizer
-from aobatch.runners import ModelRunner
+from aobatch.runners import Chunk, ModelRunner
 from aobatch.sampling.draw import stream_key
 from aobatch.sampling.sampler import Sampler
+
+ALIKE: Final = 2
+"""Tokens that must have stood together before, for what followed them to be guessed again."""
+GUESSED_AT_MOST: Final = 8
+"""Guessed tokens beside one; at first half as many."""
 
 
 @dataclass(eq=False)
@@ -40,6 +51,7 @@ class Lane:
         self.statistics = EngineStatistics()
         self._slots = Slots()
         self._held = HeldPrompts()
+        self._guesser = Guesser()
         self._last_logits: dict[SequenceGroup, Logits] = {}
         self._intake = Intake(self._slots, self.tokenizer, self.end_token_ids, self.emit)
         self._reserved = (0, 0)
@@ -150,25 +162,51 @@ class Lane:
         return stream_key(*origin, group.index, sequence.candidate)
 
     def _decode(self) -> None:
-        """Add one token to every slot."""
+        """Add one token to every slot, or to a lone one as many as were guessed and one."""
         slots, statistics = self._slots, self.statistics
         if not len(slots):
             return
         started = time.perf_counter()
-        logits = self.runner.decode(slots.last_token, slots.cached)
+        guessed = self._guess()
+        if guessed.size:
+            token_ids = np.append(slots.last_token, guessed)
+            chunk = Chunk(0, int(slots.cached[0]), token_ids, len(token_ids))
+            logits = self.runner.prefill([chunk])
+        else:
+            logits = self.runner.decode(slots.last_token, slots.cached)
         decoded = time.perf_counter()
-        slots.advance()
-        sampled = self.sampler.sample(logits, masks=self._intake.masks(0))
         statistics.decode_seconds += decoded - started
-        statistics.sample_seconds += time.perf_counter() - decoded
         statistics.decode_steps += 1
         statistics.decode_rows += len(slots)
         statistics.decode_slots += self._reserved[0]
-        statistics.sampled_tokens += len(slots)
         if self.scheduler.num_waiting:
             statistics.busy_rows += len(slots)
             statistics.busy_slots += self._reserved[0]
-        self._finish(self._intake.take_in(sampled, 0))
+        self._sample(logits, guessed)
+
+    def _guess(self) -> TokenIds:
+        """Guess what follows in a lone slot, if its bits do not depend on that."""
+        if len(self._slots) > 1 or self.runner.min_chunk > 1 or not self.runner.splits_freely:
+            return self._slots.last_token[:0]
+        return self._guesser.guess(*self._slots.history(0))
+
+    def _sample(self, logits: Logits, guessed: TokenIds) -> None:
+        """Sample from each slot's logits, and from those behind guesses [G] that were right."""
+        num_right, is_done = 0, False
+        while not is_done:
+            started = time.perf_counter()
+            rows = logits[num_right : num_right + len(self._slots)]
+            self._slots.advance()
+            sampled = self.sampler.sample(rows, masks=self._intake.masks(0))
+            self.statistics.sample_seconds += time.perf_counter() - started
+            self.statistics.sampled_tokens += len(rows)
+            finished = self._intake.take_in(sampled, 0)
+            is_done = num_right == len(guessed) or sampled.token_ids[0] != guessed[num_right]
+            num_right += not is_done
+            is_done |= bool(finished)
+            self._finish(finished)
+        if guessed.size:
+            self._guesser.learn(len(guessed), num_right)
 
     def _drop_cancelled(self) -> None:
         """Free the slots of requests that nobody wants any more."""
@@ -194,3 +232,30 @@ class Lane:
                 score_suffix(self.runner, free, sequence, self.tokenizer, self.sampler.blocks_of)
             sequence.group.state.ended = time.monotonic()
             self.emit(sequence)
+
+
+class Guesser:
+    """Guesses how a text goes on (prompt lookup, Saxena 2023); more tokens where it was right."""
+
+    def __init__(self) -> None:
+        self._most = GUESSED_AT_MOST // 2
+
+    def guess(self, token_ids: TokenIds, room: int) -> TokenIds:
+        """Guess at most `room` tokens behind those [n] of a text, by what followed the last ones.
+
+        Where that was the end of the text, it is taken to repeat itself; without a like place
+        nothing is guessed.
+        """
+        num_places = max(0, len(token_ids) - ALIKE)
+        is_alike = np.full(num_places, room > 0)
+        for start, token_id in enumerate(token_ids[-ALIKE:]):
+            is_alike &= token_ids[start : start + num_places] == token_id
+        places = np.flatnonzero(is_alike)
+        if not places.size:
+            return token_ids[:0]
+        return np.resize(token_ids[places[-1] + ALIKE :], min(room, self._most))
+
+    def learn(self, num_guessed: int, num_right: int) -> None:
+        """Take note of how many of the guessed tokens were sampled."""
+        is_right = num_right == num_guessed
+        self._most = min(2 * self._most, GUESSED_AT_MOST) if is_right else max(num_right, 1)

@@ -79,6 +79,13 @@ class Slots:
         """Count the last tokens as cached: a decode step has taken them in."""
         self._table["cached"][: len(self)] += 1
 
+    def history(self, slot: int) -> tuple[TokenIds, int]:
+        """Give the prompt and all sampled tokens of a slot, and how many may follow the next."""
+        row = self._table[slot]
+        sampled = self._token_ids[slot, : row["generated"]]
+        prompt = self.sequences[slot].group.prompt_token_ids
+        return np.concatenate([prompt, sampled]), int(row["max_tokens"] - row["generated"] - 1)
+
     def watched(self, first: int) -> TokenIds:
         """Find the slots from `first` on whose tokens must be looked at."""
         return first + np.flatnonzero(self._table["is_watched"][first : len(self)])
