@@ -68,6 +68,45 @@ def test_compiled_blocks_have_the_bits_of_numpy(
                 np.testing.assert_array_equal(ours, theirs)
 
 
+@CASES
+@given(step=steps(), order=st.permutations(range(ROWS)))
+def test_the_best_of_rows_is_that_of_numpy(
+    step: tuple[Logits, Masks | None, NDArray[np.float64]], order: list[int]
+) -> None:
+    """The first of equals, or of what is not a number."""
+    logits, _, _ = step
+    expected = logits[order].argmax(axis=1)
+    for blocks in (Blocks(logits), COMPILED(logits, None)):
+        np.testing.assert_array_equal(blocks.best(np.array(order)), expected)
+
+
+@CASES
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.lists(st.integers(1, 900), min_size=1, max_size=5),
+    spread=st.sampled_from([0.0, 1e-6, 1.0, 40.0]),
+    share=st.floats(0, 1.2),
+)
+def test_logits_are_weighed_and_marked_to_the_bits_of_numpy(
+    seed: int, sizes: list[int], spread: float, share: float
+) -> None:
+    """Weights, and the best until they reach a target, also where many logits are the same."""
+    random, counts = np.random.default_rng(seed), np.array(sizes)
+    logits = np.round(random.normal(0, spread, counts.sum()), random.integers(1, 8))
+    logits = logits.astype(np.float32)
+    peaks = np.maximum.reduceat(logits, np.cumsum(counts) - counts) + np.float32(0.5)
+    temperatures = random.choice([0.3, 1.0, 2.0], len(counts))
+    plain, compiled = (blocks(np.zeros((1, 1), np.float32), None) for blocks in (Blocks, COMPILED))
+
+    weights = plain.weigh(logits, counts, peaks, temperatures)
+    targets = share * np.add.reduceat(weights, np.cumsum(counts) - counts)
+    mask = plain.best_until(counts, logits, weights, targets)
+
+    found = compiled.weigh(logits, counts, peaks, temperatures)
+    np.testing.assert_array_equal(found, weights)
+    np.testing.assert_array_equal(compiled.best_until(counts, logits, weights, targets), mask)
+
+
 def test_whole_steps_have_the_bits_of_numpy() -> None:
     """Every way to choose and to score gives the same tokens and figures with either."""
     ways = [

@@ -7,8 +7,7 @@ from sampling_reference import ranked
 from sampling_strategies import logit_rows, unhurried
 
 from aobatch.arrays import Logits
-from aobatch.sampling.blocks import Blocks, largest_bounds
-from aobatch.sampling.nucleus import Candidates, best_until, running_sums
+from aobatch.sampling.blocks import Blocks, largest_bounds, running_sums
 
 WEIGHTS = st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=8), min_size=1, max_size=5)
 
@@ -84,11 +83,10 @@ def test_best_until_is_the_shortest_sorted_prefix(logits: Logits, share: float) 
     ids = [np.flatnonzero(np.isfinite(row)) for row in logits]
     values = np.concatenate([row[found] for row, found in zip(logits, ids, strict=True)])
     sizes = np.array([len(found) for found in ids])
-    found = Candidates(sizes, np.concatenate(ids), values, np.ones(len(values)))
     counts = np.ceil(share * sizes)
-    mask = best_until(found, found.weights, counts.astype(float))
+    mask = Blocks(logits).best_until(sizes, values, np.ones(len(values)), counts)
 
-    for row in range(2):
+    for row, marks in enumerate(np.split(mask, sizes[:1])):
         best = ranked(logits[row].tolist())[: max(1, int(counts[row]))]
         expected = [token for token in sorted(best) if np.isfinite(logits[row, token])]
-        assert found.ids[mask & (found.rows == row)].tolist() == expected
+        assert ids[row][marks].tolist() == expected

@@ -4,8 +4,11 @@
  * aobatch.sampling.blocks computes the same bits with numpy, which fuses nothing: so every product
  * is rounded here before it is added. Vectors are as wide as the processor's; nothing hangs on it. */
 #include "lanes.h"
+#include <stdlib.h>
 
 #define BLOCK 256
+#define NUM_BINS 512
+#define UNIT 0x1p-44 /* what running sums count in */
 #define AHEAD 4
 #define EXPORTED __attribute__((visibility("default")))
 #if defined(__AVX512F__)
@@ -64,6 +67,19 @@ INLINE floats power_of_two(floats x) {
     return (floats)((ints)power + ((ints)shifted << 23));
 }
 
+/* A bit for each lane that is not 0. */
+INLINE uint32_t bits_of(ints mask) {
+#if WIDTH == 16
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
+#elif WIDTH == 8
+    return (uint32_t)_mm256_movemask_ps((__m256)mask);
+#else
+    uint32_t bits = 0;
+    for (int i = 0; i < WIDTH; i++) bits |= (uint32_t)(mask[i] & 1) << i;
+    return bits;
+#endif
+}
+
 /* The largest of a block, NaN if one is. */
 INLINE float maximum_of(const float *x) {
     floats most[4], all_of;
@@ -75,13 +91,13 @@ INLINE float maximum_of(const float *x) {
         most[i % 4] = larger_of(next, most[i % 4]);
     }
     all_of = larger_of(larger_of(most[0], most[1]), larger_of(most[2], most[3]));
+#if WIDTH == LANES
+    return bits_of(unordered) ? NAN : largest(all_of);
+#else
     float found = all_of[0];
-    int32_t is_nan = unordered[0];
-    for (int i = 1; i < WIDTH; i++) {
-        found = all_of[i] > found ? all_of[i] : found;
-        is_nan |= unordered[i];
-    }
-    return is_nan ? NAN : found;
+    for (int i = 1; i < WIDTH; i++) found = all_of[i] > found ? all_of[i] : found;
+    return bits_of(unordered) ? NAN : found;
+#endif
 }
 
 /* The halves of a block are added to each other, then the halves of that, to a single number. */
@@ -94,11 +110,15 @@ INLINE float sum_of(const float *x, float peak, float scale) {
     }
     for (int half = VECTORS / 4; half; half /= 2)
         for (int i = 0; i < half; i++) sums[i] += sums[i + half];
+#if WIDTH == LANES
+    return sum(sums[0]);
+#else
     float parts[WIDTH];
     memcpy(parts, sums, sizeof parts);
     for (int half = WIDTH / 2; half; half /= 2)
         for (int i = 0; i < half; i++) parts[i] += parts[i + half];
     return parts[0];
+#endif
 }
 
 /* Rows of logits, `stride` floats apart. Masks, one for each row that is looked at, may be null,
@@ -150,19 +170,6 @@ EXPORTED void measure_blocks(const Rows *in, const float *scales, const float *f
     }
 }
 
-/* A bit for each lane that is not 0. */
-INLINE uint32_t bits_of(ints mask) {
-#if WIDTH == 16
-    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
-#elif WIDTH == 8
-    return (uint32_t)_mm256_movemask_ps((__m256)mask);
-#else
-    uint32_t bits = 0;
-    for (int i = 0; i < WIDTH; i++) bits |= (uint32_t)(mask[i] & 1) << i;
-    return bits;
-#endif
-}
-
 /* Logits from the row's bound on and under its ceiling, in the order of rows and ids, out of blocks
  * whose maxima reach the bound. Gives how many there are; no more are written than there is room for. */
 EXPORTED int64_t find_logits(const Rows *in, const float *maxima, const float *bounds,
@@ -174,7 +181,7 @@ EXPORTED int64_t find_logits(const Rows *in, const float *maxima, const float *b
         float bound = bounds[n];
         floats low = (floats){0} + bound, high = (floats){0} + ceilings[n];
         const float *most = maxima + n * num_blocks, *row = in->logits + in->rows[n] * in->stride;
-        int64_t ahead = 0;
+        int64_t ahead = 0, first = count;
         int num_ahead = 0;
         for (int64_t block = 0; block < num_blocks; block++) {
             if (!(most[block] >= bound)) continue;
@@ -189,13 +196,90 @@ EXPORTED int64_t find_logits(const Rows *in, const float *maxima, const float *b
             for (int i = 0; i < BLOCK; i += WIDTH) {
                 floats next = take(x + i);
                 uint32_t bits = bits_of((next >= low) & (next < high));
+#if WIDTH == LANES
+                if (count + LANES <= room) { /* without a branch for each */
+                    __m512i own = _mm512_maskz_compress_epi32((__mmask16)bits, (__m512i)(LANE + (int32_t)(block * BLOCK + i)));
+                    _mm512_storeu_ps(found + count, _mm512_maskz_compress_ps((__mmask16)bits, (__m512)next));
+                    _mm512_storeu_si512(ids + count, _mm512_cvtepi32_epi64(_mm512_castsi512_si256(own)));
+                    _mm512_storeu_si512(ids + count + 8, _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(own, 1)));
+                    count += __builtin_popcount(bits);
+                    continue;
+                }
+#endif
                 for (; bits; bits &= bits - 1, count++) {
                     if (count >= room) continue;
                     int lane = i + __builtin_ctz(bits);
-                    places[count] = n, ids[count] = block * BLOCK + lane, found[count] = x[lane];
+                    ids[count] = block * BLOCK + lane, found[count] = x[lane];
                 }
             }
         }
+        for (int64_t i = first; i < count && i < room; i++) places[i] = n;
     }
     return count;
+}
+
+/* exp((logit - peak) / temperature) of logits of rows of some sizes, one after the other. */
+EXPORTED void weigh_logits(int64_t num_rows, const int64_t *sizes, const float *logits, const float *peaks,
+                           const float *scales, double *weights) {
+    for (int64_t row = 0; row < num_rows; logits += sizes[row], weights += sizes[row], row++)
+        for (int64_t i = 0; i < sizes[row]; i += WIDTH) {
+            int64_t width = sizes[row] - i < WIDTH ? sizes[row] - i : WIDTH;
+            floats x = {0};
+            memcpy(&x, logits + i, (size_t)width * sizeof(float));
+            x = power_of_two(product(x - peaks[row], (floats){0} + scales[row]));
+            for (int64_t lane = 0; lane < width; lane++) weights[i + lane] = x[lane];
+        }
+}
+
+typedef struct {
+    float logit;
+    int32_t place;
+} Token;
+
+static int compare(const void *a, const void *b) {
+    const Token *x = a, *y = b;
+    return x->logit == y->logit ? (x->place > y->place) - (x->place < y->place) : x->logit < y->logit ? 1 : -1;
+}
+
+/* Mark the fewest of a row's logits, best first, whose weights reach the target; `edge` has room for all. */
+static void mark_row(int64_t size, const float *logits, const double *weights, double target, uint8_t *mask,
+                     Token *edge) {
+    float most = logits[0], least = logits[0];
+    for (int64_t i = 1; i < size; i++) {
+        most = logits[i] > most ? logits[i] : most;
+        least = logits[i] < least ? logits[i] : least;
+    }
+    float span = most - least, rate = (float)(NUM_BINS - 1) / (span > 1e-30f ? span : 1e-30f);
+    double sums[NUM_BINS] = {0}, before = 0, reached = 0, ahead = 0;
+    for (int64_t i = 0; i < size; i++) sums[(int64_t)((most - logits[i]) * rate)] += weights[i];
+    int64_t bin = 0, count = 0;
+    for (; bin < NUM_BINS && (reached = before + sums[bin]) < target; bin++) before = reached;
+    for (int64_t i = 0; i < size; i++) {
+        int64_t own = (int64_t)((most - logits[i]) * rate);
+        mask[i] = own < bin;
+        if (own == bin) edge[count++] = (Token){logits[i], (int32_t)i};
+    }
+    qsort(edge, (size_t)count, sizeof(Token), compare);
+    for (int64_t i = 0, units = 0; i < count; i++) {
+        double weight = weights[edge[i].place];
+        units += (int64_t)__builtin_rint(weight / UNIT);
+        ahead = (double)units * UNIT;
+        ahead -= weight;
+        mask[edge[i].place] = before + ahead < target;
+    }
+}
+
+/* The same for rows of some sizes, one after the other; 0 if there is too little memory. */
+EXPORTED int mark_best(int64_t num_rows, const int64_t *sizes, const float *logits, const double *weights,
+                       const double *targets, uint8_t *mask) {
+    int64_t most = 0;
+    for (int64_t row = 0; row < num_rows; row++) most = sizes[row] > most ? sizes[row] : most;
+    Token *edge = malloc((size_t)most * sizeof(Token));
+    if (!edge) return 0;
+    for (int64_t row = 0; row < num_rows; row++) {
+        mark_row(sizes[row], logits, weights, targets[row] > UNIT ? targets[row] : UNIT, mask, edge);
+        logits += sizes[row], weights += sizes[row], mask += sizes[row];
+    }
+    free(edge);
+    return 1;
 }

@@ -2,7 +2,7 @@
 
 import ctypes
 from functools import cache, partial
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,9 @@ from aobatch.sampling.processors import Masks
 _ITEM: Final = 4
 """Bytes of a logit."""
 _ROOM: Final = 1024
-"""Logits of a row for which there is room at first."""
+"""Logits of a row for which there is room at first, or more where many blocks are looked at."""
+_ROOM_OF_BLOCK: Final = BLOCK // 4
+"""The same of a block that is looked at; where it does not do, all is looked at once more."""
 _ADDRESS, _INTEGER = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -52,6 +54,9 @@ def blocks_with(found: Library) -> BlocksOf:
     functions.measure_blocks.restype = None
     functions.find_logits.argtypes = [*[_ADDRESS] * 4, _INTEGER, *[_ADDRESS] * 3]
     functions.find_logits.restype = _INTEGER
+    functions.weigh_logits.argtypes = [_INTEGER, *[_ADDRESS] * 5]
+    functions.weigh_logits.restype = None
+    functions.mark_best.argtypes = [_INTEGER, *[_ADDRESS] * 5]
     blocks_of = partial(CompiledBlocks, functions)
     _check(blocks_of)
     return blocks_of
@@ -87,6 +92,11 @@ class CompiledBlocks(Blocks):
         )
         return found
 
+    def best(self, rows: TokenIds) -> TokenIds:
+        """Find the largest logit of rows, see `Blocks`."""
+        blocks = self.measure(rows, np.zeros(len(rows))).maxima.argmax(axis=1)
+        return np.asarray(blocks * BLOCK + self.read(rows, blocks).argmax(axis=1))
+
     def find(
         self, rows: TokenIds, maxima: Logits, bounds: Logits, ceilings: Logits | None = None
     ) -> Found:
@@ -98,7 +108,8 @@ class CompiledBlocks(Blocks):
         maxima = np.ascontiguousarray(maxima, np.float32)
         limits = np.array([np.maximum(bounds, LEAST), ceilings], dtype=np.float32)
         arguments, _alive = self._arguments(rows)
-        room = count = _ROOM * len(rows)
+        opened = int(np.count_nonzero(maxima >= limits[0][:, None]))
+        room = count = max(_ROOM * len(rows), _ROOM_OF_BLOCK * opened)
         while True:
             places, ids = np.empty((2, room), np.int64)
             found = Found(places, ids, np.empty(room, np.float32))
@@ -112,6 +123,25 @@ class CompiledBlocks(Blocks):
             if count <= room:
                 return Found(found.places[:count], found.ids[:count], found.logits[:count])
             room = count
+
+    def weigh(self, logits: Logits, sizes: TokenIds, peaks: Logits, temperatures: Floats) -> Floats:
+        """Weigh logits of rows, see `Blocks`."""
+        weights = np.empty(len(logits))
+        arrays = [_plain(sizes, np.int64), _plain(logits, np.float32), _plain(peaks, np.float32)]
+        arrays += [scales_of(temperatures), weights]
+        self._functions.weigh_logits(len(sizes), *(array.ctypes.data for array in arrays))
+        return weights
+
+    def best_until(
+        self, sizes: TokenIds, logits: Logits, weights: Floats, targets: Floats
+    ) -> NDArray[np.bool_]:
+        """Mark the best logits of rows, see `Blocks`."""
+        mask = np.empty(len(logits), np.bool_)
+        arrays = [_plain(sizes, np.int64), _plain(logits, np.float32), _plain(weights, np.float64)]
+        arrays += [_plain(targets, np.float64), mask]
+        if not self._functions.mark_best(len(sizes), *(array.ctypes.data for array in arrays)):
+            raise MemoryError
+        return mask
 
     def _arguments(self, rows: TokenIds) -> tuple[_Rows, list[NDArray[np.generic] | None]]:
         """Give the rows as the library takes them, and what has to live until it returns."""
@@ -130,17 +160,27 @@ class CompiledBlocks(Blocks):
         ), [rows, masks]
 
 
+def _plain(array: NDArray[Any], kind: type[np.generic]) -> NDArray[Any]:
+    """Give an array as the library reads it."""
+    return np.ascontiguousarray(array, kind)
+
+
 def _check(blocks_of: BlocksOf) -> None:
     logits = np.random.default_rng(0).normal(0, 5, (2, 2 * BLOCK + 40)).astype(np.float32)
     logits[1, 3 : BLOCK + 9] = -np.inf
     ours, theirs = blocks_of(logits, None), Blocks(logits)
     rows, temperatures = np.array([1, 0]), np.array([1.0, 0.7])
-    bounds = np.array([1.0, -3.0], dtype=np.float32)
+    bounds, peaks = np.array([1.0, -3.0], dtype=np.float32), logits.max(axis=1)[rows]
+    both: list[tuple[NDArray[Any], NDArray[Any]]] = [(ours.best(rows), theirs.best(rows))]
     for floors in (None, bounds):
         found = ours.measure(rows, temperatures, floors)
         expected = theirs.measure(rows, temperatures, floors)
-        looked_for = (blocks.find(rows, expected.maxima, bounds) for blocks in (ours, theirs))
-        both = [(found, expected), tuple(looked_for)]
-        if not all(all(map(np.array_equal, *pair)) for pair in both):
-            message = "the compiled sampler computes other bits than numpy"
-            raise KernelsError(message)
+        looked_for = [blocks.find(rows, expected.maxima, bounds) for blocks in (ours, theirs)]
+        both += [*zip(found, expected, strict=True), *zip(*looked_for, strict=True)]
+    sizes = np.bincount(looked_for[1].places)
+    weights = [b.weigh(looked_for[1].logits, sizes, peaks, temperatures) for b in (ours, theirs)]
+    rest = sizes, looked_for[1].logits, weights[1], np.array([1.5, 4.0])
+    both += [(weights[0], weights[1]), (ours.best_until(*rest), theirs.best_until(*rest))]
+    if not all(np.array_equal(*pair) for pair in both):
+        message = "the compiled sampler computes other bits than numpy"
+        raise KernelsError(message)

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
 
 from aobatch.arrays import Floats, Logits, TokenIds
 from aobatch.sampling.processors import Masks
@@ -28,6 +29,15 @@ _LINE: Final = 16
 
 _READ: Final = 1024
 """Blocks that are copied at a time."""
+
+NUM_BINS: Final = 512
+"""Parts of the range of a row's logits, of which one is sorted."""
+
+SMALLEST_SPAN: Final = 1e-30
+"""Stands for the range of logits that are all the same."""
+
+UNIT: Final = 2.0**-44
+"""Running sums count in this part of the best token's weight."""
 
 LEAST: Final = np.finfo(np.float32).min
 """The smallest finite logit."""
@@ -189,6 +199,11 @@ class Blocks:
         sums[temperatures == 0] = 0.0
         return Measured(maxima, sums)
 
+    def best(self, rows: TokenIds) -> TokenIds:
+        """Find the largest logit of rows [n], the first of equals; their ids, [n]."""
+        found = [self.logits[row].argmax() for row in rows]
+        return np.array(found, np.int64)
+
     def find(
         self, rows: TokenIds, maxima: Logits, bounds: Logits, ceilings: Logits | None = None
     ) -> Found:
@@ -210,6 +225,43 @@ class Blocks:
             ids = opened[pairs] * BLOCK + flat % BLOCK
             parts.append(Found(owners[pairs], ids, logits.reshape(-1)[flat]))
         return Found(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+    def weigh(self, logits: Logits, sizes: TokenIds, peaks: Logits, temperatures: Floats) -> Floats:
+        """Compute exp((logit - peak) / temperature) of rows [n] of logits, of these sizes; [M]."""
+        peaks, scales = np.repeat(peaks, sizes), np.repeat(scales_of(temperatures), sizes)
+        return weights_of(logits.copy(), peaks, scales).astype(np.float64)
+
+    def best_until(
+        self, sizes: TokenIds, logits: Logits, weights: Floats, targets: Floats
+    ) -> NDArray[np.bool_]:
+        """Mark the fewest of each row, best first, whose weights [M] reach the target [n]; [M].
+
+        The order is (-logit, place); each row has a logit. The best one always stays; all stay
+        where they never reach it. Only those in the bin of logits in which the sum crosses it are
+        sorted.
+        """
+        num_rows, starts = len(sizes), np.cumsum(sizes) - sizes
+        targets = np.maximum(targets, UNIT)
+        most = np.maximum.reduceat(logits, starts)
+        spans = most - np.minimum.reduceat(logits, starts)
+        rates = np.float32(NUM_BINS - 1) / np.maximum(spans, np.float32(SMALLEST_SPAN))
+        bins = ((np.repeat(most, sizes) - logits) * np.repeat(rates, sizes)).astype(np.int64)
+        flat = bins + np.repeat(np.arange(num_rows) * NUM_BINS, sizes)
+        sums = np.asarray(np.bincount(flat, weights, num_rows * NUM_BINS), dtype=np.float64)
+        reached = np.cumsum(sums.reshape(num_rows, NUM_BINS), axis=1)
+        # One past the last bin where they never reach it.
+        crossing = np.count_nonzero(reached < targets[:, None], axis=1)
+        before = reached[np.arange(num_rows), np.maximum(crossing - 1, 0)]
+        before = np.where(crossing > 0, before, 0.0)
+
+        limits = np.repeat(crossing, sizes)
+        mask = bins < limits
+        edge = np.flatnonzero(bins == limits)
+        rows = np.searchsorted(starts, edge, side="right") - 1
+        edge = edge[np.lexsort((-logits[edge], rows))]
+        ahead = running_sums(weights[edge], np.bincount(rows, minlength=num_rows)) - weights[edge]
+        mask[edge] = before[rows] + ahead < targets[rows]
+        return np.asarray(mask)
 
 
 BlocksOf = Callable[[Logits, Masks | None], Blocks]
@@ -270,3 +322,16 @@ def largest_bounds(blocks: Blocks, rows: TokenIds, maxima: Logits, counts: Token
         groups = np.sort(logits.reshape(-1, size).max(axis=1))
         bounds[place] = groups[max(0, len(groups) - int(counts[place]))]
     return np.asarray(bounds)
+
+
+def running_sums(weights: Floats, sizes: TokenIds) -> Floats:
+    """Add up weights [M] >= 0 along rows of the given sizes [n], [M].
+
+    The sums are of integers: these add exactly, so that a row, although summed in one go with the
+    others, cannot feel them. Up to 2**19 weights of at most 1 fit; across rows sums may wrap.
+    """
+    steps = np.rint(weights / UNIT).astype(np.uint64)
+    sums = np.cumsum(steps)
+    ends = np.cumsum(sizes)
+    before = np.append(np.uint64(0), sums)[ends - sizes]
+    return np.asarray((sums - np.repeat(before, sizes)) * UNIT)

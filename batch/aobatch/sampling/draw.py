@@ -6,8 +6,8 @@ from typing import Final
 import numpy as np
 
 from aobatch.arrays import Floats, Logits, TokenIds
-from aobatch.sampling.blocks import BLOCK, scales_of, weights_of
-from aobatch.sampling.nucleus import UNIT, Candidates, Kept, Rows, running_sums
+from aobatch.sampling.blocks import BLOCK, UNIT, running_sums, scales_of, weights_of
+from aobatch.sampling.nucleus import Candidates, Kept, Rows
 
 KEY_BYTES: Final = 16
 WORDS_PER_COUNTER: Final = 4

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from aobatch.arrays import Floats, Logits, TokenIds
 from aobatch.sampling.blocks import (
     BLOCK,
+    SMALLEST_SPAN,
     Blocks,
     Measured,
     block_weights,
@@ -25,15 +26,6 @@ from aobatch.sampling.blocks import (
     weights_of,
 )
 from aobatch.sampling.columns import Table
-
-NUM_BINS: Final = 512
-"""Parts of the range of a row's logits, of which one is sorted."""
-
-SMALLEST_SPAN: Final = 1e-30
-"""Stands for the range of logits that are all the same."""
-
-UNIT: Final = 2.0**-44
-"""Running sums count in this part of the best token's weight."""
 
 USUAL_SHARE: Final = 512
 """Among tokens less probable than (1 - top_p) / 512 there is seldom one of the nucleus."""
@@ -185,54 +177,9 @@ class Candidates:
 def pick(rows: Rows, bounds: Logits, ceilings: Logits | None = None) -> Candidates:
     """Pick the finite logits that reach the row's bound [n], and are under its ceiling [n]."""
     owners, ids, logits = rows.blocks.find(rows.rows, rows.maxima, bounds, ceilings)
-    scales = scales_of(rows.temperatures)
-    weights = weights_of(logits.copy(), rows.peaks[owners], scales[owners])
     sizes = np.bincount(owners, minlength=len(rows.rows))
-    return Candidates(sizes, ids, logits, weights.astype(np.float64))
-
-
-def running_sums(weights: Floats, sizes: TokenIds) -> Floats:
-    """Add up weights [M] >= 0 along rows of the given sizes [n], [M].
-
-    The sums are of integers: these add exactly, so that a row, although summed in one go with the
-    others, cannot feel them. Up to 2**19 weights of at most 1 fit; across rows sums may wrap.
-    """
-    steps = np.rint(weights / UNIT).astype(np.uint64)
-    sums = np.cumsum(steps)
-    ends = np.cumsum(sizes)
-    before = np.append(np.uint64(0), sums)[ends - sizes]
-    return np.asarray((sums - np.repeat(before, sizes)) * UNIT)
-
-
-def best_until(found: Candidates, weights: Floats, targets: Floats) -> NDArray[np.bool_]:
-    """Mark in each row the fewest tokens, best first, whose weights [M] reach the target [n].
-
-    The order is (-logit, id); each row has a token. The best one always stays; all stay where they
-    never reach it. Only the tokens in the bin of logits in which the sum crosses it are sorted.
-    """
-    num_rows = len(found.sizes)
-    targets = np.maximum(targets, UNIT)
-    most = np.maximum.reduceat(found.logits, found.starts)
-    spans = most - np.minimum.reduceat(found.logits, found.starts)
-    rates = np.float32(NUM_BINS - 1) / np.maximum(spans, np.float32(SMALLEST_SPAN))
-    bins = ((found.spread(most) - found.logits) * found.spread(rates)).astype(np.int64)
-    flat = bins + found.spread(np.arange(num_rows) * NUM_BINS)
-    sums = np.asarray(np.bincount(flat, weights, num_rows * NUM_BINS), dtype=np.float64)
-    reached = np.cumsum(sums.reshape(num_rows, NUM_BINS), axis=1)
-    # One past the last bin where they never reach it.
-    crossing = np.count_nonzero(reached < targets[:, None], axis=1)
-    before = reached[np.arange(num_rows), np.maximum(crossing - 1, 0)]
-    before = np.where(crossing > 0, before, 0.0)
-
-    limits = found.spread(crossing)
-    mask = bins < limits
-    edge = np.flatnonzero(bins == limits)
-    rows = np.searchsorted(found.starts, edge, side="right") - 1
-    edge = edge[np.lexsort((-found.logits[edge], rows))]
-    sizes = np.bincount(rows, minlength=num_rows)
-    ahead = running_sums(weights[edge], sizes) - weights[edge]
-    mask[edge] = before[rows] + ahead < targets[rows]
-    return np.asarray(mask)
+    weights = rows.blocks.weigh(logits, sizes, rows.peaks, rows.temperatures)
+    return Candidates(sizes, ids, logits, weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +293,7 @@ def _long(rows: Rows) -> Iterator[tuple[TokenIds, Kept]]:
 
 def _cut_long(kept: Kept, targets: Floats) -> Kept:
     found = kept.found
-    found = found.keep(best_until(found, found.weights, targets - kept.base))
+    found = keep_until(found, kept.rows, found.weights, targets - kept.base)
     return replace(kept, found=keep_min_p(found, kept.rows))
 
 
@@ -417,12 +364,17 @@ def _bounds(rows: Rows) -> tuple[Logits, NDArray[np.bool_]]:
     return bounds, ~is_nucleus | (by_tail <= by_min_p)
 
 
+def keep_until(found: Candidates, rows: Rows, weights: Floats, targets: Floats) -> Candidates:
+    """Keep the fewest tokens of each row, best first, whose weights [M] reach the target [n]."""
+    return found.keep(rows.blocks.best_until(found.sizes, found.logits, weights, targets))
+
+
 def keep_top_k(found: Candidates, rows: Rows) -> Candidates:
     """Keep the top_k most probable tokens, ties by id."""
     if not rows.is_limited.any():
         return found
     counts = np.where(rows.is_limited, rows.table["top_k"], np.inf)
-    return found.keep(best_until(found, np.ones_like(found.weights), counts))
+    return keep_until(found, rows, np.ones_like(found.weights), counts)
 
 
 def keep_top_p(found: Candidates, rows: Rows) -> Candidates:
@@ -432,7 +384,7 @@ def keep_top_p(found: Candidates, rows: Rows) -> Candidates:
         return found
     totals = np.where(rows.is_limited, found.totals(found.weights), rows.totals)
     targets = np.where(is_used, rows.table["top_p"] * totals, np.inf)
-    return found.keep(best_until(found, found.weights, targets))
+    return keep_until(found, rows, found.weights, targets)
 
 
 def keep_min_p(found: Candidates, rows: Rows) -> Candidates:

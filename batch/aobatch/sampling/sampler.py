@@ -91,7 +91,8 @@ class BatchStep:
         is_measured = table["is_drawn"] | is_reported
         best = np.zeros(len(logits), dtype=np.int64)
         searched = np.flatnonzero(~is_measured)
-        best[searched] = [logits[row].argmax() for row in searched]
+        unmasked = self._blocks if masks is None else self._blocks_of(logits, None)
+        best[searched] = unmasked.best(searched)
         if masks is not None:
             # A row's best token needs no look at its others if the mask allows it.
             is_allowed = masks.allow(np.arange(len(masks.rows)), best[masks.rows])
