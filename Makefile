@@ -126,7 +126,7 @@ $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
 	@touch $@
 
 $(VENV)/zig.stamp: | $(VENV)/bin/pip
-	@command -v qemu-aarch64 qemu-aarch64-static >/dev/null || \
+	@command -v qemu-aarch64 >/dev/null || command -v qemu-aarch64-static >/dev/null || \
 		{ echo "bits-test needs qemu's user mode: apt install qemu-user-static"; exit 1; }
 	$(PYTHON) -m venv $(VENV)/zig
 	$(VENV)/zig/bin/pip install --quiet --disable-pip-version-check ziglang
