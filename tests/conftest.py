@@ -153,6 +153,9 @@ def tiny_int8(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     return _converted(tiny_gguf, tmp_path_factory.mktemp("models") / "tiny-int8", "int8")
 
 
+_WHOLE_TEXT = quality.quality_text
+
+
 @pytest.fixture(scope="module")
 def little_text() -> Iterator[None]:
     """Measure conversions here by 2,000 characters of the shipped text: two pieces or three."""
@@ -200,13 +203,16 @@ def real_command(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _converted(path: Path, target: Path, precision: str) -> ModelFolder:
-    return convert(
-        read_gguf(path),
-        target,
-        precision=precision,
-        scorer=score_texts,
-        progress=lambda *_: None,
-    )
+    """Convert by the whole text, whichever test is the first to ask."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quality, "quality_text", _WHOLE_TEXT)
+        return convert(
+            read_gguf(path),
+            target,
+            precision=precision,
+            scorer=score_texts,
+            progress=lambda *_: None,
+        )
 
 
 def _write_metadata(writer: gguf.GGUFWriter, config: dict[str, object]) -> None:
