@@ -101,6 +101,9 @@ void release_weight(Weight *weight) {
     atomic_flag_clear(&is_busy);
 }
 
+/* Columns are packed a line of the cache at a time. */
+#define STRIPS 4
+
 int pack_weight(Weight *weight, const int8_t *columns, const float *scales, float unit, int64_t inputs,
                 int64_t outputs) {
     int64_t depth = depth_of(inputs), padded = (outputs + PANEL - 1) / PANEL * PANEL;
@@ -109,30 +112,32 @@ int pack_weight(Weight *weight, const int8_t *columns, const float *scales, floa
     if (!weight->panels) return 0;
     weight->scales = (float *)(weight->panels + padded * depth);
     weight->offsets = (int32_t *)(weight->scales + padded);
-    for (int64_t from = 0; from < padded; from += LANES) {
-        int64_t width = outputs - from < 0 ? 0 : outputs - from < LANES ? outputs - from : LANES;
-        int8_t *target = weight->panels + from * depth;
-        i32x16 sums = {0};
-        for (int64_t k = 0; k < depth; k += 4, target += 4 * LANES) {
-            i32x16 quads = {0};
-            for (int part = 0; part < 4 && k + part < inputs; part++) {
-                const int8_t *at = columns + (k + part) * outputs + from;
-                s8x16 row = {0};
-                if (width == LANES)
-                    memcpy(&row, at, LANES);
-                else if (width)
-                    memcpy(&row, at, (size_t)width);
-                i32x16 numbers = __builtin_convertvector(row, i32x16);
-                sums += numbers;
-                quads |= (numbers & 255) << (8 * part);
+    for (int64_t from = 0; from < padded; from += STRIPS * LANES) {
+        int strips = (int)((padded - from < STRIPS * LANES ? padded - from : STRIPS * LANES) / LANES);
+        i32x16 sums[STRIPS] = {{0}};
+        for (int64_t k = 0; k < depth; k += 4)
+            for (int n = 0; n < strips; n++) {
+                i32x16 quads = {0};
+                int64_t left = outputs - from - n * LANES;
+                for (int part = 0; part < 4 && k + part < inputs && left > 0; part++) {
+                    const int8_t *at = columns + (k + part) * outputs + from + n * LANES;
+                    s8x16 row = {0};
+                    if (left >= LANES)
+                        memcpy(&row, at, LANES);
+                    else
+                        memcpy(&row, at, (size_t)left);
+                    i32x16 numbers = __builtin_convertvector(row, i32x16);
+                    sums[n] += numbers;
+                    quads |= (numbers & 255) << (8 * part);
+                }
+                memcpy(weight->panels + (from + n * LANES) * depth + k * LANES, &quads, sizeof quads);
             }
-            memcpy(target, &quads, sizeof quads);
+        for (int n = 0; n < strips; n++) {
+            sums[n] *= -128;
+            memcpy(weight->offsets + from + n * LANES, &sums[n], sizeof sums[n]);
         }
-        sums *= -128;
-        memcpy(weight->offsets + from, &sums, sizeof sums);
-        for (int64_t i = 0; i < LANES; i++)
-            weight->scales[from + i] = i < width ? scales[from + i] * unit : 0;
     }
+    for (int64_t i = 0; i < padded; i++) weight->scales[i] = i < outputs ? scales[i] * unit : 0;
     return 1;
 }
 
