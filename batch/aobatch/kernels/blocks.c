@@ -170,6 +170,26 @@ EXPORTED void measure_blocks(const Rows *in, const float *scales, const float *f
     }
 }
 
+/* Write the lanes that have a bit, as far as there is room, and their ids from `id` on; how many have one. */
+INLINE int64_t write_lanes(floats x, uint32_t bits, int64_t id, int64_t room, int64_t *ids, float *found) {
+#if WIDTH == LANES
+    if (room >= LANES) { /* without a branch for each */
+        __m512i own = _mm512_maskz_compress_epi32((__mmask16)bits, (__m512i)(LANE + (int32_t)id));
+        _mm512_storeu_ps(found, _mm512_maskz_compress_ps((__mmask16)bits, (__m512)x));
+        _mm512_storeu_si512(ids, _mm512_cvtepi32_epi64(_mm512_castsi512_si256(own)));
+        _mm512_storeu_si512(ids + 8, _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(own, 1)));
+        return __builtin_popcount(bits);
+    }
+#endif
+    int64_t count = 0;
+    for (; bits; bits &= bits - 1, count++) {
+        if (count >= room) continue;
+        int lane = __builtin_ctz(bits);
+        ids[count] = id + lane, found[count] = x[lane];
+    }
+    return count;
+}
+
 /* Logits from the row's bound on and under its ceiling, in the order of rows and ids, out of blocks
  * whose maxima reach the bound. Gives how many there are; no more are written than there is room for. */
 EXPORTED int64_t find_logits(const Rows *in, const float *maxima, const float *bounds,
@@ -196,21 +216,7 @@ EXPORTED int64_t find_logits(const Rows *in, const float *maxima, const float *b
             for (int i = 0; i < BLOCK; i += WIDTH) {
                 floats next = take(x + i);
                 uint32_t bits = bits_of((next >= low) & (next < high));
-#if WIDTH == LANES
-                if (count + LANES <= room) { /* without a branch for each */
-                    __m512i own = _mm512_maskz_compress_epi32((__mmask16)bits, (__m512i)(LANE + (int32_t)(block * BLOCK + i)));
-                    _mm512_storeu_ps(found + count, _mm512_maskz_compress_ps((__mmask16)bits, (__m512)next));
-                    _mm512_storeu_si512(ids + count, _mm512_cvtepi32_epi64(_mm512_castsi512_si256(own)));
-                    _mm512_storeu_si512(ids + count + 8, _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(own, 1)));
-                    count += __builtin_popcount(bits);
-                    continue;
-                }
-#endif
-                for (; bits; bits &= bits - 1, count++) {
-                    if (count >= room) continue;
-                    int lane = i + __builtin_ctz(bits);
-                    ids[count] = block * BLOCK + lane, found[count] = x[lane];
-                }
+                count += write_lanes(next, bits, block * BLOCK + i, room - count, ids + count, found + count);
             }
         }
         for (int64_t i = first; i < count && i < room; i++) places[i] = n;

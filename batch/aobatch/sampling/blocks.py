@@ -200,7 +200,7 @@ class Blocks:
         return Measured(maxima, sums)
 
     def best(self, rows: TokenIds) -> TokenIds:
-        """Find the largest logit of rows [n], the first of equals; their ids, [n]."""
+        """Find the largest logit of rows [n] without masks, the first of equals; their ids, [n]."""
         found = [self.logits[row].argmax() for row in rows]
         return np.array(found, np.int64)
 
