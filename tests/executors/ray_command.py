@@ -11,6 +11,8 @@ from pathlib import Path
 from ray_jobs import Product, read_product
 from waiting import HANG_SECONDS, wait_until
 
+from aobatch.executors.ray.reaper import open_files
+
 
 class RayCommand:
     """A run of the command whose processes, however deep, can be found."""
@@ -73,7 +75,7 @@ class RayCommand:
         try:
             if "State:\tZ" in (folder / "status").read_text():
                 return False
-            links = [str(link.readlink()) for link in (folder / "fd").iterdir()]
+            links = open_files(int(folder.name))
             if self.session and any(link.startswith(self.session) for link in links):
                 return True
             return self._mark.encode() in (folder / "environ").read_bytes()
@@ -81,7 +83,7 @@ class RayCommand:
             return False
 
     def _find_session(self) -> str:
-        links = [str(link.readlink()) for link in Path(f"/proc/{self.process.pid}/fd").iterdir()]
+        links = open_files(self.process.pid)
         found = {"/".join(link.split("/")[:3]) for link in links if "/aobatch-ray-" in link}
         return found.pop() if found else ""
 

@@ -1,5 +1,6 @@
 """Laws of `aobatch run --executor ray` as a process among others."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 from ray_command import RayCommand, computed_locally
 from ray_jobs import read_product, write_input
 from waiting import children_seconds, processor_seconds
+
+from aobatch.executors.ray.reaper import open_files
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -17,13 +20,7 @@ LOOPBACK = "0100007F"
 
 def listening_addresses(processes: list[int]) -> set[str]:
     """Give the local addresses, in hexadecimal, at which processes can be connected to."""
-    sockets = set()
-    for process in processes:
-        for link in Path(f"/proc/{process}/fd").glob("*"):
-            try:
-                sockets.add(link.readlink().name)
-            except OSError:
-                continue
+    sockets = {link for process in processes for link in open_files(process)}
     found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
@@ -42,6 +39,12 @@ def options(tmp_path: Path, tiny_home: Path, monkeypatch: pytest.MonkeyPatch) ->
     write_input(tmp_path / "in.jsonl", 300, num_bad=6)
     monkeypatch.setenv("AOBATCH_MODELS", str(tiny_home))
     return ("--max-num-seqs", "4", "--default", "max_tokens=12", "--kernels", "stock")
+
+
+def test_file_that_is_closed_meanwhile_hides_none_of_the_others(tmp_path: Path) -> None:
+    """The folder of open files lists what it is itself read by, which is closed by then."""
+    with (tmp_path / "log").open("w") as log:
+        assert log.name in open_files(os.getpid())
 
 
 def test_run_that_is_stopped_or_killed_leaves_nothing_but_its_results(

@@ -49,11 +49,19 @@ def _processes(folder: Path) -> Iterator[int]:
 
     Neither their names nor their environments tell them, since Ray writes over both.
     """
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            links = [str(link.readlink()) for link in (process / "fd").iterdir()]
-            if int(process.name) != os.getpid() and any(x.startswith(f"{folder}/") for x in links):
-                yield int(process.name)
+    for process in (int(path.name) for path in Path("/proc").glob("[0-9]*")):
+        if process != os.getpid() and any(x.startswith(f"{folder}/") for x in open_files(process)):
+            yield process
+
+
+def open_files(process: int) -> list[str]:
+    """Give what a process has open; nothing of one that has gone or belongs to somebody else."""
+    found = []
+    with suppress(OSError):
+        for link in Path(f"/proc/{process}/fd").iterdir():
+            with suppress(OSError):  # closed since the folder was listed
+                found.append(str(link.readlink()))
+    return found
 
 
 if __name__ == "__main__":
