@@ -51,15 +51,16 @@ class RayCommand:
 
     def wait_for_results(self) -> None:
         """Wait until this run has added results to the ledger."""
-        before = self._count_results()
-        wait_until(lambda: self._count_results() > before, self.process)
+        before = self.count_results()
+        wait_until(lambda: self.count_results() > before, self.process)
         self.session = self._find_session()
 
     def wait_for_processes_to_end(self) -> None:
         """Wait for all that the run has started."""
         wait_until(lambda: not self.processes())
 
-    def _count_results(self) -> int:
+    def count_results(self) -> int:
+        """Count what the ledger has."""
         path = self.output.with_name("out.jsonl.aobatch") / "ledger.sqlite3"
         try:
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
