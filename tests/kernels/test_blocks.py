@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from aobatch.arrays import Logits
 from aobatch.kernels import KernelsError, library
 from aobatch.kernels.blocks import blocks_with, fastest_blocks
-from aobatch.sampling.blocks import Blocks
+from aobatch.sampling.blocks import Blocks, rows_of
+from aobatch.sampling.columns import ROW
 from aobatch.sampling.draw import stream_key
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.processors import Masks
@@ -43,29 +44,27 @@ def steps(draw: st.DrawFn) -> tuple[Logits, Masks | None, NDArray[np.float64]]:
 
 
 @CASES
-@given(step=steps(), floor=st.sampled_from([None, -2.0, 0.5]), order=st.permutations(range(ROWS)))
+@given(step=steps(), order=st.permutations(range(ROWS)))
 def test_compiled_blocks_have_the_bits_of_numpy(
-    step: tuple[Logits, Masks | None, NDArray[np.float64]], floor: float | None, order: list[int]
+    step: tuple[Logits, Masks | None, NDArray[np.float64]], order: list[int]
 ) -> None:
     """Maxima and sums are the same bits, and the same logits are found, whatever the rows hold."""
     logits, masks, temperatures = step
-    floors = None if floor is None else np.full(ROWS, floor, np.float32)
     rows = np.array(order)
     plain, compiled = Blocks(logits, masks), COMPILED(logits, masks)
     with np.errstate(invalid="ignore"):
-        expected = plain.measure(rows, temperatures, floors)
-        found = compiled.measure(rows, temperatures, floors)
+        expected = plain.measure(rows, temperatures)
+        found = compiled.measure(rows, temperatures)
         maxima = plain.measure(rows, np.zeros(ROWS)).maxima
 
         np.testing.assert_array_equal(found.maxima, expected.maxima)
         is_number = ~np.isnan(expected.maxima)
         np.testing.assert_array_equal(found.sums[is_number], expected.sums[is_number])
-        bounds, ceilings = np.full((2, ROWS), [[-0.5], [1.5]], np.float32)
+        bounds = np.full(ROWS, -0.5, np.float32)
         bounds[0] = -np.inf
-        for limits in ((bounds, None), (bounds, ceilings)):
-            looked_for = plain.find(rows, maxima, *limits), compiled.find(rows, maxima, *limits)
-            for ours, theirs in zip(*looked_for, strict=True):
-                np.testing.assert_array_equal(ours, theirs)
+        looked_for = plain.find(rows, maxima, bounds), compiled.find(rows, maxima, bounds)
+        for ours, theirs in zip(*looked_for, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 @CASES
@@ -82,29 +81,68 @@ def test_the_best_of_rows_is_that_of_numpy(
 
 @CASES
 @given(
-    seed=st.integers(0, 2**32 - 1),
-    sizes=st.lists(st.integers(1, 900), min_size=1, max_size=5),
-    spread=st.sampled_from([0.0, 1e-6, 1.0, 40.0]),
-    share=st.floats(0, 1.2),
+    step=steps(),
+    top_p=st.sampled_from([0.0, 0.5, 0.95, 0.9999, 1 - 1e-15, 1.0]),
+    top_k=st.sampled_from([1, 40, 3000, 9000]),
+    min_p=st.sampled_from([0.0, 1e-12, 0.02, 1.0]),
+    seed=st.integers(0, 99),
 )
-def test_logits_are_weighed_and_marked_to_the_bits_of_numpy(
-    seed: int, sizes: list[int], spread: float, share: float
+def test_compiled_draws_have_the_bits_of_numpy(
+    step: tuple[Logits, Masks | None, NDArray[np.float64]],
+    top_p: float,
+    top_k: int,
+    min_p: float,
+    seed: int,
 ) -> None:
-    """Weights, and the best until they reach a target, also where many logits are the same."""
-    random, counts = np.random.default_rng(seed), np.array(sizes)
-    logits = np.round(random.normal(0, spread, counts.sum()), random.integers(1, 8))
-    logits = logits.astype(np.float32)
-    peaks = np.maximum.reduceat(logits, np.cumsum(counts) - counts) + np.float32(0.5)
-    temperatures = random.choice([0.3, 1.0, 2.0], len(counts))
-    plain, compiled = (blocks(np.zeros((1, 1), np.float32), None) for blocks in (Blocks, COMPILED))
+    """The same token of the same ones that are left, however many candidates either looks at."""
+    logits, masks, temperatures = step
+    table = np.zeros(ROWS, ROW)
+    table["temperature"] = np.where(temperatures == 0.0, 9.0, temperatures)
+    table["top_p"], table["min_p"] = top_p, min_p
+    table["top_k"] = min(top_k, logits.shape[1])
+    uniforms = np.random.default_rng(seed).random(ROWS)
+    plain, compiled = Blocks(logits, masks), COMPILED(logits, masks)
+    with np.errstate(invalid="ignore"):
+        measured = plain.measure(np.arange(ROWS), table["temperature"])
+        peaks = measured.maxima.max(axis=1)
+        rows = rows_of(plain, np.arange(ROWS), peaks, table, measured)
+        possible = np.flatnonzero(np.isfinite(peaks))
+        if not possible.size:
+            return
+        rows = rows.take(possible)
+        for ours, theirs in zip(
+            compiled.draw(rows, uniforms[: possible.size]),
+            plain.draw(rows, uniforms[: possible.size]),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(ours, theirs)
 
-    weights = plain.weigh(logits, counts, peaks, temperatures)
-    targets = share * np.add.reduceat(weights, np.cumsum(counts) - counts)
-    mask = plain.best_until(counts, logits, weights, targets)
 
-    found = compiled.weigh(logits, counts, peaks, temperatures)
-    np.testing.assert_array_equal(found, weights)
-    np.testing.assert_array_equal(compiled.best_until(counts, logits, weights, targets), mask)
+@pytest.mark.parametrize("vocab_size", [9001, 49_152])
+@pytest.mark.parametrize("spread", [0.0, 0.3, 1.0, 2.5, 6.0])
+def test_compiled_draws_of_long_nuclei_have_the_bits_of_numpy(
+    vocab_size: int, spread: float
+) -> None:
+    """Also where thousands of tokens are left, evenly spread or not, and where samples mislead."""
+    random = np.random.default_rng(7)
+    logits = random.normal(0, spread, (6, vocab_size)).astype(np.float32)
+    logits[1] = np.round(logits[1], 1)
+    logits[2].sort()
+    logits[3, ::16] += 2
+    logits[4, : vocab_size // 2] -= 1
+    logits[5] = 0.0
+    table = np.zeros(6, ROW)
+    table["temperature"], table["top_p"] = 1.0, [0.95, 0.9, 0.99, 0.8, 0.95, 0.5]
+    table["top_k"] = vocab_size
+    plain, compiled = Blocks(logits), COMPILED(logits, None)
+    measured = plain.measure(np.arange(6), np.ones(6))
+    rows = rows_of(plain, np.arange(6), logits.max(axis=1), table, measured)
+    for _ in range(3):
+        uniforms = random.random(6)
+        for ours, theirs in zip(
+            compiled.draw(rows, uniforms), plain.draw(rows, uniforms), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 def test_whole_steps_have_the_bits_of_numpy() -> None:

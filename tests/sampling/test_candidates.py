@@ -1,15 +1,16 @@
-"""Laws of the candidates; plain sorting is the oracle."""
+"""Laws of the candidates and of their masses; plain sorting and exact sums are the oracles."""
+
+import math
+from random import Random
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from sampling_reference import ranked
 from sampling_strategies import logit_rows, unhurried
 
 from aobatch.arrays import Logits
-from aobatch.sampling.blocks import Blocks, largest_bounds, running_sums
-
-WEIGHTS = st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=8), min_size=1, max_size=5)
+from aobatch.sampling.blocks import Blocks, largest_bounds
+from aobatch.sampling.weights import GRID, masses_of
 
 
 def maxima_of(logits: Logits) -> Logits:
@@ -18,23 +19,28 @@ def maxima_of(logits: Logits) -> Logits:
 
 
 @unhurried
-@given(rows=WEIGHTS)
-def test_running_sums_start_anew_at_each_row(rows: list[list[float]]) -> None:
-    """Each row's sums are its own cumulative sum."""
-    sums = running_sums(np.concatenate(rows), np.array([len(row) for row in rows]))
+@given(logits=logit_rows(2), order=st.randoms(use_true_random=False))
+def test_masses_add_up_to_the_same_in_any_order(logits: Logits, order: Random) -> None:
+    """Masses are close to weights, and sums of any of them are exact."""
+    peaks, temperatures = logits.max(axis=1), np.array([0.5, 2.0])
+    masses = masses_of(logits, peaks, temperatures)
+    depths = (peaks[:, None].astype(np.float64) - logits) / temperatures[:, None]
+    shuffled = order.sample(range(logits.shape[1]), logits.shape[1])
 
-    np.testing.assert_allclose(sums, np.concatenate([np.cumsum(row) for row in rows]), atol=1e-12)
+    np.testing.assert_allclose(masses, np.exp(-depths), rtol=2e-6, atol=GRID)
+    for row in masses:
+        assert np.cumsum(row)[-1] == np.cumsum(row[shuffled])[-1] == math.fsum(row)
 
 
-@unhurried
-@given(rows=WEIGHTS)
-def test_running_sums_do_not_feel_other_rows(rows: list[list[float]]) -> None:
-    """A row's sums are the same bits with or without 300,000 units of mass before it."""
-    alone = running_sums(np.array(rows[-1]), np.array([len(rows[-1])]))
-    crowd = np.ones(300_000)
-    sums = running_sums(np.append(crowd, rows[-1]), np.array([crowd.size, len(rows[-1])]))
+def test_masses_of_the_largest_vocabulary_add_exactly() -> None:
+    """Half a million tokens, as probable as the best one or far less so, lose nothing."""
+    logits = np.resize(np.float32([0.0, -20.0, -3.3]), (1, 2**19))
+    sums = np.cumsum(masses_of(logits, np.float32([0.0]), np.array([1.0])), axis=1)
 
-    np.testing.assert_array_equal(sums[crowd.size :], alone)
+    one = masses_of(logits[:, :3], np.float32([0.0]), np.array([1.0])) / GRID
+    thirds, rest = divmod(2**19, 3)
+    exact = thirds * sum(map(int, one[0])) + sum(map(int, one[0, :rest]))
+    assert int(sums[0, -1] / GRID) == exact
 
 
 @unhurried
@@ -59,34 +65,15 @@ def test_bound_is_close_in_a_large_vocabulary() -> None:
 
 
 @unhurried
-@given(logits=logit_rows(2, 700), bound=st.floats(-3, 0, width=32), height=st.floats(0, 3))
-def test_opened_blocks_give_what_lies_between_the_bounds(
-    logits: Logits, bound: float, height: float
-) -> None:
-    """Exactly the finite logits from the bound on and under the ceiling are found, in order."""
+@given(logits=logit_rows(2, 700), bound=st.floats(-3, 0, width=32))
+def test_opened_blocks_give_what_lies_above_the_bounds(logits: Logits, bound: float) -> None:
+    """Exactly the finite logits from the bound on are found, in order."""
     bounds = np.append(logits[0].max() + np.float32(bound), np.float32(-np.inf))
-    ceilings = np.append(bounds[0] + np.float32(height), np.float32(np.inf))
 
-    rows, ids, values = Blocks(logits).find(np.arange(2), maxima_of(logits), bounds, ceilings)
+    rows, ids, values = Blocks(logits).find(np.arange(2), maxima_of(logits), bounds)
 
-    is_between = np.isfinite(logits) & (logits >= bounds[:, None]) & (logits < ceilings[:, None])
-    expected_rows, expected_ids = np.nonzero(is_between)
+    is_above = np.isfinite(logits) & (logits >= bounds[:, None])
+    expected_rows, expected_ids = np.nonzero(is_above)
     np.testing.assert_array_equal(rows, expected_rows)
     np.testing.assert_array_equal(ids, expected_ids)
-    np.testing.assert_array_equal(values, logits[is_between])
-
-
-@unhurried
-@given(logits=logit_rows(2), share=st.floats(0, 1.1))
-def test_best_until_is_the_shortest_sorted_prefix(logits: Logits, share: float) -> None:
-    """The marked tokens are the first of the sorted row whose sum reaches the target."""
-    ids = [np.flatnonzero(np.isfinite(row)) for row in logits]
-    values = np.concatenate([row[found] for row, found in zip(logits, ids, strict=True)])
-    sizes = np.array([len(found) for found in ids])
-    counts = np.ceil(share * sizes)
-    mask = Blocks(logits).best_until(sizes, values, np.ones(len(values)), counts)
-
-    for row, marks in enumerate(np.split(mask, sizes[:1])):
-        best = ranked(logits[row].tolist())[: max(1, int(counts[row]))]
-        expected = [token for token in sorted(best) if np.isfinite(logits[row, token])]
-        assert ids[row][marks].tolist() == expected
+    np.testing.assert_array_equal(values, logits[is_above])

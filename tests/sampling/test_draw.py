@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from sampling_reference import distribution
 from sampling_strategies import logit_rows, unhurried
 
-from aobatch.sampling.draw import draw_from_candidates, invert, stream_key, uniforms_of
-from aobatch.sampling.nucleus import Candidates
+from aobatch.sampling.columns import ROW
+from aobatch.sampling.draw import invert, stream_key, uniforms_of
+from aobatch.sampling.filters import Rows, draw_among
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.sampler import Sampler
 
@@ -34,15 +35,21 @@ def test_invert_never_meets_a_weight_of_zero(uniform: float, column: int) -> Non
 @pytest.mark.parametrize(
     ("uniform", "token"), [(0.0, 20), (0.249, 20), (0.25, 40), (0.5, 50), (LAST, 50)]
 )
-def test_draw_from_candidates_never_meets_a_weight_of_zero(uniform: float, token: int) -> None:
-    """Each number finds its token, in a row between others."""
-    weights = np.array([1.0, 0.0, 1.0, 0.0, 1.0, 2.0, 0.0, 0.5, 1.0])
-    ids = np.array([7, 10, 20, 30, 40, 50, 60, 8, 9])
-    found = Candidates(np.array([1, 6, 2]), ids, np.zeros(9, np.float32), weights)
+def test_draw_among_never_meets_a_weight_of_zero(uniform: float, token: int) -> None:
+    """Each number finds its token, in a row between others, whatever fills these up."""
+    ids = np.array([[7, 0, 0, 0, 0, 0], [10, 20, 30, 40, 50, 60], [8, 9, 0, 0, 0, 0]])
+    weights = np.float32([[1, 0, 0, 0, 0, 0], [0, 1, 0, 1, 2, 0], [0.5, 1, 0, 0, 0, 0]])
+    with np.errstate(divide="ignore"):
+        logits = np.log(weights)
+    table = np.zeros(3, ROW)
+    table["temperature"], table["top_p"], table["top_k"] = 1.0, 1.0, 99
+    peaks = logits.max(axis=1)
+    rows = Rows(np.arange(3), 100, peaks, table, peaks[:, None], np.ones((3, 1)))
 
-    tokens = draw_from_candidates(found, np.array([0.9, uniform, 0.1]))
+    drawn, missing = draw_among(logits, ids, rows, np.array([0.9, uniform, 0.1]))
 
-    assert tokens.tolist() == [7, token, 8]
+    assert drawn.token_ids.tolist() == [7, token, 8]
+    assert not missing.any()
 
 
 @unhurried

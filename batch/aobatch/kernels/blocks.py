@@ -1,6 +1,7 @@
 """Blocks of logits looked at by compiled code: the bits of `aobatch.sampling.blocks`, sooner."""
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any, Final
 
@@ -9,15 +10,16 @@ from numpy.typing import NDArray
 
 from aobatch.arrays import Floats, Logits, TokenIds
 from aobatch.kernels import KernelsError, Library, library
-from aobatch.sampling.blocks import BLOCK, LEAST, Blocks, BlocksOf, Found, Measured, scales_of
+from aobatch.sampling.blocks import BLOCK, Blocks, BlocksOf, Found, Measured, rows_of
+from aobatch.sampling.columns import ROW
+from aobatch.sampling.filters import Drawn, Rows, blank_drawn
 from aobatch.sampling.processors import Masks
+from aobatch.sampling.weights import LEAST, scales_of
 
 _ITEM: Final = 4
 """Bytes of a logit."""
-_ROOM: Final = 1024
-"""Logits of a row for which there is room at first, or more where many blocks are looked at."""
-_ROOM_OF_BLOCK: Final = BLOCK // 4
-"""The same of a block that is looked at; where it does not do, all is looked at once more."""
+_ROOM: Final = 2**15
+"""Logits for which there is room at first; where it does not do, all is looked at once more."""
 _ADDRESS, _INTEGER = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -50,13 +52,11 @@ def blocks_with(found: Library) -> BlocksOf:
     except OSError as error:
         message = f"the compiled sampler cannot be loaded: {error}"
         raise KernelsError(message) from error
-    functions.measure_blocks.argtypes = [_ADDRESS] * 5
+    functions.measure_blocks.argtypes = [_ADDRESS] * 4
     functions.measure_blocks.restype = None
-    functions.find_logits.argtypes = [*[_ADDRESS] * 4, _INTEGER, *[_ADDRESS] * 3]
+    functions.find_logits.argtypes = [*[_ADDRESS] * 3, _INTEGER, *[_ADDRESS] * 3]
     functions.find_logits.restype = _INTEGER
-    functions.weigh_logits.argtypes = [_INTEGER, *[_ADDRESS] * 5]
-    functions.weigh_logits.restype = None
-    functions.mark_best.argtypes = [_INTEGER, *[_ADDRESS] * 5]
+    functions.draw_rows.argtypes = [_ADDRESS] * 3
     blocks_of = partial(CompiledBlocks, functions)
     _check(blocks_of)
     return blocks_of
@@ -72,24 +72,15 @@ class CompiledBlocks(Blocks):
         row_step, step = logits.strides
         self._is_plain = step == _ITEM and row_step % _ITEM == 0
 
-    def measure(
-        self, rows: TokenIds, temperatures: Floats, floors: Logits | None = None
-    ) -> Measured:
+    def measure(self, rows: TokenIds, temperatures: Floats) -> Measured:
         """Measure the blocks of rows, see `Blocks`."""
         if not self._is_plain:
-            return super().measure(rows, temperatures, floors)
+            return super().measure(rows, temperatures)
         shape = len(rows), self.num_blocks
         found = Measured(np.empty(shape, np.float32), np.zeros(shape, np.float32))
-        scales = scales_of(temperatures)
-        floors = None if floors is None else np.ascontiguousarray(floors, np.float32)
+        arrays = scales_of(temperatures), *found
         arguments, _alive = self._arguments(rows)
-        self._functions.measure_blocks(
-            ctypes.byref(arguments),
-            scales.ctypes.data,
-            None if floors is None else floors.ctypes.data,
-            found.maxima.ctypes.data,
-            found.sums.ctypes.data,
-        )
+        self._functions.measure_blocks(ctypes.byref(arguments), *(x.ctypes.data for x in arrays))
         return found
 
     def best(self, rows: TokenIds) -> TokenIds:
@@ -97,51 +88,46 @@ class CompiledBlocks(Blocks):
         blocks = self.measure(rows, np.zeros(len(rows))).maxima.argmax(axis=1)
         return np.asarray(blocks * BLOCK + self.read(rows, blocks).argmax(axis=1))
 
-    def find(
-        self, rows: TokenIds, maxima: Logits, bounds: Logits, ceilings: Logits | None = None
-    ) -> Found:
-        """Find the logits between two bounds, see `Blocks`."""
+    def find(self, rows: TokenIds, maxima: Logits, bounds: Logits) -> Found:
+        """Find the logits above a bound, see `Blocks`."""
         if not self._is_plain:
-            return super().find(rows, maxima, bounds, ceilings)
-        if ceilings is None:
-            ceilings = np.full(len(rows), np.inf)
-        maxima = np.ascontiguousarray(maxima, np.float32)
-        limits = np.array([np.maximum(bounds, LEAST), ceilings], dtype=np.float32)
+            return super().find(rows, maxima, bounds)
+        given = _plain(maxima, np.float32), _plain(np.maximum(bounds, LEAST), np.float32)
         arguments, _alive = self._arguments(rows)
-        opened = int(np.count_nonzero(maxima >= limits[0][:, None]))
-        room = count = max(_ROOM * len(rows), _ROOM_OF_BLOCK * opened)
+        sizes, count = np.zeros(len(rows), np.int64), _ROOM
         while True:
-            places, ids = np.empty((2, room), np.int64)
-            found = Found(places, ids, np.empty(room, np.float32))
+            room = count + BLOCK
+            ids, logits = np.empty(room, np.int32), np.empty(room, np.float32)
             count = self._functions.find_logits(
                 ctypes.byref(arguments),
-                maxima.ctypes.data,
-                *(limit.ctypes.data for limit in limits),
+                *(array.ctypes.data for array in given),
                 room,
-                *(array.ctypes.data for array in found),
+                *(array.ctypes.data for array in (sizes, ids, logits)),
             )
-            if count <= room:
-                return Found(found.places[:count], found.ids[:count], found.logits[:count])
-            room = count
+            if count <= room - BLOCK:
+                places = np.repeat(np.arange(len(rows)), sizes)
+                return Found(places, ids[:count].astype(np.int64), logits[:count])
 
-    def weigh(self, logits: Logits, sizes: TokenIds, peaks: Logits, temperatures: Floats) -> Floats:
-        """Weigh logits of rows, see `Blocks`."""
-        weights = np.empty(len(logits))
-        arrays = [_plain(sizes, np.int64), _plain(logits, np.float32), _plain(peaks, np.float32)]
-        arrays += [scales_of(temperatures), weights]
-        self._functions.weigh_logits(len(sizes), *(array.ctypes.data for array in arrays))
-        return weights
-
-    def best_until(
-        self, sizes: TokenIds, logits: Logits, weights: Floats, targets: Floats
-    ) -> NDArray[np.bool_]:
-        """Mark the best logits of rows, see `Blocks`."""
-        mask = np.empty(len(logits), np.bool_)
-        arrays = [_plain(sizes, np.int64), _plain(logits, np.float32), _plain(weights, np.float64)]
-        arrays += [_plain(targets, np.float64), mask]
-        if not self._functions.mark_best(len(sizes), *(array.ctypes.data for array in arrays)):
+    def draw(self, rows: Rows, uniforms: Floats) -> Drawn:
+        """Draw one of the tokens that filters leave of rows, see `Blocks`."""
+        if not self._is_plain:
+            return super().draw(rows, uniforms)
+        drawn, arguments = blank_drawn(len(uniforms)), self._arguments(rows.rows)
+        floats = (
+            rows.maxima,
+            rows.peaks,
+            scales_of(rows.temperatures),
+            self.bounds(rows),
+            rows.floors,
+        )
+        doubles = rows.totals, rows.usual_shares, rows.table["top_p"], uniforms
+        given = [_plain(array, np.float32) for array in floats]
+        given += [_plain(array, np.float64) for array in doubles]
+        given.append(_plain(rows.table["top_k"], np.int64))
+        wanted, out = _addresses(given), _addresses(drawn)
+        if not self._functions.draw_rows(ctypes.byref(arguments[0]), wanted, out):
             raise MemoryError
-        return mask
+        return drawn
 
     def _arguments(self, rows: TokenIds) -> tuple[_Rows, list[NDArray[np.generic] | None]]:
         """Give the rows as the library takes them, and what has to live until it returns."""
@@ -160,27 +146,33 @@ class CompiledBlocks(Blocks):
         ), [rows, masks]
 
 
+def _addresses(arrays: Sequence[NDArray[Any]]) -> ctypes.Array[ctypes.c_void_p]:
+    """Give the addresses of arrays as a structure of pointers."""
+    return (_ADDRESS * len(arrays))(*(array.ctypes.data for array in arrays))
+
+
 def _plain(array: NDArray[Any], kind: type[np.generic]) -> NDArray[Any]:
     """Give an array as the library reads it."""
     return np.ascontiguousarray(array, kind)
 
 
 def _check(blocks_of: BlocksOf) -> None:
-    logits = np.random.default_rng(0).normal(0, 5, (2, 2 * BLOCK + 40)).astype(np.float32)
+    logits = np.random.default_rng(0).normal(0, 5, (3, 2 * BLOCK + 40)).astype(np.float32)
     logits[1, 3 : BLOCK + 9] = -np.inf
+    logits[2] /= 50
     ours, theirs = blocks_of(logits, None), Blocks(logits)
-    rows, temperatures = np.array([1, 0]), np.array([1.0, 0.7])
-    bounds, peaks = np.array([1.0, -3.0], dtype=np.float32), logits.max(axis=1)[rows]
-    both: list[tuple[NDArray[Any], NDArray[Any]]] = [(ours.best(rows), theirs.best(rows))]
-    for floors in (None, bounds):
-        found = ours.measure(rows, temperatures, floors)
-        expected = theirs.measure(rows, temperatures, floors)
-        looked_for = [blocks.find(rows, expected.maxima, bounds) for blocks in (ours, theirs)]
-        both += [*zip(found, expected, strict=True), *zip(*looked_for, strict=True)]
-    sizes = np.bincount(looked_for[1].places)
-    weights = [b.weigh(looked_for[1].logits, sizes, peaks, temperatures) for b in (ours, theirs)]
-    rest = sizes, looked_for[1].logits, weights[1], np.array([1.5, 4.0])
-    both += [(weights[0], weights[1]), (ours.best_until(*rest), theirs.best_until(*rest))]
+    order, temperatures = np.array([1, 0, 2]), np.array([1.0, 0.7, 2.0])
+    measured = theirs.measure(order, temperatures)
+    table = np.zeros(3, dtype=ROW)
+    table["temperature"], table["top_p"] = temperatures, [1.0, 0.9, 0.8]
+    table["top_k"], table["min_p"] = [40, 600, 600], [0.01, 0.0, 0.0]
+    rows = rows_of(theirs, order, logits.max(axis=1)[order], table, measured)
+    both: list[tuple[NDArray[Any], NDArray[Any]]] = [(ours.best(order), theirs.best(order))]
+    both += zip(ours.measure(order, temperatures), measured, strict=True)
+    bounds = np.array([1.0, -3.0, 0.0], dtype=np.float32)
+    both += zip(*(b.find(order, measured.maxima, bounds) for b in (ours, theirs)), strict=True)
+    uniforms = np.array([0.2, 0.7, 0.9])
+    both += zip(*(blocks.draw(rows, uniforms) for blocks in (ours, theirs)), strict=True)
     if not all(np.array_equal(*pair) for pair in both):
         message = "the compiled sampler computes other bits than numpy"
         raise KernelsError(message)

@@ -5,9 +5,10 @@ from typing import Final
 
 import numpy as np
 
-from aobatch.arrays import Floats, Logits, TokenIds
-from aobatch.sampling.blocks import BLOCK, UNIT, running_sums, scales_of, weights_of
-from aobatch.sampling.nucleus import Candidates, Kept, Rows
+from aobatch.arrays import Floats, TokenIds
+from aobatch.sampling.blocks import BLOCK, Blocks
+from aobatch.sampling.filters import Rows, targets_of
+from aobatch.sampling.weights import scales_of, weights_of
 
 KEY_BYTES: Final = 16
 WORDS_PER_COUNTER: Final = 4
@@ -70,49 +71,14 @@ class UniformColumns:
         return np.asarray(self._values[slots, offsets])
 
 
-def draw_from_blocks(
-    rows: Rows, reached: Floats, uniforms: Floats, floors: Logits | None = None
-) -> TokenIds:
-    """Draw by running sums of blocks [n, blocks]: first a block, then a token in it, [n].
-
-    Tokens under the floors [n] are not drawn.
-    """
-    every = np.arange(len(uniforms))
-    blocks, uniforms = invert(reached, uniforms)
-    logits = rows.blocks.read(rows.rows, blocks)
-    if floors is not None:
-        logits[logits < floors[:, None]] = -np.inf
-    peaks = rows.maxima[every, blocks]
+def draw_from_blocks(blocks: Blocks, rows: Rows, uniforms: Floats) -> TokenIds:
+    """Draw one token of each whole row [n]: first a block, then a token in it."""
+    places, uniforms = invert(rows.reached, uniforms)
+    logits = blocks.read(rows.rows, places)
+    peaks = rows.maxima[np.arange(len(places)), places]
     inside = weights_of(logits, peaks[:, None], scales_of(rows.temperatures)[:, None])
-    places, _ = invert(np.cumsum(inside, axis=1, dtype=np.float64), uniforms)
-    return np.asarray(blocks * BLOCK + places)
-
-
-def draw_from_kept(kept: Kept, uniforms: Floats) -> TokenIds:
-    """Draw one of the tokens that filters have left of each row, [n]."""
-    totals, base = kept.totals, kept.base
-    if not base.any():
-        return draw_from_candidates(kept.found, uniforms)
-    targets = _targets(uniforms, totals)
-    in_blocks = np.flatnonzero(targets < base)
-    # Each part of a row's share is stretched to a share of its own.
-    behind = np.maximum(targets - base, 0.0) / np.maximum(totals - base, UNIT)
-    token_ids = draw_from_candidates(kept.found, behind)
-    if in_blocks.size:
-        rows, floors = kept.rows.take(in_blocks), kept.floors[in_blocks]
-        shares = targets[in_blocks] / base[in_blocks]
-        token_ids[in_blocks] = draw_from_blocks(rows, kept.reached[in_blocks], shares, floors)
-    return token_ids
-
-
-def draw_from_candidates(found: Candidates, uniforms: Floats) -> TokenIds:
-    """Draw one of the candidates of each row, [n]."""
-    sums = running_sums(found.weights, found.sizes)
-    ends = found.starts + found.sizes
-    targets = _targets(uniforms, sums[ends - 1])
-    is_passed = sums <= found.spread(targets)
-    passed = found.totals(is_passed.astype(np.float64)).astype(np.int64)
-    return np.asarray(found.ids[found.starts + passed])
+    columns, _ = invert(np.cumsum(inside, axis=1, dtype=np.float64), uniforms)
+    return np.asarray(places * BLOCK + columns)
 
 
 def invert(sums: Floats, uniforms: Floats) -> tuple[TokenIds, Floats]:
@@ -121,13 +87,8 @@ def invert(sums: Floats, uniforms: Floats) -> tuple[TokenIds, Floats]:
     The rest [n] is how far into the column's own part it falls, 0..1.
     """
     every = np.arange(len(uniforms))
-    targets = _targets(uniforms, sums[:, -1])
+    targets = targets_of(uniforms, sums[:, -1])
     places = np.count_nonzero(sums <= targets[:, None], axis=1)
     before = np.where(places > 0, sums[every, np.maximum(places - 1, 0)], 0.0)
     rests = (targets - before) / (sums[every, places] - before)
     return places, np.clip(rests, 0.0, 1.0)
-
-
-def _targets(uniforms: Floats, totals: Floats) -> Floats:
-    # Under the total even for a rest of 1, so that a weight of 0 is never met.
-    return np.minimum(uniforms * totals, np.nextafter(totals, 0.0))

@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from aobatch.arrays import Floats, Logits, TokenIds
-from aobatch.sampling.blocks import Blocks, Measured, block_weights, largest_bounds, logarithm
-from aobatch.sampling.nucleus import Rows
+from aobatch.sampling.blocks import Blocks, Measured, block_weights, largest_bounds
+from aobatch.sampling.filters import Rows
+from aobatch.sampling.weights import logarithm
 
 
 class Scores(NamedTuple):
@@ -59,6 +60,7 @@ def score_rows(
 
 
 def score_kept(
+    blocks: Blocks,
     rows: Rows,
     totals: Floats,
     last: tuple[Logits, TokenIds],
@@ -70,9 +72,9 @@ def score_kept(
     Among the best tokens are none that could not have been drawn.
     """
     log_totals = logarithm(totals)
-    width = int(np.clip(counts.max(initial=0), 0, rows.blocks.vocab_size))
-    top_ids, top_logits = top_tokens(rows.blocks, rows.rows, rows.maxima, counts, width)
-    logits = np.column_stack([rows.blocks.logits[rows.rows, token_ids], top_logits])
+    width = int(np.clip(counts.max(initial=0), 0, rows.vocab_size))
+    top_ids, top_logits = top_tokens(blocks, rows.rows, rows.maxima, counts, width)
+    logits = np.column_stack([blocks.logits[rows.rows, token_ids], top_logits])
     depths = (rows.peaks[:, None] - logits) / rows.temperatures[:, None]
     logprobs = -depths - log_totals[:, None]
     least, last_id = (column[:, None] for column in last)

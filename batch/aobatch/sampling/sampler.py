@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aobatch.arrays import Floats, Logits, TokenIds
-from aobatch.sampling.blocks import BLOCK, Blocks, BlocksOf, Measured
+from aobatch.sampling.blocks import BLOCK, Blocks, BlocksOf, Measured, rows_of
 from aobatch.sampling.columns import Columns
-from aobatch.sampling.draw import UniformColumns, draw_from_blocks, draw_from_kept
+from aobatch.sampling.draw import UniformColumns, draw_from_blocks
+from aobatch.sampling.filters import Rows, is_limited
 from aobatch.sampling.logprobs import Scores, blank_scores, score_kept, score_rows
-from aobatch.sampling.nucleus import Rows, filtered, is_limited, rows_of
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.processors import Masks, process
 
@@ -55,13 +55,12 @@ class BatchStep:
         token_ids = self._best.copy()
         if self._whole.size:
             whole = self._rows(self._whole)
-            token_ids[self._whole] = draw_from_blocks(whole, whole.reached, uniforms[self._whole])
-        for places, kept in filtered(self._rows(self._narrow)) if self._narrow.size else ():
-            rows = self._narrow[places]
-            token_ids[rows] = draw_from_kept(kept, uniforms[rows])
-            if not self._is_raw:
-                self._totals[rows] = kept.totals
-                self._last_logits[rows], self._last_ids[rows] = kept.found.last
+            token_ids[self._whole] = draw_from_blocks(self._blocks, whole, uniforms[self._whole])
+        if self._narrow.size:
+            narrow = self._narrow
+            drawn = self._blocks.draw(self._rows(narrow), uniforms[narrow])
+            token_ids[narrow], self._totals[narrow] = drawn.token_ids, drawn.totals
+            self._last_logits[narrow], self._last_ids[narrow] = drawn.last_logits, drawn.last_ids
         return token_ids
 
     def score(self, token_ids: TokenIds) -> tuple[TokenIds, Scores]:
@@ -154,7 +153,7 @@ class BatchStep:
         known = self._totals[rows]
         totals = np.where(np.isnan(known), part.totals, known)
         last = self._last_logits[rows], self._last_ids[rows]
-        return score_kept(part, totals, last, token_ids, counts)
+        return score_kept(self._blocks, part, totals, last, token_ids, counts)
 
 
 class Sampled(NamedTuple):
