@@ -1,33 +1,53 @@
 /* Maxima, and sums of exponentials, of blocks, and the logits above a bound: aobatch.sampling.blocks. */
 #include "blocks.h"
 
+/* Whether one of two is NaN, a bit a lane. */
+INLINE uint32_t unordered_of(floats a, floats b) {
+#if WIDTH == 16
+    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_UNORD_Q);
+#elif WIDTH == 8
+    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_UNORD_Q));
+#else
+    return bits_of((a != a) | (b != b));
+#endif
+}
+
+INLINE float largest_of(floats x) {
+#if WIDTH == LANES
+    return largest(x);
+#else
+    for (int half = WIDTH / 2; half; half /= 2) {
+        floats other = x;
+        memcpy(&other, (float *)&x + half, (size_t)half * sizeof(float));
+        x = larger_of(x, other);
+    }
+    return x[0];
+#endif
+}
+
 /* The largest of a block, NaN if one is. */
 INLINE float maximum_of(const float *x) {
-    floats most[4], all_of;
-    ints unordered = {0};
-    for (int i = 0; i < 4; i++) most[i] = take(x + i * WIDTH);
-    for (int i = 0; i < VECTORS; i++) {
-        floats next = take(x + i * WIDTH);
-        unordered |= next != next;
-        most[i % 4] = larger_of(next, most[i % 4]);
+    floats most[TOGETHER];
+    uint32_t unordered = 0;
+    EACH most[k] = take(x + k * WIDTH);
+    for (int i = 0; i < VECTORS; i += TOGETHER) {
+        floats next[TOGETHER];
+        EACH next[k] = take(x + (i + k) * WIDTH);
+        for (int k = 0; k < TOGETHER; k += 2) unordered |= unordered_of(next[k], next[k + 1]);
+        EACH most[k] = larger_of(next[k], most[k]);
     }
-    all_of = larger_of(larger_of(most[0], most[1]), larger_of(most[2], most[3]));
-#if WIDTH == LANES
-    return bits_of(unordered) ? NAN : largest(all_of);
-#else
-    float found = all_of[0];
-    for (int i = 1; i < WIDTH; i++) found = all_of[i] > found ? all_of[i] : found;
-    return bits_of(unordered) ? NAN : found;
-#endif
+    float found = largest_of(larger_of(larger_of(most[0], most[1]), larger_of(most[2], most[3])));
+    return unordered ? NAN : found;
 }
 
 /* The halves of a block are added to each other, then the halves of that, to a single number. */
 INLINE float sum_of(const float *x, float peak, float scale) {
-    floats sums[VECTORS / 2], none = {0};
-    for (int i = 0; i < VECTORS / 2; i++) {
-        floats low = power_of_two(product(take(x + i * WIDTH) - peak, none + scale));
-        floats high = power_of_two(product(take(x + i * WIDTH + BLOCK / 2) - peak, none + scale));
-        sums[i] = low + high;
+    floats sums[VECTORS / 2];
+    for (int i = 0; i < VECTORS / 2; i += TOGETHER / 2) {
+        floats parts[TOGETHER];
+        EACH parts[k] = take(x + (i + k / 2) * WIDTH + k % 2 * (BLOCK / 2));
+        weights_of(parts, peak, scale);
+        for (int k = 0; k < TOGETHER / 2; k++) sums[i + k] = parts[2 * k] + parts[2 * k + 1];
     }
     for (int half = VECTORS / 4; half; half /= 2)
         for (int i = 0; i < half; i++) sums[i] += sums[i + half];
@@ -51,6 +71,7 @@ EXPORTED void measure_blocks(const Rows *in, const float *scales, float *maxima,
         for (int64_t block = 0; block < num_blocks; block++) {
             const float *x = block_of(in, n, block, copy);
             int64_t place = n * num_blocks + block;
+            for (int i = 0; i < BLOCK; i += 16) __builtin_prefetch(x + AHEAD * BLOCK + i);
             float most = maxima[place] = maximum_of(x);
             if (scales[n] > 0) sums[place] = sum_of(x, most > -INFINITY ? most : 0, scales[n]);
         }

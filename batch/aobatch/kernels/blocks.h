@@ -7,6 +7,8 @@
 
 #define BLOCK 256
 #define AHEAD 4
+#define TOGETHER 4 /* vectors */
+#define EACH for (int k = 0; k < TOGETHER; k++)
 #if defined(__AVX512F__)
 #define WIDTH 16
 #define ROUND(x) __asm__("" : "+v"(x))
@@ -50,17 +52,19 @@ INLINE floats product(floats a, floats b) {
     return x;
 }
 
-/* 2^x for x <= 0, within 2e-7 of itself and 0 from -127 on. */
-INLINE floats power_of_two(floats x) {
-    x = larger_of(x, (floats){0} - 127.0f);
-    floats shifted = x + 12582912.0f, none = {0};
-    floats part = x - (shifted - 12582912.0f);
-    floats power = product(part, none + 1.326472731307149e-3f) + 9.671512991189957e-3f;
-    power = product(power, part) + 5.550733581185341e-2f;
-    power = product(power, part) + 2.402224242687225e-1f;
-    power = product(power, part) + 6.931470036506653e-1f;
-    power = product(power, part) + 1.0f;
-    return (floats)((ints)power + ((ints)shifted << 23));
+/* exp((x - peak) / temperature) of some vectors, within 2e-7 of itself; they are worked on in turn, so
+ * that what a processor looks ahead at is not all of one chain. */
+INLINE void weights_of(floats *x, float peak, float scale) {
+    floats shifted[TOGETHER], power[TOGETHER], none = {0};
+    EACH x[k] = larger_of(product(x[k] - peak, none + scale), none - 127.0f);
+    EACH shifted[k] = x[k] + 12582912.0f;
+    EACH x[k] -= shifted[k] - 12582912.0f;
+    EACH power[k] = product(x[k], none + 1.326472731307149e-3f) + 9.671512991189957e-3f;
+    EACH power[k] = product(power[k], x[k]) + 5.550733581185341e-2f;
+    EACH power[k] = product(power[k], x[k]) + 2.402224242687225e-1f;
+    EACH power[k] = product(power[k], x[k]) + 6.931470036506653e-1f;
+    EACH power[k] = product(power[k], x[k]) + 1.0f;
+    EACH x[k] = (floats)((ints)power[k] + ((ints)shifted[k] << 23));
 }
 
 /* A bit for each lane that is not 0. */
@@ -115,13 +119,19 @@ INLINE int64_t write_lanes(floats x, uint32_t bits, int32_t id, int32_t *ids, fl
     return __builtin_popcount(bits);
 }
 
-/* Write the logits of a block from one bound on and under another, and their ids; how many there are. */
+/* Write the logits of a block from a bound on and under a ceiling, and their ids; how many there are. */
 INLINE int64_t find_in_block(const float *x, int32_t id, float low, float high, int32_t *ids, float *found) {
+    floats bound = (floats){0} + low, ceiling = (floats){0} + high;
     int64_t count = 0;
-    for (int i = 0; i < BLOCK; i += WIDTH) {
-        floats next = take(x + i), none = {0};
-        uint32_t bits = bits_of((next >= none + low) & (next < none + high));
-        if (bits) count += write_lanes(next, bits, id + i, ids + count, found + count);
+    for (int i = 0; i < BLOCK; i += TOGETHER * WIDTH) {
+        ints any = {0};
+        EACH any |= take(x + i + k * WIDTH) >= bound;
+        if (!bits_of(any)) continue;
+        EACH {
+            floats next = take(x + i + k * WIDTH);
+            uint32_t bits = bits_of((next >= bound) & (next < ceiling));
+            if (bits) count += write_lanes(next, bits, id + i + k * WIDTH, ids + count, found + count);
+        }
     }
     return count;
 }

@@ -120,7 +120,7 @@ class CompiledBlocks(Blocks):
             self.bounds(rows),
             rows.floors,
         )
-        doubles = rows.totals, rows.usual_shares, rows.table["top_p"], uniforms
+        doubles = rows.reached, rows.usual_shares, rows.table["top_p"], uniforms
         given = [_plain(array, np.float32) for array in floats]
         given += [_plain(array, np.float64) for array in doubles]
         given.append(_plain(rows.table["top_k"], np.int64))

@@ -11,7 +11,8 @@
 #define GRID 0x1p-34
 #define TO_GRID 0x1.8p18 /* added and taken off again, leaves a multiple of GRID */
 #define LEAST (-0x1.fffffep127f)
-#define LINE 16        /* logits of a block that are taken for a sample */
+#define SAMPLE 4096    /* logits of a sample, about, in lines */
+#define LINE 16
 #define DOUBTS 4.0     /* standard errors that a sample may be wrong by */
 
 typedef float halves __attribute__((vector_size(2 * WIDTH)));
@@ -21,7 +22,7 @@ typedef int64_t longs __attribute__((vector_size(4 * WIDTH)));
 /* What rows are drawn by; see Rows of aobatch.sampling.filters. */
 typedef struct {
     const float *maxima, *peaks, *scales, *bounds, *floors;
-    const double *totals, *usual_shares, *top_p, *uniforms;
+    const double *reached, *usual_shares, *top_p, *uniforms;
     const int64_t *top_k;
 } Wanted;
 
@@ -48,38 +49,63 @@ typedef struct {
     Token *edge;
 } Look;
 
+/* Without a branch: half of what is asked is. */
 INLINE int is_among(float logit, int32_t id, Token last) {
-    return logit > last.logit || (logit == last.logit && id <= last.id);
+    return (logit > last.logit) | ((logit == last.logit) & (id <= last.id));
 }
 
-/* Masses of a vector of logits, as two of float64. */
-INLINE void weigh(floats x, const Look *look, doubles *low, doubles *high) {
-    floats weights = power_of_two(product(x - look->peak, (floats){0} + look->scale));
-    halves parts[2];
-    memcpy(parts, &weights, sizeof parts);
-    *low = __builtin_convertvector(parts[0], doubles) + TO_GRID - TO_GRID;
-    *high = __builtin_convertvector(parts[1], doubles) + TO_GRID - TO_GRID;
+INLINE doubles widen(halves x) {
+#if WIDTH == 16
+    return (doubles)_mm512_cvtps_pd((__m256)x);
+#elif WIDTH == 8
+    return (doubles)_mm256_cvtps_pd((__m128)x);
+#else
+    return __builtin_convertvector(x, doubles);
+#endif
 }
 
-INLINE double total_of(doubles x) {
-    double total = 0;
-    for (int i = 0; i < WIDTH / 2; i++) total += x[i];
-    return total;
+/* Masses of some vectors of logits. */
+INLINE void weigh(floats *x, const Look *look, double *masses) {
+    weights_of(x, look->peak, look->scale);
+    EACH {
+        halves parts[2];
+        doubles wide[2];
+        memcpy(parts, x + k, sizeof parts);
+        for (int half = 0; half < 2; half++) wide[half] = widen(parts[half]) + TO_GRID - TO_GRID;
+        memcpy(masses + k * WIDTH, wide, sizeof wide);
+    }
 }
 
 /* The mass of a block's logits from a bound on. */
 INLINE double mass_above(const float *x, const Look *look) {
-    doubles sums[2] = {{0}, {0}}, low, high;
-    for (int i = 0; i < BLOCK; i += WIDTH) {
-        floats next = take(x + i);
-        ints is_above = next >= (floats){0} + look->high;
-        if (!bits_of(is_above)) continue;
-        floats none = {0};
-        next = (floats)(((ints)next & is_above) | ((ints)(none - INFINITY) & ~is_above));
-        weigh(next, look, &low, &high);
-        sums[0] += low, sums[1] += high;
+    doubles sums[2 * TOGETHER] = {{0}};
+    floats none = {0};
+    for (int i = 0; i < BLOCK; i += TOGETHER * WIDTH) {
+        floats next[TOGETHER];
+        double masses[TOGETHER * WIDTH];
+        doubles wide[2 * TOGETHER];
+        ints above[TOGETHER], any = {0};
+        EACH next[k] = take(x + i + k * WIDTH);
+        EACH any |= above[k] = next[k] >= none + look->high;
+        if (!bits_of(any)) continue;
+        EACH next[k] = (floats)(((ints)next[k] & above[k]) | ((ints)(none - INFINITY) & ~above[k]));
+        weigh(next, look, masses);
+        memcpy(wide, masses, sizeof wide);
+        for (int k = 0; k < 2 * TOGETHER; k++) sums[k] += wide[k];
     }
-    return total_of(sums[0] + sums[1]);
+    double mass = 0;
+    for (int k = 1; k < 2 * TOGETHER; k++) sums[0] += sums[k];
+    for (int i = 0; i < WIDTH / 2; i++) mass += sums[0][i];
+    return mass;
+}
+
+/* The masses of so many logits; there is room for a whole block. */
+static void weigh_all(const float *logits, int64_t count, const Look *look, double *masses) {
+    for (int64_t i = 0; i < count; i += TOGETHER * WIDTH) {
+        floats next[TOGETHER];
+        EACH next[k] = take(logits + i + k * WIDTH);
+        weigh(next, look, masses + i);
+    }
 }
 
 /* Take the candidates of a row, and sum up what is above them. */
@@ -99,11 +125,7 @@ static void look_at(const Rows *in, int64_t n, const float *maxima, Look *look) 
         if (maxima[block] >= look->high) look->above += look->blocks[block] = mass_above(x, look);
     }
     look->count = count;
-    for (int64_t i = 0; i < count; i += WIDTH) {
-        doubles parts[2];
-        weigh(take(look->logits + i), look, parts, parts + 1);
-        memcpy(look->masses + i, parts, sizeof parts);
-    }
+    weigh_all(look->logits, count, look, look->masses);
     for (int64_t i = 0; i < count; i++) look->mass += look->masses[i];
 }
 
@@ -126,8 +148,10 @@ static Token end_of(const Look *look, const double *keys, double goal) {
     int32_t bin = 0;
     int64_t count = 0;
     while (bin < NUM_BINS && reached + sums[bin] < goal) reached += sums[bin++];
-    for (int64_t i = 0; i < look->count; i++)
-        if ((int32_t)((most - look->logits[i]) * rate) == bin) look->edge[count++] = (Token){look->logits[i], (int32_t)i};
+    for (int64_t i = 0; i < look->count; i++) {
+        look->edge[count] = (Token){look->logits[i], (int32_t)i};
+        count += (int32_t)((most - look->logits[i]) * rate) == bin;
+    }
     qsort(look->edge, (size_t)count, sizeof(Token), compare);
     for (int64_t i = 0; i < count; i++) {
         Token *token = look->edge + i;
@@ -140,45 +164,51 @@ static Token end_of(const Look *look, const double *keys, double goal) {
 /* Keep the candidates down to the last. */
 static void keep_until(Look *look, Token last) {
     int64_t count = 0;
-    look->mass = 0;
+    double mass = 0;
     for (int64_t i = 0; i < look->count; i++) {
-        look->logits[count] = look->logits[i], look->ids[count] = look->ids[i], look->masses[count] = look->masses[i];
-        if (!is_among(look->logits[count], look->ids[count], last)) continue;
-        look->mass += look->masses[count++];
+        float logit = look->logits[i];
+        int32_t id = look->ids[i];
+        double own = look->masses[i];
+        look->logits[count] = logit, look->ids[count] = id, look->masses[count] = own;
+        int is_kept = is_among(logit, id, last);
+        mass += is_kept ? own : 0, count += is_kept;
     }
-    look->count = count;
+    look->mass = mass, look->count = count;
 }
 
-/* Guess by a sixteenth of a row, evenly spread, between which logits its nucleus ends. */
-static void aim(const Rows *in, int64_t n, const float *maxima, double allowed, Look *look) {
-    int64_t num_blocks = num_blocks_of(in), size = 0;
-    double sums[NUM_BINS] = {0}, squares[NUM_BINS] = {0}, below = 0, square = 0;
-    float copy[BLOCK] __attribute__((aligned(64))), least = look->peak;
-    for (int64_t block = 0; block < num_blocks; block++) {
-        if (!(maxima[block] >= LEAST)) continue;
-        const float *x = block_of(in, n, block, copy) + block * 7 % (BLOCK / LINE) * LINE;
-        for (int i = 0; i < LINE; i++) {
-            int32_t id = (int32_t)(block * BLOCK + block * 7 % (BLOCK / LINE) * LINE + i);
-            if (id >= in->vocab_size || !(x[i] >= LEAST)) continue;
-            look->logits[size++] = x[i], least = x[i] < least ? x[i] : least;
-        }
+/* Take lines of a row, evenly spread, as a sample; gives what part of the row it is. */
+static double sample(const Rows *in, int64_t n, Look *look) {
+    int64_t num_blocks = num_blocks_of(in), size = 0, step = num_blocks * LINE / SAMPLE;
+    float copy[BLOCK] __attribute__((aligned(64)));
+    const float *row = in->logits + in->rows[n] * in->stride;
+    step = step ? step : 1;
+    for (int64_t block = 0; block < num_blocks; block += step) {
+        int64_t line = block * 7 % (BLOCK / LINE) * LINE, next = block + 8 * step;
+        if (next < num_blocks) __builtin_prefetch(row + next * BLOCK + next * 7 % (BLOCK / LINE) * LINE);
+        const float *x = block_of(in, n, block, copy) + line;
+        int64_t inside = in->vocab_size - block * BLOCK - line;
+        for (int i = 0; i < LINE && i < inside; i++) look->logits[size] = x[i], size += x[i] >= LEAST;
     }
+    look->count = size;
+    return (double)((num_blocks + step - 1) / step * LINE) / (double)(num_blocks * BLOCK);
+}
+
+/* Guess by a sample between which logits a nucleus ends, under which so much mass is allowed. */
+static void aim(const Rows *in, int64_t n, double allowed, Look *look) {
+    double share = 1 / sample(in, n, look), sums[NUM_BINS] = {0}, squares[NUM_BINS] = {0};
+    double below = 0, square = 0;
+    float least = look->peak;
+    for (int64_t i = 0; i < look->count; i++) least = look->logits[i] < least ? look->logits[i] : least;
     float span = look->peak - least, rate = (float)(NUM_BINS - 1) / (span > 1e-30f ? span : 1e-30f);
-    double share = (double)in->vocab_size / (double)(size ? size : 1);
-    for (int64_t i = 0; i < size; i += WIDTH) {
-        doubles parts[2];
-        double masses[WIDTH];
-        weigh(take(look->logits + i), look, parts, parts + 1);
-        memcpy(masses, parts, sizeof masses);
-        for (int64_t lane = 0; lane < WIDTH && i + lane < size; lane++) {
-            int32_t bin = (int32_t)((look->peak - look->logits[i + lane]) * rate);
-            sums[bin] += masses[lane] * share, squares[bin] += masses[lane] * masses[lane] * share * share;
-        }
+    weigh_all(look->logits, look->count, look, look->masses);
+    for (int64_t i = 0; i < look->count; i++) {
+        double mass = look->masses[i] * share;
+        int32_t bin = (int32_t)((look->peak - look->logits[i]) * rate);
+        sums[bin] += mass, squares[bin] += mass * mass;
     }
     look->low = LEAST, look->high = INFINITY;
     for (int32_t bin = NUM_BINS - 1; bin >= 0; bin--) { /* its logits lie under peak - bin / rate */
-        double before = below - DOUBTS * sqrt(square);
-        if (before >= allowed) {
+        if (below - DOUBTS * sqrt(square) >= allowed) {
             look->high = look->peak - (float)bin / rate;
             return;
         }
@@ -187,28 +217,47 @@ static void aim(const Rows *in, int64_t n, const float *maxima, double allowed, 
     }
 }
 
+/* Lower the bound of candidates whose mass does not do; 0 if it would have to be guessed again. */
+static int lower(Look *look, float floor, double missing, double usual) {
+    double at_least = missing / usual, nats = 1.4426950408889634 / look->scale;
+    if (at_least >= LONG) return 0;
+    look->low -= (float)(nats * log(1.5 + at_least / FEWER));
+    look->low = look->low > floor ? look->low : floor;
+    return 1;
+}
+
+/* The weight of blocks that hold candidates, which is more than that of these. */
+static double weight_at_most(const float *maxima, const double *reached, int64_t num_blocks, float low) {
+    double weight = maxima[0] >= low ? reached[0] : 0;
+    for (int64_t block = 1; block < num_blocks; block++)
+        weight += maxima[block] >= low ? reached[block] - reached[block - 1] : 0;
+    return weight;
+}
+
 /* Look until the candidates are those among which the nucleus ends, or all down to the floor. */
 static void look_for_end(const Rows *in, const Wanted *wanted, int64_t n, double target, Look *look) {
-    const float *maxima = wanted->maxima + n * num_blocks_of(in);
+    int64_t num_blocks = num_blocks_of(in);
+    const float *maxima = wanted->maxima + n * num_blocks;
+    const double *reached = wanted->reached + n * num_blocks;
     float floor = wanted->floors[n];
-    double nats = 1.4426950408889634 / look->scale, usual = wanted->usual_shares[n];
+    int is_aimed = 0;
     look->low = fmaxf(wanted->bounds[n], LEAST), look->high = INFINITY;
-    look_at(in, n, maxima, look);
-    if (target == INFINITY) return;
-    while (look->low > floor && look->mass < target) {
-        double at_least = (target - look->mass) / usual;
-        if (at_least >= LONG) break;
-        look->low -= (float)(nats * log(1.5 + at_least / FEWER));
-        look->low = look->low > floor ? look->low : floor;
-        look_at(in, n, maxima, look);
+    while (target < INFINITY && look->low > floor) {
+        double missing = target - weight_at_most(maxima, reached, num_blocks, look->low);
+        if (missing <= 0) {
+            look_at(in, n, maxima, look);
+            missing = target - look->mass;
+            if (missing <= 0) return;
+        }
+        is_aimed = !lower(look, floor, missing, wanted->usual_shares[n]);
+        if (is_aimed) break;
     }
-    if (look->low <= floor || look->mass >= target) return;
-    if (floor == LEAST) { /* a floor ends a nucleus that a sample would not know of */
-        aim(in, n, maxima, wanted->totals[n] - target, look);
+    if (is_aimed && floor == LEAST) { /* a floor ends a nucleus that a sample would not know of */
+        aim(in, n, reached[num_blocks - 1] - target, look);
         look_at(in, n, maxima, look);
         if (look->above < target && look->above + look->mass >= target) return;
     }
-    look->low = floor, look->high = INFINITY;
+    if (is_aimed) look->low = floor, look->high = INFINITY;
     look_at(in, n, maxima, look);
 }
 
@@ -218,11 +267,7 @@ static int64_t find_in_sum(const Rows *in, int64_t n, int64_t block, double reac
     float copy[BLOCK] __attribute__((aligned(64)));
     double masses[BLOCK];
     const float *x = block_of(in, n, block, copy);
-    for (int i = 0; i < BLOCK; i += WIDTH) {
-        doubles parts[2];
-        weigh(take(x + i), look, parts, parts + 1);
-        memcpy(masses + i, parts, sizeof parts);
-    }
+    weigh_all(x, BLOCK, look, masses);
     for (int32_t i = 0; i < BLOCK; i++) {
         int32_t id = (int32_t)(block * BLOCK) + i;
         if (is_among(x[i], id, last)) reached += masses[i];
@@ -235,12 +280,12 @@ static void draw_row(const Rows *in, const Wanted *wanted, int64_t n, Look *look
     int is_limited = wanted->top_k[n] < in->vocab_size;
     double top_p = wanted->top_p[n], target = INFINITY;
     look->peak = wanted->peaks[n], look->scale = wanted->scales[n];
-    if (top_p < 1 && !is_limited) target = fmax(top_p * wanted->totals[n], GRID);
+    if (top_p < 1 && !is_limited) target = fmax(top_p * wanted->reached[(n + 1) * num_blocks_of(in) - 1], GRID);
     look_for_end(in, wanted, n, target, look);
     if (look->count > wanted->top_k[n]) keep_until(look, end_of(look, NULL, (double)wanted->top_k[n]));
     if (top_p < 1 && is_limited) target = fmax(top_p * look->mass, GRID);
     if (target < INFINITY) keep_until(look, end_of(look, look->masses, target - look->above));
-    keep_until(look, (Token){wanted->floors[n], INT32_MAX});
+    if (wanted->floors[n] > LEAST) keep_until(look, (Token){wanted->floors[n], INT32_MAX});
 
     Token last = {INFINITY, 0};
     for (int64_t i = 0; i < look->count; i++)

@@ -72,13 +72,42 @@ INLINE f32x16 blend(mask16 mask, f32x16 a, f32x16 b) {
 INLINE f32x16 larger(f32x16 a, f32x16 b) { return (f32x16)_mm512_max_ps((__m512)a, (__m512)b); }
 INLINE f32x16 smaller(f32x16 a, f32x16 b) { return (f32x16)_mm512_min_ps((__m512)a, (__m512)b); }
 #else
+/* Compilers compare vectors that are wider than the processor's a number at a time: these are not. */
+#ifdef __AVX2__
+#define PART 8
+#else
+#define PART 4
+#endif
+#define PARTS (LANES / PART)
+#define EACH_PART for (int part = 0; part < PARTS; part++)
+typedef float f32part __attribute__((vector_size(4 * PART)));
+typedef int32_t i32part __attribute__((vector_size(4 * PART)));
 typedef i32x16 mask16;
-INLINE mask16 within(i32x16 x, int32_t low, int32_t high) { return (x >= low) & (x <= high); }
+INLINE mask16 within(i32x16 x, int32_t low, int32_t high) {
+    i32part parts[PARTS], none = {0};
+    memcpy(parts, &x, sizeof x);
+    EACH_PART parts[part] = ~((none + low > parts[part]) | (parts[part] > none + high));
+    memcpy(&x, parts, sizeof x);
+    return x;
+}
 INLINE f32x16 blend(mask16 mask, f32x16 a, f32x16 b) {
     return (f32x16)(((i32x16)a & mask) | ((i32x16)b & ~mask));
 }
-INLINE f32x16 larger(f32x16 a, f32x16 b) { return blend(a > b, a, b); }
-INLINE f32x16 smaller(f32x16 a, f32x16 b) { return blend(a < b, a, b); }
+INLINE f32x16 larger(f32x16 a, f32x16 b) {
+    f32part x[PARTS], y[PARTS];
+    memcpy(x, &a, sizeof a), memcpy(y, &b, sizeof b);
+#ifdef __AVX2__
+    EACH_PART x[part] = (f32part)_mm256_max_ps((__m256)x[part], (__m256)y[part]);
+#else
+    EACH_PART {
+        i32part mask = x[part] > y[part];
+        x[part] = (f32part)(((i32part)x[part] & mask) | ((i32part)y[part] & ~mask));
+    }
+#endif
+    memcpy(&a, x, sizeof a);
+    return a;
+}
+INLINE f32x16 smaller(f32x16 a, f32x16 b) { return -larger(-a, -b); }
 #endif
 
 INLINE f32x16 absolute(f32x16 x) { return (f32x16)((i32x16)x & 0x7FFFFFFF); }

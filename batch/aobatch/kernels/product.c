@@ -7,7 +7,8 @@
 #endif
 
 /* A tile is MAX_TILE rows by WIDE registers of PART lanes. Rows are bytes around 128: where
- * FROM_OFFSETS, they count as they are, and sums begin with what takes the 128 back. */
+ * FROM_OFFSETS, they count as they are, and sums begin with what takes the 128 back; where WIDENED,
+ * they are numbers of 16 bits, the even ones of a row ahead of the odd ones. */
 #if defined(__AVX512VNNI__)
 #define MAX_TILE 14
 #define WIDE 2
@@ -27,6 +28,11 @@
 #elif !defined(FROM_OFFSETS)
 #define FROM_OFFSETS 0
 #endif
+#if defined(__AVX2__) && !FROM_OFFSETS
+#define WIDENED 1
+#else
+#define WIDENED 0
+#endif
 /* Below so many rows a product waits for its weight, not for multiplications. */
 #define ENOUGH_FOR_TILES 12
 typedef int32_t part __attribute__((vector_size(4 * PART)));
@@ -38,11 +44,6 @@ INLINE part dot_row(part sums, int32_t four, part bytes) {
     return (part)_mm512_dpbusd_epi32((__m512i)sums, _mm512_set1_epi32(four), (__m512i)bytes);
 #elif defined(__AVXVNNI__)
     return (part)_mm256_dpbusd_avx_epi32((__m256i)sums, _mm256_set1_epi32(four), (__m256i)bytes);
-#elif defined(__AVX2__)
-    /* Signs go to the other side: pairs of products of at most 128 * 127 fit into 16 bits. */
-    __m256i x = _mm256_set1_epi32(four ^ (int32_t)0x80808080);
-    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8((__m256i)bytes, x));
-    return sums + (part)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #elif defined(__ARM_FEATURE_DOTPROD)
     int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(four ^ (int32_t)0x80808080));
     return (part)vdotq_s32((int32x4_t)sums, x, (int8x16_t)bytes);
@@ -108,8 +109,7 @@ int pack_weight(Weight *weight, const int8_t *columns, const float *scales, floa
                 int64_t outputs) {
     int64_t depth = depth_of(inputs), padded = (outputs + PANEL - 1) / PANEL * PANEL;
     *weight = (Weight){.inputs = inputs, .outputs = outputs};
-    weight->panels = take((size_t)(padded * (depth + 8)), weight);
-    if (!weight->panels) return 0;
+    if (depth > MAX_DEPTH || !(weight->panels = take((size_t)(padded * (depth + 8)), weight))) return 0;
     weight->scales = (float *)(weight->panels + padded * depth);
     weight->offsets = (int32_t *)(weight->scales + padded);
     for (int64_t from = 0; from < padded; from += STRIPS * LANES) {
@@ -145,12 +145,61 @@ static __attribute__((noinline)) void store_part(float *target, floats x, int64_
     if (width > 0) memcpy(target, &x, width < PART ? (size_t)width * sizeof(float) : sizeof x);
 }
 
+#if WIDENED
+#define WIDE_ROWS (8 * MAX_DEPTH)
+static _Thread_local uint8_t wide_rows[WIDE_ROWS] __attribute__((aligned(32)));
+
+INLINE __m256i evens(__m256i bytes) { return _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8); }
+INLINE __m256i odds(__m256i bytes) { return _mm256_srai_epi16(bytes, 8); }
+
+/* Rows as numbers of 16 bits: products of bytes by pairs fit nothing less. */
+static void widen_rows(const ByteRows *rows, int64_t depth) {
+    for (int64_t row = 0; row < rows->count; row++)
+        for (int64_t k = 0; k < depth; k += 32) {
+            __m256i x = _mm256_loadu_si256((const __m256i *)(rows->bytes + row * depth + k));
+            uint8_t *target = wide_rows + 2 * row * depth + k;
+            x = _mm256_xor_si256(x, _mm256_set1_epi8(-128));
+            _mm256_store_si256((__m256i *)target, evens(x));
+            _mm256_store_si256((__m256i *)(target + depth), odds(x));
+        }
+}
+
+/* Add the products of four depths of R rows with the bytes of WIDE registers of columns. */
+INLINE void dot_rows(part sums[][WIDE], const int R, const uint8_t *at, int64_t depth, const part *bytes) {
+    __m256i even[WIDE], odd[WIDE];
+    for (int n = 0; n < WIDE; n++) even[n] = evens((__m256i)bytes[n]), odd[n] = odds((__m256i)bytes[n]);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++, at += 2 * depth) {
+        int32_t pairs[2];
+        memcpy(pairs, at, 4), memcpy(pairs + 1, at + depth, 4);
+        for (int n = 0; n < WIDE; n++) {
+            sums[r][n] += (part)_mm256_madd_epi16(even[n], _mm256_set1_epi32(pairs[0]));
+            sums[r][n] += (part)_mm256_madd_epi16(odd[n], _mm256_set1_epi32(pairs[1]));
+        }
+    }
+}
+#else
+INLINE void dot_rows(part sums[][WIDE], const int R, const uint8_t *at, int64_t depth, const part *bytes) {
+#pragma GCC unroll 14
+    for (int r = 0; r < R; r++, at += depth) {
+        int32_t four;
+        memcpy(&four, at, 4);
+#pragma GCC unroll 4
+        for (int n = 0; n < WIDE; n++) sums[r][n] = dot_row(sums[r][n], four, bytes[n]);
+    }
+}
+#endif
+
 /* R rows, of which `count` are wanted, by WIDE registers from a column on; the first tile of some
  * columns has the next ones fetched. */
 INLINE void tile(const ByteRows *rows, const Weight *weight, const int R, int count, int64_t row, int64_t column,
                  float *out, int64_t stride) {
     int64_t depth = depth_of(weight->inputs), apart[WIDE];
+#if WIDENED
+    const uint8_t *bytes = wide_rows + 2 * row * depth;
+#else
     const uint8_t *bytes = rows->bytes + row * depth;
+#endif
     const int8_t *columns = weight->panels + column / LANES * LANES * depth + column % LANES * 4;
     part sums[MAX_TILE][WIDE];
 #pragma GCC unroll 4
@@ -170,13 +219,7 @@ INLINE void tile(const ByteRows *rows, const Weight *weight, const int R, int co
             memcpy(&bytes_of_columns[n], at, sizeof(part));
             if (!row) __builtin_prefetch(at + WIDE * PART * depth);
         }
-#pragma GCC unroll 14
-        for (int r = 0; r < R; r++) {
-            int32_t four;
-            memcpy(&four, bytes + r * depth + k, 4);
-#pragma GCC unroll 4
-            for (int n = 0; n < WIDE; n++) sums[r][n] = dot_row(sums[r][n], four, bytes_of_columns[n]);
-        }
+        dot_rows(sums, R, bytes + k, depth, bytes_of_columns);
     }
     float *target = out + row * stride;
     int64_t width = weight->outputs - column;
@@ -204,13 +247,10 @@ int64_t rows_together(void) {
     return 70;
 }
 
-void multiply(const ByteRows *rows, const Weight *weight, int64_t first, int64_t stop, float *out,
-              int64_t stride) {
-#if HAS_TILES
-    if (rows->count >= ENOUGH_FOR_TILES && tiles_are_allowed()) {
-        multiply_tiles(rows, weight, first, stop, out, stride);
-        return;
-    }
+static void multiply_rows(const ByteRows *rows, const Weight *weight, int64_t first, int64_t stop, float *out,
+                          int64_t stride) {
+#if WIDENED
+    widen_rows(rows, depth_of(weight->inputs));
 #endif
     int64_t pairs = (rows->count + 1) / 2, tiles = (2 * pairs + MAX_TILE - 1) / MAX_TILE;
     for (int64_t column = first * PANEL; column < stop * PANEL; column += WIDE * PART, out += WIDE * PART)
@@ -225,4 +265,23 @@ void multiply(const ByteRows *rows, const Weight *weight, int64_t first, int64_t
 #endif
             }
         }
+}
+
+void multiply(const ByteRows *rows, const Weight *weight, int64_t first, int64_t stop, float *out,
+              int64_t stride) {
+#if HAS_TILES
+    if (rows->count >= ENOUGH_FOR_TILES && tiles_are_allowed()) {
+        multiply_tiles(rows, weight, first, stop, out, stride);
+        return;
+    }
+#endif
+    int64_t depth = depth_of(weight->inputs), most = rows->count;
+#if WIDENED
+    most = (int64_t)(WIDE_ROWS / 2) / depth / MAX_TILE * MAX_TILE;
+#endif
+    for (int64_t row = 0; row < rows->count; row += most) {
+        int64_t count = rows->count - row < most ? rows->count - row : most;
+        ByteRows some = {count, rows->bytes + row * depth, rows->scales ? rows->scales + row : NULL};
+        multiply_rows(&some, weight, first, stop, out + row * stride, stride);
+    }
 }

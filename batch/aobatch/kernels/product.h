@@ -4,6 +4,7 @@
 
 /* Rows of bytes are as long as a multiple of this; what a weight has behind its inputs is zero. */
 #define DEPTH_STEP 64
+#define MAX_DEPTH (1 << 17)
 INLINE int64_t depth_of(int64_t inputs) { return (inputs + DEPTH_STEP - 1) / DEPTH_STEP * DEPTH_STEP; }
 
 /* A weight as products read it, which lies in a pool of memory with others. */
@@ -21,7 +22,7 @@ typedef struct {
 INLINE int64_t panels_of(const Weight *weight) { return (weight->outputs + PANEL - 1) / PANEL; }
 
 /* Pack [inputs, outputs] signed bytes and the scales of columns, times a unit; 0 if there is too
- * little memory. What was packed is to be released. */
+ * little memory, or more inputs than MAX_DEPTH. What was packed is to be released. */
 EXPORTED int pack_weight(Weight *weight, const int8_t *columns, const float *scales, float unit,
                          int64_t inputs, int64_t outputs);
 EXPORTED void release_weight(Weight *weight);
