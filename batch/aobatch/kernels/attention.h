@@ -41,6 +41,11 @@ INLINE mask16 visible(const Rows *rows, int row, int64_t block) {
     return within(LANE + (int32_t)(block * LANES), rows->first[row], rows->last[row]);
 }
 
+/* Whether there is a token in a block that a row does not see. */
+INLINE int is_at_end(const Rows *rows, int row, int64_t block) {
+    return block * LANES < rows->first[row] || block * LANES + LANES > rows->last[row] + 1;
+}
+
 /* The range of blocks that any row sees. */
 INLINE void range_of(const Rows *rows, int64_t *start, int64_t *stop) {
     int32_t first = rows->first[0], last = rows->last[0];
@@ -55,10 +60,20 @@ INLINE void range_of(const Rows *rows, int64_t *start, int64_t *stop) {
 /* What a row has seen ahead of all tokens: nothing, or its sink. */
 INLINE Seen unseen(const float *sink) { return sink ? (Seen){*sink, {1}} : (Seen){NEVER, {0}}; }
 
-/* Scores of tokens that a row sees, capped; of others one that no sum feels. */
-INLINE f32x16 finished(const Rows *rows, int row, int64_t block, f32x16 scores) {
-    if (rows->cap > 0) scores = bent(scores * (1.0f / rows->cap)) * rows->cap;
-    return blend(visible(rows, row, block), scores, all(NEVER));
+/* Cap a row's scores of the blocks of a segment, and give the largest one of a token that it sees; the
+ * others get one that no sum feels. */
+static __attribute__((noinline)) float finish_row(const Rows *rows, int row, float *scores, int64_t from,
+                                                  int64_t start, int64_t stop) {
+    f32x16 peaks = all(NEVER);
+    for (int64_t block = from; block < stop; block++) {
+        float *at = scores + (block - start) * LANES;
+        f32x16 x = load(at);
+        if (rows->cap > 0) x = bent(x * (1.0f / rows->cap)) * rows->cap;
+        if (is_at_end(rows, row, block)) x = blend(visible(rows, row, block), x, all(NEVER));
+        peaks = larger(x, peaks);
+        store(at, x);
+    }
+    return largest(peaks);
 }
 
 /* Note a segment's largest score; the factor by which what was summed before is rescaled. */

@@ -32,7 +32,7 @@ static void set_up(const Rows *rows, Work *work) {
 
 /* Scores of `num` neighbouring blocks for rows r0 to r0 + R - 1. */
 INLINE void score(const Rows *rows, Work *work, const int R, const int num, int r0, int64_t block,
-                  int64_t start, f32x16 *peaks) {
+                  int64_t start) {
     int d = rows->head_dim;
     const uint8_t *keys = rows->blocks + block * rows->block_bytes;
     i32x16 sums[MAX_ROWS][4];
@@ -64,26 +64,16 @@ INLINE void score(const Rows *rows, Work *work, const int R, const int num, int 
 #pragma GCC unroll 12
         for (int r = 0; r < R; r++) {
             f32x16 x = to_float(sums[r][n]) * (scales * work->ends[r0 + r].scale);
-            x = finished(rows, r0 + r, block + n, x);
             store(work->scores[r0 + r] + (block + n - start) * LANES, x);
-            peaks[r] = larger(x, peaks[r]);
         }
     }
 }
 
 INLINE void score_rows(const Rows *rows, Work *work, const int R, const int num, int r0,
                        int64_t from, int64_t start, int64_t stop) {
-    f32x16 peaks[MAX_ROWS];
-    for (int r = 0; r < R; r++) peaks[r] = all(NEVER);
     int64_t block = from;
-    for (; block + num <= stop; block += num)
-        score(rows, work, R, num, r0, block, start, peaks);
-    for (; block < stop; block++) score(rows, work, R, 1, r0, block, start, peaks);
-    for (int r = 0; r < R; r++) {
-        float factor = rescale(&work->seen[r0 + r], largest(peaks[r]));
-        for (int i = 0; i < rows->head_dim; i += LANES)
-            store(work->sums[r0 + r] + i, load(work->sums[r0 + r] + i) * factor);
-    }
+    for (; block + num <= stop; block += num) score(rows, work, R, num, r0, block, start);
+    for (; block < stop; block++) score(rows, work, R, 1, r0, block, start);
 }
 
 /* Turn a segment's scores into bytes that are shares of the values. */
@@ -99,7 +89,7 @@ static void share(const Rows *rows, Work *work, int r, int64_t from, int64_t sta
             f32x16 x = exponential(load(work->scores[r] + (block - start) * LANES) - seen->peak);
             const uint8_t *p = rows->blocks + block * rows->block_bytes + 2 * LANES * d;
             f32x16 scales = load((const float *)p + LANES);
-            if (block * LANES < rows->first[r] || block * LANES + LANES > rows->last[r] + 1) {
+            if (is_at_end(rows, r, block)) {
                 mask16 seen_here = visible(rows, r, block);
                 x = blend(seen_here, x, all(0));
                 scales = blend(seen_here, scales, all(0)); /* may hold anything */
@@ -197,7 +187,12 @@ HIDDEN void attend_bytes(Rows *rows) {
     while (block < end) {
         int64_t start = block / step * step, stop = start + step < end ? start + step : end;
         score_segment(rows, &work, block, start, stop);
-        for (int r = 0; r < rows->count; r++) share(rows, &work, r, block, start, stop);
+        for (int r = 0; r < rows->count; r++) {
+            float factor = rescale(&work.seen[r], finish_row(rows, r, work.scores[r], block, start, stop));
+            for (int i = 0; i < rows->head_dim; i += LANES)
+                store(work.sums[r] + i, load(work.sums[r] + i) * factor);
+            share(rows, &work, r, block, start, stop);
+        }
         add_segment(rows, &work, block, start, stop);
         block = stop;
     }

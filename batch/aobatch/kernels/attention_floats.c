@@ -15,7 +15,7 @@ INLINE f32x16 load_number(const uint8_t *p, const int is_half, int64_t index) {
 }
 
 INLINE void score_block(const Rows *rows, Work *work, const int is_half, const int R, int r0,
-                        int64_t block, int64_t start, f32x16 *peaks) {
+                        int64_t block, int64_t start) {
     const uint8_t *keys = rows->blocks + block * rows->block_bytes;
     f32x16 sums[4];
     for (int r = 0; r < R; r++) sums[r] = (f32x16){0};
@@ -24,10 +24,21 @@ INLINE void score_block(const Rows *rows, Work *work, const int is_half, const i
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) sums[r] += key * ((const float *)rows->queries[r0 + r])[i];
     }
-    for (int r = 0; r < R; r++) {
-        f32x16 x = finished(rows, r0 + r, block, sums[r]);
-        store(work->scores[r0 + r] + (block - start) * LANES, x);
-        peaks[r] = larger(x, peaks[r]);
+    for (int r = 0; r < R; r++) store(work->scores[r0 + r] + (block - start) * LANES, sums[r]);
+}
+
+/* Turn a segment's scores into weights. */
+static __attribute__((noinline)) void weigh_row(const Rows *rows, Work *work, int r, int64_t from, int64_t start,
+                                                int64_t stop) {
+    Seen *seen = &work->seen[r];
+    float factor = rescale(seen, finish_row(rows, r, work->scores[r], from, start, stop));
+    for (int i = 0; i < rows->head_dim; i += LANES) store(work->sums[r] + i, load(work->sums[r] + i) * factor);
+    for (int64_t block = from; block < stop; block++) {
+        float *scores = work->scores[r] + (block - start) * LANES;
+        f32x16 x = exponential(load(scores) - seen->peak);
+        x = blend(visible(rows, r, block), x, all(0));
+        seen->sums += x;
+        store(scores, x);
     }
 }
 
@@ -52,23 +63,8 @@ INLINE void add_value(const Rows *rows, Work *work, const int is_half, const int
 
 INLINE void attend_part(const Rows *rows, Work *work, const int is_half, const int R, int r0,
                         int64_t from, int64_t start, int64_t stop) {
-    f32x16 peaks[4];
-    for (int r = 0; r < R; r++) peaks[r] = all(NEVER);
-    for (int64_t block = from; block < stop; block++)
-        score_block(rows, work, is_half, R, r0, block, start, peaks);
-    for (int r = 0; r < R; r++) {
-        Seen *seen = &work->seen[r0 + r];
-        float factor = rescale(seen, largest(peaks[r]));
-        for (int i = 0; i < rows->head_dim; i += LANES)
-            store(work->sums[r0 + r] + i, load(work->sums[r0 + r] + i) * factor);
-        for (int64_t block = from; block < stop; block++) {
-            float *scores = work->scores[r0 + r] + (block - start) * LANES;
-            f32x16 x = exponential(load(scores) - seen->peak);
-            x = blend(visible(rows, r0 + r, block), x, all(0));
-            seen->sums += x;
-            store(scores, x);
-        }
-    }
+    for (int64_t block = from; block < stop; block++) score_block(rows, work, is_half, R, r0, block, start);
+    for (int r = 0; r < R; r++) weigh_row(rows, work, r0 + r, from, start, stop);
     for (int column = 0; column < rows->head_dim; column += LANES)
         add_value(rows, work, is_half, R, r0, from, start, stop, column);
 }

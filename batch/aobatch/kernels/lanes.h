@@ -29,16 +29,6 @@ typedef uint32_t u32x16 __attribute__((vector_size(64)));
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
 typedef int8_t s8x16 __attribute__((vector_size(16)));
 
-#ifdef __clang__
-#define SHUFFLE(x, ...) __builtin_shufflevector(x, x, __VA_ARGS__)
-#else
-#define SHUFFLE(x, ...) __builtin_shuffle(x, (i32x16){__VA_ARGS__})
-#endif
-#define SWAP_1(x) SHUFFLE(x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)
-#define SWAP_2(x) SHUFFLE(x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)
-#define SWAP_4(x) SHUFFLE(x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)
-#define SWAP_8(x) SHUFFLE(x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)
-
 static const i32x16 LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 INLINE f32x16 load(const float *p) {
@@ -59,7 +49,14 @@ INLINE f32x16 all(float x) { return (f32x16){0} + x; }
 
 INLINE i32x16 all_int(int32_t x) { return (i32x16){0} + x; }
 
-/* A choice a lane; on AVX-512 compilers do not find the masks of the processor by themselves. */
+#ifdef __clang__
+#define SHUFFLE(x, kind, ...) __builtin_shufflevector(x, x, __VA_ARGS__)
+#else
+#define SHUFFLE(x, kind, ...) __builtin_shuffle(x, (kind){__VA_ARGS__})
+#endif
+
+/* Compilers divide a vector that is wider than the processor's, but for plain arithmetic, into single
+ * numbers: what follows does it by hand. On AVX-512 they do not find masks by themselves. */
 #ifdef __AVX512F__
 typedef __mmask16 mask16;
 INLINE mask16 within(i32x16 x, int32_t low, int32_t high) {
@@ -71,46 +68,73 @@ INLINE f32x16 blend(mask16 mask, f32x16 a, f32x16 b) {
 }
 INLINE f32x16 larger(f32x16 a, f32x16 b) { return (f32x16)_mm512_max_ps((__m512)a, (__m512)b); }
 INLINE f32x16 smaller(f32x16 a, f32x16 b) { return (f32x16)_mm512_min_ps((__m512)a, (__m512)b); }
+INLINE f32x16 absolute(f32x16 x) { return (f32x16)((i32x16)x & 0x7FFFFFFF); }
+#define SWAP_1(x) SHUFFLE(x, i32x16, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14)
+#define SWAP_2(x) SHUFFLE(x, i32x16, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13)
+#define SWAP_4(x) SHUFFLE(x, i32x16, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11)
+#define SWAP_8(x) SHUFFLE(x, i32x16, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)
 #else
-/* Compilers compare vectors that are wider than the processor's a number at a time: these are not. */
 #ifdef __AVX2__
-#define PART 8
+#define NATIVE 8
+#define SHUFFLE_NATIVE(x, n) SHUFFLE(x, i32native, n, 1 ^ n, 2 ^ n, 3 ^ n, 4 ^ n, 5 ^ n, 6 ^ n, 7 ^ n)
 #else
-#define PART 4
+#define NATIVE 4
+#define SHUFFLE_NATIVE(x, n) SHUFFLE(x, i32native, n, 1 ^ n, 2 ^ n, 3 ^ n)
 #endif
-#define PARTS (LANES / PART)
-#define EACH_PART for (int part = 0; part < PARTS; part++)
-typedef float f32part __attribute__((vector_size(4 * PART)));
-typedef int32_t i32part __attribute__((vector_size(4 * PART)));
+#define NATIVES (LANES / NATIVE)
+#define EACH_NATIVE for (int part = 0; part < NATIVES; part++)
+typedef float f32native __attribute__((vector_size(4 * NATIVE)));
+typedef int32_t i32native __attribute__((vector_size(4 * NATIVE)));
 typedef i32x16 mask16;
 INLINE mask16 within(i32x16 x, int32_t low, int32_t high) {
-    i32part parts[PARTS], none = {0};
+    i32native parts[NATIVES], none = {0};
     memcpy(parts, &x, sizeof x);
-    EACH_PART parts[part] = ~((none + low > parts[part]) | (parts[part] > none + high));
+    EACH_NATIVE parts[part] = ~((none + low > parts[part]) | (parts[part] > none + high));
     memcpy(&x, parts, sizeof x);
     return x;
 }
 INLINE f32x16 blend(mask16 mask, f32x16 a, f32x16 b) {
-    return (f32x16)(((i32x16)a & mask) | ((i32x16)b & ~mask));
+    i32native x[NATIVES], y[NATIVES], chosen[NATIVES];
+    memcpy(x, &a, sizeof a), memcpy(y, &b, sizeof b), memcpy(chosen, &mask, sizeof mask);
+    EACH_NATIVE x[part] = (x[part] & chosen[part]) | (y[part] & ~chosen[part]);
+    memcpy(&a, x, sizeof a);
+    return a;
 }
 INLINE f32x16 larger(f32x16 a, f32x16 b) {
-    f32part x[PARTS], y[PARTS];
+    f32native x[NATIVES], y[NATIVES];
     memcpy(x, &a, sizeof a), memcpy(y, &b, sizeof b);
 #ifdef __AVX2__
-    EACH_PART x[part] = (f32part)_mm256_max_ps((__m256)x[part], (__m256)y[part]);
+    EACH_NATIVE x[part] = (f32native)_mm256_max_ps((__m256)x[part], (__m256)y[part]);
 #else
-    EACH_PART {
-        i32part mask = x[part] > y[part];
-        x[part] = (f32part)(((i32part)x[part] & mask) | ((i32part)y[part] & ~mask));
+    EACH_NATIVE {
+        i32native mask = x[part] > y[part];
+        x[part] = (f32native)(((i32native)x[part] & mask) | ((i32native)y[part] & ~mask));
     }
 #endif
     memcpy(&a, x, sizeof a);
     return a;
 }
 INLINE f32x16 smaller(f32x16 a, f32x16 b) { return -larger(-a, -b); }
+INLINE f32x16 absolute(f32x16 x) {
+    i32native parts[NATIVES];
+    memcpy(parts, &x, sizeof x);
+    EACH_NATIVE parts[part] &= 0x7FFFFFFF;
+    memcpy(&x, parts, sizeof x);
+    return x;
+}
+#define SWAP(by)                                                                                          \
+    INLINE f32x16 SWAP_##by(f32x16 x) {                                                                   \
+        f32native parts[NATIVES], swapped[NATIVES];                                                             \
+        memcpy(parts, &x, sizeof x);                                                                      \
+        EACH_NATIVE swapped[part] = by < NATIVE ? SHUFFLE_NATIVE(parts[part], by % NATIVE) : parts[part ^ by / NATIVE]; \
+        memcpy(&x, swapped, sizeof x);                                                                    \
+        return x;                                                                                         \
+    }
+SWAP(1)
+SWAP(2)
+SWAP(4)
+SWAP(8)
 #endif
-
-INLINE f32x16 absolute(f32x16 x) { return (f32x16)((i32x16)x & 0x7FFFFFFF); }
 
 INLINE f32x16 to_float(i32x16 x) { return __builtin_convertvector(x, f32x16); }
 
@@ -119,7 +143,16 @@ INLINE f32x16 settled(f32x16 x) {
 #ifdef __AVX512F__
     __asm__("" : "+v"(x));
 #else
-    __asm__ volatile("" : "+m"(x));
+    f32native parts[NATIVES];
+    memcpy(parts, &x, sizeof x);
+#if defined(__AVX2__)
+    EACH_NATIVE __asm__("" : "+x"(parts[part]));
+#elif defined(__ARM_NEON)
+    EACH_NATIVE __asm__("" : "+w"(parts[part]));
+#else
+    EACH_NATIVE __asm__("" : "+m"(parts[part]));
+#endif
+    memcpy(&x, parts, sizeof x);
 #endif
     return x;
 }
