@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import HANG_SECONDS
 
 from aobatch import kernels
 from aobatch.kernels import KernelsError, find_compiler, library
@@ -16,10 +17,23 @@ from aobatch.runners import choice
 
 COMPILER = """#!/bin/sh
 if [ "$1" = --version ]; then echo "made up 1.0"; exit; fi
-echo called >> {log}
-while [ "$1" != -o ]; do shift; done
+while [ "$1" != -o ]; do last="${{1##*/}}"; shift; done
+echo "$last" >> {log}
 {action}
 """
+"""It notes what it is called for: a unit, as `rows.c`, or to link what ends in an object."""
+UNITS = sorted(path.name for path in kernels.SOURCES if path.suffix == ".c")
+
+
+def assert_built_once(log: Path) -> None:
+    """Each unit was compiled, and then they were linked."""
+    *compiled, linked = log.read_text().split()
+    assert (sorted(compiled), linked[-2:]) == (UNITS, ".o")
+
+
+def assert_nothing_left(home: Path) -> None:
+    """The folder of libraries holds but the lock."""
+    assert [path.suffix for path in (home / "cache/aobatch/kernels").iterdir()] == [".lock"]
 
 
 @pytest.fixture
@@ -48,7 +62,8 @@ def test_a_library_is_built_once_for_its_owner_alone(
     again = library.__wrapped__()
 
     assert found == again
-    assert (found.compiler, log.read_text()) == ("made up 1.0", "called\n")
+    assert found.compiler == "made up 1.0"
+    assert_built_once(log)
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (found.path, found.path.parent)]
     assert modes == [0o700, 0o700]
     assert {path.suffix for path in found.path.parent.iterdir()} == {".so", ".lock"}
@@ -62,7 +77,7 @@ def test_two_processes_at_once_build_once(made_up: Callable[[str], Path]) -> Non
     found = {process.communicate()[0].strip() for process in processes}
 
     assert len(found) == 1
-    assert log.read_text() == "called\n"
+    assert_built_once(log)
 
 
 def test_a_failed_build_is_one_sentence_and_leaves_nothing(
@@ -73,8 +88,56 @@ def test_a_failed_build_is_one_sentence_and_leaves_nothing(
 
     with pytest.raises(KernelsError, match=r"compiler .* failed: x.c:1: error: no such instr"):
         library.__wrapped__()
-    left = [path.suffix for path in (tmp_path / "cache/aobatch/kernels").iterdir()]
-    assert left == [".lock"]
+    assert_nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("failing", "speaker"),
+    [("rows.c|tiles.c", r"rows\.c"), ("*.o", r"\w+\.o")],
+    ids=["units", "link"],
+)
+def test_one_failure_among_several_calls_is_one_sentence_and_leaves_nothing(
+    made_up: Callable[[str], Path], tmp_path: Path, failing: str, speaker: str
+) -> None:
+    """Of two units that fail the first one speaks, and nothing is linked without them."""
+    refuse = f'case "$last" in {failing}) echo "$last: error: refused" >&2; exit 1;; esac'
+    log = made_up(f'{refuse}; echo built > "$2"')
+
+    with pytest.raises(KernelsError, match=rf"failed: {speaker}: error: refused$"):
+        library.__wrapped__()
+    assert_nothing_left(tmp_path)
+    assert any(name.endswith(".o") for name in log.read_text().split()) == (failing == "*.o")
+
+
+def test_two_processors_compile_what_takes_longest_at_once(
+    made_up: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the two units of attention wait for each other."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    log = made_up(
+        f"""
+        case "$last" in attention_*) touch "{tmp_path}/$last" ;; *) echo built > "$2"; exit ;; esac
+        for _ in $(seq {100 * HANG_SECONDS}); do
+            [ "$(ls {tmp_path}/attention_* | wc -l)" = 2 ] && echo built > "$2" && exit
+            sleep 0.01
+        done
+        exit 1"""
+    )
+    library.__wrapped__()
+
+    assert_built_once(log)
+
+
+def test_one_processor_compiles_one_unit_at_a_time(
+    made_up: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may use one of many processors takes no more."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {7})
+    order = tmp_path / "order"
+    made_up(f'echo begun >> {order}; echo built > "$2"; echo ended >> {order}')
+    library.__wrapped__()
+
+    assert order.read_text().split() == ["begun", "ended"] * (len(UNITS) + 1)
 
 
 def test_without_a_compiler_one_is_told_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
