@@ -41,6 +41,7 @@ _GGUF_NAMES = {
     "mlp.down_proj": "ffn_down",
 }
 FIGURES = pytest.StashKey[list[str]]()
+CACHE = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,12 +49,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kernels", choices=("auto", "fused", "stock"), default="auto")
 
 
-def pytest_configure() -> None:
-    """Let coverage.py say nothing in the processes of tests, which look at all that is said."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Let coverage.py say nothing in the processes of tests, which look at all that is said.
+
+    Keep speeds and operators out of the user's cache, in a folder that all workers share: from now
+    on, since modules of tests ask for operators when they are collected.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        config.stash[CACHE] = tempfile.TemporaryDirectory(prefix="aobatch-cache-")
+        os.environ["XDG_CACHE_HOME"] = config.stash[CACHE].name
     if any(name.startswith(("COVERAGE_", "COV_CORE_")) for name in os.environ):
         modules = ("core", "control", "collector", "inorout", "sqldata")
         quiet = ",".join(f"ignore:::coverage.{module}" for module in modules)
         os.environ["PYTHONWARNINGS"] = quiet
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the cache."""
+    if CACHE in config.stash:
+        config.stash[CACHE].cleanup()
 
 
 @pytest.hookimpl(trylast=True)
@@ -83,16 +97,6 @@ def pytest_terminal_summary(
         terminalreporter.section("figures")
         for figure in figures:
             terminalreporter.write_line(figure)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep speeds and operators out of the user's cache, in a folder that all workers share."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder))
-        yield folder
 
 
 @pytest.fixture(autouse=True)

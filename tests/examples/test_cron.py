@@ -35,6 +35,8 @@ def run_night(folder: Path, command: Path, home: Path) -> subprocess.CompletedPr
         "SHELL": "/bin/sh",
         "PATH": "/usr/bin:/bin",
         "LANG": "C",
+        # Else operators would be built once more, in the home that the system says is the user's.
+        "XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"],
     }
     (line,) = re.findall(r"^[0-9*]\S* +\S+ +\S+ +\S+ +\S+ +(.*)$", CRONTAB, re.MULTILINE)
     assert "%" not in line, "cron ends a command at a percent sign"
