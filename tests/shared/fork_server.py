@@ -36,7 +36,8 @@ def import_all() -> None:
     for module in pkgutil.walk_packages(package.__path__, "aobatch."):
         if not module.name.endswith("__main__"):
             import_module(module.name)
-    for name in ("aobatch.testing", "gguf", "jinja2", "tokenizers"):
+    # Arrow imports pandas, where it is, when it is first given values.
+    for name in ("aobatch.testing", "gguf", "jinja2", "pandas", "pyarrow.parquet", "tokenizers"):
         import_module(name)
     for name in NOT_IMPORTED:
         del sys.modules[name]
