@@ -35,17 +35,17 @@ INLINE void score(const Rows *rows, Work *work, const int R, const int num, int 
                   int64_t start) {
     int d = rows->head_dim;
     const uint8_t *keys = rows->blocks + block * rows->block_bytes;
-    i32x16 sums[MAX_ROWS][4];
+    quads sums[MAX_ROWS][4];
 #pragma GCC unroll 12
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-        for (int n = 0; n < num; n++) sums[r][n] = all_int(work->ends[r0 + r].offset);
+        for (int n = 0; n < num; n++) sums[r][n] = all_quads(work->ends[r0 + r].offset);
     for (int i = 0; i < d; i += 4) {
-        i32x16 key[4];
+        quads key[4];
 #pragma GCC unroll 4
         for (int n = 0; n < num; n++) {
             const uint8_t *at = keys + n * rows->block_bytes + i * LANES;
-            key[n] = load_bytes(at);
+            key[n] = load_quads(at);
             if (rows->ahead) {
                 __builtin_prefetch(at + rows->ahead, 0, 2);
                 __builtin_prefetch(at + rows->ahead + LANES * d, 0, 2);
@@ -56,14 +56,14 @@ INLINE void score(const Rows *rows, Work *work, const int R, const int num, int 
             int32_t query;
             memcpy(&query, rows->queries[r0 + r] + i, 4);
 #pragma GCC unroll 4
-            for (int n = 0; n < num; n++) sums[r][n] = dot(sums[r][n], key[n], all_int(query));
+            for (int n = 0; n < num; n++) sums[r][n] = dot(sums[r][n], key[n], all_quads(query));
         }
     }
     for (int n = 0; n < num; n++) {
         f32x16 scales = load((const float *)(keys + n * rows->block_bytes + 2 * LANES * d));
 #pragma GCC unroll 12
         for (int r = 0; r < R; r++) {
-            f32x16 x = to_float(sums[r][n]) * (scales * work->ends[r0 + r].scale);
+            f32x16 x = sums_of(sums[r][n]) * (scales * work->ends[r0 + r].scale);
             store(work->scores[r0 + r] + (block + n - start) * LANES, x);
         }
     }
@@ -110,31 +110,31 @@ static void share(const Rows *rows, Work *work, int r, int64_t from, int64_t sta
 INLINE void add_values(const Rows *rows, Work *work, const int R, const int V, int r0,
                        int64_t group, int64_t start, int64_t stop, int column) {
     int d = rows->head_dim;
-    i32x16 sums[MAX_SUMS][4];
+    quads sums[MAX_SUMS][4];
 #pragma GCC unroll 6
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-        for (int v = 0; v < V; v++) sums[r][v] = (i32x16){0};
+        for (int v = 0; v < V; v++) sums[r][v] = all_quads(0);
     for (int64_t n = 0; n < GROUP && start + group * GROUP + n < stop; n++) {
         const uint8_t *values = rows->blocks + (start + group * GROUP + n) * rows->block_bytes +
                                 LANES * d + column * 4;
         for (int quad = 0; quad < 4; quad++, values += 4 * d) {
-            i32x16 value[4];
+            quads value[4];
 #pragma GCC unroll 4
-            for (int v = 0; v < V; v++) value[v] = load_bytes(values + v * 64);
+            for (int v = 0; v < V; v++) value[v] = load_quads(values + v * 64);
 #pragma GCC unroll 6
             for (int r = 0; r < R; r++) {
                 int32_t part;
                 memcpy(&part, work->shares[r0 + r] + (group * GROUP + n) * LANES + quad * 4, 4);
 #pragma GCC unroll 4
-                for (int v = 0; v < V; v++) sums[r][v] = dot(sums[r][v], all_int(part), value[v]);
+                for (int v = 0; v < V; v++) sums[r][v] = dot(sums[r][v], all_quads(part), value[v]);
             }
         }
     }
     for (int r = 0; r < R; r++)
         for (int v = 0; v < V; v++) {
             float *total = work->sums[r0 + r] + column + v * LANES;
-            store(total, to_float(sums[r][v]) * work->share_scales[r0 + r][group] + load(total));
+            store(total, sums_of(sums[r][v]) * work->share_scales[r0 + r][group] + load(total));
         }
 }
 

@@ -213,28 +213,46 @@ INLINE f32x16 exponential(f32x16 x) {
 /* tanh(x), within 1e-7. */
 INLINE f32x16 bent(f32x16 x) { return 1.0f - 2.0f / (exponential(clamped(x * 2.0f, -88, 88)) + 1.0f); }
 
+/* Sixteen lanes of four bytes each, or of sums of their products. */
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+typedef struct {
+    __m256i half[2];
+} quads;
+INLINE quads load_quads(const void *p) {
+    const __m256i *from = p;
+    return (quads){{_mm256_loadu_si256(from), _mm256_loadu_si256(from + 1)}};
+}
+INLINE quads all_quads(int32_t x) { return (quads){{_mm256_set1_epi32(x), _mm256_set1_epi32(x)}}; }
+INLINE f32x16 sums_of(quads x) {
+    i32x16 sums;
+    memcpy(&sums, x.half, sizeof sums);
+    return to_float(sums);
+}
+#else
+typedef i32x16 quads;
+INLINE quads load_quads(const void *p) { return load_bytes(p); }
+INLINE quads all_quads(int32_t x) { return all_int(x); }
+INLINE f32x16 sums_of(quads x) { return to_float(x); }
+#endif
+
 /* Add to each lane the product of its four unsigned and four signed bytes. */
-INLINE i32x16 dot(i32x16 sums, i32x16 bytes_unsigned, i32x16 bytes_signed) {
+INLINE quads dot(quads sums, quads bytes_unsigned, quads bytes_signed) {
 #if defined(__AVX512VNNI__)
     return (i32x16)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)bytes_unsigned,
                                        (__m512i)bytes_signed);
 #elif defined(__AVX2__)
-    __m256i a[2], b[2], c[2];
-    memcpy(a, &bytes_unsigned, 64);
-    memcpy(b, &bytes_signed, 64);
-    memcpy(c, &sums, 64);
     for (int i = 0; i < 2; i++) {
+        __m256i a = bytes_unsigned.half[i], b = bytes_signed.half[i];
 #if defined(__AVXVNNI__)
-        c[i] = _mm256_dpbusd_avx_epi32(c[i], a[i], b[i]);
+        sums.half[i] = _mm256_dpbusd_avx_epi32(sums.half[i], a, b);
 #else
         /* Bytes are widened first: pairs of products do not fit into 16 bits. */
-        __m256i even = _mm256_madd_epi16(_mm256_and_si256(a[i], _mm256_set1_epi16(255)),
-                                         _mm256_srai_epi16(_mm256_slli_epi16(b[i], 8), 8));
-        __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(a[i], 8), _mm256_srai_epi16(b[i], 8));
-        c[i] = _mm256_add_epi32(c[i], _mm256_add_epi32(even, odd));
+        __m256i even = _mm256_madd_epi16(_mm256_and_si256(a, _mm256_set1_epi16(255)),
+                                         _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8));
+        __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(a, 8), _mm256_srai_epi16(b, 8));
+        sums.half[i] = _mm256_add_epi32(sums.half[i], _mm256_add_epi32(even, odd));
 #endif
     }
-    memcpy(&sums, c, 64);
     return sums;
 #elif defined(__ARM_FEATURE_DOTPROD)
     uint8x16_t a[4];
