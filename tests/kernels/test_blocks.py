@@ -10,8 +10,7 @@ from aobatch.arrays import Logits
 from aobatch.kernels import KernelsError, library
 from aobatch.kernels.blocks import blocks_with, fastest_blocks
 from aobatch.sampling.blocks import Blocks, rows_of
-from aobatch.sampling.columns import ROW
-from aobatch.sampling.draw import stream_key
+from aobatch.sampling.columns import ROW, stream_key
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.processors import Masks
 from aobatch.sampling.sampler import Sampler

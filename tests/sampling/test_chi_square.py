@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from sampling_reference import distribution, processed
 from scipy.stats import chisquare
 
-from aobatch.sampling.draw import stream_key
+from aobatch.sampling.columns import stream_key
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.sampler import Sampler
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from sampling_reference import distribution
 from sampling_strategies import logit_rows, unhurried
 
-from aobatch.sampling.columns import ROW
-from aobatch.sampling.draw import invert, stream_key, uniforms_of
+from aobatch.sampling.blocks import invert
+from aobatch.sampling.columns import ROW, stream_key, uniforms_of
 from aobatch.sampling.filters import Rows, draw_among
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.sampler import Sampler

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sampling_strategies import VOCAB_SIZE, any_params, logit_rows, seeds
 
 from aobatch.arrays import Logits
-from aobatch.sampling.draw import stream_key
+from aobatch.sampling.columns import stream_key
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.sampler import Sampled, Sampler
 

@@ -9,7 +9,7 @@ from sampling_reference import logprobs
 from sampling_strategies import VOCAB_SIZE, any_params, logit_rows, seeds, unhurried
 
 from aobatch.arrays import Logits, TokenIds
-from aobatch.sampling.draw import stream_key
+from aobatch.sampling.columns import stream_key
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.processors import Masks
 from aobatch.sampling.sampler import Sampled, Sampler

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aobatch.sampling.draw import stream_key
+from aobatch.sampling.columns import stream_key
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.sampler import Sampler
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sampling_strategies import unhurried
 
-from aobatch.sampling.draw import UniformColumns, stream_key, uniforms_of
+from aobatch.sampling.columns import UniformColumns, stream_key, uniforms_of
 
 KEY = stream_key("a key")
 

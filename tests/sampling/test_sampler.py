@@ -9,7 +9,7 @@ from sampling_reference import distribution, processed
 from sampling_strategies import VOCAB_SIZE, any_params, logit_rows, unhurried
 
 from aobatch.arrays import Logits
-from aobatch.sampling.draw import stream_key, uniforms_of
+from aobatch.sampling.columns import stream_key, uniforms_of
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.sampler import Sampler
 

@@ -11,7 +11,7 @@ from sampling_strategies import seeds, unhurried
 from scipy.special import logsumexp, softmax
 
 from aobatch.arrays import Logits
-from aobatch.sampling.draw import stream_key
+from aobatch.sampling.columns import stream_key
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.sampler import Sampler
 

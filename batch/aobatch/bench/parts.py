@@ -22,7 +22,7 @@ from aobatch.models.tokenizer import load_tokenizer
 from aobatch.runners import Chunk, ModelRunner, session_threads
 from aobatch.runners.session import Session, integer_entries, open_session
 from aobatch.sampling.blocks import BlocksOf
-from aobatch.sampling.draw import stream_key
+from aobatch.sampling.columns import stream_key
 from aobatch.sampling.params import SamplingParams
 from aobatch.sampling.sampler import Sampler
 from aobatch.shapes.matching import Masker, ShapeCompiler

@@ -25,7 +25,7 @@ from aobatch.engine.slots import Intake, Slots
 from aobatch.engine.streaming import Delta
 from aobatch.models.tokenizer import Tokenizer
 from aobatch.runners import Chunk, ModelRunner
-from aobatch.sampling.draw import stream_key
+from aobatch.sampling.columns import stream_key
 from aobatch.sampling.sampler import Sampler
 
 ALIKE: Final = 2

@@ -18,6 +18,7 @@ from aobatch.sampling.filters import (
     blank_drawn,
     draw_among,
     lower_bounds,
+    targets_of,
     usual_bounds,
 )
 from aobatch.sampling.processors import Masks
@@ -221,6 +222,29 @@ def rows_of(blocks: Blocks, rows: TokenIds, peaks: Logits, table: Table, found: 
     temperatures = np.asarray(table["temperature"], dtype=np.float64)
     reached = np.cumsum(block_weights(found, peaks, temperatures), axis=1)
     return Rows(rows, blocks.vocab_size, peaks, table, found.maxima, reached)
+
+
+def draw_from_blocks(blocks: Blocks, rows: Rows, uniforms: Floats) -> TokenIds:
+    """Draw one token of each whole row [n]: first a block, then a token in it."""
+    places, uniforms = invert(rows.reached, uniforms)
+    logits = blocks.read(rows.rows, places)
+    peaks = rows.maxima[np.arange(len(places)), places]
+    inside = weights_of(logits, peaks[:, None], scales_of(rows.temperatures)[:, None])
+    columns, _ = invert(np.cumsum(inside, axis=1, dtype=np.float64), uniforms)
+    return np.asarray(places * BLOCK + columns)
+
+
+def invert(sums: Floats, uniforms: Floats) -> tuple[TokenIds, Floats]:
+    """Find where the share uniforms[i] of running sums [n, K] is reached: column, rest.
+
+    The rest [n] is how far into the column's own part it falls, 0..1.
+    """
+    every = np.arange(len(uniforms))
+    targets = targets_of(uniforms, sums[:, -1])
+    places = np.count_nonzero(sums <= targets[:, None], axis=1)
+    before = np.where(places > 0, sums[every, np.maximum(places - 1, 0)], 0.0)
+    rests = (targets - before) / (sums[every, places] - before)
+    return places, np.clip(rests, 0.0, 1.0)
 
 
 def largest_bounds(blocks: Blocks, rows: TokenIds, maxima: Logits, counts: TokenIds) -> Logits:

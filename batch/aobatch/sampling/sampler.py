@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aobatch.arrays import Floats, Logits, TokenIds
-from aobatch.sampling.blocks import BLOCK, Blocks, BlocksOf, Measured, rows_of
-from aobatch.sampling.columns import Columns
-from aobatch.sampling.draw import UniformColumns, draw_from_blocks
+from aobatch.sampling.blocks import BLOCK, Blocks, BlocksOf, Measured, draw_from_blocks, rows_of
+from aobatch.sampling.columns import Columns, UniformColumns
 from aobatch.sampling.filters import Rows, is_limited
 from aobatch.sampling.logprobs import Scores, blank_scores, score_kept, score_rows
 from aobatch.sampling.params import SamplingParams
@@ -91,7 +90,7 @@ class BatchStep:
         best = np.zeros(len(logits), dtype=np.int64)
         searched = np.flatnonzero(~is_measured)
         unmasked = self._blocks if masks is None else self._blocks_of(logits, None)
-        best[searched] = unmasked.best(searched)
+        best[searched] = unmasked.best(searched) if searched.size else searched
         if masks is not None:
             # A row's best token needs no look at its others if the mask allows it.
             is_allowed = masks.allow(np.arange(len(masks.rows)), best[masks.rows])
