@@ -80,7 +80,7 @@ class Rows:
         return np.asarray((1 - self.table["top_p"]) * self.totals / USUAL_SHARE)
 
     def take(self, places: TokenIds) -> "Rows":
-        """Take the rows at the places."""
+        """Take the rows at places, which rise."""
         if len(places) == len(self.rows):
             return self
         return Rows(
