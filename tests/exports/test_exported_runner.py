@@ -7,6 +7,7 @@ import pytest
 from export_files import EXPORTS, exported, greedy, reference, runner_of
 
 from aobatch.runners import Chunk, ModelRunner
+from aobatch.runners.foreign import ExportedRunner
 
 TOKENS = np.random.default_rng(4).integers(4, 512, (30, 100))
 STEPS = 3
@@ -89,15 +90,19 @@ def test_neighbours_threads_and_room_change_no_bit(
 
 
 def test_prompts_may_be_cut_anywhere_only_if_bits_say_so(
-    name: str, runner: ModelRunner, alone: np.ndarray
+    name: str, runner: ExportedRunner, alone: np.ndarray
 ) -> None:
-    """Where the runner claims it, cuts change no bit; sums over a longer cache do not claim it."""
+    """Where the runner claims it, cuts change no bit.
+
+    Sums over a longer cache do not claim it, nor what has to compute each row apart on this
+    processor, as products of four bits have to where there is no AVX-512.
+    """
     claims = runner.splits_freely
 
     if claims:
         for cut in (2, 17, 38):
             np.testing.assert_array_equal(alone, computed(runner, [1, 3], cut=cut))
-    assert claims == ("genai" in name)
+    assert claims == ("genai" in name and runner.schedule.max_rows > 1)
 
 
 def test_copies_and_growth_keep_what_a_slot_holds(runner: ModelRunner) -> None:
