@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from sampling_reference import distribution
 from sampling_strategies import logit_rows, unhurried
 
-from aobatch.sampling.blocks import invert
+from aobatch.kernels.blocks import fastest_blocks
+from aobatch.sampling.blocks import Blocks, BlocksOf, invert
 from aobatch.sampling.columns import ROW, stream_key, uniforms_of
 from aobatch.sampling.filters import Rows, draw_among
 from aobatch.sampling.params import SamplingParams
@@ -90,3 +91,25 @@ def test_lowest_temperature_draws_without_overflow() -> None:
     sampled = sampler.sample(logits)
 
     assert set(sampled.token_ids.tolist()) == {1, 2}
+
+
+@pytest.mark.parametrize("blocks_of", [Blocks, fastest_blocks()])
+@pytest.mark.parametrize("offset", [0.0, 100.0, -1e6, 3e37])
+@pytest.mark.parametrize("temperature", [1e-5, 1.0, 2.0])
+def test_filtered_draw_ends_whatever_the_size_of_logits(
+    blocks_of: BlocksOf, offset: float, temperature: float
+) -> None:
+    """Also where a bound is too large to be lowered by little, and where differences overflow."""
+    logits = (np.random.default_rng(0).normal(0, 1e-5, (4, 5000)) + offset).astype(np.float32)
+    logits[1] += np.random.default_rng(1).normal(0, 3, 5000).astype(np.float32)
+    logits[2, ::7], logits[3] = -3.4e38, np.linspace(-3.4e38, 3.4e38, 5000)
+    sampler = Sampler(4, 5000, blocks_of=blocks_of)
+    for slot in range(4):
+        wanted = SamplingParams(temperature, top_p=0.95)
+        sampler.admit(slot, wanted, stream_key(slot), np.array([1]))
+
+    sampled = sampler.sample(logits)
+
+    assert sampled.is_finite.all()
+    assert (np.isfinite(logits[np.arange(4), sampled.token_ids])).all()
+    assert sampled.token_ids[3] == 4999

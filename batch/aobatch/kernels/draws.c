@@ -14,10 +14,10 @@
 #define SAMPLE 4096    /* logits of a sample, about, in lines */
 #define LINE 16
 #define DOUBTS 4.0     /* standard errors that a sample may be wrong by */
+#define LOOKS 4        /* then a bound is as good as none: it may be too large to be lowered by little */
 
 typedef float halves __attribute__((vector_size(2 * WIDTH)));
 typedef double doubles __attribute__((vector_size(4 * WIDTH)));
-typedef int64_t longs __attribute__((vector_size(4 * WIDTH)));
 
 /* What rows are drawn by; see Rows of aobatch.sampling.filters. */
 typedef struct {
@@ -129,6 +129,12 @@ static void look_at(const Rows *in, int64_t n, const float *maxima, Look *look) 
     for (int64_t i = 0; i < count; i++) look->mass += look->masses[i];
 }
 
+/* The bin of a logit, which lies so far under the largest one; the last where that is no number. */
+INLINE int32_t bin_of(float depth, float rate) {
+    float bin = depth * rate;
+    return bin < NUM_BINS - 1 ? (int32_t)bin : NUM_BINS - 1;
+}
+
 static int compare(const void *a, const void *b) {
     const Token *x = a, *y = b;
     return x->logit == y->logit ? (x->id > y->id) - (x->id < y->id) : x->logit < y->logit ? 1 : -1;
@@ -144,13 +150,13 @@ static Token end_of(const Look *look, const double *keys, double goal) {
     float span = most - least, rate = (float)(NUM_BINS - 1) / (span > 1e-30f ? span : 1e-30f);
     double sums[NUM_BINS] = {0}, reached = 0;
     for (int64_t i = 0; i < look->count; i++)
-        sums[(int32_t)((most - look->logits[i]) * rate)] += keys ? keys[i] : 1;
+        sums[bin_of(most - look->logits[i], rate)] += keys ? keys[i] : 1;
     int32_t bin = 0;
     int64_t count = 0;
     while (bin < NUM_BINS && reached + sums[bin] < goal) reached += sums[bin++];
     for (int64_t i = 0; i < look->count; i++) {
         look->edge[count] = (Token){look->logits[i], (int32_t)i};
-        count += (int32_t)((most - look->logits[i]) * rate) == bin;
+        count += bin_of(most - look->logits[i], rate) == bin;
     }
     qsort(look->edge, (size_t)count, sizeof(Token), compare);
     for (int64_t i = 0; i < count; i++) {
@@ -203,7 +209,7 @@ static void aim(const Rows *in, int64_t n, double allowed, Look *look) {
     weigh_all(look->logits, look->count, look, look->masses);
     for (int64_t i = 0; i < look->count; i++) {
         double mass = look->masses[i] * share;
-        int32_t bin = (int32_t)((look->peak - look->logits[i]) * rate);
+        int32_t bin = bin_of(look->peak - look->logits[i], rate);
         sums[bin] += mass, squares[bin] += mass * mass;
     }
     look->low = LEAST, look->high = INFINITY;
@@ -240,7 +246,7 @@ static void look_for_end(const Rows *in, const Wanted *wanted, int64_t n, double
     const float *maxima = wanted->maxima + n * num_blocks;
     const double *reached = wanted->reached + n * num_blocks;
     float floor = wanted->floors[n];
-    int is_aimed = 0;
+    int is_aimed = 0, looks = 0;
     look->low = fmaxf(wanted->bounds[n], LEAST), look->high = INFINITY;
     while (target < INFINITY && look->low > floor) {
         double missing = target - weight_at_most(maxima, reached, num_blocks, look->low);
@@ -249,7 +255,7 @@ static void look_for_end(const Rows *in, const Wanted *wanted, int64_t n, double
             missing = target - look->mass;
             if (missing <= 0) return;
         }
-        is_aimed = !lower(look, floor, missing, wanted->usual_shares[n]);
+        is_aimed = ++looks == LOOKS || !lower(look, floor, missing, wanted->usual_shares[n]);
         if (is_aimed) break;
     }
     if (is_aimed && floor == LEAST) { /* a floor ends a nucleus that a sample would not know of */

@@ -34,6 +34,11 @@ _READ: Final = 1024
 """Blocks that are copied, or opened for several rows, at a time."""
 
 
+_LOOKS: Final = 3
+"""How often candidates of a row are looked for, before it is taken as a whole: a bound may be too
+large a number to be lowered by little."""
+
+
 class Measured(NamedTuple):
     """What is known of some rows' blocks."""
 
@@ -145,7 +150,7 @@ class Blocks:
         """Draw one of the tokens that filters leave of each row [n], see `filters`."""
         bounds, drawn = self.bounds(rows), blank_drawn(len(uniforms))
         left, far = np.arange(len(uniforms)), np.zeros(len(uniforms), np.bool_)
-        while left.size:
+        for _ in range(_LOOKS):
             missing = np.zeros(len(uniforms))
             for places in _groups(rows.maxima, bounds, left):
                 part = rows.take(places)
@@ -157,6 +162,7 @@ class Blocks:
             bounds[left] = lower_bounds(rows.take(left), bounds[left], missing[left])
             far[left] = bounds[left] == LEAST
             left = left[~far[left]]
+        far[left] = True
         blocks = np.arange(self.num_blocks)
         for places in np.flatnonzero(far)[:, None]:
             part = rows.take(places)
