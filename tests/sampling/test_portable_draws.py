@@ -78,7 +78,7 @@ def test_draws_do_not_hang_on_what_numpy_finds_in_the_processor() -> None:
 @pytest.mark.parametrize("processor", ["Haswell", "Nehalem"])
 def test_draws_are_the_same_on_another_processor(processor: str) -> None:
     """An emulated processor without AVX-512, and one without AVX, compute the recorded bits."""
-    emulator = shutil.which("qemu-x86_64")
+    emulator = shutil.which("qemu-x86_64") or shutil.which("qemu-x86_64-static")
     if emulator is None:
         pytest.skip("qemu-x86_64 is not installed")
 
