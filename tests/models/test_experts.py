@@ -5,14 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from family_files import change_config, published
+from family_files import DATA, change_config, published
 from safetensors.numpy import load_file, save_file
+from scipy.special import log_softmax
 
 from aobatch.errors import ModelError
 from aobatch.models.convert.convert import write_graph
 from aobatch.models.convert.precisions import recipes
 from aobatch.models.source.experts import four_bits
 from aobatch.models.spec import Weight
+from aobatch.models.store.folder import MAX_KL
 from aobatch.models.store.locate import read_checkpoint
 from aobatch.runners import Chunk
 from aobatch.runners.onnx import OnnxRunner
@@ -41,6 +43,24 @@ def test_an_expert_that_no_token_takes_is_not_computed(precision: str, tmp_path:
         found.append(runner.prefill([Chunk(0, 0, np.arange(4, 44), 40)]).copy())
     assert np.isfinite(found[1]).all()
     np.testing.assert_array_equal(*found)
+
+
+def test_experts_stay_close_where_pairs_of_products_saturate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on AVX2 without VNNI, whatever this processor is: bytes of experts are made unsigned."""
+    slow = ("session.x64quantprecision", "1")
+    monkeypatch.setattr("aobatch.runners.session.integer_entries", lambda: (slow,))
+    checkpoint = read_checkpoint(published("gptoss-mxfp4", tmp_path / "tiny"))
+    expected = np.load(DATA / "tiny-gptoss-mxfp4/expected.npz")
+    ids, true = expected["input_ids"], log_softmax(expected["logits"].astype(float), axis=1)
+    for recipe, way in list(recipes("int8", checkpoint.spec).items())[:2]:
+        graph = tmp_path / recipe / "model.onnx"
+        write_graph(checkpoint, graph.parent, way, lambda *_: None)
+        runner = OnnxRunner(graph, 1)
+        runner.reserve(1, 256, [])
+        found = log_softmax(runner.prefill([Chunk(0, 0, ids, len(ids))]).astype(float), axis=1)
+        assert (np.exp(true) * (true - found)).sum(axis=1).mean() <= MAX_KL, recipe
 
 
 def test_four_bits_are_the_published_numbers() -> None:

@@ -12,7 +12,7 @@ from aobatch.models.foreign_layout import CacheTensor
 from aobatch.models.store.folder import GraphSizes
 from aobatch.runners import Chunk
 from aobatch.runners.cached import Arrays, Binding, CachedRunner
-from aobatch.runners.session import Entries, integer_entries, open_session
+from aobatch.runners.session import Entries, open_exactly
 
 
 class OnnxRunner(CachedRunner):
@@ -26,7 +26,7 @@ class OnnxRunner(CachedRunner):
         Further entries configure the session, see `session`.
         """
         sizes = check_decoder(graph, sizes)
-        session = open_session(graph, threads, (*integer_entries(), *entries))
+        session = open_exactly(graph, threads, entries)
         tensors = [
             CacheTensor(
                 layer=layer,
