@@ -213,7 +213,8 @@ INLINE f32x16 exponential(f32x16 x) {
 /* tanh(x), within 1e-7. */
 INLINE f32x16 bent(f32x16 x) { return 1.0f - 2.0f / (exponential(clamped(x * 2.0f, -88, 88)) + 1.0f); }
 
-/* Sixteen lanes of four bytes each, or of sums of their products. */
+/* Sixteen lanes of four bytes each, or of sums of their products: as two registers where the processor's
+ * have eight, since compilers keep vectors that are wider in memory. */
 #if defined(__AVX2__) && !defined(__AVX512VNNI__)
 typedef struct {
     __m256i half[2];

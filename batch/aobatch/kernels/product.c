@@ -38,22 +38,6 @@
 typedef int32_t part __attribute__((vector_size(4 * PART)));
 typedef float floats __attribute__((vector_size(4 * PART)));
 
-/* Add to each lane the product of its four bytes, in [-127, 127], and the four of a row. */
-INLINE part dot_row(part sums, int32_t four, part bytes) {
-#if defined(__AVX512VNNI__)
-    return (part)_mm512_dpbusd_epi32((__m512i)sums, _mm512_set1_epi32(four), (__m512i)bytes);
-#elif defined(__AVXVNNI__)
-    return (part)_mm256_dpbusd_avx_epi32((__m256i)sums, _mm256_set1_epi32(four), (__m256i)bytes);
-#elif defined(__ARM_FEATURE_DOTPROD)
-    int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(four ^ (int32_t)0x80808080));
-    return (part)vdotq_s32((int32x4_t)sums, x, (int8x16_t)bytes);
-#else
-    for (int i = 0; i < 32; i += 8)
-        sums += ((bytes << (24 - i)) >> 24) * ((int32_t)(((uint32_t)four >> i) & 255) - 128);
-    return sums;
-#endif
-}
-
 /* Weights lie beside each other in large pages, where the system has them: addresses of small ones
  * would have to be looked up whenever weights are read. */
 #define LARGE_PAGE ((size_t)1 << 21)
@@ -179,6 +163,22 @@ INLINE void dot_rows(part sums[][WIDE], const int R, const uint8_t *at, int64_t 
     }
 }
 #else
+/* Add to each lane the product of its four bytes, in [-127, 127], and the four of a row. */
+INLINE part dot_row(part sums, int32_t four, part bytes) {
+#if defined(__AVX512VNNI__)
+    return (part)_mm512_dpbusd_epi32((__m512i)sums, _mm512_set1_epi32(four), (__m512i)bytes);
+#elif defined(__AVXVNNI__)
+    return (part)_mm256_dpbusd_avx_epi32((__m256i)sums, _mm256_set1_epi32(four), (__m256i)bytes);
+#elif defined(__ARM_FEATURE_DOTPROD)
+    int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(four ^ (int32_t)0x80808080));
+    return (part)vdotq_s32((int32x4_t)sums, x, (int8x16_t)bytes);
+#else
+    for (int i = 0; i < 32; i += 8)
+        sums += ((bytes << (24 - i)) >> 24) * ((int32_t)(((uint32_t)four >> i) & 255) - 128);
+    return sums;
+#endif
+}
+
 INLINE void dot_rows(part sums[][WIDE], const int R, const uint8_t *at, int64_t depth, const part *bytes) {
 #pragma GCC unroll 14
     for (int r = 0; r < R; r++, at += depth) {

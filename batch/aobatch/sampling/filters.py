@@ -6,7 +6,7 @@ exactly, so that every way to find the same tokens gives the same bits.
 """
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,6 @@ FEWER: Final = 80
 
 SLACK: Final = 1e-3
 """Lowers bounds, in nats, by far more than rounding can raise them."""
-
-Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
