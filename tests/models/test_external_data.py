@@ -183,10 +183,19 @@ def with_embedding(model: ModelFolder, folder: Path, fields: Fields) -> Path:
         pytest.param({"length": "12"}, id="short"),
     ],
 )
+@pytest.mark.parametrize("entries", [(), (("session.x64quantprecision", "1"),)])
 def test_dimensions_and_types_are_exact(
-    tiny_fp32: ModelFolder, folder: Path, fields: Fields
+    tiny_fp32: ModelFolder,
+    folder: Path,
+    fields: Fields,
+    entries: tuple[tuple[str, str], ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A product of dimensions is exact, whatever 64 bits would make of it: the runtime refuses."""
+    """A product of dimensions is exact, whatever 64 bits would make of it: the runtime refuses.
+
+    So it is where pairs of products saturate, for which a graph is read before it is opened.
+    """
+    monkeypatch.setattr("aobatch.runners.session.integer_entries", lambda: entries)
     path = with_embedding(tiny_fp32, folder, fields)
 
     with pytest.raises(ModelError, match=r"^ONNX Runtime cannot open .*model.onnx: .*\S$"):

@@ -121,15 +121,22 @@ def open_exactly(graph: Path, threads: int, entries: Entries = ()) -> Session:
     chosen: where pairs would saturate, its bytes are made unsigned behind that.
     """
     exact = integer_entries()
-    model = ir.load(graph) if exact else None
-    products = [] if model is None else _products_of_experts(model)
-    if model is None or not products:
+    source = _with_unsigned_experts(graph) if exact else None
+    if source is None:
         return open_session(graph, threads, (*exact, *entries))
+    folder = ("session.model_external_initializers_file_folder_path", str(graph.parent))
+    return open_session(source, threads, (*exact, folder, *entries))
+
+
+def _with_unsigned_experts(graph: Path) -> bytes | None:
+    try:
+        model = ir.load(graph)
+    except ir.serde.SerdeError:
+        return None  # for the runtime to refuse, which says what is wrong
+    products = _products_of_experts(model)
     for product in products:
         _make_unsigned(product)
-    folder = ("session.model_external_initializers_file_folder_path", str(graph.parent))
-    source = ir.to_proto(model).SerializeToString()
-    return open_session(source, threads, (*exact, folder, *entries))
+    return ir.to_proto(model).SerializeToString() if products else None
 
 
 def _products_of_experts(model: ir.Model) -> list[ir.Node]:
