@@ -29,7 +29,7 @@ HOMES = {
     "tqdm": ("cli", "frames"),
     "pyarrow": ("formats",),
     "onnxruntime": ("runners",),
-    "onnx": ("models",),
+    "onnx": ("models", "runners"),
     "onnx_ir": ("models", "runners", "bench"),
     "google": ("models",),
     "gguf": ("models",),

@@ -16,7 +16,8 @@ from aobatch.api.shapes import JsonSchema
 from aobatch.arrays import Logits
 from aobatch.kernels import Kernels
 from aobatch.models.convert.precisions import matmul_nbits
-from aobatch.models.convert.writer import MICROSOFT, GraphWriter
+from aobatch.models.convert.writer import GraphWriter
+from aobatch.models.spec import MICROSOFT
 from aobatch.models.store.folder import ModelFolder
 from aobatch.models.tokenizer import load_tokenizer
 from aobatch.runners import Chunk, ModelRunner, session_threads

@@ -17,6 +17,11 @@ Weight: TypeAlias = NDArray[np.floating]
 Activation: TypeAlias = Literal["silu", "gelu_tanh", "gelu", "relu_squared"]
 """What the gate of a feed-forward block goes through, or all of it if there is no gate."""
 
+DOMAIN = "aobatch"
+"""The domain of our own operators in graphs."""
+MICROSOFT = "com.microsoft"
+"""The domain of ONNX Runtime's own operators."""
+
 EXPERT_PARTS = ("gate", "up", "down")
 """The matrices of an expert."""
 

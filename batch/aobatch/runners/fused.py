@@ -15,7 +15,7 @@ from aobatch.models.store.folder import GraphSizes
 from aobatch.runners import Chunk
 from aobatch.runners.cached import Arrays, Binding, CachedRunner
 from aobatch.runners.choice import operators
-from aobatch.runners.session import Entries, integer_entries, open_session
+from aobatch.runners.session import Entries, open_session
 
 
 class FusedRunner(CachedRunner):
@@ -34,7 +34,6 @@ class FusedRunner(CachedRunner):
     ) -> None:
         """Open a graph; ModelError if it is none of these sizes, KernelsError without operators."""
         check_fused(graph, sizes)
-        entries = (*integer_entries(), *entries)
         session = open_session(graph, threads, entries, operators())
         size = block_bytes(cache_dtype, sizes.head_dim)
         tensors = [

@@ -23,7 +23,8 @@ from aobatch.kernels.reference import (
     turned,
 )
 from aobatch.models.convert.fused import ACTIVATIONS
-from aobatch.models.convert.writer import DOMAIN, Attribute, GraphWriter
+from aobatch.models.convert.writer import Attribute, GraphWriter
+from aobatch.models.spec import DOMAIN
 from aobatch.runners.session import open_session
 
 

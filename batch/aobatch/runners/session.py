@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import onnx_ir as ir
+from onnx import TensorProto, helper, numpy_helper
 
 from aobatch.errors import ModelError
 from aobatch.kernels import Library
-from aobatch.models.convert.writer import MICROSOFT, GraphWriter
+from aobatch.models.spec import MICROSOFT
 
 # Packages of ONNX Runtime note what they are used for, under ~/.cache, and send it to their makers
 # unless this is set before they are loaded.
@@ -120,40 +120,16 @@ def open_exactly(graph: Path, threads: int, entries: Entries = ()) -> Session:
     What ONNX Runtime is told holds for constant weights alone. An expert's is read when it is
     chosen: where pairs would saturate, its bytes are made unsigned behind that.
     """
-    exact = integer_entries()
-    source = _with_unsigned_experts(graph) if exact else None
+    exact, source = integer_entries(), None
+    if exact:
+        # Few processors need it, and what it imports takes as long to load as a model.
+        from aobatch.models.convert.experts import with_unsigned_experts
+
+        source = with_unsigned_experts(graph)
     if source is None:
         return open_session(graph, threads, (*exact, *entries))
     folder = ("session.model_external_initializers_file_folder_path", str(graph.parent))
     return open_session(source, threads, (*exact, folder, *entries))
-
-
-def _with_unsigned_experts(graph: Path) -> bytes | None:
-    try:
-        model = ir.load(graph)
-    except ir.serde.SerdeError:
-        return None  # for the runtime to refuse, which says what is wrong
-    products = _products_of_experts(model)
-    for product in products:
-        _make_unsigned(product)
-    return ir.to_proto(model).SerializeToString() if products else None
-
-
-def _products_of_experts(model: ir.Model) -> list[ir.Node]:
-    loops = [node for node in model.graph if node.op_type == "Loop"]
-    bodies = (node.attributes["body"].as_graph() for node in loops)
-    return [node for body in bodies for node in body if node.op_type == "MatMulIntegerToFloat"]
-
-
-def _make_unsigned(product: ir.Node) -> None:
-    weight, zero_point = product.inputs[1], product.inputs[4]  # 128, that of rows
-    wrapped = ir.node("Cast", [weight], {"to": ir.DataType.UINT8})
-    raised = ir.node("BitwiseXor", [wrapped.outputs[0], zero_point])
-    assert product.graph is not None
-    product.graph.insert_before(product, [wrapped, raised])
-    product.resize_inputs(6)
-    product.replace_input_with(1, raised.outputs[0])
-    product.replace_input_with(5, zero_point)
 
 
 def _is_exact(entries: Entries) -> bool:
@@ -170,20 +146,24 @@ def _is_exact(entries: Entries) -> bool:
 
 
 def _product_model(weight: np.ndarray) -> bytes:
-    graph = GraphWriter("self_test")
-    rows = graph.input("rows", ir.DataType.UINT8, ["N", weight.shape[0]])
-    product = graph.node(
-        "MatMulIntegerToFloat",
-        rows,
-        graph.weight("weight", weight),
-        graph.weight("row.scale", np.array(1, np.float32)),
-        graph.weight("column.scales", np.ones(weight.shape[1], np.float32)),
-        graph.weight("zero.point", np.array(128, np.uint8)),
-        name="product",
-        domain=MICROSOFT,
+    constants = {
+        "weight": weight,
+        "row.scale": np.array(1, np.float32),
+        "column.scales": np.ones(weight.shape[1], np.float32),
+        "zero.point": np.array(128, np.uint8),
+    }
+    names = ["rows", *constants], ["product"]
+    depth, width = weight.shape
+    graph = helper.make_graph(
+        [helper.make_node("MatMulIntegerToFloat", *names, domain=MICROSOFT)],
+        "self_test",
+        [helper.make_tensor_value_info("rows", TensorProto.UINT8, ["N", depth])],
+        [helper.make_tensor_value_info("product", TensorProto.FLOAT, ["N", width])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
-    graph.output(product, "product", ir.DataType.FLOAT, ["N", weight.shape[1]])
-    return bytes(ir.to_proto(graph.model()).SerializeToString())
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(MICROSOFT, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return bytes(model.SerializeToString())
 
 
 def first_line(error: Exception) -> str:

@@ -43,7 +43,7 @@ from aobatch.models.checks import (
     refusal,
     shown,
 )
-from aobatch.models.convert.writer import DOMAIN, MICROSOFT
+from aobatch.models.spec import DOMAIN, MICROSOFT
 from aobatch.models.store.folder import GraphSizes
 
 

@@ -8,14 +8,15 @@ of one row adds up in another order than those of two and more.
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from aobatch.models.convert.fold import FoldedLayer, Matrix
 from aobatch.models.convert.precisions import Multiply, Precision, Stack, as_it_is
-from aobatch.models.convert.writer import MICROSOFT, GraphWriter
-from aobatch.models.spec import Experts, Weight
+from aobatch.models.convert.writer import GraphWriter
+from aobatch.models.spec import MICROSOFT, Experts, Weight
 
 _FLOAT, _INT64, _BOOL = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.BOOL
 
@@ -35,6 +36,32 @@ def mix_experts(
     row = graph.node("Unsqueeze", shares, _sizes(graph, 1), name=f"{name}.share")
     mixed = graph.node("MatMul", row, parts, name=f"{name}.mixed.rows")
     return graph.node("Reshape", mixed, _sizes(graph, -1, width), name=f"{name}.mixed")
+
+
+def with_unsigned_experts(path: Path) -> bytes | None:
+    """Give the graph of a file with the bytes of experts made unsigned when they are chosen.
+
+    Weights that are not constant are multiplied by pairs that saturate on some processors, however
+    ONNX Runtime is told to multiply; unsigned ones are not. None if the graph has no experts, or
+    cannot be read: that is for the runtime to refuse, which says what is wrong.
+    """
+    try:
+        model = ir.load(path)
+    except ir.serde.SerdeError:
+        return None
+    loops = [node for node in model.graph if node.op_type == "Loop"]
+    bodies = (node.attributes["body"].as_graph() for node in loops)
+    nodes = [node for body in bodies for node in body if node.op_type == "MatMulIntegerToFloat"]
+    for node in nodes:
+        weight, zero_point = node.inputs[1], node.inputs[4]  # 128, that of rows
+        wrapped = ir.node("Cast", [weight], {"to": ir.DataType.UINT8})
+        raised = ir.node("BitwiseXor", [wrapped.outputs[0], zero_point])
+        assert node.graph is not None
+        node.graph.insert_before(node, [wrapped, raised])
+        node.resize_inputs(6)
+        node.replace_input_with(1, raised.outputs[0])
+        node.replace_input_with(5, zero_point)
+    return ir.to_proto(model).SerializeToString() if nodes else None
 
 
 def _route(

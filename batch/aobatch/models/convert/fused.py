@@ -12,8 +12,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from aobatch.models.convert.writer import DOMAIN, Attribute, GraphWriter
-from aobatch.models.spec import EXPERT_PARTS, DecoderSpec
+from aobatch.models.convert.writer import Attribute, GraphWriter
+from aobatch.models.spec import DOMAIN, EXPERT_PARTS, DecoderSpec
 
 _LANES, _MAX_HEAD, _MAX_WIDTH = 16, 256, 2**17
 _SIZES = ("hidden_size", "intermediate_size", "head_dim")

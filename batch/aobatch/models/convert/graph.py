@@ -29,9 +29,9 @@ from aobatch.models.convert.fold import (
     rotation,
 )
 from aobatch.models.convert.precisions import FP32, Multiply, Precision
-from aobatch.models.convert.writer import MICROSOFT, Attribute, GraphWriter
+from aobatch.models.convert.writer import Attribute, GraphWriter
 from aobatch.models.source.rope import rotary_tables
-from aobatch.models.spec import CAPACITY_STEP, Checkpoint, Rope, Weight
+from aobatch.models.spec import CAPACITY_STEP, MICROSOFT, Checkpoint, Rope, Weight
 
 _FLOAT, _INT32, _INT64 = ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64
 

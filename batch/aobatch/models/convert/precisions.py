@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from aobatch.errors import ModelError
 from aobatch.models import PRECISIONS
 from aobatch.models.convert.fold import Matrix, each_block, hadamard, map_rows, times_blocks
-from aobatch.models.convert.writer import MICROSOFT, GraphWriter
-from aobatch.models.spec import DecoderSpec, Weight
+from aobatch.models.convert.writer import GraphWriter
+from aobatch.models.spec import MICROSOFT, DecoderSpec, Weight
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.tape import Tape
 
+from aobatch.models.spec import MICROSOFT
+
 Attribute: TypeAlias = int | float | str | ir.DataType | ir.Graph
 """What a node's attribute may be."""
-
-DOMAIN = "aobatch"
-"""The domain of our own operators."""
-MICROSOFT = "com.microsoft"
-"""The operator domain of ONNX Runtime's own kernels."""
 
 _ALIGNMENT = 4096  # a page, since the file is mapped
 _SMALL = 1024
