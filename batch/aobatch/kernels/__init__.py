@@ -31,7 +31,7 @@ BLOCK = 16
 """Tokens whose keys and values lie together."""
 
 SOURCES = sorted(Path(__file__).parent.glob("*.[ch]"))
-_FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-fPIC")
+_FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-fPIC", "-pthread")
 _TUNED = {"x86_64": "-march=native", "aarch64": "-mcpu=native"}
 _NEEDED = {"x86_64": {"avx2", "fma"}, "aarch64": {"asimd"}}
 """What a processor must have: fused multiply-add, in which all bits are the same everywhere."""

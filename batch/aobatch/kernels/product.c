@@ -1,5 +1,8 @@
 /* Products of rows of bytes with weights of bytes. */
+#define _GNU_SOURCE /* sets of processors */
 #include "product.h"
+#include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #ifdef __linux__
@@ -86,25 +89,31 @@ void release_weight(Weight *weight) {
     atomic_flag_clear(&is_busy);
 }
 
-/* Columns are packed a line of the cache at a time. */
+/* Columns are packed a line of the cache at a time, by several threads where there are many. */
 #define STRIPS 4
+#define MOST_PACKERS 8
+#define ENOUGH_FOR_A_PACKER (1 << 18)
 
-int pack_weight(Weight *weight, const int8_t *columns, const float *scales, float unit, int64_t inputs,
-                int64_t outputs) {
-    int64_t depth = depth_of(inputs), padded = (outputs + PANEL - 1) / PANEL * PANEL;
-    *weight = (Weight){.inputs = inputs, .outputs = outputs};
-    if (depth > MAX_DEPTH || !(weight->panels = take((size_t)(padded * (depth + 8)), weight))) return 0;
-    weight->scales = (float *)(weight->panels + padded * depth);
-    weight->offsets = (int32_t *)(weight->scales + padded);
-    for (int64_t from = 0; from < padded; from += STRIPS * LANES) {
-        int strips = (int)((padded - from < STRIPS * LANES ? padded - from : STRIPS * LANES) / LANES);
+typedef struct {
+    const Weight *weight;
+    const int8_t *columns;
+    int64_t first, stop;
+    pthread_t thread;
+} Packer;
+
+static void *pack_columns(void *data) {
+    const Packer *p = data;
+    const Weight *weight = p->weight;
+    int64_t inputs = weight->inputs, outputs = weight->outputs, depth = depth_of(inputs);
+    for (int64_t from = p->first; from < p->stop; from += STRIPS * LANES) {
+        int strips = (int)((p->stop - from < STRIPS * LANES ? p->stop - from : STRIPS * LANES) / LANES);
         i32x16 sums[STRIPS] = {{0}};
         for (int64_t k = 0; k < depth; k += 4)
             for (int n = 0; n < strips; n++) {
                 i32x16 quads = {0};
                 int64_t left = outputs - from - n * LANES;
                 for (int part = 0; part < 4 && k + part < inputs && left > 0; part++) {
-                    const int8_t *at = columns + (k + part) * outputs + from + n * LANES;
+                    const int8_t *at = p->columns + (k + part) * outputs + from + n * LANES;
                     s8x16 row = {0};
                     if (left >= LANES)
                         memcpy(&row, at, LANES);
@@ -121,7 +130,36 @@ int pack_weight(Weight *weight, const int8_t *columns, const float *scales, floa
             memcpy(weight->offsets + from + n * LANES, &sums[n], sizeof sums[n]);
         }
     }
+    return NULL;
+}
+
+static int64_t packers_for(int64_t bytes) {
+    cpu_set_t allowed;
+    int64_t most = sched_getaffinity(0, sizeof allowed, &allowed) ? 1 : CPU_COUNT(&allowed);
+    if (most > MOST_PACKERS) most = MOST_PACKERS;
+    return bytes / ENOUGH_FOR_A_PACKER < most ? bytes / ENOUGH_FOR_A_PACKER : most;
+}
+
+int pack_weight(Weight *weight, const int8_t *columns, const float *scales, float unit, int64_t inputs,
+                int64_t outputs) {
+    int64_t depth = depth_of(inputs), padded = (outputs + PANEL - 1) / PANEL * PANEL;
+    *weight = (Weight){.inputs = inputs, .outputs = outputs};
+    if (depth > MAX_DEPTH || !(weight->panels = take((size_t)(padded * (depth + 8)), weight))) return 0;
+    weight->scales = (float *)(weight->panels + padded * depth);
+    weight->offsets = (int32_t *)(weight->scales + padded);
     for (int64_t i = 0; i < padded; i++) weight->scales[i] = i < outputs ? scales[i] * unit : 0;
+    Packer packers[MOST_PACKERS];
+    int64_t count = packers_for(padded * depth), lines = (padded + STRIPS * LANES - 1) / (STRIPS * LANES);
+    if (count < 1) count = 1;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t first = lines * i / count * STRIPS * LANES, stop = lines * (i + 1) / count * STRIPS * LANES;
+        packers[i] = (Packer){weight, columns, first, stop < padded ? stop : padded, 0};
+        /* The last share is this thread's own, as is what no thread could be had for. */
+        if (i + 1 == count || pthread_create(&packers[i].thread, NULL, pack_columns, packers + i))
+            pack_columns(packers + i), packers[i].stop = 0;
+    }
+    for (int64_t i = 0; i < count; i++)
+        if (packers[i].stop) pthread_join(packers[i].thread, NULL);
     return 1;
 }
 
