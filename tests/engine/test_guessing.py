@@ -12,7 +12,7 @@ from aobatch.api.request import Limits, Parser, Request
 from aobatch.arrays import Logits, TokenIds
 from aobatch.engine.config import EngineConfig
 from aobatch.engine.engine import Engine
-from aobatch.engine.lane import GUESSED_AT_MOST, Guesser
+from aobatch.engine.lane import GUESSED, guess
 from aobatch.engine.sequence import Result
 from aobatch.runners import Chunk
 from aobatch.testing import LIMITS, ByteTokenizer, ScriptedRunner, random_script, speaking_script
@@ -62,30 +62,17 @@ def runs_of(body: dict[str, object]) -> list[int]:
 
 
 @given(TEXTS, st.integers(0, 12))
-def test_a_guess_is_what_followed_the_last_two_tokens_where_they_stood_last(
+def test_a_guess_is_what_followed_most_of_the_last_tokens_where_they_stood_last(
     text: list[int], room: int
 ) -> None:
-    """A plain search from the end finds the same, over and over; at first half of the tokens."""
+    """A plain search from the end finds the same, over and over: more of it, the more are alike."""
     expected: list[int] = []
-    for place in range(len(text) - 3, -1, -1):
-        if text[place : place + 2] == text[-2:]:
-            longer = text[place + 2 :] * GUESSED_AT_MOST
-            expected = longer[: min(room, GUESSED_AT_MOST // 2)]
-            break
-    guessed = Guesser().guess(np.array(text, np.int64), room)
-    assert guessed.tolist() == expected
-
-
-def test_guesses_grow_where_they_are_right_and_shrink_where_they_are_wrong() -> None:
-    """There is always at least one, and never more than GUESSED_AT_MOST."""
-    guesser, text = Guesser(), np.tile(np.array([1, 2, 3], np.int64), 20)
-    sizes = []
-    for num_right in (None, None, 3, 0, 0, None):
-        size = len(guesser.guess(text, 100))
-        sizes.append(size)
-        guesser.learn(size, size if num_right is None else num_right)
-    assert sizes == [GUESSED_AT_MOST // 2, GUESSED_AT_MOST, GUESSED_AT_MOST, 3, 1, 1]
-    assert len(guesser.guess(text, 100)) == 2
+    for alike in range(1, len(GUESSED) + 1):
+        for end in range(len(text) - 1, alike - 1, -1):
+            if text[end - alike : end] == text[-alike:]:
+                expected = (text[end:] * max(GUESSED))[: min(room, GUESSED[alike - 1])]
+                break
+    assert guess(np.array(text, np.int64), room).tolist() == expected
 
 
 @settings(max_examples=150, deadline=None)
@@ -136,7 +123,7 @@ def test_a_text_that_repeats_itself_takes_fewer_runs_than_it_has_tokens() -> Non
         runs = runs_of({"prompt": "ab", "max_tokens": max_tokens, "temperature": 0})
         assert sum(runs) - len(runs) <= max_tokens
     assert len(runs) < 30
-    assert max(runs) == GUESSED_AT_MOST + 1
+    assert max(runs) == max(GUESSED) + 1
 
 
 def test_sequences_side_by_side_are_not_guessed() -> None:

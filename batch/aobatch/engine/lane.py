@@ -28,10 +28,8 @@ from aobatch.runners import Chunk, ModelRunner
 from aobatch.sampling.columns import stream_key
 from aobatch.sampling.sampler import Sampler
 
-ALIKE: Final = 2
-"""Tokens that must have stood together before, for what followed them to be guessed again."""
-GUESSED_AT_MOST: Final = 8
-"""Guessed tokens beside one; at first half as many."""
+GUESSED: Final = (2, 4, 11)
+"""Guessed tokens at most, where one, two and three of the last ones stood together before."""
 
 
 @dataclass(eq=False)
@@ -51,7 +49,6 @@ class Lane:
         self.statistics = EngineStatistics()
         self._slots = Slots()
         self._held = HeldPrompts()
-        self._guesser = Guesser()
         self._last_logits: dict[SequenceGroup, Logits] = {}
         self._intake = Intake(self._slots, self.tokenizer, self.end_token_ids, self.emit)
         self._reserved = (0, 0)
@@ -188,7 +185,7 @@ class Lane:
         """Guess what follows in a lone slot, if its bits do not depend on that."""
         if len(self._slots) > 1 or self.runner.min_chunk > 1 or not self.runner.splits_freely:
             return self._slots.last_token[:0]
-        return self._guesser.guess(*self._slots.history(0))
+        return guess(*self._slots.history(0))
 
     def _sample(self, logits: Logits, guessed: TokenIds) -> None:
         """Sample from each slot's logits, and from those behind guesses [G] that were right."""
@@ -205,8 +202,6 @@ class Lane:
             num_right += not is_done
             is_done |= bool(finished)
             self._finish(finished)
-        if guessed.size:
-            self._guesser.learn(len(guessed), num_right)
 
     def _drop_cancelled(self) -> None:
         """Free the slots of requests that nobody wants any more."""
@@ -234,28 +229,18 @@ class Lane:
             self.emit(sequence)
 
 
-class Guesser:
-    """Guesses how a text goes on (prompt lookup, Saxena 2023); more tokens where it was right."""
+def guess(token_ids: TokenIds, room: int) -> TokenIds:
+    """Guess at most `room` tokens behind those [n] of a text (prompt lookup, Saxena 2023).
 
-    def __init__(self) -> None:
-        self._most = GUESSED_AT_MOST // 2
-
-    def guess(self, token_ids: TokenIds, room: int) -> TokenIds:
-        """Guess at most `room` tokens behind those [n] of a text, by what followed the last ones.
-
-        Where that was the end of the text, it is taken to repeat itself; without a like place
-        nothing is guessed.
-        """
-        num_places = max(0, len(token_ids) - ALIKE)
-        is_alike = np.full(num_places, room > 0)
-        for start, token_id in enumerate(token_ids[-ALIKE:]):
-            is_alike &= token_ids[start : start + num_places] == token_id
-        places = np.flatnonzero(is_alike)
+    They are what followed where most of the last tokens stood before, at its last place; where that
+    was the end of the text, it is taken to repeat itself. Nothing is guessed without a like place.
+    """
+    ends, num_guessed = np.arange(1, len(token_ids)), 0
+    for alike, most in enumerate(GUESSED[: max(0, len(token_ids) - 1)], 1):
+        places = ends[ends >= alike]
+        places = places[token_ids[places - alike] == token_ids[-alike]]
         if not places.size:
-            return token_ids[:0]
-        return np.resize(token_ids[places[-1] + ALIKE :], min(room, self._most))
-
-    def learn(self, num_guessed: int, num_right: int) -> None:
-        """Take note of how many of the guessed tokens were sampled."""
-        is_right = num_right == num_guessed
-        self._most = min(2 * self._most, GUESSED_AT_MOST) if is_right else max(num_right, 1)
+            break
+        ends, num_guessed = places, most
+    start = ends[-1] if num_guessed else 0
+    return np.resize(token_ids[start:], min(room, num_guessed))

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aobatch.arrays import Logits, TokenIds
 from aobatch.kernels import BLOCK, CacheDtype, block_bytes
@@ -16,6 +15,11 @@ from aobatch.runners import Chunk
 from aobatch.runners.cached import Arrays, Binding, CachedRunner
 from aobatch.runners.choice import operators
 from aobatch.runners.session import Entries, open_session
+
+_Layout: TypeAlias = tuple[TokenIds, TokenIds]
+"""The slot of each token, and the places of tokens whose logits are wanted."""
+_FEW = 16
+"""Tokens of a chunk that comes again and again: the last one of a lone sequence, and guesses."""
 
 
 class FusedRunner(CachedRunner):
@@ -50,7 +54,7 @@ class FusedRunner(CachedRunner):
             for layer in range(sizes.num_layers)
         ]
         super().__init__(session, tensors, sizes.vocab_size, sizes.kv_bytes_per_token(cache_dtype))
-        self._steps: dict[int, _Step] = {}
+        self._steps: dict[tuple[bytes, bytes], _Step] = {}
         self._logits: Logits = np.empty((0, self.vocab_size), np.float32)
 
     @property
@@ -68,27 +72,17 @@ class FusedRunner(CachedRunner):
         sizes = [len(chunk.token_ids) for chunk in chunks]
         ends = np.cumsum(sizes)
         wanted = [np.arange(end - c.num_logits, end) for end, c in zip(ends, chunks, strict=True)]
-        positions = [np.arange(c.start, c.start + len(c.token_ids)) for c in chunks]
-        step = self._bound(
-            np.repeat([chunk.slot for chunk in chunks], sizes),
-            np.concatenate(positions),
-            np.concatenate(wanted),
-        )
-        step.inputs["input_ids"][:] = np.concatenate([chunk.token_ids for chunk in chunks])
-        self._run(step.binding)
-        return step.logits
+        layout = np.repeat([chunk.slot for chunk in chunks], sizes), np.concatenate(wanted)
+        is_frequent = len(chunks) == 1 and chunks[0].num_logits == sizes[0] <= _FEW
+        step = self._kept(layout) if is_frequent else self._bound(layout)
+        positions = [np.arange(chunk.start, chunk.start + len(chunk.token_ids)) for chunk in chunks]
+        token_ids = np.concatenate([chunk.token_ids for chunk in chunks])
+        return self._computed(step, token_ids, np.concatenate(positions))
 
     def decode(self, token_ids: TokenIds, lengths: TokenIds) -> Logits:
         """Add token_ids[i] to slot i, which holds lengths[i] tokens; its next logits, [B, V]."""
-        count = len(token_ids)
-        if count not in self._steps:
-            rows = np.arange(count)
-            self._steps[count] = self._bound(rows, rows, rows)
-        step = self._steps[count]
-        step.inputs["input_ids"][:] = token_ids
-        step.inputs["positions"][:] = lengths
-        self._run(step.binding)
-        return step.logits
+        rows = np.arange(len(token_ids))
+        return self._computed(self._kept((rows, rows)), token_ids, lengths)
 
     def reset(self) -> None:
         """Let go of all slots, and of memory that a sibling is not to share."""
@@ -96,7 +90,21 @@ class FusedRunner(CachedRunner):
         self._steps = {}
         self._logits = self._logits[:0]
 
-    def _bound(self, slots: NDArray[Any], positions: NDArray[Any], wanted: NDArray[Any]) -> "_Step":
+    def _computed(self, step: "_Step", token_ids: TokenIds, positions: TokenIds) -> Logits:
+        step.inputs["input_ids"][:] = token_ids
+        step.inputs["positions"][:] = positions
+        self._run(step.binding)
+        return step.logits
+
+    def _kept(self, layout: _Layout) -> "_Step":
+        key = layout[0].tobytes(), layout[1].tobytes()
+        if key not in self._steps:
+            step = self._bound(layout)  # which may forget all others
+            self._steps[key] = step
+        return self._steps[key]
+
+    def _bound(self, layout: _Layout) -> "_Step":
+        slots, wanted = layout
         if len(self._logits) < len(wanted):
             self._steps.clear()  # they write into the smaller array
             self._logits = np.empty((len(wanted), self.vocab_size), np.float32)
@@ -104,7 +112,7 @@ class FusedRunner(CachedRunner):
         inputs: Arrays = {
             "input_ids": np.zeros(len(slots), np.int64),
             "slots": slots.astype(np.int32),
-            "positions": positions.astype(np.int32),
+            "positions": np.zeros(len(slots), np.int32),
             "logits_index": wanted.astype(np.int64),
         }
         cache, _ = self._cache.rows(0, len(self._cache.arrays[0]))
