@@ -13,6 +13,7 @@ from aobatch.errors import InputError, StorageError
 from aobatch.executors import Statistics
 from aobatch.job import ledger as module
 from aobatch.job.ledger import Ledger, Line, Record
+from aobatch.job.report.usage import Point
 
 
 @pytest.fixture
@@ -200,31 +201,36 @@ def test_other_version_is_refused(path: Path) -> None:
         Ledger(path)
 
 
-def test_full_disk_is_reported(ledger: Ledger) -> None:
-    """A database that cannot grow ends the job with a storage error, not with lost results."""
+@pytest.fixture
+def full(ledger: Ledger) -> Iterator[Ledger]:
+    """Give a ledger of one result that cannot grow, to which another one was added."""
     ledger.add(record(1))
     ledger.commit()
     ledger._connection.execute("PRAGMA max_page_count = 1")
-
     ledger.add(record(2, b"x" * 100_000))
+    yield ledger
+    ledger._failure = None
+
+
+def test_full_disk_is_reported(full: Ledger) -> None:
+    """A database that cannot grow ends the job with a storage error, not with lost results."""
     with pytest.raises(StorageError, match="make room"):
-        ledger.commit()
-    assert record(1).key in ledger
+        full.commit()
+    assert record(1).key in full
 
 
-def test_failed_late_commit_stops_the_job(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_late_commit_stops_the_job(full: Ledger) -> None:
     """An error of the committing thread reaches the thread of the job."""
-    monkeypatch.setattr(module, "COMMIT_SECONDS", HANG_SECONDS)
-    error = StorageError("full")
-
-    def fail() -> None:
-        raise error
-
-    ledger.add(record(1))
-    with monkeypatch.context() as patch:
-        patch.setattr(ledger, "commit", fail)
-        ledger._commit_late()
+    full._commit_late()
 
     with pytest.raises(StorageError, match="full"):
-        ledger.commit()
-    ledger._failure = None
+        full.commit()
+
+
+def test_a_failure_that_is_passed_over_stops_the_job(full: Ledger) -> None:
+    """A point of the timeline is no reason to, but results that waited went with it."""
+    with pytest.raises(StorageError):
+        full.add_point(Point())
+
+    with pytest.raises(StorageError, match="full"):
+        full.commit()

@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -303,7 +303,7 @@ class Ledger:
 
     def commit(self) -> None:
         """Make everything added so far durable."""
-        with self._lock, _storage_errors(self._path):
+        with self._lock, self._writing():
             self._commit()
 
     def close(self) -> None:
@@ -313,14 +313,24 @@ class Ledger:
         finally:
             self._connection.close()
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Keep a failure: what was added before may be lost with it, whoever passes over it."""
+        try:
+            with _storage_errors(self._path):
+                yield
+        except JobError as error:
+            self._failure = error
+            raise
+
     def _rows(self, query: str, *values: SqlValue) -> list[tuple[Any, ...]]:
-        with self._lock, _storage_errors(self._path):
+        with self._lock, self._writing():
             self._flush()
             return self._connection.execute(query, values).fetchall()
 
     def _write(self, statement: str, rows: Iterable[tuple[SqlValue, ...]] = ((),)) -> None:
         """Execute a statement for each row; without rows, once."""
-        with self._lock, _storage_errors(self._path):
+        with self._lock, self._writing():
             self._flush()
             self._begin()
             self._connection.executemany(statement, rows)
@@ -333,7 +343,7 @@ class Ledger:
 
         A row that does not count brings no commit nearer, but for the time that goes by.
         """
-        with self._lock, _storage_errors(self._path):
+        with self._lock, self._writing():
             self._begin()
             self._added[statement].append(row)
             self._num_bytes += num_bytes
@@ -367,10 +377,8 @@ class Ledger:
 
     def _commit_late(self) -> None:
         # A thread has nobody to raise to; the next call of the job's own thread does it.
-        try:
+        with suppress(JobError):
             self.commit()
-        except JobError as error:
-            self._failure = error
 
     def _commit(self) -> None:
         if self._failure is not None:
