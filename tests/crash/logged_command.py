@@ -20,8 +20,6 @@ from aobatch.api.request import Request
 from aobatch.cli import main, run
 from aobatch.executors import Backend, Executor, ModelIdentity
 
-_PARENT = os.getppid()
-
 
 @dataclass
 class LoggedBackend:
@@ -77,9 +75,7 @@ class LoggedExecutor:
 
 
 def note(log: str, text: str) -> None:
-    """Append a line, whoever else is at it; what a killed run leaves behind is of no run."""
-    if os.getppid() != _PARENT:
-        return
+    """Append a line, whoever else is at it."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.write(descriptor, f"{text}\n".encode())
     os.close(descriptor)
