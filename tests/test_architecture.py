@@ -29,7 +29,7 @@ HOMES = {
     "tqdm": ("cli", "frames"),
     "pyarrow": ("formats",),
     "onnxruntime": ("runners",),
-    "onnx": ("models", "runners"),
+    "onnx": ("models",),
     "onnx_ir": ("models", "runners", "bench"),
     "google": ("models",),
     "gguf": ("models",),

@@ -202,8 +202,9 @@ def test_other_version_is_refused(path: Path) -> None:
 
 
 @pytest.fixture
-def full(ledger: Ledger) -> Iterator[Ledger]:
+def full(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
     """Give a ledger of one result that cannot grow, to which another one was added."""
+    monkeypatch.setattr(module, "COMMIT_SECONDS", HANG_SECONDS)
     ledger.add(record(1))
     ledger.commit()
     ledger._connection.execute("PRAGMA max_page_count = 1")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
 
 from aobatch.errors import ModelError
 from aobatch.kernels import Library
@@ -146,24 +145,24 @@ def _is_exact(entries: Entries) -> bool:
 
 
 def _product_model(weight: np.ndarray) -> bytes:
-    constants = {
-        "weight": weight,
-        "row.scale": np.array(1, np.float32),
-        "column.scales": np.ones(weight.shape[1], np.float32),
-        "zero.point": np.array(128, np.uint8),
-    }
-    names = ["rows", *constants], ["product"]
-    depth, width = weight.shape
-    graph = helper.make_graph(
-        [helper.make_node("MatMulIntegerToFloat", *names, domain=MICROSOFT)],
-        "self_test",
-        [helper.make_tensor_value_info("rows", TensorProto.UINT8, ["N", depth])],
-        [helper.make_tensor_value_info("product", TensorProto.FLOAT, ["N", width])],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    import onnx_ir as ir  # what fused operators do without takes as long to load as a model
+
+    from aobatch.models.convert.writer import GraphWriter
+
+    graph = GraphWriter("self_test")
+    rows = graph.input("rows", ir.DataType.UINT8, ["N", weight.shape[0]])
+    product = graph.node(
+        "MatMulIntegerToFloat",
+        rows,
+        graph.weight("weight", weight),
+        graph.weight("row.scale", np.array(1, np.float32)),
+        graph.weight("column.scales", np.ones(weight.shape[1], np.float32)),
+        graph.weight("zero.point", np.array(128, np.uint8)),
+        name="product",
+        domain=MICROSOFT,
     )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(MICROSOFT, 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    return bytes(model.SerializeToString())
+    graph.output(product, "product", ir.DataType.FLOAT, ["N", weight.shape[1]])
+    return bytes(ir.to_proto(graph.model()).SerializeToString())
 
 
 def first_line(error: Exception) -> str:
